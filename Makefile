@@ -1,0 +1,61 @@
+# Every target sets up what it needs in .venv, once. `make help` lists the targets.
+MAKEFLAGS += --no-print-directory
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+.PHONY: help compare reproduce test lint docs bench clean
+
+# The first Python that is new enough; another one: make PYTHON=/path/to/python compare
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+TORCH := $(shell grep '^torch==' constraints.txt)
+BIN := .venv/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+RUN := .venv/.stamp-run
+TEST := .venv/.stamp-test
+LINT := .venv/.stamp-lint
+DOCS := .venv/.stamp-docs
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+compare: $(RUN) ## compare strategies: make compare ARGS="friedman1 --seeds 5"
+	@$(BIN)/bilevel compare $(ARGS)
+
+reproduce: $(RUN) ## run the published regression tables again
+	@$(BIN)/bilevel reproduce $(ARGS)
+
+test: $(TEST) ## run the tests and every example of the documentation
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 $(ARGS)
+
+lint: $(LINT) ## check style, types, import directions and dependencies
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check . || { echo "Run .venv/bin/ruff format ."; exit 1; }
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/deptry .
+
+docs: $(DOCS) ## build the documentation into site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+bench: $(RUN) ## print the speed against the loop one would write by hand
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/core.py $(ARGS)
+
+clean: ## remove built files and caches; .venv and results stay
+	@rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find bilevel problems tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# A stamp is written only when everything before it went well, so an interrupted set-up starts again.
+$(RUN): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "bilevel needs Python 3.11 or newer. Install one, or name it: make PYTHON=/path/to/python3.11 compare"; exit 1; }
+	@rm -f .venv/.stamp-*
+	@echo "Setting up .venv (once, a few minutes) ..."
+	@$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || "$(PYTHON)" -m venv --clear .venv
+	@$(INSTALL) "$(TORCH)"
+	@$(INSTALL) --editable .
+	@touch $@
+
+$(TEST) $(LINT) $(DOCS): .venv/.stamp-%: $(RUN)
+	@echo "Adding what 'make $*' needs to .venv (once) ..."
+	@$(INSTALL) --editable ".[$*]"
+	@touch $@
