@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 TORCH := $(shell grep '^torch==' constraints.txt)
 BIN := .venv/bin
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 RUN := .venv/.stamp-run
 TEST := .venv/.stamp-test
 LINT := .venv/.stamp-lint
@@ -46,7 +46,7 @@ clean: ## remove built files and caches; .venv and results stay
 
 # A stamp is written only when everything before it went well, so an interrupted set-up starts again.
 $(RUN): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	@test -n "$(PYTHON)" && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "bilevel needs Python 3.11 or newer. Install one, or name it: make PYTHON=/path/to/python3.11 compare"; exit 1; }
 	@rm -f .venv/.stamp-*
 	@echo "Setting up .venv (once, a few minutes) ..."

@@ -4,6 +4,7 @@ from sybil import Sybil
 from sybil.document import PythonDocStringDocument
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 from sybil.parsers.rest import DocTestParser
+from sybil.sybil import SybilCollection
 
 pages = Sybil(
     name="pages",
@@ -21,4 +22,4 @@ docstrings = [
     for package in ("bilevel", "problems")
 ]
 
-pytest_collect_file = (pages + docstrings[0] + docstrings[1]).pytest()
+pytest_collect_file = SybilCollection([pages, *docstrings]).pytest()
