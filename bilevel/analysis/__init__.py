@@ -1,0 +1,1 @@
+"""What recorded numbers say: paired statistics over seeds."""

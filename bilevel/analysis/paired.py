@@ -1,0 +1,265 @@
+"""Paired statistics over seeds: strategies that share seeds are compared seed by seed.
+
+A seed fixes the initial point, the data and the rows of every step, so the difference between two
+strategies on one seed is due to the strategies. All statistics here are of those differences.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Array = NDArray[Any]
+
+CONFIDENCE = 0.95
+LEVEL = 0.05
+RESAMPLES = 9999
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its 95 % interval.
+
+    Attributes:
+        value: The mean; NaN without values.
+        low: Lower end; NaN where fewer than two values leave it unknown.
+        high: Upper end; NaN like `low`.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class PairedResult:
+    """One strategy against one baseline over the seeds they share.
+
+    Attributes:
+        strategy: Name of the strategy.
+        baseline: Name of what it is compared with.
+        metric: Name of the metric.
+        kind: "ratio" (geometric mean of strategy / baseline) or "difference" (mean of
+            strategy - baseline).
+        effect: That mean; NaN without pairs.
+        low: Lower end of its 95 % bootstrap interval; NaN where it cannot be known.
+        high: Upper end, like `low`.
+        wins: Seeds on which the strategy is better, by the direction of the metric.
+        losses: Seeds on which it is worse.
+        ties: Seeds on which both are equal.
+        pairs: Seeds on which both values are finite: wins + losses + ties.
+        lost: Seeds left out because at least one value is not finite.
+        p_value: Two-sided exact sign test on the seeds that are not ties; NaN without pairs.
+        p_adjusted: The same after Holm's correction for all pairs compared together.
+        significant: Whether `p_adjusted` is below 0.05.
+    """
+
+    strategy: str
+    baseline: str
+    metric: str
+    kind: Literal["ratio", "difference"]
+    effect: float
+    low: float
+    high: float
+    wins: int
+    losses: int
+    ties: int
+    pairs: int
+    lost: int
+    p_value: float
+    p_adjusted: float
+    significant: bool
+
+
+def higher_is_better(metric: str) -> bool:
+    """Say whether larger values of a metric are better.
+
+    Args:
+        metric: Name of a metric, such as "test_mse".
+
+    Returns:
+        True for names that end in `accuracy` or `r2`, else False.
+
+    Example:
+        >>> higher_is_better("test_accuracy"), higher_is_better("test_mse")
+        (True, False)
+    """
+    return metric.endswith(("accuracy", "r2"))
+
+
+def mean_interval(values: Array) -> Interval:
+    """Mean of the finite values and its 95 % Student interval.
+
+    Args:
+        values: (R,) values; those that are not finite are left out.
+
+    Returns:
+        The mean and interval; NaN ends with fewer than two finite values, since one value says
+        nothing about the spread.
+
+    Example:
+        >>> mean_interval(np.array([1.0, 3.0, np.nan])).value
+        2.0
+    """
+    finite = _finite(np.asarray(values, dtype=np.float64))
+    if finite.size == 0:
+        return Interval(np.nan, np.nan, np.nan)
+    mean = float(finite.mean())
+    if finite.size == 1:
+        return Interval(mean, np.nan, np.nan)
+    error = float(finite.std(ddof=1)) / np.sqrt(finite.size)
+    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, finite.size - 1)) * error
+    return Interval(mean, mean - half, mean + half)
+
+
+def compare_pairs(
+    values: Mapping[str, Array], pairs: Sequence[tuple[str, str]], metric: str
+) -> list[PairedResult]:
+    """Compare strategies with baselines seed by seed.
+
+    Where every value is positive the effect is the geometric mean of strategy / baseline, else
+    (and for r2) the mean of strategy - baseline. The kind is the same for all pairs.
+
+    Args:
+        values: Name -> (R,) values, in the same order of seeds for every name.
+        pairs: (strategy, baseline) names, each pair one comparison. Holm's correction is over
+            all of them.
+        metric: Name of the metric; gives the direction.
+
+    Returns:
+        One result per pair, in the order of `pairs`.
+
+    Example:
+        >>> values = {"a": np.array([1.0, 2.0]), "b": np.array([2.0, 4.0])}
+        >>> compare_pairs(values, [("a", "b")], "test_mse")[0].effect
+        0.5
+    """
+    used = {name for pair in pairs for name in pair}
+    positive = all(bool((_finite(values[name]) > 0).all()) for name in used)
+    kind: Literal["ratio", "difference"] = (
+        "ratio" if positive and not metric.endswith("r2") else "difference"
+    )
+    results = [_compare(values[first], values[second], first, second, metric, kind)
+               for first, second in pairs]  # fmt: skip
+    adjusted = holm(np.array([result.p_value for result in results]))
+    return [
+        replace(result, p_adjusted=float(p), significant=bool(p < LEVEL))
+        for result, p in zip(results, adjusted, strict=True)
+    ]
+
+
+def holm(p_values: Array) -> Array:
+    """Holm's step-down correction for several tests.
+
+    Args:
+        p_values: (n,) p-values. NaN marks a comparison that could not be made; it still counts as
+            one of the n, so that failed runs never make the others look better.
+
+    Returns:
+        (n,) adjusted p-values, at most 1, NaN where the input is.
+
+    Example:
+        >>> holm(np.array([0.01, 0.04, 0.03])).tolist()
+        [0.03, 0.06, 0.06]
+    """
+    p_values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p_values, kind="stable")  # NaN last
+    factors = np.arange(p_values.size, 0, -1)
+    adjusted = np.empty_like(p_values)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(factors * p_values[order]))
+    return adjusted
+
+
+def steps_to_threshold(
+    steps: Array, values: Array, threshold: float, higher: bool = False
+) -> Array:
+    """First recorded step at which each run reaches a threshold.
+
+    Args:
+        steps: (T,) recorded steps, increasing.
+        values: (T, R) values; NaN never reaches anything.
+        threshold: The value to reach.
+        higher: Whether larger is better: reaching means `>=` instead of `<=`.
+
+    Returns:
+        (R,) steps as floats, inf for runs that never reach it.
+
+    Example:
+        >>> steps_to_threshold(np.array([0, 50]), np.array([[3.0, 3.0], [1.0, 2.5]]), 2.0).tolist()
+        [50.0, inf]
+    """
+    reached = values >= threshold if higher else values <= threshold
+    first = np.asarray(steps, dtype=np.float64)[reached.argmax(axis=0)]
+    return np.where(reached.any(axis=0), first, np.inf)
+
+
+def _compare(
+    strategy: Array,
+    baseline: Array,
+    strategy_name: str,
+    baseline_name: str,
+    metric: str,
+    kind: Literal["ratio", "difference"],
+) -> PairedResult:
+    """Everything about one pair except the correction, which needs all pairs."""
+    both = np.isfinite(strategy) & np.isfinite(baseline)
+    first, second = strategy[both], baseline[both]
+    ratio = kind == "ratio"
+    change = np.log(first) - np.log(second) if ratio else first - second
+    centre, low, high = _bootstrap(change)
+    if ratio:
+        centre, low, high = np.exp([centre, low, high])
+    above, below = int((first > second).sum()), int((first < second).sum())
+    wins, losses = (above, below) if higher_is_better(metric) else (below, above)
+    return PairedResult(
+        strategy=strategy_name,
+        baseline=baseline_name,
+        metric=metric,
+        kind=kind,
+        effect=float(centre),
+        low=float(low),
+        high=float(high),
+        wins=wins,
+        losses=losses,
+        ties=first.size - wins - losses,
+        pairs=first.size,
+        lost=int((~both).sum()),
+        p_value=_sign_test(wins, losses, first.size),
+        p_adjusted=np.nan,
+        significant=False,
+    )
+
+
+def _bootstrap(change: Array) -> tuple[float, float, float]:
+    """Mean with a percentile-bootstrap interval; an unknown interval is NaN, not zero width."""
+    if change.size == 0:
+        return np.nan, np.nan, np.nan
+    mean = float(change.mean())
+    # One value, or equal values, resample to themselves: a width of zero would claim certainty.
+    if change.size == 1 or np.ptp(change) == 0:
+        return mean, np.nan, np.nan
+    found = stats.bootstrap(
+        (change,),
+        np.mean,
+        confidence_level=CONFIDENCE,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return mean, float(found.low), float(found.high)
+
+
+def _sign_test(wins: int, losses: int, pairs: int) -> float:
+    """Two-sided exact sign test; nothing but ties is no evidence, no pairs is no test."""
+    if pairs == 0:
+        return np.nan
+    if wins + losses == 0:
+        return 1.0
+    return float(stats.binomtest(wins, wins + losses, 0.5).pvalue)
+
+
+def _finite(values: Array) -> Array:
+    return values[np.isfinite(values)]

@@ -1,0 +1,56 @@
+"""Which recorded value of a run counts: the last one, or the one of the best validation score."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def last_values(table: Mapping[str, Array], metric: str) -> Array:
+    """Value of each run at the last record at which anything was recorded for it.
+
+    Runs may stop early (converged, interrupted, fewer steps for the same budget); the rest of
+    their history is NaN then. A metric that is NaN while others are recorded stays NaN.
+
+    Args:
+        table: Metric -> (T, R) values.
+        metric: Which metric.
+
+    Returns:
+        (R,) values.
+
+    Example:
+        >>> last_values({"loss": np.array([[3.0, 3.0], [2.0, np.nan]])}, "loss").tolist()
+        [2.0, 3.0]
+    """
+    recorded = ~np.isnan(np.stack(list(table.values()))).all(axis=0)
+    return _pick(table[metric], len(recorded) - 1 - recorded[::-1].argmax(axis=0))
+
+
+def best_values(values: Array, scores: Array, higher: bool) -> Array:
+    """Value of each run at the record where its score is best: early stopping in hindsight.
+
+    Args:
+        values: (T, R) values to report.
+        scores: (T, R) validation scores to choose by.
+        higher: Whether higher scores are better.
+
+    Returns:
+        (R,) values, NaN for runs without any finite score.
+
+    Example:
+        >>> test, validation = np.array([[3.0], [1.0], [2.0]]), np.array([[5.0], [6.0], [4.0]])
+        >>> best_values(test, validation, higher=False).tolist()
+        [2.0]
+    """
+    finite = np.isfinite(scores)
+    scores = np.where(finite, -scores if higher else scores, np.inf)
+    return np.where(finite.any(axis=0), _pick(values, scores.argmin(axis=0)), np.nan)
+
+
+def _pick(values: Array, record: Array) -> Array:
+    picked: Array = values[record, np.arange(values.shape[1])]
+    return picked

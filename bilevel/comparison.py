@@ -1,0 +1,358 @@
+"""The result of `compare()`: what every strategy did on every seed, and what follows from it."""
+
+import itertools
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from bilevel.analysis.paired import (
+    PairedResult,
+    compare_pairs,
+    higher_is_better,
+    mean_interval,
+    steps_to_threshold,
+)
+from bilevel.analysis.records import best_values, last_values
+from bilevel.errors import ArgumentError, ResultsError, UnknownNameError
+from bilevel.report import html, tables
+from bilevel.report.svg import to_svg
+from bilevel.status import Status
+from bilevel.storage.folder import read_json, write_atomically, write_csv, write_json
+from bilevel.storage.history import read_history, write_history
+
+Array = NDArray[Any]
+
+FORMAT = 1
+FAILED = frozenset(status.name for status in Status if status.failed)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Strategies compared on one problem, over the same seeds.
+
+    `compare()` makes it, `load` reads it back. Runs that failed have no final and no
+    validation-best value: both are NaN, and a pair with such a run is lost and counted.
+
+    Attributes:
+        problem: Name of the problem.
+        settings: How it was trained; must hold "seeds", the R seeds.
+        strategies: Name -> how it is written in Python.
+        steps: (T,) recorded steps.
+        history: Name -> metric -> (T, R) values.
+        status: Name -> R names of `Status` members.
+        gradients_per_step: Name -> gradient evaluations of one step.
+        seconds_per_step: Name -> seconds of one step of all seeds, divided by their number; NaN
+            where it was not measured.
+        baselines: Names that the others are compared with.
+        headline: The metric to judge by.
+        environment: Versions, platform, threads.
+        bound_kind: "proven", "estimated" or "" (no `head_bound` in the history).
+    """
+
+    problem: str
+    settings: dict[str, Any]
+    strategies: dict[str, str]
+    steps: Array
+    history: dict[str, dict[str, Array]]
+    status: dict[str, list[str]]
+    gradients_per_step: dict[str, float]
+    seconds_per_step: dict[str, float]
+    baselines: tuple[str, ...]
+    headline: str
+    environment: dict[str, Any] = field(default_factory=dict)
+    bound_kind: str = ""
+
+    def __post_init__(self) -> None:
+        """Check once that the parts belong together."""
+        names, runs = list(self.strategies), len(self.settings["seeds"])
+        for part in ("history", "status", "gradients_per_step", "seconds_per_step"):
+            if set(getattr(self, part)) != set(names):
+                raise ResultsError(f"`{part}` must have the strategies {names} as its keys.")
+        if unknown := set(self.baselines) - set(names):
+            raise ResultsError(f"Baselines {sorted(unknown)} are not among {names}.")
+        for name in names:
+            if len(self.status[name]) != runs:
+                raise ResultsError(f"`status` of {name!r} must have one entry per seed ({runs}).")
+            for metric, values in self.history[name].items():
+                if values.shape != (len(self.steps), runs):
+                    raise ResultsError(
+                        f"{metric!r} of {name!r} must have the shape {(len(self.steps), runs)} "
+                        f"(records, seeds), got {values.shape=}."
+                    )
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of all metrics that some strategy has."""
+        return list(dict.fromkeys(name for table in self.history.values() for name in table))
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """(strategy, baseline): the others against each baseline, then the others in pairs."""
+        others = [name for name in self.strategies if name not in self.baselines]
+        if not others:
+            first, *rest = self.strategies
+            return [(name, first) for name in rest]
+        pairs = [(name, baseline) for name in others for baseline in self.baselines]
+        return pairs + [(later, early) for early, later in itertools.combinations(others, 2)]
+
+    def final(self, metric: str | None = None) -> dict[str, Array]:
+        """Value of each run at its last record.
+
+        Args:
+            metric: Name of a metric; None for the headline.
+
+        Returns:
+            Name -> (R,) values, NaN for runs that failed; without strategies that lack it.
+        """
+        metric = self._known(metric)
+        return {
+            name: np.where(self._failed(name), np.nan, last_values(table, metric))
+            for name, table in self.history.items()
+            if metric in table
+        }
+
+    def validation_best(self, metric: str | None = None) -> dict[str, Array]:
+        """Value of each run at the record where its validation score is best.
+
+        Args:
+            metric: A metric `test_...`; None for the headline.
+
+        Returns:
+            Name -> (R,) values, NaN for runs that failed or have no finite validation score;
+            empty where there is no matching metric `validation_...`.
+        """
+        metric = self._known(metric)
+        score = metric.replace("test_", "validation_", 1)
+        if score == metric:
+            return {}
+        higher = higher_is_better(score)
+        return {
+            name: np.where(
+                self._failed(name), np.nan, best_values(table[metric], table[score], higher)
+            )
+            for name, table in self.history.items()
+            if score in table and metric in table
+        }
+
+    def paired(
+        self, metric: str | None = None, which: Literal["final", "validation"] = "final"
+    ) -> list[PairedResult]:
+        """Compare all `pairs` seed by seed.
+
+        Args:
+            metric: Name of a metric; None for the headline.
+            which: Final or validation-best values.
+
+        Returns:
+            One result per pair whose two strategies have the values.
+        """
+        metric = self._known(metric)
+        values = self.final(metric) if which == "final" else self.validation_best(metric)
+        pairs = [pair for pair in self.pairs if values.keys() >= set(pair)]
+        return compare_pairs(values, pairs, metric)
+
+    def steps_to_threshold(self) -> tuple[float, dict[str, float]]:
+        """How fast the level is reached that all strategies reach in the end.
+
+        Returns:
+            The threshold (the worst over strategies of the median final headline value), and
+            name -> median over seeds of the first recorded step there, inf for never.
+        """
+        finite = [runs[np.isfinite(runs)] for runs in self.final().values()]
+        medians = [float(np.median(runs)) for runs in finite if runs.size]
+        if not medians:
+            return np.nan, {}
+        higher = higher_is_better(self.headline)
+        threshold = min(medians) if higher else max(medians)
+        first = {
+            name: steps_to_threshold(self.steps, table[self.headline], threshold, higher)
+            for name, table in self.history.items()
+            if self.headline in table
+        }
+        return threshold, {name: float(np.median(steps)) for name, steps in first.items()}
+
+    def table(self) -> str:
+        """Final values, statuses and cost of every strategy, then the comparisons in words.
+
+        Returns:
+            Plain text.
+        """
+        return tables.plain(self.content())
+
+    def content(self) -> dict[str, Any]:
+        """Everything that tables and the page show, as plain dictionaries and arrays.
+
+        Returns:
+            The fields of this object with what follows from them: final and validation-best
+            values, intervals, paired results, cost.
+        """
+        final, best = self.final(), self.validation_best()
+        threshold, steps_to = self.steps_to_threshold()
+        total = int(self.steps[-1])
+        return {
+            **{part.name: getattr(self, part.name) for part in fields(self)},
+            "runs": len(self.settings["seeds"]),
+            "higher": higher_is_better(self.headline),
+            "final": final,
+            "intervals": {name: asdict(mean_interval(runs)) for name, runs in final.items()},
+            "validation": {name: asdict(mean_interval(runs)) for name, runs in best.items()},
+            "paired": [asdict(result) for result in self.paired()],
+            "paired_validation": [asdict(result) for result in self.paired(which="validation")],
+            "threshold": threshold,
+            "steps_to": steps_to,
+            "positions": self._positions(),
+            "cost": {
+                name: {"gradients": total * self.gradients_per_step[name],
+                       "seconds": total * self.seconds_per_step[name]}
+                for name in self.strategies
+            },
+        }  # fmt: skip
+
+    def plot(self, metric: str | None = None, against: str = "steps") -> Figure:
+        """Median and 10 % to 90 % band of a metric over training.
+
+        Args:
+            metric: Name of a metric; None for the headline.
+            against: "steps", "gradients" (evaluations) or "seconds" (per run).
+
+        Returns:
+            A matplotlib figure; `figure.savefig("curves.svg")` writes it.
+
+        Raises:
+            ArgumentError: If `against` is unknown, or seconds were not measured.
+        """
+        positions = self._positions()
+        if against not in positions:
+            raise ArgumentError(
+                f"`against` must be one of {list(positions)} here, got {against!r}"
+                + (": seconds were not measured." if against == "seconds" else ".")
+            )
+        return html.curve_figure(self.history, positions[against], self._known(metric), against)
+
+    def report(self, folder: str | os.PathLike[str]) -> Path:
+        """Write everything to a new folder: tables, figures as SVG and one page.
+
+        Args:
+            folder: Where to; must not exist.
+
+        Returns:
+            Path of `report.html`.
+
+        Raises:
+            ResultsExistError: If the folder exists.
+        """
+        content = self.content()
+        with write_atomically(folder) as hidden:
+            write_json(hidden / "config.json", self._config())
+            write_json(hidden / "environment.json", self.environment)
+            write_history(hidden / "history.csv", self.history, self.settings["seeds"], self.steps)
+            write_csv(hidden / "summary.csv", *tables.summary(content))
+            write_csv(hidden / "paired.csv", *tables.paired(content))
+            for name, (_, figure) in html.draw(content).items():
+                (hidden / f"{name}.svg").write_text(to_svg(figure), encoding="utf-8")
+            (hidden / "report.html").write_text(html.page(content), encoding="utf-8")
+        return Path(folder) / "report.html"
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write the whole history as one table: strategy, seed, step, then the metrics.
+
+        Args:
+            path: File to write.
+        """
+        write_history(Path(path), self.history, self.settings["seeds"], self.steps)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> "Comparison":
+        """Read what `report` wrote; all numbers are the same, bit for bit.
+
+        Args:
+            folder: The results folder.
+
+        Returns:
+            The comparison.
+
+        Raises:
+            ResultsError: If a file is missing or malformed; names it.
+        """
+        path = Path(folder)
+        config = read_json(path / "config.json")
+        try:
+            rows = {row["name"]: row for row in config["strategies"]}
+            settings = config["settings"]
+            if config["format"] != FORMAT:
+                raise ResultsError(
+                    f"{path / 'config.json'} has format {config['format']}; this version of "
+                    f"bilevel reads format {FORMAT}."
+                )
+            steps, history = read_history(path / "history.csv", list(rows), settings["seeds"])
+            return cls(
+                problem=config["problem"],
+                settings=settings,
+                strategies={name: row["code"] for name, row in rows.items()},
+                steps=steps,
+                history=history,
+                status={name: list(row["status"]) for name, row in rows.items()},
+                gradients_per_step=_numbers(rows, "gradients_per_step"),
+                seconds_per_step=_numbers(rows, "seconds_per_step"),
+                baselines=tuple(config["baselines"]),
+                headline=config["headline"],
+                environment=read_json(path / "environment.json"),
+                bound_kind=config["bound_kind"],
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ResultsError(
+                f"{path / 'config.json'} is malformed, near {error}: it is not what "
+                "`Comparison.report` writes."
+            ) from error
+
+    def _known(self, metric: str | None) -> str:
+        metric = metric or self.headline
+        if metric not in self.metrics:
+            raise UnknownNameError(f"No metric {metric!r} was recorded; there are {self.metrics}.")
+        return metric
+
+    def _failed(self, name: str) -> Array:
+        return np.array([status in FAILED for status in self.status[name]])
+
+    def _positions(self) -> dict[str, dict[str, Array]]:
+        """Where records lie on each horizontal axis; seconds only for strategies with a time."""
+        timed = {name: cost for name, cost in self.seconds_per_step.items() if np.isfinite(cost)}
+        found = {
+            "steps": dict.fromkeys(self.strategies, self.steps),
+            "gradients": {
+                name: self.steps * cost for name, cost in self.gradients_per_step.items()
+            },
+            "seconds": {name: self.steps * cost for name, cost in timed.items()},
+        }
+        return {against: positions for against, positions in found.items() if positions}
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "problem": self.problem,
+            "settings": self.settings,
+            "strategies": [
+                {
+                    "name": name,
+                    "code": code,
+                    "status": self.status[name],
+                    "gradients_per_step": self.gradients_per_step[name],
+                    "seconds_per_step": self.seconds_per_step[name],
+                }
+                for name, code in self.strategies.items()
+            ],
+            "baselines": list(self.baselines),
+            "headline": self.headline,
+            "bound_kind": self.bound_kind,
+        }
+
+
+def _numbers(rows: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, float]:
+    """Numbers of all strategies; null stands for one that was not measured."""
+    return {name: np.nan if row[key] is None else float(row[key]) for name, row in rows.items()}

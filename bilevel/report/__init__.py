@@ -1,0 +1,1 @@
+"""Figures, sentences and the self-contained page, from arrays and dictionaries only."""

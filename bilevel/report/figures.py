@@ -1,0 +1,273 @@
+"""Figures: matplotlib `Figure` objects without pyplot, from arrays and dictionaries only.
+
+Every figure is drawn for a column of about 360 pixels, the width of a phone, so that its text is
+legible there; a page puts several side by side where there is room.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from numpy.typing import NDArray
+
+from bilevel.report.palette import Line, lines
+from bilevel.report.svg import FAINT, INK, style
+from bilevel.report.words import change, number
+
+Array = NDArray[Any]
+
+WIDTH = 3.9
+# A curve may leave the frame at the top once it is this many times worse than where it began.
+EXPLODED = 5.0
+# Numbers this far below the largest are rounding errors of zero and would flatten all the rest.
+ROUNDING = 1e-9
+
+
+def curves(
+    series: Mapping[str, tuple[Array, Array]], xlabel: str, title: str, *, legend: bool = True
+) -> Figure:
+    """Median over runs with the band from the 10 % to the 90 % quantile.
+
+    Args:
+        series: Strategy -> ((T,) horizontal positions, (T, R) values). Values that are not finite
+            are left out; a curve ends where fewer than half of its runs are finite.
+        xlabel: What the horizontal positions are.
+        title: What the values are.
+        legend: Whether the names go below the axes; a page may name them once for several
+            figures.
+
+    Returns:
+        The figure, with a logarithmic vertical axis where all values are positive and span more
+        than a factor of three, and a logarithmic horizontal one where the curves end far apart.
+    """
+    drawn = lines(series)
+    rows = (len(series) + 1) // 2 if legend else 0
+    with style():
+        figure = Figure(figsize=(WIDTH, 2.75 + 0.17 * rows), layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_title(title)
+        axes.set_xlabel(xlabel)
+        bands = {name: _band(values) for name, (_, values) in series.items()}
+        for name, (x, _) in series.items():
+            _draw_band(axes, np.asarray(x, dtype=np.float64), bands[name], drawn[name], name)
+        _scale_x(axes, [np.asarray(x, dtype=np.float64) for x, _ in series.values()])
+        _scale_y(axes, list(bands.values()))
+        if legend and series:
+            figure.legend(loc="outside lower left", ncols=2, fontsize=9.5, handlelength=2.4)
+    return figure
+
+
+def gaps(
+    name: str, steps: Array, gap: Array, bound: Array | None, limits: tuple[float, float]
+) -> Figure:
+    """Distance of the head from its best response, with the certified bound.
+
+    Args:
+        name: The strategy, which gives colour and title.
+        steps: (T,) recorded steps.
+        gap: (T, R) distances |theta - theta*|.
+        bound: (T, R) upper bounds, or None.
+        limits: Lowest and highest value of the logarithmic axis, shared by all strategies.
+
+    Returns:
+        The figure: solid median and band of the distance, dashed median of the bound.
+    """
+    with style():
+        figure = Figure(figsize=(WIDTH, 2.3), layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_title(name)
+        axes.set_xlabel("step")
+        axes.set_yscale("log")
+        axes.set_ylim(*limits)
+        _log_ticks(axes, *limits)
+        x = np.asarray(steps, dtype=np.float64)
+        band = _band(gap)
+        _draw_band(axes, x, band, lines([name])[name], "distance")
+        shown = [band[1]]
+        if bound is not None:
+            middle = _band(bound)[1]
+            axes.plot(x, middle, color=INK, linewidth=1.0, dashes=(4, 2), label="bound")
+            shown.append(middle)
+        finite = np.concatenate([part[np.isfinite(part)] for part in shown])
+        # Step 0 of a strategy that then solves exactly would otherwise be a lonely spike.
+        if finite.size and np.median(finite) < limits[0]:
+            note = f"below {number(limits[0])} at most records"
+            axes.text(0.5, 0.4, note, transform=axes.transAxes, ha="center", color=FAINT)
+    return figure
+
+
+def gap_limits(parts: Sequence[Array]) -> tuple[float, float] | None:
+    """Shared limits for `gaps` over all strategies.
+
+    Args:
+        parts: Arrays of distances and bounds.
+
+    Returns:
+        Lowest and highest value, the lowest at most nine orders below the highest; None where
+        nothing is finite and positive.
+    """
+    flat = [np.ravel(part) for part in parts]
+    flat = [values[np.isfinite(values) & (values > 0)] for values in flat]
+    flat = [values for values in flat if values.size]
+    if not flat:
+        return None
+    top = 2 * max(float(np.quantile(values, 0.999)) for values in flat)
+    # An exact solver's distances are rounding errors: they would squeeze all others to the top.
+    tracked = [values for values in flat if np.median(values) > top * ROUNDING] or flat
+    return max(min(float(values.min()) for values in tracked) / 2, top * ROUNDING), top
+
+
+def strip(values: Mapping[str, Array], intervals: Mapping[str, Any], title: str) -> Figure:
+    """Every run as a dot, the mean with its 95 % interval as a bar, one line per strategy.
+
+    Args:
+        values: Strategy -> (R,) values; those that are not finite are left out.
+        intervals: Strategy -> dict with value, low and high.
+        title: What the values are.
+
+    Returns:
+        The figure; its horizontal axis is logarithmic where all values are positive.
+    """
+    drawn = lines(values)
+    with style():
+        figure = Figure(figsize=(WIDTH, 0.8 + 0.42 * max(len(values), 1)), layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_title(title)
+        for row, (name, runs) in enumerate(values.items()):
+            dots, colour = runs[np.isfinite(runs)], drawn[name].colour
+            axes.scatter(dots, np.full(dots.size, row - 0.12), s=13, color=colour, alpha=0.45,
+                         linewidths=0, zorder=2)  # fmt: skip
+            mean = intervals[name]
+            axes.plot([mean["low"], mean["high"]], [row + 0.2, row + 0.2], color=colour,
+                      linewidth=2.2, solid_capstyle="butt", zorder=3)  # fmt: skip
+            axes.plot(mean["value"], row + 0.2, "o", color=colour, markersize=5, zorder=4)
+        axes.set_yticks(range(len(values)), list(values), color=INK)
+        axes.set_ylim(len(values) - 0.4, -0.6)
+        axes.grid(visible=False, axis="y")
+        finite = (
+            np.concatenate([runs[np.isfinite(runs)] for runs in values.values()])
+            if values
+            else np.empty(0)
+        )
+        if finite.size and finite.min() > 0 and finite.max() > 3 * finite.min():
+            axes.set_xscale("log")
+            _log_ticks(axes, float(finite.min()), float(finite.max()), axis="x")
+    return figure
+
+
+def forest(results: Sequence[Mapping[str, Any]], title: str) -> Figure:
+    """Effects of paired comparisons with their intervals around "no difference".
+
+    Args:
+        results: Fields of `PairedResult` as dictionaries. All of one kind.
+        title: What is compared.
+
+    Returns:
+        The figure; a filled marker means significant, an empty one not.
+    """
+    ratio = all(result["kind"] == "ratio" for result in results)
+    drawn = lines(dict.fromkeys(result["strategy"] for result in results))
+    height = 0.75 + 0.44 * max(len(results), 1)
+    with style():
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_title(title)
+        axes.axvline(1.0 if ratio else 0.0, color=FAINT, linewidth=0.9, zorder=1)
+        across = axes.get_yaxis_transform()
+        for row, result in enumerate(results):
+            colour, filled = drawn[result["strategy"]].colour, result["significant"]
+            label = f"{result['strategy']} against {result['baseline']}"
+            axes.text(0.0, row - 0.2, label, transform=across, fontsize=9.5, va="center",
+                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+                      zorder=2)  # fmt: skip
+            axes.text(1.0, row - 0.2, change(result), transform=across, fontsize=9.5, va="center",
+                      ha="right", color=FAINT, zorder=2,
+                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6})  # fmt: skip
+            axes.plot([result["low"], result["high"]], [row + 0.18] * 2, color=colour,
+                      linewidth=1.8, zorder=3)  # fmt: skip
+            axes.plot(result["effect"], row + 0.18, "o", color=colour, markersize=6, zorder=4,
+                      markerfacecolor=colour if filled else "white")  # fmt: skip
+        axes.set_ylim(len(results) - 0.45, -0.6)
+        axes.yaxis.set_major_locator(NullLocator())
+        axes.spines["left"].set_visible(False)
+        ends = [result[key] for result in results for key in ("effect", "low", "high")]
+        finite = [end for end in ends if np.isfinite(end)]
+        if ratio and finite:
+            axes.set_xscale("log")
+            low, high = min([*finite, 0.97]), max([*finite, 1.03])
+            _log_ticks(axes, low, high, axis="x")
+            axes.set_xlim(low / 1.02, high * 1.02)
+    return figure
+
+
+def _band(values: Array) -> tuple[Array, Array, Array]:
+    """10 %, 50 % and 90 % quantiles over the finite runs, NaN where fewer than half are finite."""
+    values = np.where(np.isfinite(values), values, np.nan)
+    found = np.full((3, values.shape[0]), np.nan)
+    enough = np.isfinite(values).sum(axis=1) * 2 >= max(values.shape[1], 1)
+    if enough.any():
+        found[:, enough] = np.nanquantile(values[enough], [0.1, 0.5, 0.9], axis=1)
+    return found[0], found[1], found[2]
+
+
+def _draw_band(
+    axes: Axes, x: Array, band: tuple[Array, Array, Array], line: Line, label: str
+) -> None:
+    low, middle, high = band
+    axes.fill_between(x, low, high, color=line.colour, alpha=0.11, linewidth=0)
+    (drawn,) = axes.plot(x, middle, color=line.colour, linewidth=1.6, label=label)
+    if line.dashes:
+        drawn.set_dashes(line.dashes)
+
+
+def _scale_x(axes: Axes, positions: Sequence[Array]) -> None:
+    """Logarithmic where one strategy's steps cost several times another's."""
+    ends = [float(x[-1]) for x in positions if x.size and x[-1] > 0]
+    firsts = [float(x[x > 0][0]) for x in positions if (x > 0).any()]
+    if ends and max(ends) > 4 * min(ends):
+        axes.set_xscale("log")
+        axes.set_xlim(min(firsts), max(ends))
+        _log_ticks(axes, min(firsts), max(ends), axis="x")
+    elif ends:
+        axes.set_xlim(0, max(ends))
+
+
+def _scale_y(axes: Axes, bands: Sequence[tuple[Array, Array, Array]]) -> None:
+    values = np.concatenate([np.ravel(part) for band in bands for part in band] or [np.empty(0)])
+    values = values[np.isfinite(values)]
+    if values.size == 0:
+        axes.text(0.5, 0.5, "no finite value", transform=axes.transAxes, ha="center", color=FAINT)
+        return
+    starts = [band[1][0] for band in bands if band[1].size and np.isfinite(band[1][0])]
+    low, high = float(values.min()), float(values.max())
+    if starts and min(starts) > 0:
+        high = min(high, EXPLODED * max(starts))
+    if low >= 0 and high > 3 * low and high > 0:
+        positive = values[values > 0]
+        low = max(float(positive.min()), high * ROUNDING)
+        axes.set_yscale("log")
+        axes.set_ylim(low / 1.1, high * 1.1)
+        _log_ticks(axes, low / 1.1, high * 1.1)
+    elif high > low:
+        margin = 0.05 * (high - low)
+        axes.set_ylim(low - margin, high + margin)
+
+
+def _log_ticks(axes: Axes, low: float, high: float, axis: str = "y") -> None:
+    """Few plain numbers instead of powers of ten where the range is short."""
+    chosen = axes.yaxis if axis == "y" else axes.xaxis
+    decades = np.log10(high / low)
+    if decades < 0.5:
+        spans = np.linspace(low, high, 4)
+        digits = max(0, int(np.ceil(-np.log10((spans[1] - spans[0]) or 1.0))))
+        ticks = sorted({round(float(tick), digits) for tick in spans})
+        chosen.set_ticks([tick for tick in ticks if low <= tick <= high])
+        chosen.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    elif decades < 3:
+        subs = (1.0, 2.0, 5.0) if decades < 2 else (1.0, 3.0)
+        chosen.set_major_locator(LogLocator(subs=subs, numticks=12))
+        chosen.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    chosen.set_minor_locator(NullLocator())

@@ -1,0 +1,232 @@
+"""The report: one self-contained page, and the figures that go with it."""
+
+import math
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from matplotlib.figure import Figure
+
+from bilevel.report import figures, palette, words
+from bilevel.report.svg import inline_svg
+from bilevel.status import Status
+
+AGAINST = {
+    "steps": "step",
+    "gradients": "gradient evaluations",
+    "seconds": "seconds per run",
+}
+FAILED = frozenset(status.name for status in Status if status.failed)
+MEANINGS = {
+    "uniform slow": "Body and head share the small step size that two-timescale gives its body.",
+    "uniform fast": "Body and head share the large step size that two-timescale gives its head.",
+    "two-timescale": "The body moves slowly and the head fast, so that the head can keep up with "
+    "the body.",
+    "swapped": "A control: the fast body and the slow head. If it does as well, what helped was "
+    "not which of the two is faster.",
+    "uniform sqrt": "A control: one rate in between for both, the geometric mean √(αβ) of the "
+    "two. If it does as well, what helped was the size of the rates, not their difference.",
+    "best response": "The head is solved exactly before every step of the body: the limit of an "
+    "ever faster head.",
+}
+
+
+def page(content: Mapping[str, Any]) -> str:
+    """Render the report.
+
+    Args:
+        content: Plain dictionaries and arrays, as `Comparison.content` gives them.
+
+    Returns:
+        HTML with its style sheet and figures inside: it needs no other file and no network.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, lstrip_blocks=True)
+    environment.filters.update(
+        number=words.number, metric=words.metric_name, sentence=words.pair_sentence,
+        verdict=words.verdict, setting=_setting,
+    )  # fmt: skip
+    files = resources.files("bilevel.report")
+    template = environment.from_string(files.joinpath("template.html").read_text("utf-8"))
+    drawn = draw(content, legend=False)
+    curve_metrics, more_metrics = _metrics(content)
+    return template.render(
+        **content,
+        css=files.joinpath("style.css").read_text("utf-8"),
+        lines=palette.lines(content["strategies"]),
+        meanings=MEANINGS,
+        statuses={name: words.status_words(runs) for name, runs in content["status"].items()},
+        answer=words.headline(
+            content["intervals"], content["headline"], content["higher"], int(content["steps"][-1])
+        ),
+        answers=words.answers(content["paired"], list(content["strategies"]),
+                              content["baselines"]),
+        power=words.power_note(len(content["paired"]), content["runs"]),
+        drawn={name: inline_svg(figure, title) for name, (title, figure) in drawn.items()},
+        gap_names=[name for name in drawn if name.startswith("head-gap-")],
+        has_bound=any("head_bound" in table for table in content["history"].values()),
+        data_note=content["settings"].get("data_note"),
+        command=content["settings"].get("command"),
+        infinity=math.inf,
+        curve_files=[[f"{metric}-{against}" for against in content["positions"]]
+                     for metric in curve_metrics],
+        more_metrics=more_metrics,
+        best=_best(content),
+        failed=_failed(content),
+        failures=_first_failures(content),
+        status_messages=_messages(content),
+        untimed="seconds" not in content["positions"],
+    )  # fmt: skip
+
+
+def draw(content: Mapping[str, Any], *, legend: bool = True) -> dict[str, tuple[str, Figure]]:
+    """Draw every figure of the report.
+
+    Args:
+        content: As for `page`.
+        legend: Whether curves name their strategies; the page does so once for all.
+
+    Returns:
+        Name of a file without ending -> (what the figure shows, figure).
+    """
+    name = words.metric_name(content["headline"])
+    found = {}
+    if content["final"]:
+        title = f"Final {name} of every run, with mean and 95 % interval"
+        figure = figures.strip(content["final"], content["intervals"], f"final {name}")
+        found["final"] = (title, figure)
+    if content["paired"]:
+        kind = content["paired"][0]["kind"]
+        title = f"{kind} of {name}"
+        found["paired"] = (f"Paired comparison: {title} with 95 % intervals",
+                           figures.forest(content["paired"], title))  # fmt: skip
+    curve_metrics, more_metrics = _metrics(content)
+    for metric in (*curve_metrics, *more_metrics):
+        for against in content["positions"] if metric in curve_metrics else ("steps",):
+            figure = curve_figure(content["history"], content["positions"][against], metric,
+                                  against, legend=legend)  # fmt: skip
+            title = f"{words.metric_name(metric)} against {AGAINST[against]}"
+            found[f"{metric}-{against}"] = (title, figure)
+    return found | _gap_figures(content)
+
+
+def curve_figure(
+    history: Mapping[str, Mapping[str, Any]],
+    positions: Mapping[str, Any],
+    metric: str,
+    against: str,
+    *,
+    legend: bool = True,
+) -> Figure:
+    """Draw one metric of all strategies that have it.
+
+    Args:
+        history: Strategy -> metric -> (T, R) values.
+        positions: Strategy -> (T,) horizontal positions.
+        metric: Which metric.
+        against: What the positions are: a key of `AGAINST`.
+        legend: Whether to name the strategies.
+
+    Returns:
+        The figure.
+    """
+    series = {
+        name: (positions[name], table[metric])
+        for name, table in history.items()
+        if metric in table and name in positions
+    }
+    return figures.curves(series, AGAINST[against], words.metric_name(metric), legend=legend)
+
+
+def _metrics(content: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Training and headline metric, shown against every axis; the others against steps only."""
+    known = list(dict.fromkeys(key for table in content["history"].values() for key in table))
+    headline = content["headline"]
+    train = headline.replace("test_", "train_", 1)
+    first = train if train in known else "objective"
+    shown = [metric for metric in dict.fromkeys((first, headline)) if metric in known]
+    own = {"head_gap", "head_bound"}  # these have their own section
+    return shown, [metric for metric in known if metric not in own.union(shown)]
+
+
+def _best(content: Mapping[str, Any]) -> str | None:
+    means = {name: mean["value"] for name, mean in content["intervals"].items()
+             if math.isfinite(mean["value"])}  # fmt: skip
+    choose = max if content["higher"] else min
+    return choose(means, key=lambda name: means[name]) if means else None
+
+
+def _failed(content: Mapping[str, Any]) -> str:
+    """How many runs of which strategies have no final value."""
+    counts = {name: int((~np.isfinite(runs)).sum()) for name, runs in content["final"].items()}
+    return words.joined([f"{count} of {name}" for name, count in counts.items() if count])
+
+
+def _first_failures(content: Mapping[str, Any]) -> dict[str, str]:
+    """For each strategy, which seeds failed and from which record on they were not finite."""
+    found = {}
+    for name, statuses in content["status"].items():
+        values = content["history"][name].get("objective")
+        if values is None:
+            values = content["history"][name].get(content["headline"])
+        parts = []
+        for run, status in enumerate(statuses):
+            if status not in FAILED:
+                continue
+            part = f"seed {content['settings']['seeds'][run]}"
+            if values is not None and not np.isfinite(values[:, run]).all():
+                record = int((~np.isfinite(values[:, run])).argmax())
+                part += f" by step {int(content['steps'][record]):,}"
+            parts.append(part)
+        more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
+        found[name] = ", ".join(parts[:3]) + more
+    return found
+
+
+def _messages(content: Mapping[str, Any]) -> dict[str, str]:
+    """What the unusual outcomes mean and what to do about them."""
+    seen = {status for statuses in content["status"].values() for status in statuses}
+    usual = (Status.COMPLETED, Status.CONVERGED)
+    return {words.STATUSES[status.name]: status.message for status in Status
+            if status.name in seen and status not in usual}  # fmt: skip
+
+
+def _gap_figures(content: Mapping[str, Any]) -> dict[str, tuple[str, Figure]]:
+    """One panel per strategy, all with the same axis."""
+    history = {name: table for name, table in content["history"].items() if "head_gap" in table}
+    parts = [table[key] for table in history.values() for key in ("head_gap", "head_bound")
+             if key in table]  # fmt: skip
+    limits = figures.gap_limits(parts)
+    if limits is None:
+        return {}
+    return {
+        f"head-gap-{_slug(name)}": (
+            f"{name}: distance of the head from its best response, and the bound on it",
+            figures.gaps(name, content["steps"], table["head_gap"], table.get("head_bound"),
+                         limits),
+        )
+        for name, table in history.items()
+    }  # fmt: skip
+
+
+def _slug(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in name)
+
+
+def _setting(value: Any) -> str:
+    """A setting as one reads it: lists without brackets, ranges of seeds short."""
+    if value is None:
+        return words.UNKNOWN
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_setting(item)}" for key, item in value.items()) or words.UNKNOWN
+    if isinstance(value, (list, tuple)):
+        whole = all(isinstance(item, int) for item in value)
+        if whole and len(value) > 2 and bool((np.diff(value) == 1).all()):
+            return f"{value[0]} to {value[-1]}"
+        return ", ".join(_setting(item) for item in value) or words.UNKNOWN
+    if isinstance(value, float):
+        return f"{value:g}" if math.isfinite(value) else words.number(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,125 @@
+"""Tables: plain text for terminals, rows for CSV files."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bilevel.report import words
+
+Rows = tuple[list[str], list[list[Any]]]
+
+
+def plain(content: Mapping[str, Any]) -> str:
+    """Final values, cost and statuses of every strategy, then the comparisons in words.
+
+    Args:
+        content: As `Comparison.content` gives it.
+
+    Returns:
+        Plain text. Columns that nothing is known for are left out.
+    """
+    name = words.metric_name(content["headline"])
+    threshold, costs = content["threshold"], content["cost"].values()
+    columns = [(f"final {name}", _means(content, "intervals"))]
+    if content["validation"]:
+        columns.append(("validation-best", _means(content, "validation")))
+    if math.isfinite(threshold):
+        reach = [_steps(content["steps_to"].get(key)) for key in content["strategies"]]
+        columns.append((f"steps to {words.number(threshold)}", reach))
+    if any(math.isfinite(cost["seconds"]) for cost in costs):
+        columns.append(("seconds/run", [words.number(cost["seconds"]) for cost in costs]))
+    statuses = [words.status_words(content["status"][key]) for key in content["strategies"]]
+    rows = list(zip(content["strategies"], *(cells for _, cells in columns), statuses,
+                    strict=True))  # fmt: skip
+    table = aligned(["strategy", *(title for title, _ in columns), "runs"], rows)
+    sentences = [words.pair_sentence(result) for result in content["paired"]]
+    power = words.power_note(len(sentences), content["runs"])
+    return "\n".join([table, "", *sentences, *([power] if power else [])]).rstrip()
+
+
+def summary(content: Mapping[str, Any]) -> Rows:
+    """One row per strategy.
+
+    Args:
+        content: As `Comparison.content` gives it.
+
+    Returns:
+        Names of the columns, and rows.
+    """
+    ends = ("value", "low", "high")
+    columns = ["strategy", "metric", "runs", "runs_with_value",
+               *(f"final_{end}" for end in ends), *(f"validation_best_{end}" for end in ends),
+               "threshold", "median_steps_to_threshold", "gradients_per_run", "seconds_per_run",
+               "statuses"]  # fmt: skip
+    rows = []
+    for name in content["strategies"]:
+        values = content["final"].get(name, ())
+        final = content["intervals"].get(name, {})
+        best = content["validation"].get(name, {})
+        cost = content["cost"][name]
+        rows.append(
+            [name, content["headline"], content["runs"], sum(map(math.isfinite, values)),
+             *(final.get(end) for end in ends), *(best.get(end) for end in ends),
+             content["threshold"], content["steps_to"].get(name), cost["gradients"],
+             cost["seconds"], words.status_words(content["status"][name])]
+        )  # fmt: skip
+    return columns, rows
+
+
+def paired(content: Mapping[str, Any]) -> Rows:
+    """One row per comparison of two strategies, for final and for validation-best values.
+
+    Args:
+        content: As `Comparison.content` gives it.
+
+    Returns:
+        Names of the columns, and rows.
+    """
+    results = [("final", result) for result in content["paired"]]
+    results += [("validation-best", result) for result in content["paired_validation"]]
+    names = list(results[0][1]) if results else []
+    return ["values", *names], [[which, *result.values()] for which, result in results]
+
+
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Align a table: the first and the last column to the left, numbers between to the right.
+
+    Args:
+        header: Names of the columns.
+        rows: Cells, as many per row as there are names.
+
+    Returns:
+        Lines of text without trailing spaces.
+
+    Example:
+        >>> aligned(["a", "n", "z"], [["x", "10", "ok"]]).splitlines()
+        ['a   n  z', '-  --  --', 'x  10  ok']
+    """
+    table = [list(header), *(list(row) for row in rows)]
+    widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
+    table.insert(1, ["-" * width for width in widths])
+    last = len(widths) - 1
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if index in (0, last) else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    )
+
+
+def _means(content: Mapping[str, Any], key: str) -> list[str]:
+    cells = []
+    for name in content["strategies"]:
+        mean = content[key].get(name, {"value": math.nan, "low": math.nan})
+        cell = words.number(mean["value"])
+        if math.isfinite(mean["low"]):
+            cell += f" ({words.number(mean['low'])} to {words.number(mean['high'])})"
+        cells.append(cell)
+    return cells
+
+
+def _steps(steps: float | None) -> str:
+    if steps is None:
+        return words.UNKNOWN
+    return "never" if math.isinf(steps) else words.number(steps)
