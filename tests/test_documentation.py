@@ -51,6 +51,13 @@ def test_docstring_examples_are_collected():
     assert len(found) >= 10
 
 
+def test_docstring_examples_stand_in_the_section_that_is_rendered():
+    """Google's section is "Examples:"; under any other name the reference shows running text."""
+    sources = [*(ROOT / "bilevel").rglob("*.py"), *(ROOT / "problems").rglob("*.py")]
+    other = [path for path in sources if re.search(r"^ *Example:$", path.read_text(), re.MULTILINE)]
+    assert [str(path.relative_to(ROOT)) for path in other] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_python_blocks_are_labelled(page):
     """A block without a language would be neither highlighted nor run."""
