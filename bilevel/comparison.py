@@ -2,7 +2,6 @@
 
 import itertools
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,6 @@ from bilevel.analysis.paired import (
 from bilevel.analysis.records import best_values, last_values
 from bilevel.errors import ArgumentError, ResultsError, UnknownNameError
 from bilevel.report import html, tables
-from bilevel.report.svg import to_svg
 from bilevel.status import Status
 from bilevel.storage.folder import read_json, write_atomically, write_csv, write_json
 from bilevel.storage.history import read_history, write_history
@@ -29,6 +27,9 @@ from bilevel.storage.history import read_history, write_history
 Array = NDArray[Any]
 
 FORMAT = 1
+# Fields that config.json holds as they are.
+PLAIN = ("problem", "settings", "status", "gradients_per_step", "seconds_per_step", "baselines",
+         "headline", "bound_kind")  # fmt: skip
 FAILED = frozenset(status.name for status in Status if status.failed)
 
 
@@ -70,25 +71,24 @@ class Comparison:
 
     def __post_init__(self) -> None:
         """Check once that the parts belong together."""
-        names, runs = list(self.strategies), len(self.settings["seeds"])
+        names, shape = list(self.strategies), (len(self.steps), len(self.settings["seeds"]))
         for part in ("history", "status", "gradients_per_step", "seconds_per_step"):
             if set(getattr(self, part)) != set(names):
                 raise ResultsError(f"`{part}` must have the strategies {names} as its keys.")
         if unknown := set(self.baselines) - set(names):
             raise ResultsError(f"Baselines {sorted(unknown)} are not among {names}.")
         for name in names:
-            if len(self.status[name]) != runs:
-                raise ResultsError(f"`status` of {name!r} must have one entry per seed ({runs}).")
+            if len(self.status[name]) != shape[1]:
+                raise ResultsError(
+                    f"`status` of {name!r} must have {shape[1]} entries, one a seed."
+                )
             for metric, values in self.history[name].items():
-                if values.shape != (len(self.steps), runs):
-                    raise ResultsError(
-                        f"{metric!r} of {name!r} must have the shape {(len(self.steps), runs)} "
-                        f"(records, seeds), got {values.shape=}."
-                    )
+                if values.shape != shape:
+                    raise ResultsError(f"{metric!r} of {name!r}: {values.shape=}, not {shape}.")
 
     @property
     def metrics(self) -> list[str]:
-        """Names of all metrics that some strategy has."""
+        """Names of all metrics that some strategy has, in the order of the history."""
         return list(dict.fromkeys(name for table in self.history.values() for name in table))
 
     @property
@@ -254,9 +254,10 @@ class Comparison:
             write_history(hidden / "history.csv", self.history, self.settings["seeds"], self.steps)
             write_csv(hidden / "summary.csv", *tables.summary(content))
             write_csv(hidden / "paired.csv", *tables.paired(content))
-            for name, (_, figure) in html.draw(content).items():
-                (hidden / f"{name}.svg").write_text(to_svg(figure), encoding="utf-8")
-            (hidden / "report.html").write_text(html.page(content), encoding="utf-8")
+            drawn = html.draw(content)
+            for name, (_, svg) in drawn.items():
+                (hidden / f"{name}.svg").write_text(svg, encoding="utf-8")
+            (hidden / "report.html").write_text(html.page(content, drawn), encoding="utf-8")
         return Path(folder) / "report.html"
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
@@ -282,28 +283,26 @@ class Comparison:
         """
         path = Path(folder)
         config = read_json(path / "config.json")
+        if config.get("format") != FORMAT:
+            raise ResultsError(
+                f"{path / 'config.json'} has format {config.get('format')}, expected {FORMAT}: "
+                "another version of bilevel wrote it, or something else."
+            )
         try:
-            rows = {row["name"]: row for row in config["strategies"]}
-            settings = config["settings"]
-            if config["format"] != FORMAT:
-                raise ResultsError(
-                    f"{path / 'config.json'} has format {config['format']}; this version of "
-                    f"bilevel reads format {FORMAT}."
-                )
-            steps, history = read_history(path / "history.csv", list(rows), settings["seeds"])
+            plain = {key: config[key] for key in PLAIN}
+            strategies = {row["name"]: row["code"] for row in config["strategies"]}
+            seeds = plain["settings"]["seeds"]
+            steps, history = read_history(path / "history.csv", list(strategies), seeds)
+            seconds = plain["seconds_per_step"].items()  # null where not measured
+            plain["seconds_per_step"] = {k: np.nan if v is None else v for k, v in seconds}
+            plain["baselines"] = tuple(plain["baselines"])
+            environment = read_json(path / "environment.json")
             return cls(
-                problem=config["problem"],
-                settings=settings,
-                strategies={name: row["code"] for name, row in rows.items()},
+                **plain,
+                strategies=strategies,
                 steps=steps,
                 history=history,
-                status={name: list(row["status"]) for name, row in rows.items()},
-                gradients_per_step=_numbers(rows, "gradients_per_step"),
-                seconds_per_step=_numbers(rows, "seconds_per_step"),
-                baselines=tuple(config["baselines"]),
-                headline=config["headline"],
-                environment=read_json(path / "environment.json"),
-                bound_kind=config["bound_kind"],
+                environment=environment,
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ResultsError(
@@ -322,37 +321,16 @@ class Comparison:
 
     def _positions(self) -> dict[str, dict[str, Array]]:
         """Where records lie on each horizontal axis; seconds only for strategies with a time."""
-        timed = {name: cost for name, cost in self.seconds_per_step.items() if np.isfinite(cost)}
+        timed = {key: cost for key, cost in self.seconds_per_step.items() if np.isfinite(cost)}
         found = {
             "steps": dict.fromkeys(self.strategies, self.steps),
-            "gradients": {
-                name: self.steps * cost for name, cost in self.gradients_per_step.items()
-            },
-            "seconds": {name: self.steps * cost for name, cost in timed.items()},
+            "gradients": {key: self.steps * cost for key, cost in self.gradients_per_step.items()},
+            "seconds": {key: self.steps * cost for key, cost in timed.items()},
         }
         return {against: positions for against, positions in found.items() if positions}
 
     def _config(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "problem": self.problem,
-            "settings": self.settings,
-            "strategies": [
-                {
-                    "name": name,
-                    "code": code,
-                    "status": self.status[name],
-                    "gradients_per_step": self.gradients_per_step[name],
-                    "seconds_per_step": self.seconds_per_step[name],
-                }
-                for name, code in self.strategies.items()
-            ],
-            "baselines": list(self.baselines),
-            "headline": self.headline,
-            "bound_kind": self.bound_kind,
-        }
-
-
-def _numbers(rows: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, float]:
-    """Numbers of all strategies; null stands for one that was not measured."""
-    return {name: np.nan if row[key] is None else float(row[key]) for name, row in rows.items()}
+        # JSON objects have no order, the strategies do.
+        strategies = [{"name": name, "code": code} for name, code in self.strategies.items()]
+        plain = {key: getattr(self, key) for key in PLAIN}
+        return {"format": FORMAT, **plain, "strategies": strategies}

@@ -1,0 +1,83 @@
+"""Bilevel and Stackelberg optimisation in PyTorch.
+
+Public names are imported when they are first used, so that `import bilevel` is quick and does not load
+torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_PUBLIC = {
+    "problem": "StackelbergProblem LinearHeadProblem Batch",
+    "criteria": "AbstractCriterion SquaredError",
+    "sets": "ConvexSet Everywhere Box Ball",
+    "schedules": "AbstractSchedule Constant Polynomial",
+    "optimizers": "AbstractOptimizer SGD RMSProp Adam",
+    "heads": "AbstractHeadSolver ClosedForm FastSGD FullData",
+    "hypergradients": "AbstractHypergradient Envelope",
+    "strategies": "AbstractStrategy TwoTimescale uniform BestResponse",
+    "cost": "Cost",
+    "status": "Status",
+    "point": "best_response hypergradient HeadResponse Hypergradient",
+    "training": "solve",
+    "solution": "Solution",
+    "comparing": "compare",
+    "comparison": "Comparison",
+}
+_HOME = {name: module for module, names in _PUBLIC.items() for name in names.split()}
+
+__all__ = [*sorted(_HOME), "errors"]
+
+if TYPE_CHECKING:
+    from bilevel import errors as errors
+    from bilevel.comparing import compare as compare
+    from bilevel.comparison import Comparison as Comparison
+    from bilevel.cost import Cost as Cost
+    from bilevel.criteria import AbstractCriterion as AbstractCriterion
+    from bilevel.criteria import SquaredError as SquaredError
+    from bilevel.heads import AbstractHeadSolver as AbstractHeadSolver
+    from bilevel.heads import ClosedForm as ClosedForm
+    from bilevel.heads import FastSGD as FastSGD
+    from bilevel.heads import FullData as FullData
+    from bilevel.hypergradients import AbstractHypergradient as AbstractHypergradient
+    from bilevel.hypergradients import Envelope as Envelope
+    from bilevel.optimizers import SGD as SGD
+    from bilevel.optimizers import AbstractOptimizer as AbstractOptimizer
+    from bilevel.optimizers import Adam as Adam
+    from bilevel.optimizers import RMSProp as RMSProp
+    from bilevel.point import HeadResponse as HeadResponse
+    from bilevel.point import Hypergradient as Hypergradient
+    from bilevel.point import best_response as best_response
+    from bilevel.point import hypergradient as hypergradient
+    from bilevel.problem import Batch as Batch
+    from bilevel.problem import LinearHeadProblem as LinearHeadProblem
+    from bilevel.problem import StackelbergProblem as StackelbergProblem
+    from bilevel.schedules import AbstractSchedule as AbstractSchedule
+    from bilevel.schedules import Constant as Constant
+    from bilevel.schedules import Polynomial as Polynomial
+    from bilevel.sets import Ball as Ball
+    from bilevel.sets import Box as Box
+    from bilevel.sets import ConvexSet as ConvexSet
+    from bilevel.sets import Everywhere as Everywhere
+    from bilevel.solution import Solution as Solution
+    from bilevel.training import solve as solve
+    from bilevel.status import Status as Status
+    from bilevel.strategies import AbstractStrategy as AbstractStrategy
+    from bilevel.strategies import BestResponse as BestResponse
+    from bilevel.strategies import TwoTimescale as TwoTimescale
+    from bilevel.strategies import uniform as uniform
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name == "errors":
+        return importlib.import_module("bilevel.errors")
+    if name not in _HOME:
+        raise AttributeError(f"module 'bilevel' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"bilevel.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

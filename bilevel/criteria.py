@@ -1,0 +1,99 @@
+"""What the head is fitted by: the loss of one row, as a function of its prediction."""
+
+import abc
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from bilevel.errors import DataError, ShapeError
+
+
+class AbstractCriterion(abc.ABC):
+    """A loss c(prediction, target) per row, convex in the prediction."""
+
+    quadratic: bool = False
+    """Whether c is quadratic in the prediction with curvature 1, so that heads have closed forms."""
+
+    @abc.abstractmethod
+    def rows(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """The loss of every row.
+
+        Args:
+            predictions: (n,) or (n, K).
+            targets: as the criterion asks.
+
+        Returns:
+            (n,) losses.
+        """
+
+    @abc.abstractmethod
+    def metrics(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Metrics in users' units: a dict of 0-dim tensors."""
+
+    @abc.abstractmethod
+    def check_targets(self, targets: Tensor, outputs: int | None) -> None:
+        """Raise unless `targets` of a group fit; `outputs` is None for one output without axis."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SquaredError(AbstractCriterion):
+    """Half the squared distance: 1/2 |prediction - target|^2, summed over outputs.
+
+    Metrics leave the 1/2 out: `mse` is the mean over rows of the squared errors summed over outputs,
+    `r2` is 1 - (sum of squared errors) / (sum of squared deviations from the mean target).
+
+    Example:
+        >>> import torch
+        >>> from bilevel import SquaredError
+        >>> SquaredError().rows(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 2.0]))
+        tensor([0.5000, 0.0000])
+    """
+
+    quadratic = True
+
+    def rows(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """Half the squared error of every row."""
+        return 0.5 * self._squares(predictions, targets)
+
+    def metrics(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """`mse` and `r2`."""
+        squares = self._squares(predictions, targets)
+        spread = self._squares(targets, targets.mean(0, keepdim=True).expand_as(targets))
+        return {"mse": squares.mean(), "r2": 1 - squares.sum() / spread.sum()}
+
+    def check_targets(self, targets: Tensor, outputs: int | None) -> None:
+        """Floating targets of shape (n,), or (n, K) for K outputs, that are not constant."""
+        if not targets.is_floating_point():
+            raise DataError(
+                f"Regression targets must be floating point, got {targets.dtype}. "
+                "Convert them with `.float()`."
+            )
+        expected = (len(targets),) if outputs is None else (len(targets), outputs)
+        if tuple(targets.shape) != expected:
+            remedy = (
+                "Drop the second axis, or set `outputs = 1`."
+                if outputs is None
+                else "Set `outputs` to the number of columns, or None for targets (n,)."
+            )
+            raise ShapeError(
+                f"Targets have shape {tuple(targets.shape)}, but `outputs = {outputs}` means "
+                f"{expected}. {remedy}"
+            )
+        if bool((targets == targets[0]).all()):
+            raise DataError(
+                f"The {len(targets)} targets are all equal: there is nothing to learn, and R2 is "
+                "undefined."
+            )
+
+    @staticmethod
+    def _squares(predictions: Tensor, targets: Tensor) -> Tensor:
+        if predictions.shape != targets.shape:
+            # (n,) against (n, 1) would broadcast to (n, n) and train on nonsense
+            raise ShapeError(
+                f"Predictions {tuple(predictions.shape)} and targets {tuple(targets.shape)} differ "
+                "in shape. `outputs=None` means targets (n,) and a head (M,); `outputs=K` means "
+                "(n, K) and (M, K)."
+            )
+        squares = torch.square(predictions - targets)
+        return squares if squares.ndim == 1 else squares.sum(-1)

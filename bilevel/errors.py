@@ -1,0 +1,69 @@
+"""Every error the library raises on purpose.
+
+Each derives from `BilevelError` and from the builtin that fits it, so that both `except BilevelError`
+and `except ValueError` do what one expects. Numerical trouble of a single run is not an error but a
+`bilevel.Status`.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class BilevelError(Exception):
+    """Base class of all errors of this library."""
+
+
+class ArgumentError(BilevelError, ValueError):
+    """An argument has a value that cannot work (a negative step size, zero seeds)."""
+
+
+class ShapeError(BilevelError, ValueError):
+    """A tensor has the wrong shape."""
+
+
+class DataError(BilevelError, ValueError):
+    """The data of a problem cannot be used: empty, not finite, constant targets."""
+
+
+class ProblemError(BilevelError, TypeError):
+    """A problem's functions do not return what the contract asks for."""
+
+
+class FinalMethodError(BilevelError, TypeError):
+    """A subclass overrides a method that the library relies on."""
+
+
+class IncompatibleError(BilevelError, TypeError):
+    """Two parts do not go together (an `Envelope` gradient for a true bilevel problem)."""
+
+
+class SingularHeadError(BilevelError, ArithmeticError):
+    """The head has no unique minimiser: its Hessian is singular or indefinite."""
+
+
+class UnknownNameError(BilevelError, LookupError):
+    """A name is not known; the message shows the nearest one."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+    """The error for a name that is not among `known`, with the nearest one."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return UnknownNameError(f"There is no {kind} {name!r}.{hint} Known: {', '.join(names)}.")
+
+
+class AllRunsFailedError(BilevelError, RuntimeError):
+    """Every run of a training failed; `solution` holds what was recorded."""
+
+    def __init__(self, message: str, solution: object = None) -> None:
+        super().__init__(message)
+        self.solution = solution
+
+
+class ResultsError(BilevelError, ValueError):
+    """A results folder is incomplete or malformed."""
+
+
+class ResultsExistError(BilevelError, FileExistsError):
+    """A results folder exists already; results are never overwritten."""

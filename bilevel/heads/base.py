@@ -1,0 +1,66 @@
+"""What a head solver is."""
+
+import abc
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from bilevel.cost import Cost
+from bilevel.oracles import Oracles
+from bilevel.problem import StackelbergProblem
+from bilevel.sampling import Rows
+from bilevel.trees import Tree
+
+
+class HeadSolution(NamedTuple):
+    """Heads of R runs.
+
+    Attributes:
+        head: theta, leaves (R, ...), in the type of the head that came in.
+        residual: |d_theta g| at the head, (R,); with a head set, of the gradient mapping.
+        status: a `Status` code per run, (R,).
+        state: for the next call of the same solver.
+    """
+
+    head: Tree
+    residual: Tensor
+    status: Tensor
+    state: Any
+
+
+class AbstractHeadSolver(abc.ABC):
+    """Solves the head, theta ~ argmin g(w, .), for R runs at once.
+
+    Implementations are frozen dataclasses of hyper-parameters; what evolves is in the state.
+    """
+
+    def check(self, problem: StackelbergProblem) -> None:  # noqa: B027 - a hook
+        """Raise `IncompatibleError` if this solver cannot solve the heads of `problem` (a hook)."""
+
+    @abc.abstractmethod
+    def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Any:
+        """The state before the first call; checks what can be checked once, at the initial point.
+
+        Raises:
+            SingularHeadError: the head has no unique minimiser.
+        """
+
+    @abc.abstractmethod
+    def solve(
+        self, oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: Any, k: int
+    ) -> HeadSolution:
+        """The heads that answer to the bodies.
+
+        Args:
+            oracles: of the problem.
+            body: leaves (R, ...).
+            head: where to start from, leaves (R, ...).
+            rows: the rows of the step; `rows.full` are all rows.
+            state: of `init` or of the call before.
+            k: the number of the body step, for solvers that draw rows.
+        """
+
+    @property
+    @abc.abstractmethod
+    def cost(self) -> Cost:
+        """What one call of `solve` costs."""

@@ -1,0 +1,105 @@
+"""The head by projected gradient steps on a fast timescale."""
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.cost import Cost
+from bilevel.errors import ArgumentError
+from bilevel.heads.base import AbstractHeadSolver, HeadSolution
+from bilevel.optimizers.sgd import descend
+from bilevel.oracles import Oracles
+from bilevel.problem import Groups
+from bilevel.sampling import Rows, check_batch_size
+from bilevel.schedules import AbstractSchedule, Number, as_schedule, positive
+from bilevel.status import Status
+from bilevel.trees import Tree
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FastSGD(AbstractHeadSolver):
+    """theta <- Proj(theta - lr_j d_theta g(w, theta)), `steps` times, from the head of the step before.
+
+    Args:
+        lr: the step size, a schedule over the inner steps or a number; below 2 / L to converge.
+        steps: how many, at least 1.
+        batch_size: rows of "train" per inner step, drawn i.i.d.; None: all rows.
+        tolerance: stop a run when the norm of its gradient mapping (theta - Proj(theta - lr d)) / lr is
+            at most this, None: never. Needs `batch_size=None`: a sampled gradient does not vanish.
+    """
+
+    lr: Number | AbstractSchedule
+    steps: int
+    batch_size: int | None = None
+    tolerance: Number | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lr", as_schedule(self.lr, "lr"))
+        if not isinstance(self.steps, int) or self.steps < 1:
+            raise ArgumentError(f"`steps` must be a positive integer, got {self.steps!r}.")
+        check_batch_size(self.batch_size, "`batch_size`")
+        if self.tolerance is not None:
+            object.__setattr__(self, "tolerance", positive(self.tolerance, "`tolerance`"))
+            if self.batch_size is not None:
+                raise ArgumentError(
+                    "`tolerance` needs `batch_size=None`: the gradient of sampled rows does not vanish "
+                    "at the solution."
+                )
+
+    def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Any:
+        """Nothing to remember: the head itself is the warm start."""
+        if self.batch_size is not None and rows.sampler is None:
+            raise ArgumentError(
+                "FastSGD with `batch_size` draws rows on its own, which only `solve` and `compare` "
+                "offer. Leave `batch_size=None` at a single point."
+            )
+        return ()
+
+    def solve(
+        self, oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: Any, k: int
+    ) -> HeadSolution:
+        """The steps; runs that reached the tolerance stand still."""
+        project, schedule = oracles.problem.head_set.project, as_schedule(self.lr, "lr")
+        runs, device = len(trees.leaves(head)[0]), trees.leaves(head)[0].device
+        done = torch.zeros(runs, dtype=torch.bool, device=device)
+        for j in range(self.steps):
+            lr = schedule(j)
+            batch = self._rows(rows, k * self.steps + j)
+            moved = project(descend(head, oracles.head_gradient(body, head, batch), lr))
+            if self.tolerance is not None:
+                done = done | (mapping_norm(head, moved, lr) <= self.tolerance)
+                if bool(done.all()):
+                    break
+                moved = trees.where(done, head, moved)
+            head = moved
+        slope = oracles.head_gradient(body, head, rows.full)
+        last = schedule(self.steps - 1)
+        residual = mapping_norm(head, project(descend(head, slope, last)), last)
+        return HeadSolution(head, residual, self._status(residual), state)
+
+    @property
+    def cost(self) -> Cost:
+        """A gradient per inner step, and one for the residual."""
+        return Cost(gradients=self.steps + 1)
+
+    def _rows(self, rows: Rows, j: int) -> Rows:
+        """All rows, or the rows of inner step j in the place of the training rows."""
+        if self.batch_size is None or rows.sampler is None:
+            return rows.full
+        index = rows.sampler.indices("train", self.batch_size, j, stream="head")
+        groups: Groups = {**rows.full.groups, **rows.sampler.data.gather({"train": index})}
+        return Rows(groups, {**rows.full.axes, "train": 0})
+
+    def _status(self, residual: Tensor) -> Tensor:
+        code = torch.full_like(residual, int(Status.CONVERGED), dtype=torch.int64)
+        if self.tolerance is not None:
+            code = code.masked_fill(residual > self.tolerance, int(Status.NOT_CONVERGED))
+        return code.masked_fill(~residual.isfinite(), int(Status.DIVERGED))
+
+
+def mapping_norm(head: Tree, moved: Tree, lr: Number) -> Tensor:
+    """|theta - Proj(theta - lr d)| / lr per run: the gradient's norm where no constraint binds."""
+    return trees.norm(trees.tree_map(torch.sub, head, moved)) / lr

@@ -1,0 +1,34 @@
+"""Danskin's gradient."""
+
+import dataclasses
+
+from bilevel.errors import IncompatibleError
+from bilevel.hypergradients.base import AbstractHypergradient
+from bilevel.oracles import Oracles
+from bilevel.problem import StackelbergProblem
+from bilevel.sampling import Rows
+from bilevel.trees import Tree
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Envelope(AbstractHypergradient):
+    """grad Phi(w) = d_w g(w, theta*(w)), exact if F is g, with or without a convex set of heads.
+
+    At a head that is off by e the error is at most e times the norm of g_{w theta} between the two.
+
+    Source: Danskin's theorem. Differs from the source in: None.
+    """
+
+    def check(self, problem: StackelbergProblem) -> None:
+        """Refuse problems that override `body_objective`."""
+        if not problem.is_stackelberg:
+            raise IncompatibleError(
+                f"{type(problem).__name__} overrides `body_objective`, so F is not g and the envelope "
+                "gradient d_w F lacks the term -(d2_{w theta} g)(d2_{theta theta} g)^{-1} d_theta F: it "
+                "leads to a wrong point. Use `Implicit`. (Terms in the body alone belong in "
+                "`body_penalty`, which keeps F = g.)"
+            )
+
+    def gradient(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Tree:
+        """d_w g at the head."""
+        return oracles.direct_gradient(body, head, rows)

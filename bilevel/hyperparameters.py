@@ -1,0 +1,99 @@
+"""Hyper-parameters as tensors with a run axis.
+
+Strategies, head solvers, optimisers and schedules are frozen dataclasses. Their floats and tensors
+are numbers, which may differ from run to run; nested parts are looked into; everything else is
+static. Objects of equal `structure` can therefore be stacked and trained as one.
+"""
+
+import dataclasses
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+Part = TypeVar("Part")
+
+
+def is_number(value: object) -> bool:
+    """Whether a field is a number that may have a run axis (integers are static)."""
+    return isinstance(value, float | Tensor)
+
+
+def is_part(value: object) -> bool:
+    """Whether a field is itself made of hyper-parameters."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def structure(part: Any) -> Hashable:
+    """Class, static fields and nested structures: what two parts must share to be stacked."""
+    described: list[Hashable] = [type(part)]
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if is_number(value):
+            described.append((field.name, "number"))
+        elif is_part(value):
+            described.append((field.name, structure(value)))
+        else:
+            described.append((field.name, value if isinstance(value, Hashable) else id(value)))
+    return tuple(described)
+
+
+def stack(parts: Sequence[Part], repeats: int) -> Part:
+    """One part whose numbers have shape (len(parts) * repeats,), part by part.
+
+    Args:
+        parts: parts of equal `structure`, each with plain numbers.
+        repeats: how many runs each part trains (the number of seeds).
+
+    Returns:
+        A part that trains all of them at once; a number all parts share stays a plain number.
+    """
+
+    def join(*values: Any) -> Any:
+        if all(isinstance(value, float) and value == values[0] for value in values):
+            return values[0]
+        numbers = [torch.as_tensor(value, dtype=torch.float64).expand(repeats) for value in values]
+        return torch.cat(numbers)
+
+    return _rebuild(join, *parts)
+
+
+def cast(part: Part, dtype: torch.dtype, device: torch.device | str) -> Part:
+    """The part with its tensors in another dtype and on another device."""
+
+    def move(value: Any) -> Any:
+        return value.to(dtype=dtype, device=device) if isinstance(value, Tensor) else value
+
+    return _rebuild(move, part)
+
+
+def run_counts(part: Any) -> set[int]:
+    """The lengths of all (R,) numbers in a part."""
+    counts: set[int] = set()
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if isinstance(value, Tensor) and value.ndim == 1:
+            counts.add(len(value))
+        elif is_part(value):
+            counts |= run_counts(value)
+    return counts
+
+
+def _rebuild(function: Callable[..., Any], *parts: Part) -> Part:
+    """A copy of the first part, its numbers replaced by `function` of all parts' numbers.
+
+    The copy skips `__post_init__`: the numbers were checked when the parts were made.
+    """
+    first = parts[0]
+    copy = object.__new__(type(first))
+    for field in dataclasses.fields(first):  # type: ignore[arg-type]
+        values = [getattr(part, field.name) for part in parts]
+        if is_number(values[0]):
+            new = function(*values)
+        elif is_part(values[0]):
+            new = _rebuild(function, *values)
+        else:
+            new = values[0]
+        object.__setattr__(copy, field.name, new)
+    return copy

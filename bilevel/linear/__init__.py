@@ -1,0 +1,1 @@
+"""Linear systems H v = b of the head's Hessian."""

@@ -1,0 +1,8 @@
+"""Optimisers: how a gradient becomes a step."""
+
+from bilevel.optimizers.adam import Adam
+from bilevel.optimizers.base import AbstractOptimizer
+from bilevel.optimizers.rmsprop import RMSProp
+from bilevel.optimizers.sgd import SGD
+
+__all__ = ["SGD", "AbstractOptimizer", "Adam", "RMSProp"]

@@ -1,0 +1,72 @@
+"""Adam."""
+
+import dataclasses
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.optimizers.base import AbstractOptimizer
+from bilevel.optimizers.sgd import fraction
+from bilevel.schedules import Number, positive
+from bilevel.trees import Tree, per_run
+
+
+class AdamState(NamedTuple):
+    """Running means of the gradient and of its square, and the number of steps, (R,)."""
+
+    mean: Tree
+    square: Tree
+    count: Tensor
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Adam(AbstractOptimizer):
+    """x <- x - lr m^ / (sqrt(s^) + eps), m and s the running means of gradient and gradient^2.
+
+    m^ = m / (1 - beta1^t) and s^ = s / (1 - beta2^t) remove the bias of the zero start.
+
+    Args:
+        beta1: in [0, 1).
+        beta2: in [0, 1).
+        eps: positive.
+
+    Source: Kingma and Ba 2015, algorithm 1, and torch.optim.Adam. Differs from the source in: None.
+    """
+
+    beta1: Number = 0.9
+    beta2: Number = 0.999
+    eps: Number = 1e-8
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "beta1", fraction(self.beta1, "`beta1`"))
+        object.__setattr__(self, "beta2", fraction(self.beta2, "`beta2`"))
+        object.__setattr__(self, "eps", positive(self.eps, "`eps`"))
+
+    def init(self, parameters: Tree) -> AdamState:
+        """Zero means."""
+        first = trees.leaves(parameters)[0]
+        zeros = trees.tree_map(lambda leaf: leaf.new_zeros(leaf.shape), parameters)
+        return AdamState(zeros, zeros, first.new_zeros(first.shape[0]))
+
+    def update(
+        self, gradient: Tree, state: AdamState, parameters: Tree, lr: Number
+    ) -> tuple[Tree, AdamState]:
+        """One step."""
+        beta1, beta2, count = self.beta1, self.beta2, state.count + 1
+        mean_scale = 1 - torch.as_tensor(beta1, dtype=count.dtype) ** count
+        square_scale = 1 - torch.as_tensor(beta2, dtype=count.dtype) ** count
+
+        def blend(old: Tensor, new: Tensor, beta: Number) -> Tensor:
+            kept = per_run(beta, old)
+            return old * kept + new * (1 - kept)
+
+        def step(x: Tensor, m: Tensor, s: Tensor) -> Tensor:
+            scale = (s / per_run(square_scale, s)).sqrt() + per_run(self.eps, s)
+            return x - per_run(lr, x) * (m / per_run(mean_scale, m)) / scale
+
+        mean = trees.tree_map(lambda m, g: blend(m, g, beta1), state.mean, gradient)
+        square = trees.tree_map(lambda s, g: blend(s, g.square(), beta2), state.square, gradient)
+        updated = trees.tree_map(step, parameters, mean, square)
+        return updated, AdamState(mean, square, count)

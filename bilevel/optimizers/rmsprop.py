@@ -1,0 +1,51 @@
+"""RMSProp."""
+
+import dataclasses
+
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.optimizers.base import AbstractOptimizer
+from bilevel.optimizers.sgd import fraction
+from bilevel.schedules import Number, positive
+from bilevel.trees import Tree, per_run
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RMSProp(AbstractOptimizer):
+    """x <- x - lr gradient / (sqrt(s) + eps) with s <- smoothing s + (1 - smoothing) gradient^2.
+
+    Args:
+        smoothing: in [0, 1); called `alpha` in torch.
+        eps: positive, outside of the root.
+
+    Source: torch.optim.RMSprop, whose defaults these are. Differs from the source in: 1. not centred, no
+    momentum, no weight decay.
+    """
+
+    smoothing: Number = 0.99
+    eps: Number = 1e-8
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "smoothing", fraction(self.smoothing, "`smoothing`"))
+        object.__setattr__(self, "eps", positive(self.eps, "`eps`"))
+
+    def init(self, parameters: Tree) -> Tree:
+        """Zero mean squares."""
+        return trees.tree_map(lambda leaf: leaf.new_zeros(leaf.shape), parameters)
+
+    def update(self, gradient: Tree, state: Tree, parameters: Tree, lr: Number) -> tuple[Tree, Tree]:
+        """One step."""
+
+        def average(square: Tensor, slope: Tensor) -> Tensor:
+            kept = per_run(self.smoothing, slope)
+            if isinstance(kept, Tensor):
+                return square * kept + slope.square() * (1 - kept)
+            return (square * kept).addcmul_(slope, slope, value=1 - kept)
+
+        def step(x: Tensor, slope: Tensor, square: Tensor) -> Tensor:
+            scale = square.sqrt().add_(per_run(self.eps, square))
+            return x - (slope / scale).mul_(per_run(lr, x))
+
+        state = trees.tree_map(average, state, gradient)
+        return trees.tree_map(step, parameters, gradient, state), state

@@ -1,0 +1,300 @@
+"""Values and derivatives of a problem for R runs at once: the only place that differentiates.
+
+The user's single-run functions are vmapped over the run axis. Runs do not interact, so the gradient of
+the sum over runs is the gradient of every run: one backward pass outside of vmap, which costs less than
+a vmapped gradient. Results carry no graph.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import jacrev, vmap
+
+from bilevel import trees
+from bilevel.errors import IncompatibleError, ProblemError, ShapeError
+from bilevel.problem import Batch, Groups, LinearHeadProblem, StackelbergProblem
+from bilevel.sampling import Rows
+from bilevel.trees import Tree
+
+Objective = Callable[[Tree, Tree, Groups], Tensor]
+
+
+class LinearParts(NamedTuple):
+    """What g of a linear head is made of, for R runs.
+
+    Attributes:
+        design: features, the constant one included, (R, n, M).
+        targets: (R, n) or (R, n, K).
+        weights: of the rows, (R, n); None means 1.
+        penalty: (R, M) or (R, M, K).
+        constant: h(body), (R,).
+    """
+
+    design: Tensor
+    targets: Tensor
+    weights: Tensor | None
+    penalty: Tensor
+    constant: Tensor
+
+
+class Oracles:
+    """Oracles of one problem. Trees have a leading run axis R; values have shape (R,).
+
+    Args:
+        problem: the problem, whose functions are called for single runs.
+    """
+
+    def __init__(self, problem: StackelbergProblem) -> None:
+        self.problem = problem
+
+    # values
+
+    def body_value(self, body: Tree, head: Tree, rows: Rows) -> Tensor:
+        """F, shape (R,)."""
+        with torch.no_grad():
+            return self._values(self.problem.body_objective, body, head, rows)
+
+    def head_value(self, body: Tree, head: Tree, rows: Rows) -> Tensor:
+        """g, shape (R,)."""
+        with torch.no_grad():
+            return self._values(self.problem.head_objective, body, head, rows)
+
+    def metrics(self, body: Tree, head: Tree, rows: Rows) -> dict[str, Tensor]:
+        """The problem's metrics, each (R,); `rows` holds all groups."""
+        with torch.no_grad():
+            found = vmap(self.problem.metrics, in_dims=(0, 0, rows.axes))(body, head, rows.groups)
+        return dict(found)
+
+    def predictions(self, body: Tree, head: Tree, inputs: Tensor) -> Tensor:
+        """Predictions of a linear head problem for `inputs` (n, ...), which all runs share."""
+        problem = self.problem
+        if not isinstance(problem, LinearHeadProblem):
+            raise IncompatibleError(f"{type(problem).__name__} has no `predict`.")
+        with torch.no_grad():
+            mapped = vmap(problem.predict, in_dims=(0, 0, None))
+            return mapped(body, head, inputs)  # type: ignore[no-any-return]
+
+    # first derivatives
+
+    def head_gradient(self, body: Tree, head: Tree, rows: Rows) -> Tree:
+        """d_theta g."""
+        return self._gradients(self.problem.head_objective, body, head, rows, "head")[1]
+
+    def direct_gradient(self, body: Tree, head: Tree, rows: Rows) -> Tree:
+        """d_w F: what is left of the body's gradient when the head is held fixed."""
+        return self._gradients(self.problem.body_objective, body, head, rows, "body")[0]
+
+    def body_gradients(self, body: Tree, head: Tree, rows: Rows) -> tuple[Tree, Tree]:
+        """d_w F and d_theta F."""
+        return self._gradients(self.problem.body_objective, body, head, rows, "both")
+
+    def joint_gradient(self, body: Tree, head: Tree, rows: Rows) -> tuple[Tree, Tree]:
+        """d_w g and d_theta g in one backward pass."""
+        return self._gradients(self.problem.head_objective, body, head, rows, "both")
+
+    # second derivatives of g
+
+    def head_hvp(self, body: Tree, head: Tree, vector: Tree, rows: Rows) -> Tree:
+        """(d2_{theta theta} g) v, reverse over reverse."""
+        return self._second(body, head, vector, rows, "head")
+
+    def cross_vjp(self, body: Tree, head: Tree, vector: Tree, rows: Rows) -> Tree:
+        """(d2_{w theta} g) v for v shaped like the head; the result is shaped like the body."""
+        return self._second(body, head, vector, rows, "body")
+
+    def head_hessian(self, body: Tree, head: Tree, rows: Rows) -> Tensor:
+        """d2_{theta theta} g as a matrix, (R, P, P) for a head of P numbers."""
+
+        def hessian(one_body: Tree, vector: Tensor, groups: Groups) -> Tensor:
+            def value(v: Tensor) -> Tensor:
+                one_head = trees.take(trees.unflatten(v.unsqueeze(0), head), 0)
+                return self.problem.head_objective(one_body, one_head, groups)
+
+            return jacrev(jacrev(value))(vector)  # type: ignore[no-any-return]
+
+        mapped = vmap(hessian, in_dims=(0, 0, rows.axes))
+        return mapped(body, trees.flatten(head), rows.groups).detach()  # type: ignore[no-any-return]
+
+    # structure
+
+    @property
+    def sampled_groups(self) -> tuple[str, ...]:
+        """The groups a batch holds: a linear head with F = g looks at "train" only."""
+        problem = self.problem
+        if (
+            isinstance(problem, LinearHeadProblem)
+            and problem.is_stackelberg
+            and type(problem).row_weights is LinearHeadProblem.row_weights
+        ):
+            return ("train",)
+        return ("train", "validation")
+
+    @property
+    def quadratic_linear_head(self) -> bool:
+        """Whether the head is linear in features and its criterion quadratic."""
+        return isinstance(self.problem, LinearHeadProblem) and self.problem.criterion.quadratic
+
+    def linear_parts(self, body: Tree, rows: Rows) -> LinearParts:
+        """The parts of a linear head's objective, from the features on `rows`."""
+        problem = self.problem
+        if not isinstance(problem, LinearHeadProblem):
+            raise IncompatibleError(f"{type(problem).__name__} is not a LinearHeadProblem.")
+        weighted = type(problem).row_weights is not LinearHeadProblem.row_weights
+
+        def parts(one_body: Tree, groups: Groups) -> tuple[Tensor, ...]:
+            train = groups["train"]
+            design = problem.design(one_body, train.inputs)
+            penalty = problem.full_penalty(one_body, design.shape[1], design)
+            constant = torch.as_tensor(problem.body_penalty(one_body), dtype=design.dtype)
+            found = (design, train.targets, penalty, constant)
+            weights = problem.row_weights(one_body, groups) if weighted else None
+            return found if weights is None else (*found, weights)
+
+        with torch.no_grad():
+            found = vmap(parts, in_dims=(0, rows.axes))(body, rows.groups)
+        design, targets, penalty, constant = found[:4]
+        return LinearParts(design, targets, found[4] if len(found) > 4 else None, penalty, constant)
+
+    def linear_penalty(self, body: Tree, like: Tensor) -> Tensor:
+        """The penalty of `m` coefficients alone, (R, m) or (R, m, K), for `like` (R, m, ...)."""
+        problem = self.problem
+        if not isinstance(problem, LinearHeadProblem):
+            raise IncompatibleError(f"{type(problem).__name__} is not a LinearHeadProblem.")
+
+        def penalty(one_body: Tree, one_like: Tensor) -> Tensor:
+            return problem.full_penalty(one_body, len(one_like), one_like)
+
+        with torch.no_grad():
+            return vmap(penalty)(body, like)  # type: ignore[no-any-return]
+
+    # checks
+
+    def check_data(self, groups: Groups, *, per_seed: bool) -> None:
+        """Check the targets of a linear head problem, for every seed.
+
+        Raises:
+            DataError: targets are constant or of the wrong type.
+            ShapeError: their shape does not fit `outputs`.
+        """
+        problem = self.problem
+        if not isinstance(problem, LinearHeadProblem):
+            return
+        for name, group in groups.items():
+            if not isinstance(group, Batch):
+                raise ProblemError(
+                    f'data["{name}"] of {type(problem).__name__} must be a '
+                    f"`bilevel.Batch(inputs, targets)`, got {type(group).__name__}."
+                )
+            for targets in group.targets if per_seed else group.targets.unsqueeze(0):
+                problem.criterion.check_targets(targets, problem.outputs)
+
+    def check(self, body: Tree, head: Tree, rows: Rows) -> None:
+        """Check once, at the start, that the problem keeps its contract.
+
+        Args:
+            body: the initial bodies, leading R.
+            head: the initial heads.
+            rows: the rows of a step.
+
+        Raises:
+            ShapeError: an objective is not 0-dim; sets or targets do not fit.
+            ProblemError: an objective is not finite, or cannot be vmapped.
+        """
+        problem, name = self.problem, type(self.problem).__name__
+        one_body, one_head = trees.take(body, 0), trees.take(head, 0)
+        trees.check(one_body, "init_body()", ProblemError)
+        trees.check(one_head, "init_head()", ProblemError)
+        problem.body_set.check(one_body)
+        problem.head_set.check(one_head)
+        one = rows.take(slice(0, 1))
+        groups = {
+            key: trees.take(group, 0) if one.axes[key] == 0 else group
+            for key, group in one.groups.items()
+        }
+        if isinstance(problem, LinearHeadProblem):
+            _check_linear_head(problem, one_head, groups)
+        for function in ("head_objective", "body_objective"):
+            value = getattr(problem, function)(one_body, one_head, groups)
+            if not isinstance(value, Tensor) or value.ndim != 0:
+                got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise ShapeError(
+                    f"`{function}` of {name} must return a 0-dim tensor, got {got}. Average over "
+                    "the batch inside it; runs are added by `solve(seeds=...)`."
+                )
+            if not value.isfinite():
+                raise ProblemError(
+                    f"`{function}` of {name} is {float(value)} at the first initial point. Check "
+                    "the scale of the inputs and of `init_body`, `init_head`."
+                )
+        try:
+            self.joint_gradient(body, head, rows)
+        except RuntimeError as error:
+            raise ProblemError(
+                f"The objective of {name} cannot be differentiated under `torch.func.vmap`, which "
+                "trains all runs at once. Avoid `.item()`, branching on values, in-place changes of "
+                f"captured tensors and random numbers inside it. torch says: {error}"
+            ) from error
+
+    # how it is done
+
+    def _values(self, function: Objective, body: Tree, head: Tree, rows: Rows) -> Tensor:
+        values: Tensor = vmap(function, in_dims=(0, 0, rows.axes))(body, head, rows.groups)
+        return values
+
+    def _gradients(
+        self, function: Objective, body: Tree, head: Tree, rows: Rows, level: str
+    ) -> tuple[Tree, Tree]:
+        with torch.enable_grad():
+            body = _variable(body) if level != "head" else body
+            head = _variable(head) if level != "body" else head
+            value = self._values(function, body, head, rows).sum()
+            wanted = [] if level == "head" else trees.leaves(body)
+            count = len(wanted)
+            wanted = wanted if level == "body" else wanted + trees.leaves(head)
+            found = _grad(value, wanted)
+        in_body = None if level == "head" else trees.rebuild(body, found[:count])
+        in_head = None if level == "body" else trees.rebuild(head, found[count:])
+        return in_body, in_head
+
+    def _second(self, body: Tree, head: Tree, vector: Tree, rows: Rows, level: str) -> Tree:
+        with torch.enable_grad():
+            body, head = _variable(body), _variable(head)
+            value = self._values(self.problem.head_objective, body, head, rows).sum()
+            gradient = _grad(value, trees.leaves(head), create_graph=True)
+            product = sum(
+                (g * v.detach()).sum() for g, v in zip(gradient, trees.leaves(vector), strict=True)
+            )
+            target = head if level == "head" else body
+            return trees.rebuild(target, _grad(product, trees.leaves(target)))
+
+
+def _check_linear_head(problem: LinearHeadProblem, head: Any, groups: Groups) -> None:
+    """The training rows and the shape of the head of a linear head problem."""
+    if "train" not in groups:
+        raise ProblemError(f'{type(problem).__name__}.data must hold the group "train".')
+    if not isinstance(head, Tensor):
+        raise ShapeError(
+            f"`init_head` of a LinearHeadProblem must return one tensor, got {type(head).__name__}."
+        )
+    ndim = 1 if problem.outputs is None else 2
+    if head.ndim != ndim or (ndim == 2 and head.shape[1] != problem.outputs):
+        raise ShapeError(
+            f"`init_head` returned shape {tuple(head.shape)}, but `outputs = {problem.outputs}` "
+            f"means {'(M,)' if ndim == 1 else f'(M, {problem.outputs})'}."
+        )
+
+
+def _variable(tree: Tree) -> Tree:
+    """Fresh leaves of a graph."""
+    return trees.tree_map(lambda leaf: leaf.detach().requires_grad_(), tree)
+
+
+def _grad(value: Any, wanted: list[Tensor], *, create_graph: bool = False) -> list[Tensor]:
+    """Gradients, zero where `value` does not depend on a leaf."""
+    if not isinstance(value, Tensor) or not value.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in wanted]
+    return list(
+        torch.autograd.grad(value, wanted, create_graph=create_graph, materialize_grads=True)
+    )

@@ -1,0 +1,195 @@
+"""The head and the hypergradient at a single point: for notebooks, tests and debugging."""
+
+import dataclasses
+
+import torch
+
+from bilevel import trees
+from bilevel.certificate import BoundKind, Certifier, envelope_bound
+from bilevel.errors import ShapeError
+from bilevel.heads import AbstractHeadSolver
+from bilevel.hypergradients import AbstractHypergradient, Envelope
+from bilevel.oracles import Oracles
+from bilevel.problem import Groups, StackelbergProblem
+from bilevel.sampling import Rows, Sampler, TrainingData, check_groups, generator
+from bilevel.status import Status
+from bilevel.strategies.best_response import default_solver
+from bilevel.trees import Tree
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeadResponse:
+    """The best response to one body.
+
+    Attributes:
+        head: theta, a tree without a run axis.
+        residual: |d_theta g| at the head; with a head set, of the gradient mapping.
+        bound: on |theta - theta*|; NaN if none is known.
+        bound_kind: "proven", "estimated" or "unknown".
+        status: how the solver ended.
+        mu: the strong convexity of g in the head that the bound rests on.
+        value_bound: on g(w, theta) - g(w, theta*).
+        note: where mu comes from.
+    """
+
+    head: Tree
+    residual: float
+    bound: float
+    bound_kind: BoundKind
+    status: Status
+    mu: float
+    value_bound: float
+    note: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Hypergradient:
+    """grad Phi at one body.
+
+    Attributes:
+        body: the gradient, a tree like the body.
+        value: Phi(w) = F(w, theta).
+        response: the head it was taken at, with its own bound.
+        bound: on the norm of the gradient's error; NaN if none is known.
+        bound_kind: "proven", "estimated" or "unknown".
+        status: how the head solver ended.
+    """
+
+    body: Tree
+    value: float
+    response: HeadResponse
+    bound: float
+    bound_kind: BoundKind
+    status: Status
+
+
+def best_response(
+    problem: StackelbergProblem,
+    body: Tree,
+    solver: AbstractHeadSolver | None = None,
+    *,
+    batch: Groups | None = None,
+) -> HeadResponse:
+    """theta*(w) = argmin over theta of g(w, theta), with a bound on its error.
+
+    Args:
+        problem: the problem.
+        body: w, a tree of floating tensors without a run axis; its type is the type of the computation.
+        solver: None: `ClosedForm`, where g is quadratic in the head.
+        batch: row groups; None: all rows of `problem.data`.
+
+    Returns:
+        The head, its residual and its error bound (computed in float64).
+
+    Raises:
+        SingularHeadError: the head has no unique minimiser.
+        IncompatibleError: the solver cannot solve this head.
+
+    Example:
+        >>> import bilevel, torch
+        >>> from problems.toy import ScalarProduct
+        >>> bilevel.best_response(ScalarProduct(), torch.tensor(2.0)).head    # w / (w^2 + 1)
+        tensor(0.4000)
+    """
+    return _Point(problem, body, batch).respond(solver)
+
+
+def hypergradient(
+    problem: StackelbergProblem,
+    body: Tree,
+    method: AbstractHypergradient | None = None,
+    *,
+    solver: AbstractHeadSolver | None = None,
+    batch: Groups | None = None,
+) -> Hypergradient:
+    """grad Phi(w), Phi(w) = F(w, theta*(w)), with a bound on its error.
+
+    Args:
+        problem: the problem.
+        body: w, without a run axis.
+        method: None: `Envelope`, where F is g.
+        solver: of the head; None: `ClosedForm`, where g is quadratic in the head.
+        batch: row groups; None: all rows.
+
+    Returns:
+        The gradient, Phi, the head and the bounds.
+
+    Raises:
+        IncompatibleError: the method would give a wrong gradient for this problem.
+
+    Example:
+        >>> import bilevel, torch
+        >>> from problems.toy import ScalarProduct
+        >>> bilevel.hypergradient(ScalarProduct(curvature=0.0), torch.tensor(1.0)).body
+        tensor(-0.2500)
+    """
+    method = method or Envelope()
+    method.check(problem)
+    point = _Point(problem, body, batch)
+    response = point.respond(solver)
+    head = trees.single(response.head)
+    slope = method.gradient(point.oracles, point.body, head, point.rows)
+    value = point.oracles.body_value(point.body, head, point.rows)
+    bound, kind = torch.tensor([torch.nan]), response.bound_kind
+    if isinstance(method, Envelope) and kind != "unknown":
+        distance = torch.tensor([response.bound], dtype=torch.float64)
+        double = (trees.cast(point.body, torch.float64), trees.cast(head, torch.float64))
+        bound = envelope_bound(point.oracles, *double, point.rows.cast(torch.float64), distance)
+        kind = "estimated"
+    return Hypergradient(
+        trees.take(slope, 0), float(value), response, float(bound), kind, response.status
+    )
+
+
+class _Point:
+    """One run: the body with a run axis of length 1, and the rows."""
+
+    def __init__(self, problem: StackelbergProblem, body: Tree, batch: Groups | None) -> None:
+        trees.check(body, "body", ShapeError)
+        dtype, device = trees.leaves(body)[0].dtype, trees.leaves(body)[0].device
+        self.problem, self.oracles = problem, Oracles(problem)
+        self.body = trees.single(trees.detach(body))
+        start = trees.cast(problem.init_head(generator(0, "head")), dtype, device)
+        expected = problem.init_body(generator(0, "body"))
+        if not trees.same_structure(expected, body):
+            raise ShapeError(
+                f"`body` has the leaves {_shapes(body)}, but `init_body` of "
+                f"{type(problem).__name__} returns {_shapes(expected)}."
+            )
+        self.head = trees.single(start)
+        if batch is None:
+            data = TrainingData(problem, [0], dtype, device)
+            self.rows = Sampler(problem, data, None, ("train", "validation")).full
+            per_seed = data.per_seed
+        else:
+            per_seed = False
+            groups = trees.cast(check_groups(batch), dtype, device)
+            self.rows = Rows(groups, dict.fromkeys(groups))
+        self.oracles.check_data(self.rows.without("noise").groups, per_seed=per_seed)
+        self.oracles.check(self.body, self.head, self.rows)
+
+    def respond(self, solver: AbstractHeadSolver | None) -> HeadResponse:
+        """Solve and certify the head."""
+        solver = solver or default_solver(self.problem)
+        solver.check(self.problem)
+        memory = solver.init(self.oracles, self.body, self.head, self.rows)
+        solved = solver.solve(self.oracles, self.body, self.head, self.rows, memory, 0)
+        body, head = trees.cast(self.body, torch.float64), trees.cast(solved.head, torch.float64)
+        rows = self.rows.cast(torch.float64)
+        certifier = Certifier.for_problem(self.oracles, body, head, rows)
+        system = None if certifier.kind == "unknown" else certifier.system(body, head, rows)
+        found = certifier.certify(system, body, head, rows)
+        return HeadResponse(
+            trees.take(solved.head, 0),
+            float(found.residual),
+            float(found.bound),
+            certifier.kind,
+            Status(int(solved.status)),
+            float(found.mu),
+            float(found.value_bound),
+            certifier.note,
+        )
+
+
+def _shapes(tree: Tree) -> str:
+    return ", ".join(f"{path or 'tensor'} {tuple(x.shape)}" for path, x in trees.named_leaves(tree))

@@ -1,0 +1,261 @@
+"""The problems: what users subclass. Written for one run, without a run axis."""
+
+import abc
+from typing import Any, ClassVar, NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from bilevel.criteria import AbstractCriterion, SquaredError
+from bilevel.errors import FinalMethodError, ShapeError
+from bilevel.sets import ConvexSet, Everywhere
+from bilevel.trees import Tree
+
+
+class Batch(NamedTuple):
+    """Rows of supervised data.
+
+    Attributes:
+        inputs: (n, ...), one row per example.
+        targets: (n,), or (n, K) for K outputs.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+
+Groups = dict[str, Any]
+"""Row groups by name; the leaves of a group share their first dimension."""
+
+
+class StackelbergProblem(abc.ABC):
+    """A bilevel problem: min over w of F(w, theta*(w)), theta*(w) = argmin over theta of g(w, theta).
+
+    Subclasses define the data, the initial points and g. Without `body_objective`, F is g: the
+    Stackelberg reformulation. All methods are written for one run; the library adds the run axis, so
+    the objectives must be made of operations that `torch.func.vmap` knows (no `.item()`, no branching
+    on values). Everything they compute with comes from `data`: only that is moved and cast.
+
+    Example:
+        >>> import torch, bilevel
+        >>> class Scalar(bilevel.StackelbergProblem):
+        ...     def data(self, seed=None): return {}
+        ...     def init_body(self, generator): return torch.rand((), generator=generator)
+        ...     def init_head(self, generator): return torch.zeros(())
+        ...     def head_objective(self, w, theta, batch): return (w * theta - 1) ** 2 + theta**2
+        >>> bilevel.best_response(Scalar(), torch.tensor(1.0)).head
+        tensor(0.5000)
+    """
+
+    body_set: ConvexSet = Everywhere()
+    """W, convex; the body is projected onto it after each step."""
+    head_set: ConvexSet = Everywhere()
+    """Theta, convex."""
+    redraws_data: bool = False
+    """True: `data(seed)` is called for every seed; the shapes must not depend on the seed."""
+    note: str = ""
+    """One sentence on the data and its source, shown in reports."""
+
+    @abc.abstractmethod
+    def data(self, seed: int | None = None) -> Groups:
+        """The rows, by group.
+
+        Args:
+            seed: the run's seed if `redraws_data`, else None.
+
+        Returns:
+            A dict with the groups "train" (what g averages over), optionally "validation" (for F
+            and for choosing among records) and "test" (metrics only, never in a batch). A group is
+            a tree of tensors that share their first dimension. `{}` for problems without data.
+        """
+
+    @abc.abstractmethod
+    def init_body(self, generator: torch.Generator) -> Tree:
+        """The initial body: a tree of floating tensors, drawn with `generator` only."""
+
+    @abc.abstractmethod
+    def init_head(self, generator: torch.Generator) -> Tree:
+        """The initial head: a tree of floating tensors, drawn with `generator` only."""
+
+    @abc.abstractmethod
+    def head_objective(self, body: Tree, head: Tree, batch: Groups) -> Tensor:
+        """The head's objective g, strongly convex in the head.
+
+        Args:
+            body: one run's body.
+            head: one run's head.
+            batch: the groups of `data` without "test"; "noise" too if `noise` is defined.
+
+        Returns:
+            A 0-dim tensor: the average over the rows of the batch.
+        """
+
+    def body_objective(self, body: Tree, head: Tree, batch: Groups) -> Tensor:
+        """The body's objective F (a hook). Not overridden, F is g."""
+        return self.head_objective(body, head, batch)
+
+    def metrics(self, body: Tree, head: Tree, data: Groups) -> dict[str, Tensor]:
+        """Metrics in users' units (a hook): a dict of 0-dim tensors computed from all groups.
+
+        A name starts with its group: "test_mse", "validation_accuracy". Names that end in
+        "accuracy" or "r2" are better when higher, all others when lower.
+        """
+        return {}
+
+    def noise(self, generator: torch.Generator, steps: int) -> Tree | None:
+        """Noise for `steps` steps (a hook): a tree with leading `steps`, or None for none.
+
+        Step k sees its entry as `batch["noise"]`. Evaluations on all rows see zeros instead, so
+        the noise must have mean zero and enter the objective so that zeros switch it off.
+        """
+        return None
+
+    @property
+    def is_stackelberg(self) -> bool:
+        """Whether F is g, so that Danskin's gradient (`Envelope`) is exact."""
+        return type(self).body_objective is StackelbergProblem.body_objective
+
+
+class LinearHeadProblem(StackelbergProblem):
+    """A problem whose head is linear in features of the body.
+
+    g = 1/n sum_i s_i c(z_i theta, t_i) + 1/2 theta' diag(p) theta + h(body)
+
+    over the n rows of `batch["train"]`, a `bilevel.Batch(inputs, targets)`; z = features(body, inputs)
+    has M columns, plus a constant one with `fit_bias`.
+
+    Hooks: `features` (required), `row_weights` s, `penalty` p, `body_penalty` h. `head_objective` is
+    final: the library relies on this form to solve the head exactly.
+
+    Shapes: `outputs=None` means targets (n,) and a head (M,); `outputs=K` means targets (n, K) and a
+    head (M, K). With `fit_bias` the head has M + 1 rows, the last one for the bias.
+
+    Example:
+        >>> import torch, bilevel
+        >>> class Ridge(bilevel.LinearHeadProblem):
+        ...     ridge = 0.5
+        ...     def data(self, seed=None):
+        ...         x = torch.tensor([[1.0], [2.0]])
+        ...         return {"train": bilevel.Batch(x, x[:, 0])}
+        ...     def init_body(self, generator): return torch.ones(1, 1)
+        ...     def init_head(self, generator): return torch.zeros(1)
+        ...     def features(self, body, inputs): return inputs @ body
+        >>> bilevel.best_response(Ridge(), torch.ones(1, 1)).head    # 2.5 / (2.5 + 0.5)
+        tensor([0.8333])
+    """
+
+    criterion: AbstractCriterion = SquaredError()
+    """The loss c of a row."""
+    outputs: int | None = None
+    """K, or None for one output without an axis."""
+    ridge: float = 0.0
+    """The default penalty: p = ridge for every feature."""
+    fit_bias: bool = False
+    """Whether a constant feature is appended to the features."""
+    penalize_bias: bool = False
+    """Whether the penalty covers the constant feature."""
+    body_free_features: bool = False
+    """True: the features do not depend on the body; `features(inputs)` takes no body then."""
+
+    _final: ClassVar[tuple[str, ...]] = ("head_objective", "predict", "design")
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse subclasses that override what the exact head solvers rely on."""
+        super().__init_subclass__(**kwargs)
+        for name in cls._final:
+            if getattr(cls, name) is not getattr(LinearHeadProblem, name):
+                raise FinalMethodError(
+                    f"{cls.__name__}.{name} overrides a final method of LinearHeadProblem. Use the "
+                    "hooks `features`, `criterion`, `row_weights`, `penalty` and `body_penalty`, or "
+                    "subclass StackelbergProblem for an objective of another form."
+                )
+
+    @abc.abstractmethod
+    def features(self, body: Tree, inputs: Tensor) -> Tensor:
+        """The features z, shape (n, M), of `inputs` (n, ...)."""
+
+    def row_weights(self, body: Tree, batch: Groups) -> Tensor | None:
+        """Weights s >= 0 of the training rows, shape (n,) (a hook); None means 1."""
+        return None
+
+    def penalty(self, body: Tree) -> float | Tensor:
+        """The penalty p >= 0 (a hook): a scalar, or a tensor (M,) or (M, K).
+
+        It covers the bias only with `penalize_bias`; a tensor then has a row for it (M + 1).
+        """
+        return self.ridge
+
+    def body_penalty(self, body: Tree) -> float | Tensor:
+        """A term h(body) of both levels, 0-dim (a hook)."""
+        return 0.0
+
+    @final
+    def design(self, body: Tree, inputs: Tensor) -> Tensor:
+        """The features with the constant column, if any: shape (n, M) or (n, M + 1)."""
+        if self.body_free_features:
+            z: Tensor = self.features(inputs)  # type: ignore[call-arg, arg-type]
+        else:
+            z = self.features(body, inputs)
+        if z.ndim != 2 or z.shape[0] != inputs.shape[0]:
+            raise ShapeError(
+                f"`features` must return (n, M) for n rows of inputs, got {tuple(z.shape)} for "
+                f"inputs of shape {tuple(inputs.shape)}."
+            )
+        return torch.cat([z, torch.ones_like(z[:, :1])], dim=1) if self.fit_bias else z
+
+    @final
+    def predict(self, body: Tree, head: Tensor, inputs: Tensor) -> Tensor:
+        """Predictions z theta: (n,) or (n, K)."""
+        design = self.design(body, inputs)
+        if head.shape[:1] != design.shape[1:]:
+            bias = " (the last one for the bias)" if self.fit_bias else ""
+            raise ShapeError(
+                f"The head has shape {tuple(head.shape)}, but there are {design.shape[1]} "
+                f"features{bias}. `init_head` must return "
+                f"{self.head_shape(design.shape[1])}."
+            )
+        return design @ head
+
+    @final
+    def head_objective(self, body: Tree, head: Tensor, batch: Groups) -> Tensor:
+        """The objective g of the class docstring (final)."""
+        train = batch["train"]
+        losses = self.criterion.rows(self.predict(body, head, train.inputs), train.targets)
+        weights = self.row_weights(body, batch)
+        fit = losses.mean() if weights is None else (weights * losses).mean()
+        p = self.full_penalty(body, head.shape[0], fit)
+        p = p.unsqueeze(1) if p.ndim < head.ndim else p
+        return fit + 0.5 * (p * head.square()).sum() + self.body_penalty(body)
+
+    def metrics(self, body: Tree, head: Tensor, data: Groups) -> dict[str, Tensor]:
+        """The criterion's metrics for every group (a hook)."""
+        found = {}
+        for name in ("train", "validation", "test"):
+            if name in data:
+                predictions = self.predict(body, head, data[name].inputs)
+                for metric, value in self.criterion.metrics(predictions, data[name].targets).items():
+                    found[f"{name}_{metric}"] = value
+        return found
+
+    def head_shape(self, rows: int) -> tuple[int, ...]:
+        """The shape of the head for `rows` rows of coefficients (the bias included)."""
+        return (rows,) if self.outputs is None else (rows, self.outputs)
+
+    def full_penalty(self, body: Tree, rows: int, like: Tensor) -> Tensor:
+        """The penalty of every row of the head, the bias included: shape (rows,) or (rows, K)."""
+        p = torch.as_tensor(self.penalty(body), dtype=like.dtype, device=like.device)
+        unpenalised = self.fit_bias and not self.penalize_bias
+        if p.ndim == 0:
+            p = p.expand(rows - unpenalised)
+        allowed = [(rows - unpenalised,), (rows - unpenalised, self.outputs)]
+        if tuple(p.shape) not in allowed:
+            raise ShapeError(
+                f"`penalty` must return a scalar or one of the shapes {allowed}, got "
+                f"{tuple(p.shape)}. With `penalize_bias` it has a row for the bias, else not."
+            )
+        return torch.cat([p, torch.zeros_like(p[:1])]) if unpenalised else p
+
+    @property
+    def penalises_all(self) -> bool:
+        """Whether the penalty covers every coefficient (an unpenalised bias is the exception)."""
+        return self.penalize_bias or not self.fit_bias

@@ -1,0 +1,65 @@
+"""What is recorded about the runs: on all rows, in float64, outside of every budget."""
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.certificate import Certifier
+from bilevel.hypergradients import Envelope
+from bilevel.oracles import Oracles
+from bilevel.sampling import Rows, Sampler
+from bilevel.trees import Tree
+
+
+class Recorder:
+    """Evaluates all runs at a point.
+
+    Names of what it records, each (R,):
+
+    - `objective`: g(w, theta) on all training rows.
+    - `head_residual`: |d_theta g|; `head_bound`: the certified bound on |theta - theta*(w)|.
+    - `head_gap`: |theta - theta*(w)| itself; `phi`: Phi(w); `phi_gradient_norm`: |grad Phi(w)|, with a
+      set of bodies |w - Proj(w - grad Phi)|. Where theta* has a closed form.
+    - the problem's metrics.
+
+    Args:
+        oracles: of the problem.
+        sampler: of the training; its data are evaluated.
+        body: initial bodies, which decide what can be certified.
+        head: initial heads.
+    """
+
+    def __init__(self, oracles: Oracles, sampler: Sampler, body: Tree, head: Tree) -> None:
+        self.oracles = oracles
+        self.rows: Rows = sampler.full.cast(torch.float64)
+        self.everything = sampler.data.everything(torch.float64)
+        self.certifier = Certifier.for_problem(oracles, *self._double(body, head), self.rows)
+
+    def record(self, body: Tree, head: Tree) -> dict[str, Tensor]:
+        """The values at a point; NaN for runs that are not finite."""
+        body, head = self._double(body, head)
+        oracles, certifier, rows = self.oracles, self.certifier, self.rows
+        values = {"objective": oracles.head_value(body, head, rows)}
+        system = None if certifier.kind == "unknown" else certifier.system(body, head, rows)
+        certificate = certifier.certify(system, body, head, rows)
+        values["head_residual"] = certificate.residual
+        if system is not None:
+            values["head_bound"] = certificate.bound
+        if system is not None and certifier.exact:
+            best = certifier.best_response(system, head)
+            values["head_gap"] = trees.norm(trees.tree_map(torch.sub, head, best))
+            values["phi"] = oracles.body_value(body, best, rows)
+            if oracles.problem.is_stackelberg:
+                slope = Envelope().gradient(oracles, body, best, rows)
+                values["phi_gradient_norm"] = self._projected_norm(body, slope)
+        values.update(oracles.metrics(body, head, self.everything))
+        return {name: value.detach().double() for name, value in values.items()}
+
+    def _projected_norm(self, body: Tree, slope: Tree) -> Tensor:
+        step = trees.tree_map(torch.sub, body, slope)
+        landed = self.oracles.problem.body_set.project(step)
+        return trees.norm(trees.tree_map(torch.sub, body, landed))
+
+    @staticmethod
+    def _double(body: Tree, head: Tree) -> tuple[Tree, Tree]:
+        return trees.cast(body, torch.float64), trees.cast(head, torch.float64)

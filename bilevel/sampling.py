@@ -1,0 +1,289 @@
+"""Which rows step k of a seed sees, and the random streams of a seed.
+
+The rows of step k depend on (seed, group, k) only: never on how many runs, strategies or steps are
+computed together. They are drawn i.i.d. with replacement, in blocks of 256 steps.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.errors import ArgumentError, DataError, ShapeError
+from bilevel.problem import Groups, StackelbergProblem
+from bilevel.trees import Tree
+
+BLOCK = 256
+GROUPS = ("train", "validation", "test")
+
+
+def generator(seed: int, *stream: str | int) -> torch.Generator:
+    """A generator for one purpose of one seed; different streams are independent."""
+    words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in stream]
+    state = np.random.SeedSequence([seed, *words]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows for R runs: what the oracles take as their batch.
+
+    Attributes:
+        groups: the row groups; leaves (R, n, ...) or, shared by all runs, (n, ...).
+        axes: for each group 0 (it has a run axis) or None (it is shared).
+        all_rows: the groups with all their rows; None where this is it.
+        sampler: draws further rows for solvers that sample on their own; None where nobody may.
+    """
+
+    groups: Groups
+    axes: dict[str, int | None]
+    all_rows: "Rows | None" = None
+    sampler: "Sampler | None" = None
+
+    @property
+    def full(self) -> "Rows":
+        """All rows of the same groups."""
+        return self if self.all_rows is None else self.all_rows
+
+    def without(self, *names: str) -> "Rows":
+        """The same rows without some groups."""
+        kept = {name: group for name, group in self.groups.items() if name not in names}
+        return dataclasses.replace(self, groups=kept, axes={name: self.axes[name] for name in kept})
+
+    def take(self, index: Tensor | slice) -> "Rows":
+        """The same rows for some of the runs (for evaluations: nothing can be sampled from it)."""
+        groups = {
+            name: group if self.axes[name] is None else trees.tree_map(lambda x: x[index], group)
+            for name, group in self.groups.items()
+        }
+        return Rows(groups, self.axes)
+
+    def cast(self, dtype: torch.dtype) -> "Rows":
+        """The same rows in another floating type."""
+        return Rows(trees.cast(self.groups, dtype), self.axes)
+
+
+class TrainingData:
+    """The data of a problem for a list of runs, checked, cast and moved once.
+
+    Args:
+        problem: whose `data` is called: once, or for each distinct seed if it redraws.
+        seeds: the seed of every run, in order; seeds may repeat (several strategies).
+        dtype: of all floating leaves.
+        device: where they live.
+
+    Raises:
+        DataError: a group is empty, unknown, not finite or not made of tensors.
+        ShapeError: rows of a group differ in number, or shapes depend on the seed.
+    """
+
+    def __init__(
+        self,
+        problem: StackelbergProblem,
+        seeds: Sequence[int],
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> None:
+        distinct = sorted(set(seeds))
+        self.seeds, self.dtype, self.device = list(seeds), dtype, device
+        self.per_seed = problem.redraws_data
+        index = {seed: i for i, seed in enumerate(distinct)}
+        self.seed_index = torch.tensor([index[seed] for seed in seeds], device=device)
+        if self.per_seed:
+            drawn = [check_groups(problem.data(seed)) for seed in distinct]
+            for other in drawn[1:]:
+                if not trees.same_structure(drawn[0], other):
+                    raise ShapeError(
+                        f"`data(seed)` of {type(problem).__name__} must return the same groups and "
+                        "shapes for every seed: runs are stacked."
+                    )
+            groups = trees.stack(drawn) if drawn[0] else {}
+        else:
+            groups = check_groups(problem.data())
+        self.groups: Groups = trees.cast(groups, dtype, device)
+
+    def repeated(self, times: int) -> "TrainingData":
+        """The same data for `times` times as many runs, seeds in the same order each time."""
+        copy = object.__new__(TrainingData)
+        copy.__dict__.update(self.__dict__)
+        copy.seeds = self.seeds * times
+        copy.seed_index = self.seed_index.repeat(times)
+        return copy
+
+    def initial(self, draw: Callable[[torch.Generator], Tree], stream: str) -> Tree:
+        """What `draw` returns for the generator of each run's seed, stacked on the run axis."""
+        drawn = [draw(generator(seed, stream)) for seed in sorted(set(self.seeds))]
+        for other in drawn[1:]:
+            if not trees.same_structure(drawn[0], other):
+                raise ShapeError(f"`init_{stream}` must return the same shapes for every seed.")
+        stacked = trees.cast(trees.stack(drawn), self.dtype, self.device)
+        return trees.take(stacked, self.seed_index)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The number of rows of each group."""
+        axis = 1 if self.per_seed else 0
+        return {name: trees.leaves(g)[0].shape[axis] for name, g in self.groups.items()}
+
+    def everything(self, dtype: torch.dtype | None = None) -> Rows:
+        """All rows of all groups, test rows included."""
+        axis = 0 if self.per_seed else None
+        groups = self.groups
+        if self.per_seed and not torch.equal(
+            self.seed_index, torch.arange(len(self.seeds), device=self.seed_index.device)
+        ):
+            groups = trees.tree_map(lambda leaf: leaf[self.seed_index], groups)
+        if dtype is not None:
+            groups = trees.cast(groups, dtype)
+        return Rows(groups, dict.fromkeys(groups, axis))
+
+    def gather(self, indices: Mapping[str, Tensor]) -> Groups:
+        """The rows `indices[group]` (R, B) of each group, leaves (R, B, ...)."""
+        found: Groups = {}
+        for name, index in indices.items():
+            flat = index
+            if self.per_seed:
+                flat = index + (self.seed_index * self.sizes[name]).unsqueeze(1)
+
+            def pick(leaf: Tensor, flat: Tensor = flat) -> Tensor:
+                rows = leaf.flatten(0, 1) if self.per_seed else leaf
+                picked = rows.index_select(0, flat.flatten())
+                return picked.reshape(*flat.shape, *rows.shape[1:])
+
+            found[name] = trees.tree_map(pick, self.groups[name])
+        return found
+
+
+class Sampler:
+    """Draws the rows, and the noise, of every step of every run.
+
+    Args:
+        problem: whose `noise` is asked.
+        data: the rows to draw from.
+        batch_size: rows per step: an int for every group, a dict by group, None for all rows.
+        groups: the groups a batch holds.
+    """
+
+    def __init__(
+        self,
+        problem: StackelbergProblem,
+        data: TrainingData,
+        batch_size: int | Mapping[str, int | None] | None,
+        groups: Sequence[str],
+    ) -> None:
+        self.problem, self.data = problem, data
+        names = [name for name in groups if name in data.groups]
+        if isinstance(batch_size, Mapping):
+            unknown = set(batch_size) - set(names)
+            if unknown:
+                raise ArgumentError(
+                    f"`batch_size` names groups that batches do not hold: {sorted(unknown)}; "
+                    f"they hold {names}."
+                )
+            self.batch_sizes = {name: batch_size.get(name) for name in names}
+        else:
+            self.batch_sizes = dict.fromkeys(names, batch_size)
+        for name, size in self.batch_sizes.items():
+            check_batch_size(size, f"`batch_size` of {name}")
+        everything = data.everything()
+        self.full = everything.without(*(name for name in everything.groups if name not in names))
+        example = problem.noise(generator(0, "noise", 0), BLOCK)
+        self.noisy = example is not None
+        if self.noisy:
+            silence = trees.tree_map(lambda leaf: torch.zeros_like(leaf[0]), example)
+            self.full.groups["noise"] = trees.cast(silence, data.dtype, data.device)
+            self.full.axes["noise"] = None
+        self._blocks: dict[Any, tuple[int, Any]] = {}
+
+    def rows(self, k: int) -> Rows:
+        """The batch of step `k` for all runs."""
+        indices = {
+            name: self.indices(name, size, k)
+            for name, size in self.batch_sizes.items()
+            if size is not None
+        }
+        groups = {**self.full.groups, **self.data.gather(indices)}
+        axes = {**self.full.axes, **dict.fromkeys(indices, 0)}
+        if self.noisy:
+            groups["noise"], axes["noise"] = self._noise(k), 0
+        if not indices and not self.noisy:
+            return dataclasses.replace(self.full, sampler=self)
+        return Rows(groups, axes, self.full, self)
+
+    def indices(self, group: str, size: int, k: int, stream: str = "rows") -> Tensor:
+        """The rows of `group` that step `k` sees, (R, size); `stream` tells draws apart."""
+        total = self.data.sizes[group]
+
+        def draw(seed: int, block: int) -> Tensor:
+            source = generator(seed, stream, group, block)
+            return torch.randint(total, (BLOCK, size), generator=source)
+
+        block = self._block((stream, group, size), k, draw)
+        return block[k % BLOCK]
+
+    def _noise(self, k: int) -> Tree:
+        def draw(seed: int, block: int) -> Tree:
+            noise = self.problem.noise(generator(seed, "noise", block), BLOCK)
+            return trees.cast(noise, self.data.dtype)
+
+        block = self._block("noise", k, draw)
+        return trees.tree_map(lambda leaf: leaf[k % BLOCK], block)
+
+    def _block(self, key: Any, k: int, draw: Any) -> Any:
+        """The block that holds step k, leaves (BLOCK, R, ...), drawn when it is first needed."""
+        number, block = self._blocks.get(key, (-1, None))
+        if number != k // BLOCK:
+            number = k // BLOCK
+            data = self.data
+            drawn = [draw(seed, number) for seed in sorted(set(data.seeds))]
+            block = trees.tree_map(
+                lambda *leaf: torch.stack(leaf, 1).to(data.seed_index.device)[:, data.seed_index],
+                *drawn,
+            )
+            self._blocks[key] = (number, block)
+        return block
+
+
+def check_batch_size(size: object, name: str) -> None:
+    """Raise unless `size` is None or a positive int."""
+    if size is None:
+        return
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ArgumentError(f"{name} must be a positive integer or None (all rows), got {size!r}.")
+
+
+def check_groups(groups: object) -> Groups:
+    """Return the groups, or say what is wrong with them; NumPy arrays become tensors."""
+    if not isinstance(groups, dict):
+        raise DataError(f"`data` must return a dict of row groups, got {type(groups).__name__}.")
+    unknown = set(groups) - set(GROUPS)
+    if unknown:
+        raise DataError(f"Unknown row groups {sorted(unknown)}; there are {', '.join(GROUPS)}.")
+    groups = trees.tree_map(
+        lambda leaf: torch.as_tensor(leaf) if isinstance(leaf, np.ndarray) else leaf, groups
+    )
+    for name, group in groups.items():
+        sizes = {}
+        for path, leaf in trees.named_leaves(group):
+            where = f'data["{name}"]{path}'
+            if not isinstance(leaf, Tensor) or leaf.ndim == 0:
+                raise DataError(f"{where} must be a tensor with a leading row axis.")
+            if leaf.is_floating_point() and not leaf.isfinite().all():
+                bad = int((~leaf.isfinite()).sum())
+                raise DataError(
+                    f"{where} holds {bad} values that are NaN or infinite. Drop those rows or "
+                    "impute them."
+                )
+            sizes[where] = len(leaf)
+        if len(set(sizes.values())) > 1:
+            raise ShapeError(f'The leaves of data["{name}"] differ in their rows: {sizes}.')
+        if not sizes or 0 in sizes.values():
+            raise DataError(f'data["{name}"] is empty.')
+    if groups and "train" not in groups:
+        raise DataError('`data` must hold the group "train", or nothing at all.')
+    return groups

@@ -1,0 +1,104 @@
+"""Step sizes as functions of the step number."""
+
+import abc
+import dataclasses
+import math
+
+import torch
+from torch import Tensor
+
+from bilevel.errors import ArgumentError
+
+Number = float | Tensor
+"""A hyper-parameter: a float for all runs, or (R,) numbers, one for each run."""
+
+
+class AbstractSchedule(abc.ABC):
+    """A positive step size for each step k = 0, 1, 2, ..."""
+
+    @abc.abstractmethod
+    def __call__(self, k: int) -> Number:
+        """The step size of step `k`: a number, or (R,) numbers."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Constant(AbstractSchedule):
+    """The same step size at every step. A float where a schedule is expected means this.
+
+    Args:
+        value: the step size, positive; a float or (R,) numbers.
+
+    Raises:
+        ArgumentError: the value is not positive and finite.
+    """
+
+    value: Number
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value", positive(self.value, "step size"))
+
+    def __call__(self, k: int) -> Number:
+        """The value, whatever `k` is."""
+        return self.value
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Polynomial(AbstractSchedule):
+    """initial * (k + offset)^(-exponent), the schedule of two-timescale theory.
+
+    Theorem 3.6 of the paper uses the exponents 3/5 (body) and 2/5 (head), theorem 3.7 uses 1 and 2/3.
+
+    Args:
+        initial: the step size at k + offset = 1, positive.
+        exponent: how fast it falls, at least 0.
+        offset: shifts the start, positive.
+
+    Source: arXiv 2605.15530, theorems 3.6 and 3.7. Differs from the source in: None.
+
+    Example:
+        >>> from bilevel import Polynomial
+        >>> Polynomial(1.0, 0.5)(3)
+        0.5
+    """
+
+    initial: Number
+    exponent: Number
+    offset: Number = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "initial", positive(self.initial, "`initial`"))
+        object.__setattr__(self, "offset", positive(self.offset, "`offset`"))
+        object.__setattr__(
+            self, "exponent", positive(self.exponent, "`exponent`", zero_allowed=True)
+        )
+
+    def __call__(self, k: int) -> Number:
+        """The step size of step `k`."""
+        return self.initial * (k + self.offset) ** (-self.exponent)
+
+
+def as_schedule(value: Number | AbstractSchedule, name: str) -> AbstractSchedule:
+    """A schedule as it is, a number as `Constant`; `name` is the argument's, for the message."""
+    if isinstance(value, AbstractSchedule):
+        return value
+    return Constant(positive(value, f"`{name}`"))
+
+
+def positive(value: Number, name: str, *, zero_allowed: bool = False) -> Number:
+    """Return `value` as float or float tensor, or say that it must be positive and finite."""
+    expected = "at least 0" if zero_allowed else "positive"
+    if isinstance(value, Tensor):
+        if value.ndim > 1:
+            raise ArgumentError(f"{name} must be a number or (R,) numbers, got {value.shape}.")
+        smallest, largest = float(value.min()), float(value.max())
+    else:
+        try:
+            smallest = largest = value = float(value)
+        except (TypeError, ValueError):
+            raise ArgumentError(f"{name} must be a number, got {value!r}.") from None
+    bad = smallest < 0 or (smallest == 0 and not zero_allowed)
+    if bad or not math.isfinite(smallest) or not math.isfinite(largest):
+        raise ArgumentError(f"{name} must be {expected} and finite, got {value}.")
+    if isinstance(value, Tensor) and not value.is_floating_point():
+        return value.to(torch.get_default_dtype())
+    return value

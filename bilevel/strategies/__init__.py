@@ -1,0 +1,7 @@
+"""Strategies: how the two levels move."""
+
+from bilevel.strategies.base import AbstractStrategy
+from bilevel.strategies.best_response import BestResponse
+from bilevel.strategies.two_timescale import TwoTimescale, uniform
+
+__all__ = ["AbstractStrategy", "BestResponse", "TwoTimescale", "uniform"]

@@ -1,0 +1,48 @@
+"""What a strategy is."""
+
+import abc
+from typing import Any
+
+from torch import Tensor
+
+from bilevel.cost import Cost
+from bilevel.oracles import Oracles
+from bilevel.problem import StackelbergProblem
+from bilevel.sampling import Rows
+from bilevel.trees import Tree
+
+
+class AbstractStrategy(abc.ABC):
+    """How the two levels move, for R runs at once.
+
+    Implementations are frozen dataclasses; the state is a NamedTuple with `body` and `head`. Its leaves
+    have the run axis first.
+    """
+
+    @abc.abstractmethod
+    def check(self, problem: StackelbergProblem) -> None:
+        """Raise `IncompatibleError` if this strategy would follow a wrong gradient."""
+
+    @abc.abstractmethod
+    def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Any:
+        """The state before the first step.
+
+        Args:
+            oracles: of the problem.
+            body: initial bodies, leaves (R, ...).
+            head: initial heads.
+            rows: the rows of step 0; `rows.full` are all rows.
+        """
+
+    @abc.abstractmethod
+    def step(self, oracles: Oracles, state: Any, rows: Rows, k: int) -> Any:
+        """The state after step `k`, made on `rows`."""
+
+    @property
+    @abc.abstractmethod
+    def cost(self) -> Cost:
+        """What one step costs."""
+
+    def status(self, state: Any) -> Tensor | None:
+        """`Status` codes (R,) of the last head solve (a hook); None if there is none."""
+        return None

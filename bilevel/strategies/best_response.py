@@ -1,0 +1,96 @@
+"""The body descends Phi, the head answers exactly."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from bilevel.cost import Cost
+from bilevel.errors import IncompatibleError
+from bilevel.heads import AbstractHeadSolver, ClosedForm
+from bilevel.hypergradients import AbstractHypergradient, Envelope
+from bilevel.optimizers import AbstractOptimizer, RMSProp
+from bilevel.oracles import Oracles
+from bilevel.problem import LinearHeadProblem, StackelbergProblem
+from bilevel.sampling import Rows
+from bilevel.schedules import AbstractSchedule, Number, as_schedule
+from bilevel.strategies.base import AbstractStrategy
+from bilevel.trees import Tree
+
+
+class BestResponseState(NamedTuple):
+    """The body, its best response, and what the parts remember."""
+
+    body: Tree
+    head: Tree
+    moments: Tree
+    solver: Any
+    codes: Tensor
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BestResponse(AbstractStrategy):
+    """w <- Proj_W[ w - alpha_k grad Phi(w; xi_k) ] with theta = theta*(w) on all rows.
+
+    The head of a state always answers to the body of that state, so a recorded head is exact too.
+
+    Args:
+        body_lr: alpha, a number or a schedule.
+        solver: how the head is solved; None: `ClosedForm`, where g is quadratic in the head.
+        gradient: how the body's gradient is obtained; None: `Envelope`, where F is g.
+        optimizer: turns the body's gradients into steps.
+    """
+
+    body_lr: Number | AbstractSchedule
+    solver: AbstractHeadSolver | None = None
+    gradient: AbstractHypergradient | None = None
+    optimizer: AbstractOptimizer = dataclasses.field(default_factory=RMSProp)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "body_lr", as_schedule(self.body_lr, "body_lr"))
+
+    def check(self, problem: StackelbergProblem) -> None:
+        """Solver and gradient must fit the problem."""
+        (self.solver or default_solver(problem)).check(problem)
+        (self.gradient or Envelope()).check(problem)
+
+    def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> BestResponseState:
+        """Solve the heads of the initial bodies."""
+        solver = self.solver or default_solver(oracles.problem)
+        memory = solver.init(oracles, body, head, rows)
+        solved = solver.solve(oracles, body, head, rows, memory, 0)
+        moments = self.optimizer.init(body)
+        return BestResponseState(body, solved.head, moments, solved.state, solved.status)
+
+    def step(
+        self, oracles: Oracles, state: BestResponseState, rows: Rows, k: int
+    ) -> BestResponseState:
+        """A body step at the exact head, then the head of the new body."""
+        solver = self.solver or default_solver(oracles.problem)
+        slope = (self.gradient or Envelope()).gradient(oracles, state.body, state.head, rows)
+        alpha = as_schedule(self.body_lr, "")(k)
+        body, moments = self.optimizer.update(slope, state.moments, state.body, alpha)
+        body = oracles.problem.body_set.project(body)
+        solved = solver.solve(oracles, body, state.head, rows, state.solver, k + 1)
+        # codes only grow in severity: a run that was jittered once says so at the end
+        codes = state.codes.maximum(solved.status)
+        return BestResponseState(body, solved.head, moments, solved.state, codes)
+
+    @property
+    def cost(self) -> Cost:
+        """One gradient, and what the solver costs."""
+        return Cost(gradients=1).plus((self.solver or ClosedForm()).cost)
+
+    def status(self, state: BestResponseState) -> Tensor:
+        """The worst code of the head solves so far."""
+        return state.codes
+
+
+def default_solver(problem: StackelbergProblem) -> AbstractHeadSolver:
+    """`ClosedForm`, unless the criterion shows that there is none."""
+    if isinstance(problem, LinearHeadProblem) and not problem.criterion.quadratic:
+        raise IncompatibleError(
+            f"There is no exact default solver for {type(problem.criterion).__name__}: pass "
+            "`solver=`, for example FastSGD(lr, steps, tolerance=1e-8)."
+        )
+    return ClosedForm()

@@ -1,0 +1,267 @@
+"""The one loop: every training of the library is this loop over R runs at once."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel import hyperparameters, trees
+from bilevel.errors import AllRunsFailedError, ArgumentError
+from bilevel.oracles import Oracles
+from bilevel.problem import StackelbergProblem
+from bilevel.recording import Recorder
+from bilevel.sampling import Sampler, TrainingData
+from bilevel.solution import Solution, TrainingState
+from bilevel.status import Status
+from bilevel.strategies import AbstractStrategy
+
+BatchSize = int | Mapping[str, int | None] | None
+Callback = Callable[[int, dict[str, Tensor]], object]
+ACTIVE = -1
+
+
+def solve(
+    problem: StackelbergProblem,
+    strategy: AbstractStrategy,
+    steps: int = 2000,
+    *,
+    batch_size: BatchSize = 64,
+    seeds: int | Sequence[int] = 30,
+    every: int = 50,
+    tolerance: float | None = None,
+    compile: bool = False,
+    state: TrainingState | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    callback: Callback | None = None,
+    throw: bool = True,
+) -> Solution:
+    """Train one strategy from many seeds at once.
+
+    A seed fixes the initial point, the data (if they are redrawn) and the rows of every step, for every
+    strategy, alone or together with others.
+
+    Args:
+        problem: what to solve.
+        strategy: how the two levels move; its numbers may be (R,) tensors, one for each seed.
+        steps: how many body steps.
+        batch_size: rows per step, drawn i.i.d.: an int for all groups, a dict by group, None: all rows.
+        seeds: how many (0, 1, ...), or the seeds themselves.
+        every: steps between records; step 0 and the last step are always recorded.
+        tolerance: stop a run when |projected grad Phi| falls below this times its first value; looked
+            at in records only. None: never.
+        compile: not available yet; must be False.
+        state: of an earlier `Solution`, to go on for `steps` more.
+        device: where to compute.
+        dtype: of the training; records are computed in float64.
+        callback: called as `callback(step, values)` after each record, values (R,) by name.
+        throw: raise if every run failed.
+
+    Returns:
+        The `Solution`. Ctrl-C ends the training early and returns what was recorded.
+
+    Raises:
+        AllRunsFailedError: every run diverged and `throw` is set; it carries the solution.
+        BilevelError: bad arguments, data or problems, before the training starts.
+
+    Example:
+        >>> import bilevel
+        >>> from problems.toy import ScalarProduct
+        >>> strategy = bilevel.TwoTimescale(0.05, 0.2, bilevel.SGD())
+        >>> solution = bilevel.solve(ScalarProduct(), strategy, 2000, seeds=4)
+        >>> round(float(solution.body.mean()), 3)
+        1.47
+    """
+    if compile:
+        raise ArgumentError("`compile=True` is not available yet; leave it out.")
+    data = TrainingData(problem, seed_list(seeds), float_type(dtype), device)
+    training = Training(problem, strategy, data, batch_size, state)
+    solution = training.run(steps, every, tolerance=tolerance, callback=callback)
+    if throw and all(status.failed for status in solution.status):
+        raise AllRunsFailedError(
+            f"All {len(solution.status)} runs failed. {solution.status[0].message} Pass "
+            "`throw=False` to look at the history.",
+            solution,
+        )
+    return solution
+
+
+class Training:
+    """Runs of one strategy, ready to go: everything is checked and initialised when it is made.
+
+    Args:
+        problem: what to solve.
+        strategy: with numbers for all runs, or (R,) of them.
+        data: for the R runs.
+        batch_size: see `solve`.
+        state: where to go on; None: at the initial points.
+    """
+
+    def __init__(
+        self,
+        problem: StackelbergProblem,
+        strategy: AbstractStrategy,
+        data: TrainingData,
+        batch_size: BatchSize,
+        state: TrainingState | None = None,
+    ) -> None:
+        check_strategy(strategy, len(data.seeds))
+        strategy.check(problem)
+        self.data, self.oracles = data, Oracles(problem)
+        self.strategy = hyperparameters.cast(strategy, data.dtype, data.device)
+        self.sampler = Sampler(problem, data, batch_size, self.oracles.sampled_groups)
+        self.oracles.check_data(data.groups, per_seed=data.per_seed)
+        body = problem.body_set.project(data.initial(problem.init_body, "body"))
+        head = problem.head_set.project(data.initial(problem.init_head, "head"))
+        self.oracles.check(body, head, self.sampler.rows(0))
+        self.recorder = Recorder(self.oracles, self.sampler, body, head)
+        runs = len(data.seeds)
+        if state is None:
+            codes = torch.full((runs,), ACTIVE, device=data.device)
+            made = self.strategy.init(self.oracles, body, head, self.sampler.rows(0))
+            state = TrainingState(0, tuple(data.seeds), made, codes, None)
+        elif state.seeds != tuple(data.seeds):
+            raise ArgumentError(
+                f"`state` belongs to the seeds {state.seeds}, not to {tuple(data.seeds)}. Pass the "
+                "same `seeds`."
+            )
+        self.state = state
+        # runs that ended keep the state they ended with; None while there are none
+        self._frozen = state.strategy if bool((state.codes != ACTIVE).any()) else None
+
+    def run(
+        self,
+        steps: int,
+        every: int,
+        *,
+        tolerance: float | None = None,
+        callback: Callback | None = None,
+    ) -> Solution:
+        """Make `steps` steps and records; Ctrl-C ends early."""
+        for name, value in (("steps", steps), ("every", every)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ArgumentError(f"`{name}` must be a positive integer, got {value!r}.")
+        start, last = self.state.step, self.state.step + steps
+        recorded: list[int] = []
+        records: list[dict[str, Tensor]] = []
+        interrupted = False
+        try:
+            for k in range(start, last + 1):
+                if k == start or k == last or k % every == 0:
+                    records.append(self._record(tolerance, first=not records))
+                    recorded.append(k)
+                    if callback is not None:
+                        callback(k, records[-1])
+                    if bool((self.state.codes != ACTIVE).all()):
+                        break
+                if k < last:
+                    self.step()
+        except KeyboardInterrupt:
+            # a record may be missing its step if the interrupt fell between the two lines
+            interrupted, records = True, records[: len(recorded)]
+            if not records:
+                raise
+        return self._solution(recorded, records, interrupted)
+
+    def step(self) -> None:
+        """One step of all runs."""
+        k = self.state.step
+        made = self.strategy.step(self.oracles, self.state.strategy, self.sampler.rows(k), k)
+        self.state = self.state._replace(step=k + 1, strategy=made)
+
+    def seconds_per_step(self, steps: int) -> float:
+        """The mean time of `steps` further steps, all runs together."""
+        began = time.perf_counter()
+        for _ in range(steps):
+            self.step()
+        return (time.perf_counter() - began) / steps
+
+    def _record(self, tolerance: float | None, *, first: bool) -> dict[str, Tensor]:
+        """Evaluate; mark the runs that diverged or converged, and keep those where they stopped."""
+        codes = self.state.codes
+        if self._frozen is not None:
+            kept = trees.where(codes != ACTIVE, self._frozen, self.state.strategy)
+            self.state = self.state._replace(strategy=kept)
+        made = self.state.strategy
+        values = self.recorder.record(made.body, made.head)
+        active = codes == ACTIVE
+        finite = trees.finite((made.body, made.head)) & values["objective"].isfinite()
+        codes = codes.masked_fill(active & ~finite, int(Status.DIVERGED))
+        norm = values.get("phi_gradient_norm")
+        if tolerance is not None:
+            if norm is None:
+                raise ArgumentError(
+                    "`tolerance` needs |grad Phi|, which is recorded only where the head has a closed "
+                    "form and F is g. Leave it out and choose `steps`."
+                )
+            scale = norm if self.state.first_norm is None else self.state.first_norm
+            codes = codes.masked_fill(
+                active & finite & (norm <= tolerance * scale), int(Status.CONVERGED)
+            )
+        if first and self.state.first_norm is None:
+            self.state = self.state._replace(first_norm=norm)
+        self.state = self.state._replace(codes=codes)
+        if bool((codes != ACTIVE).any()):
+            self._frozen = made
+        return values
+
+    def _solution(
+        self, recorded: list[int], records: list[dict[str, Tensor]], interrupted: bool
+    ) -> Solution:
+        made, codes = self.state.strategy, self.state.codes
+        ending = Status.INTERRUPTED if interrupted else Status.COMPLETED
+        solved = self.strategy.status(made)
+        worst = torch.zeros_like(codes) if solved is None else solved
+        status = []
+        for code, head_code in zip(codes.tolist(), worst.tolist(), strict=True):
+            noteworthy = head_code > Status.INTERRUPTED and not interrupted
+            unfinished = Status(head_code) if noteworthy else ending
+            status.append(unfinished if code == ACTIVE else Status(code))
+        history = {name: torch.stack([r[name] for r in records]).cpu() for name in records[0]}
+        certifier = self.recorder.certifier
+        return Solution(
+            problem=self.oracles.problem,
+            seeds=tuple(self.data.seeds),
+            body=made.body,
+            head=made.head,
+            status=tuple(status),
+            steps=torch.tensor(recorded),
+            history=history,
+            bound_kind=certifier.kind,
+            bound_note=certifier.note,
+            state=self.state,
+        )
+
+
+def seed_list(seeds: int | Sequence[int]) -> list[int]:
+    """The seeds: a count means 0, 1, ...; they must be distinct and not negative."""
+    found = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
+    if not found or min(found) < 0 or len(set(found)) < len(found):
+        raise ArgumentError(
+            f"`seeds` must be a positive count, or distinct integers from 0, got {seeds!r}."
+        )
+    return found
+
+
+def float_type(dtype: object) -> torch.dtype:
+    """float32 or float64, or a clear error."""
+    if dtype not in (torch.float32, torch.float64):
+        raise ArgumentError(f"`dtype` must be torch.float32 or torch.float64, got {dtype!r}.")
+    return dtype  # type: ignore[return-value]
+
+
+def check_strategy(strategy: Any, runs: int) -> None:
+    """A frozen dataclass whose (R,) numbers fit the runs."""
+    if not isinstance(strategy, AbstractStrategy) or not dataclasses.is_dataclass(strategy):
+        raise ArgumentError(
+            f"A strategy is an instance of a dataclass that derives from AbstractStrategy, got "
+            f"{strategy!r}."
+        )
+    counts = hyperparameters.run_counts(strategy) - {runs}
+    if counts:
+        raise ArgumentError(
+            f"The strategy has hyper-parameters for {sorted(counts)} runs, but there are {runs} seeds."
+        )

@@ -1,0 +1,138 @@
+"""Trees of tensors with a leading run axis, and arithmetic on them.
+
+A tree is a tensor, or a dict, list, tuple or NamedTuple of trees. `torch.func` speaks the same
+trees, and this is the only file that knows how they are taken apart.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+Tree = Any
+
+tree_map = _pytree.tree_map
+"""`tree_map(function, tree, *more)`: the tree of `function(leaf, ...)`."""
+
+
+def leaves(tree: Tree) -> list[Tensor]:
+    """The tensors of a tree, in a fixed order."""
+    return _pytree.tree_leaves(tree)
+
+
+def named_leaves(tree: Tree) -> list[tuple[str, Tensor]]:
+    """The tensors of a tree with readable names, for messages."""
+    pairs, _ = _pytree.tree_flatten_with_path(tree)
+    return [(_pytree.keystr(path), leaf) for path, leaf in pairs]
+
+
+def rebuild(like: Tree, new_leaves: Sequence[Tensor]) -> Tree:
+    """A tree of the structure of `like` with other leaves."""
+    return _pytree.tree_unflatten(list(new_leaves), _pytree.tree_structure(like))
+
+
+def same_structure(a: Tree, b: Tree) -> bool:
+    """Whether two trees have the same structure and leaves of the same shapes."""
+    if _pytree.tree_structure(a) != _pytree.tree_structure(b):
+        return False
+    return all(x.shape == y.shape for x, y in zip(leaves(a), leaves(b), strict=True))
+
+
+def per_run(number: float | Tensor, leaf: Tensor) -> float | Tensor:
+    """Shape a number, or (R,) numbers, so that they multiply a leaf of shape (R, ...)."""
+    if isinstance(number, Tensor) and number.ndim == 1:
+        return number.reshape(-1, *[1] * (leaf.ndim - 1))
+    return number
+
+
+def where(mask: Tensor, yes: Tree, no: Tree) -> Tree:
+    """Choose per run: `yes` where `mask` (R,) holds, else `no`; what is no tensor comes from `no`."""
+
+    def choose(a: Any, b: Any) -> Any:
+        if not isinstance(b, Tensor):
+            return b
+        return torch.where(mask.reshape(-1, *[1] * (b.ndim - 1)), a, b)
+
+    return tree_map(choose, yes, no)
+
+
+def dot(a: Tree, b: Tree) -> Tensor:
+    """Inner product per run, shape (R,)."""
+    parts = [(x * y).flatten(1).sum(1) for x, y in zip(_lift(a), _lift(b), strict=True)]
+    return torch.stack(parts).sum(0)
+
+
+def norm(a: Tree) -> Tensor:
+    """Euclidean norm per run over all leaves, shape (R,); scaled, so that it does not overflow."""
+    parts = [torch.linalg.vector_norm(x.flatten(1), dim=1) for x in _lift(a)]
+    return torch.linalg.vector_norm(torch.stack(parts), dim=0)
+
+
+def finite(tree: Tree) -> Tensor:
+    """Whether all numbers of a run are finite, shape (R,)."""
+    return torch.stack([x.flatten(1).isfinite().all(1) for x in _lift(tree)]).all(0)
+
+
+def flatten(tree: Tree) -> Tensor:
+    """All numbers of a run as a vector, shape (R, P)."""
+    return torch.cat([x.flatten(1) for x in _lift(tree)], dim=1)
+
+
+def unflatten(vector: Tensor, like: Tree) -> Tree:
+    """The inverse of `flatten`, with the structure and shapes of `like` (leading R)."""
+    shapes = [x.shape[1:] for x in leaves(like)]
+    pieces = vector.split([shape.numel() for shape in shapes], dim=1)
+    return rebuild(
+        like,
+        [p.reshape(vector.shape[0], *s) for p, s in zip(pieces, shapes, strict=True)],
+    )
+
+
+def stack(trees: Sequence[Tree]) -> Tree:
+    """Stack trees of single runs on a new leading run axis."""
+    return tree_map(lambda *same: torch.stack(same), *trees)
+
+
+def take(tree: Tree, index: Tensor | int) -> Tree:
+    """The runs `index` of a tree; an int drops the run axis."""
+    return tree_map(lambda leaf: leaf[index], tree)
+
+
+def single(tree: Tree) -> Tree:
+    """Add a run axis of length one."""
+    return tree_map(lambda leaf: leaf.unsqueeze(0), tree)
+
+
+def cast(tree: Tree, dtype: torch.dtype, device: torch.device | str | None = None) -> Tree:
+    """Floating leaves in another dtype; all leaves on another device; nothing else changes."""
+
+    def one(leaf: Tensor) -> Tensor:
+        return leaf.to(device=device, dtype=dtype if leaf.is_floating_point() else None)
+
+    return tree_map(one, tree)
+
+
+def detach(tree: Tree) -> Tree:
+    """The same numbers without a graph."""
+    return tree_map(lambda leaf: leaf.detach(), tree)
+
+
+def check(tree: Tree, name: str, error: Callable[[str], Exception]) -> None:
+    """Raise `error` unless `tree` has leaves and all of them are finite floating tensors."""
+    pairs = named_leaves(tree)
+    if not pairs:
+        raise error(f"`{name}` holds no tensor.")
+    for path, leaf in pairs:
+        if not isinstance(leaf, Tensor):
+            raise error(f"`{name}{path}` must be a tensor, got {type(leaf).__name__}.")
+        if not leaf.is_floating_point():
+            raise error(f"`{name}{path}` must be floating point, got {leaf.dtype}.")
+        if not leaf.isfinite().all():
+            raise error(f"`{name}{path}` holds values that are not finite.")
+
+
+def _lift(tree: Tree) -> list[Tensor]:
+    """Leaves with at least two dimensions, so that 0-dim heads flatten like all others."""
+    return [x.unsqueeze(1) if x.ndim == 1 else x for x in leaves(tree)]

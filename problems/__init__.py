@@ -1,0 +1,1 @@
+"""The problem zoo: ready-made problems for `bilevel`."""
