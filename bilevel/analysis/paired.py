@@ -239,7 +239,7 @@ def _bootstrap(change: Array) -> tuple[float, float, float]:
         return np.nan, np.nan, np.nan
     mean = float(change.mean())
     # One value, or equal values, resample to themselves: a width of zero would claim certainty.
-    if change.size == 1 or np.ptp(change) == 0:
+    if change.size == 1 or np.ptp(change) <= 1e-12 * np.abs(change).max():
         return mean, np.nan, np.nan
     found = stats.bootstrap(
         (change,),

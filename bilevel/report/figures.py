@@ -46,8 +46,7 @@ def curves(
     drawn = lines(series)
     rows = (len(series) + 1) // 2 if legend else 0
     with style():
-        figure = Figure(figsize=(WIDTH, 2.75 + 0.17 * rows), layout="constrained")
-        axes = figure.add_subplot()
+        figure, axes = _panel(2.75, 0.21 * rows)
         axes.set_title(title)
         axes.set_xlabel(xlabel)
         bands = {name: _band(values) for name, (_, values) in series.items()}
@@ -56,7 +55,7 @@ def curves(
         _scale_x(axes, [np.asarray(x, dtype=np.float64) for x, _ in series.values()])
         _scale_y(axes, list(bands.values()))
         if legend and series:
-            figure.legend(loc="outside lower left", ncols=2, fontsize=9.5, handlelength=2.4)
+            figure.legend(loc="lower left", ncols=2, fontsize=9.5, handlelength=2.4)
     return figure
 
 
@@ -76,8 +75,7 @@ def gaps(
         The figure: solid median and band of the distance, dashed median of the bound.
     """
     with style():
-        figure = Figure(figsize=(WIDTH, 2.3), layout="constrained")
-        axes = figure.add_subplot()
+        figure, axes = _panel(2.4)
         axes.set_title(name)
         axes.set_xlabel("step")
         axes.set_yscale("log")
@@ -203,6 +201,17 @@ def forest(results: Sequence[Mapping[str, Any]], title: str) -> Figure:
     return figure
 
 
+def _panel(height: float, below: float = 0.0) -> tuple[Figure, Axes]:
+    """A figure with one frame at a fixed place: panels side by side line up. Inches."""
+    total = height + below
+    figure = Figure(figsize=(WIDTH, total))
+    figure.subplots_adjust(
+        left=0.5 / WIDTH, right=1 - 0.14 / WIDTH, bottom=(0.48 + below) / total,
+        top=1 - 0.28 / total,
+    )  # fmt: skip
+    return figure, figure.add_subplot()
+
+
 def _band(values: Array) -> tuple[Array, Array, Array]:
     """10 %, 50 % and 90 % quantiles over the finite runs, NaN where fewer than half are finite."""
     values = np.where(np.isfinite(values), values, np.nan)
@@ -270,4 +279,12 @@ def _log_ticks(axes: Axes, low: float, high: float, axis: str = "y") -> None:
         subs = (1.0, 2.0, 5.0) if decades < 2 else (1.0, 3.0)
         chosen.set_major_locator(LogLocator(subs=subs, numticks=12))
         chosen.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    else:
+        chosen.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
     chosen.set_minor_locator(NullLocator())
+
+
+def _power(value: float) -> str:
+    """A power of ten with a raised exponent, as text: mathtext is slow and splits it in pieces."""
+    exponent = f"{np.log10(value):.0f}" if value > 0 else ""
+    return "10" + exponent.translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))

@@ -10,7 +10,7 @@ from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
 from bilevel.report import figures, palette, words
-from bilevel.report.svg import inline_svg
+from bilevel.report.svg import inline_svg, to_svg
 from bilevel.status import Status
 
 AGAINST = {
@@ -33,24 +33,31 @@ MEANINGS = {
 }
 
 
-def page(content: Mapping[str, Any]) -> str:
+def page(content: Mapping[str, Any], drawn: Mapping[str, tuple[str, str]]) -> str:
     """Render the report.
 
     Args:
         content: Plain dictionaries and arrays, as `Comparison.content` gives them.
+        drawn: What `draw` gave.
 
     Returns:
         HTML with its style sheet and figures inside: it needs no other file and no network.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, lstrip_blocks=True)
     environment.filters.update(
-        number=words.number, metric=words.metric_name, sentence=words.pair_sentence,
-        verdict=words.verdict, setting=_setting,
-    )  # fmt: skip
+        number=words.number,
+        metric=words.metric_name,
+        sentence=words.pair_sentence,
+        verdict=words.verdict,
+        setting=_setting,
+        tied=_tied,
+    )
     files = resources.files("bilevel.report")
     template = environment.from_string(files.joinpath("template.html").read_text("utf-8"))
-    drawn = draw(content, legend=False)
     curve_metrics, more_metrics = _metrics(content)
+    # Here the strategies are named once for all curves.
+    plain = {name: (title, to_svg(figure)) for name, (title, figure)
+             in _curves(content, legend=False).items()}  # fmt: skip
     return template.render(
         **content,
         css=files.joinpath("style.css").read_text("utf-8"),
@@ -63,7 +70,7 @@ def page(content: Mapping[str, Any]) -> str:
         answers=words.answers(content["paired"], list(content["strategies"]),
                               content["baselines"]),
         power=words.power_note(len(content["paired"]), content["runs"]),
-        drawn={name: inline_svg(figure, title) for name, (title, figure) in drawn.items()},
+        drawn={name: inline_svg(svg, title) for name, (title, svg) in {**drawn, **plain}.items()},
         gap_names=[name for name in drawn if name.startswith("head-gap-")],
         has_bound=any("head_bound" in table for table in content["history"].values()),
         data_note=content["settings"].get("data_note"),
@@ -80,15 +87,14 @@ def page(content: Mapping[str, Any]) -> str:
     )  # fmt: skip
 
 
-def draw(content: Mapping[str, Any], *, legend: bool = True) -> dict[str, tuple[str, Figure]]:
+def draw(content: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Draw every figure of the report.
 
     Args:
         content: As for `page`.
-        legend: Whether curves name their strategies; the page does so once for all.
 
     Returns:
-        Name of a file without ending -> (what the figure shows, figure).
+        Name of a file without ending -> (what the figure shows, a complete SVG document).
     """
     name = words.metric_name(content["headline"])
     found = {}
@@ -97,18 +103,11 @@ def draw(content: Mapping[str, Any], *, legend: bool = True) -> dict[str, tuple[
         figure = figures.strip(content["final"], content["intervals"], f"final {name}")
         found["final"] = (title, figure)
     if content["paired"]:
-        kind = content["paired"][0]["kind"]
-        title = f"{kind} of {name}"
+        title = f"{content['paired'][0]['kind']} of {name}"
         found["paired"] = (f"Paired comparison: {title} with 95 % intervals",
                            figures.forest(content["paired"], title))  # fmt: skip
-    curve_metrics, more_metrics = _metrics(content)
-    for metric in (*curve_metrics, *more_metrics):
-        for against in content["positions"] if metric in curve_metrics else ("steps",):
-            figure = curve_figure(content["history"], content["positions"][against], metric,
-                                  against, legend=legend)  # fmt: skip
-            title = f"{words.metric_name(metric)} against {AGAINST[against]}"
-            found[f"{metric}-{against}"] = (title, figure)
-    return found | _gap_figures(content)
+    found |= _curves(content, legend=True) | _gap_figures(content)
+    return {name: (title, to_svg(figure)) for name, (title, figure) in found.items()}
 
 
 def curve_figure(
@@ -192,6 +191,21 @@ def _messages(content: Mapping[str, Any]) -> dict[str, str]:
             if status.name in seen and status not in usual}  # fmt: skip
 
 
+def _curves(content: Mapping[str, Any], *, legend: bool) -> dict[str, tuple[str, Figure]]:
+    """The main metrics against every axis, the others against steps."""
+    main, more = _metrics(content)
+    shown = [(metric, against) for metric in main for against in content["positions"]]
+    shown += [(metric, "steps") for metric in more]
+    return {
+        f"{metric}-{against}": (
+            f"{words.metric_name(metric)} against {AGAINST[against]}",
+            curve_figure(content["history"], content["positions"][against], metric, against,
+                         legend=legend),
+        )
+        for metric, against in shown
+    }  # fmt: skip
+
+
 def _gap_figures(content: Mapping[str, Any]) -> dict[str, tuple[str, Figure]]:
     """One panel per strategy, all with the same axis."""
     history = {name: table for name, table in content["history"].items() if "head_gap" in table}
@@ -230,3 +244,8 @@ def _setting(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}" if math.isfinite(value) else words.number(value)
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _tied(text: str) -> str:
+    """Keep a number and its percent sign on one line."""
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")

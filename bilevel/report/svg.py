@@ -56,18 +56,17 @@ def to_svg(figure: Figure) -> str:
     return re.sub(r"<[^>]*>", lambda tag: _rounded(tag.group()), out.getvalue())
 
 
-def inline_svg(figure: Figure, title: str) -> str:
+def inline_svg(svg: str, title: str) -> str:
     """SVG element to put into a page: scales with its column and has a title to be read aloud.
 
     Args:
-        figure: The figure.
+        svg: What `to_svg` gave.
         title: What it shows.
 
     Returns:
         An `<svg>` element without fixed size, prologue, metadata or names of groups, which would
         occur twice on a page with several figures.
     """
-    svg = to_svg(figure)
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
