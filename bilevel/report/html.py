@@ -76,6 +76,7 @@ def page(content: Mapping[str, Any], drawn: Mapping[str, tuple[str, str]]) -> st
         data_note=content["settings"].get("data_note"),
         command=content["settings"].get("command"),
         infinity=math.inf,
+        version=content["environment"].get("packages", {}).get("bilevel"),
         curve_files=[[f"{metric}-{against}" for against in content["positions"]]
                      for metric in curve_metrics],
         more_metrics=more_metrics,
@@ -235,7 +236,10 @@ def _setting(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_setting(item)}" for key, item in value.items()) or words.UNKNOWN
+        return (
+            ", ".join(f"{key} {_setting(item)}" for key, item in sorted(value.items()))
+            or words.UNKNOWN
+        )
     if isinstance(value, (list, tuple)):
         whole = all(isinstance(item, int) for item in value)
         if whole and len(value) > 2 and bool((np.diff(value) == 1).all()):
