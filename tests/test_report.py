@@ -123,6 +123,7 @@ def against(baseline, wins, significant, effect=0.9):
          "It depends on which."),
         ([against("uniform slow", 7, False), against("uniform fast", 0, True)], "No."),
         ([against("uniform slow", 9, False), against("uniform fast", 7, False)], "Not shown."),
+        ([against("uniform slow", 0, False) | {"pairs": 0}], "Cannot be said."),
     ],
 )  # fmt: skip
 def test_short_answers(results, short):
@@ -200,6 +201,16 @@ def test_an_explosion_does_not_flatten_the_others():
     assert figures.curves(both, "step", "loss").axes[0].get_ylim()[1] < 10
 
 
+def test_a_start_at_zero_has_no_place_on_a_logarithmic_axis():
+    both = series([[3.0], [2.0], [1.0]])
+    both["best response"] = (np.array([0.0, 90.0, 180.0]), np.array([[3.0], [2.0], [1.0]]))
+    axes = figures.curves(both, "seconds", "loss").axes[0]
+    assert axes.get_xscale() == "log"
+    for line in axes.lines:
+        assert math.isnan(line.get_xdata()[0])
+    assert axes.get_xlim() == (1.0, 180.0)
+
+
 def test_a_band_needs_half_of_the_runs():
     values = np.array([[1.0, 2.0, 3.0], [1.0, 2.0, NAN], [1.0, NAN, np.inf]])
     low, middle, high = figures._band(values)
@@ -212,6 +223,8 @@ def test_rounding_errors_do_not_set_the_limits_of_the_gaps():
     assert figures.gap_limits([np.zeros((2, 2)), np.full((2, 2), NAN)]) is None
     low, high = figures.gap_limits([np.full((4, 2), 1e-15), np.array([[1.0], [0.01]])])
     assert (low, high) == pytest.approx((0.005, 2.0), rel=0.01)
+    exploding = np.array([[1.0], [0.01], [1e20]])
+    assert figures.gap_limits([exploding])[1] == figures.EXPLODED
 
 
 def test_empty_figures_do_not_fail():

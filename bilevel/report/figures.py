@@ -50,9 +50,11 @@ def curves(
         axes.set_title(title)
         axes.set_xlabel(xlabel)
         bands = {name: _band(values) for name, (_, values) in series.items()}
-        for name, (x, _) in series.items():
-            _draw_band(axes, np.asarray(x, dtype=np.float64), bands[name], drawn[name], name)
-        _scale_x(axes, [np.asarray(x, dtype=np.float64) for x, _ in series.values()])
+        places = {name: np.asarray(x, dtype=np.float64) for name, (x, _) in series.items()}
+        if _scale_x(axes, list(places.values())):  # the start, at 0, has no place there
+            places = {name: np.where(x > 0, x, np.nan) for name, x in places.items()}
+        for name, x in places.items():
+            _draw_band(axes, x, bands[name], drawn[name], name)
         _scale_y(axes, list(bands.values()))
         if legend and series:
             figure.legend(loc="lower left", ncols=2, fontsize=9.5, handlelength=2.4)
@@ -84,15 +86,14 @@ def gaps(
         x = np.asarray(steps, dtype=np.float64)
         band = _band(gap)
         _draw_band(axes, x, band, lines([name])[name], "distance")
-        shown = [band[1]]
+        shown = {"median": band[1]}
         if bound is not None:
-            middle = _band(bound)[1]
-            axes.plot(x, middle, color=INK, linewidth=1.0, dashes=(4, 2), label="bound")
-            shown.append(middle)
-        finite = np.concatenate([part[np.isfinite(part)] for part in shown])
-        # Step 0 of a strategy that then solves exactly would otherwise be a lonely spike.
-        if finite.size and np.median(finite) < limits[0]:
-            note = f"below {number(limits[0])} at most records"
+            shown["bound"] = _band(bound)[1]
+            axes.plot(x, shown["bound"], color=INK, linewidth=1.0, dashes=(4, 2), label="bound")
+        last = {word: values[np.isfinite(values)][-1:] for word, values in shown.items()}
+        if all(value.size and value[0] < limits[0] for value in last.values()):
+            note = ", ".join(f"{word} {number(float(value[0]))}" for word, value in last.items())
+            note = f"below this axis in the end:\n{note}"
             axes.text(0.5, 0.4, note, transform=axes.transAxes, ha="center", color=FAINT)
     return figure
 
@@ -112,7 +113,10 @@ def gap_limits(parts: Sequence[Array]) -> tuple[float, float] | None:
     flat = [values for values in flat if values.size]
     if not flat:
         return None
-    top = 2 * max(float(np.quantile(values, 0.999)) for values in flat)
+    starts = [values[0] for values in parts if len(values)]
+    usual = max((float(row[np.isfinite(row)].max(initial=0.0)) for row in starts), default=0.0)
+    top = 2 * max(float(values.max()) for values in flat)
+    top = min(top, EXPLODED * usual) if usual > 0 else top
     # An exact solver's distances are rounding errors: they would squeeze all others to the top.
     tracked = [values for values in flat if np.median(values) > top * ROUNDING] or flat
     return max(min(float(values.min()) for values in tracked) / 2, top * ROUNDING), top
@@ -138,6 +142,10 @@ def strip(values: Mapping[str, Array], intervals: Mapping[str, Any], title: str)
             dots, colour = runs[np.isfinite(runs)], drawn[name].colour
             axes.scatter(dots, np.full(dots.size, row - 0.12), s=13, color=colour, alpha=0.45,
                          linewidths=0, zorder=2)  # fmt: skip
+            if dots.size == 0:
+                axes.text(0.02, row, "no finite value", transform=axes.get_yaxis_transform(),
+                          va="center", color=FAINT)  # fmt: skip
+                continue
             mean = intervals[name]
             axes.plot([mean["low"], mean["high"]], [row + 0.2, row + 0.2], color=colour,
                       linewidth=2.2, solid_capstyle="butt", zorder=3)  # fmt: skip
@@ -181,7 +189,8 @@ def forest(results: Sequence[Mapping[str, Any]], title: str) -> Figure:
             axes.text(0.0, row - 0.2, label, transform=across, fontsize=9.5, va="center",
                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
                       zorder=2)  # fmt: skip
-            axes.text(1.0, row - 0.2, change(result), transform=across, fontsize=9.5, va="center",
+            effect = change(result) if result["pairs"] else "not comparable"
+            axes.text(1.0, row - 0.2, effect, transform=across, fontsize=9.5, va="center",
                       ha="right", color=FAINT, zorder=2,
                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6})  # fmt: skip
             axes.plot([result["low"], result["high"]], [row + 0.18] * 2, color=colour,
@@ -232,16 +241,18 @@ def _draw_band(
         drawn.set_dashes(line.dashes)
 
 
-def _scale_x(axes: Axes, positions: Sequence[Array]) -> None:
-    """Logarithmic where one strategy's steps cost several times another's."""
+def _scale_x(axes: Axes, positions: Sequence[Array]) -> bool:
+    """Logarithmic where one strategy's steps cost several times another's; says whether it is."""
     ends = [float(x[-1]) for x in positions if x.size and x[-1] > 0]
     firsts = [float(x[x > 0][0]) for x in positions if (x > 0).any()]
     if ends and max(ends) > 4 * min(ends):
         axes.set_xscale("log")
         axes.set_xlim(min(firsts), max(ends))
         _log_ticks(axes, min(firsts), max(ends), axis="x")
-    elif ends:
+        return True
+    if ends:
         axes.set_xlim(0, max(ends))
+    return False
 
 
 def _scale_y(axes: Axes, bands: Sequence[tuple[Array, Array, Array]]) -> None:

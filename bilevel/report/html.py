@@ -1,6 +1,7 @@
 """The report: one self-contained page, and the figures that go with it."""
 
 import math
+import re
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any
@@ -46,6 +47,7 @@ def page(content: Mapping[str, Any], drawn: Mapping[str, tuple[str, str]]) -> st
     environment = Environment(autoescape=True, undefined=StrictUndefined, lstrip_blocks=True)
     environment.filters.update(
         number=words.number,
+        whole=lambda value: f"{value:,.0f}",
         metric=words.metric_name,
         sentence=words.pair_sentence,
         verdict=words.verdict,
@@ -232,7 +234,7 @@ def _slug(name: str) -> str:
 def _setting(value: Any) -> str:
     """A setting as one reads it: lists without brackets, ranges of seeds short."""
     if value is None:
-        return words.UNKNOWN
+        return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Mapping):
@@ -251,5 +253,5 @@ def _setting(value: Any) -> str:
 
 
 def _tied(text: str) -> str:
-    """Keep a number and its percent sign on one line."""
-    return text.replace(" %", "\N{NO-BREAK SPACE}%")
+    """Keep a number and its percent sign on one line, and an equation."""
+    return re.sub(r" (?=[%=<])|(?<=[=<]) ", "\N{NO-BREAK SPACE}", text)

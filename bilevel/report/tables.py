@@ -122,4 +122,4 @@ def _means(content: Mapping[str, Any], key: str) -> list[str]:
 def _steps(steps: float | None) -> str:
     if steps is None:
         return words.UNKNOWN
-    return "never" if math.isinf(steps) else words.number(steps)
+    return "never" if math.isinf(steps) else f"{steps:,.0f}"

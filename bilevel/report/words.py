@@ -11,6 +11,7 @@ NAMES = {
     "phi": "training objective at the best response",
     "phi_gradient_norm": "size of the gradient of Φ",
     "head_gap": "distance of the head from its best response",
+    "head_residual": "size of the head's gradient",
     "head_bound": "certified bound on that distance",
 }
 ABBREVIATIONS = {"mse": "MSE", "r2": "R²", "mae": "MAE", "rmse": "RMSE"}
@@ -141,8 +142,11 @@ def verdict(result: Result) -> str:
         result: Fields of `PairedResult`.
 
     Returns:
-        "significantly better", "significantly worse" or "not significant".
+        "significantly better", "significantly worse", "not significant", or "not comparable"
+        without pairs.
     """
+    if result["pairs"] == 0:
+        return "not comparable"
     if not result["significant"]:
         return "not significant"
     return f"significantly {'better' if result['wins'] > result['losses'] else 'worse'}"
@@ -269,7 +273,7 @@ def _short(results: Sequence[Result]) -> str:
         return "Yes." if set(verdicts) == {"significantly better"} else "In part."
     if worse:
         return "No."
-    return "Not shown."
+    return "Cannot be said." if set(verdicts) == {"not comparable"} else "Not shown."
 
 
 def _reasons(results: Sequence[Result]) -> str:
@@ -279,12 +283,9 @@ def _reasons(results: Sequence[Result]) -> str:
         ("significantly better", "significantly better than"),
         ("significantly worse", "significantly worse than"),
         ("not significant", "no significant difference from"),
+        ("not comparable", "not comparable with"),
     ):
-        group = [
-            f"{result['baseline']} ({_brief(result)})"
-            for result in results
-            if verdict(result) == word
-        ]
+        group = [_brief(result) for result in results if verdict(result) == word]
         if group:
             parts.append(f"{start} {joined(group)}")
     text = "; ".join(parts)
@@ -292,10 +293,10 @@ def _reasons(results: Sequence[Result]) -> str:
 
 
 def _brief(result: Result) -> str:
+    if result["pairs"] == 0:
+        return f"{result['baseline']} (no seed on which both runs ended with a number)"
     words = change(result)
-    if words == "equal to":
-        return "equal"
-    return "not comparable" if words.startswith("not comparable") else words
+    return f"{result['baseline']} ({'equal' if words == 'equal to' else words})"
 
 
 def status_words(statuses: Sequence[str]) -> str:
