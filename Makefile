@@ -48,8 +48,8 @@ clean: ## remove built files and caches; .venv and results stay
 $(RUN): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "bilevel needs Python 3.11 or newer. Install one, or name it: make PYTHON=/path/to/python3.11 compare"; exit 1; }
+	@if [ -e $@ ]; then echo "Bringing .venv up to date ..."; else echo "Setting up .venv (once, a few minutes) ..."; fi
 	@rm -f .venv/.stamp-*
-	@echo "Setting up .venv (once, a few minutes) ..."
 	@$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || "$(PYTHON)" -m venv --clear .venv
 	@$(INSTALL) "$(TORCH)"
 	@$(INSTALL) --editable .

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import bilevel
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
@@ -76,6 +78,12 @@ def named_commands(program):
             if match := re.match(rf"(?:\.venv/bin/)?{program} ([a-z][a-z-]*)\b", line.strip()):
                 found.add(match[1])
     return found
+
+
+def test_every_public_name_is_in_the_reference():
+    pages = "".join(page.read_text() for page in (ROOT / "docs/api").glob("*.md"))
+    named = set(re.findall(r"^::: bilevel\.(\w+)$", pages, re.MULTILINE))
+    assert named == set(bilevel.__all__)
 
 
 def test_make_targets_exist():
