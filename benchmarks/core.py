@@ -1,8 +1,9 @@
 """How much faster is one training of 30 seeds than the loop a user would write?
 
-The loop: `nn.Module`, `torch.optim.RMSprop` with a parameter group for each level, one seed after another.
-Both train a 10-64-1 ReLU network on batches of 32, two-timescale, simultaneous. Times are per step and
-seed, all loop costs included (drawing and gathering rows too), one thread, rounds interleaved, medians.
+The loop: `nn.Module`, `torch.optim.RMSprop` with a parameter group for each level, one seed after
+another. Both train a 10-64-1 ReLU network on batches of 32, two-timescale, simultaneous. Times are
+per step and seed, all loop costs included (drawing and gathering rows too), one thread, rounds
+interleaved, medians.
 
 Run: `make bench`, or `python benchmarks/core.py [--rounds 9] [--steps 100]`.
 """
@@ -36,6 +37,7 @@ class UserLoop:
         self.optimizer = torch.optim.RMSprop(levels)
 
     def seconds_per_step(self, steps: int) -> float:
+        """The mean time of `steps` steps."""
         began = time.perf_counter()
         for _ in range(steps):
             rows = torch.randint(len(self.targets), (BATCH,))
@@ -78,7 +80,7 @@ def main() -> None:
         for name, (contender, seeds) in contenders.items():
             times[name].append(contender.seconds_per_step(options.steps) / seeds)
     baseline = times["user's loop (one seed)"]
-    print(f"{SEEDS} seeds, 10-{WIDTH}-1 ReLU, batch {BATCH}, RMSProp, eager, torch {torch.__version__}")
+    print(f"{SEEDS} seeds, 10-{WIDTH}-1 ReLU, batch {BATCH}, RMSProp, torch {torch.__version__}")
     for name, found in times.items():
         ratio = statistics.median(a / b for a, b in zip(baseline, found, strict=True))
         microseconds = statistics.median(found) * 1e6

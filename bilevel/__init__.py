@@ -1,7 +1,7 @@
 """Bilevel and Stackelberg optimisation in PyTorch.
 
-Public names are imported when they are first used, so that `import bilevel` is quick and does not load
-torch.
+Public names are imported when they are first used, so that `import bilevel` is quick and does not
+load torch.
 """
 
 import importlib
@@ -15,13 +15,13 @@ _PUBLIC = {
     "optimizers": "AbstractOptimizer SGD RMSProp Adam",
     "heads": "AbstractHeadSolver ClosedForm FastSGD FullData",
     "hypergradients": "AbstractHypergradient Envelope",
-    "strategies": "AbstractStrategy TwoTimescale uniform BestResponse",
+    "strategies": "AbstractStrategy TwoTimescale uniform BestResponse preset_strategies",
     "cost": "Cost",
     "status": "Status",
     "point": "best_response hypergradient HeadResponse Hypergradient",
     "training": "solve",
     "solution": "Solution",
-    "comparing": "compare",
+    "comparing": "compare Progress",
     "comparison": "Comparison",
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names.split()}
@@ -30,6 +30,7 @@ __all__ = [*sorted(_HOME), "errors"]
 
 if TYPE_CHECKING:
     from bilevel import errors as errors
+    from bilevel.comparing import Progress as Progress
     from bilevel.comparing import compare as compare
     from bilevel.comparison import Comparison as Comparison
     from bilevel.cost import Cost as Cost
@@ -60,12 +61,13 @@ if TYPE_CHECKING:
     from bilevel.sets import ConvexSet as ConvexSet
     from bilevel.sets import Everywhere as Everywhere
     from bilevel.solution import Solution as Solution
-    from bilevel.training import solve as solve
     from bilevel.status import Status as Status
     from bilevel.strategies import AbstractStrategy as AbstractStrategy
     from bilevel.strategies import BestResponse as BestResponse
     from bilevel.strategies import TwoTimescale as TwoTimescale
+    from bilevel.strategies import preset_strategies as preset_strategies
     from bilevel.strategies import uniform as uniform
+    from bilevel.training import solve as solve
 
 
 def __getattr__(name: str) -> Any:

@@ -2,9 +2,9 @@
 
 With mu the strong convexity of g in the head: |theta - theta*| <= |d_theta g| / mu and
 g - g* <= |d_theta g|^2 / (2 mu). With a set of heads, the gradient mapping
-G = L (theta - Proj(theta - d_theta g / L)) takes the gradient's place: a projected step of length 1/L
-contracts distances by 1 - mu/L, hence |theta - theta*| <= |G| / mu for every theta, and the value bound
-holds at the projected point.
+G = L (theta - Proj(theta - d_theta g / L)) takes the gradient's place: a projected step of length
+1/L contracts distances by 1 - mu/L, hence |theta - theta*| <= |G| / mu for every theta, and the
+value bound holds at the projected point.
 """
 
 import dataclasses
@@ -55,8 +55,8 @@ class Certifier:
 
     Args:
         oracles: of the problem.
-        kind: "proven" for quadratic heads, "estimated" where only the local Hessian is known, "unknown"
-            where the head is too large for a Hessian (no bound is given then).
+        kind: "proven" for quadratic heads, "estimated" where only the local Hessian is known,
+            "unknown" where the head is too large for a Hessian (no bound is given then).
         exact: whether theta* itself can be computed beside the bound.
         penalised: see `bilevel.heads.closed_form.all_penalised`.
         note: where mu comes from, in words.
@@ -83,13 +83,13 @@ class Certifier:
             return cls(oracles, "unknown", False, False, "The head is too large for its Hessian.")
         if is_quadratic(oracles, body, head, rows):
             one = trees.flatten(head).shape[1] == 1
-            note = "mu is the smallest eigenvalue of the head's Hessian, which is constant in the head."
+            note = "mu is the smallest eigenvalue of the head's Hessian, constant in the head."
             return cls(oracles, "proven", everywhere or one, False, note)
         note = "mu is the smallest eigenvalue of the Hessian at this head: a local estimate."
         return cls(oracles, "estimated", False, False, note)
 
     def system(self, body: Tree, head: Tree, rows: Rows) -> AbstractSystem:
-        """The linear system of the head; its solution is theta*, or theta* - head (general heads)."""
+        """The head's linear system; its solution is theta*, or theta* - head (general heads)."""
         return quadratic_system(self.oracles, body, head, rows, self.penalised)
 
     def best_response(self, system: AbstractSystem, head: Tree) -> Tree:
@@ -128,7 +128,7 @@ class Certifier:
         return HeadCertificate(residual, mu, safe / mu, safe.square() / (2 * mu), at)
 
     def _rounding(self, body: Tree, head: Tree, rows: Rows, largest: Tensor) -> Tensor:
-        """How much of the computed gradient may be rounding, (R,): the usual inner-product bounds."""
+        """How much of the computed gradient may be rounding, (R,)."""
         length = trees.norm(head)
         problem = self.oracles.problem
         if isinstance(problem, LinearHeadProblem):
@@ -138,7 +138,8 @@ class Certifier:
             design = parts.design.flatten(1).norm(dim=1)
             fit = design * length + parts.targets.flatten(1).norm(dim=1)
             penalty = parts.penalty.flatten(1).amax(1) * length
-            return EPS * (n + m + 10) * (weight * design * fit / n + penalty)
+            terms: Tensor = weight * design * fit / n + penalty
+            return EPS * (n + m + 10) * terms
         return EPS * (trees.flatten(head).shape[1] + 10) * largest * (length + 1)
 
 
@@ -147,9 +148,9 @@ def envelope_bound(
 ) -> Tensor:
     """An estimate of the envelope gradient's error, (R,), at heads that are off by `distance` (R,).
 
-    |g_{w theta}(w, theta)|_F times the distance: the first order of the sup over the ball, with the norm
-    bounded by its Frobenius norm. That norm is exact for heads of up to 512 numbers and estimated from as
-    many random probes for larger ones.
+    |g_{w theta}(w, theta)|_F times the distance: the first order of the sup over the ball, with the
+    norm bounded by its Frobenius norm. That norm is exact for heads of up to 512 numbers and
+    estimated from as many random probes for larger ones.
     """
     flat = trees.flatten(head)
     runs, size = flat.shape

@@ -13,7 +13,8 @@ class AbstractCriterion(abc.ABC):
     """A loss c(prediction, target) per row, convex in the prediction."""
 
     quadratic: bool = False
-    """Whether c is quadratic in the prediction with curvature 1, so that heads have closed forms."""
+    """Whether c is quadratic in the prediction with curvature 1, so that heads have closed
+    forms."""
 
     @abc.abstractmethod
     def rows(self, predictions: Tensor, targets: Tensor) -> Tensor:
@@ -40,8 +41,8 @@ class AbstractCriterion(abc.ABC):
 class SquaredError(AbstractCriterion):
     """Half the squared distance: 1/2 |prediction - target|^2, summed over outputs.
 
-    Metrics leave the 1/2 out: `mse` is the mean over rows of the squared errors summed over outputs,
-    `r2` is 1 - (sum of squared errors) / (sum of squared deviations from the mean target).
+    Metrics leave the 1/2 out: `mse` is the mean over rows of the squared errors summed over
+    outputs, `r2` is 1 - (sum of squared errors) / (sum of squared deviations from the mean target).
 
     Example:
         >>> import torch

@@ -1,8 +1,8 @@
 """Every error the library raises on purpose.
 
-Each derives from `BilevelError` and from the builtin that fits it, so that both `except BilevelError`
-and `except ValueError` do what one expects. Numerical trouble of a single run is not an error but a
-`bilevel.Status`.
+Each derives from `BilevelError` and from the builtin that fits it, so that both `except
+BilevelError` and `except ValueError` do what one expects. Numerical trouble of a single run is not
+an error but a `bilevel.Status`.
 """
 
 import difflib

@@ -27,7 +27,7 @@ def is_part(value: object) -> bool:
 
 def structure(part: Any) -> Hashable:
     """Class, static fields and nested structures: what two parts must share to be stacked."""
-    described: list[Hashable] = [type(part)]
+    described: list[Any] = [type(part)]
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
         if is_number(value):

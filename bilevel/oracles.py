@@ -1,8 +1,8 @@
 """Values and derivatives of a problem for R runs at once: the only place that differentiates.
 
-The user's single-run functions are vmapped over the run axis. Runs do not interact, so the gradient of
-the sum over runs is the gradient of every run: one backward pass outside of vmap, which costs less than
-a vmapped gradient. Results carry no graph.
+The user's single-run functions are vmapped over the run axis. Runs do not interact, so the gradient
+of the sum over runs is the gradient of every run: one backward pass outside of vmap, which costs
+less than a vmapped gradient. Results carry no graph.
 """
 
 from collections.abc import Callable
@@ -64,7 +64,9 @@ class Oracles:
     def metrics(self, body: Tree, head: Tree, rows: Rows) -> dict[str, Tensor]:
         """The problem's metrics, each (R,); `rows` holds all groups."""
         with torch.no_grad():
-            found = vmap(self.problem.metrics, in_dims=(0, 0, rows.axes))(body, head, rows.groups)
+            found = vmap(self.problem.metrics, in_dims=(0, 0, rows.in_dims))(
+                body, head, rows.groups
+            )
         return dict(found)
 
     def predictions(self, body: Tree, head: Tree, inputs: Tensor) -> Tensor:
@@ -74,7 +76,7 @@ class Oracles:
             raise IncompatibleError(f"{type(problem).__name__} has no `predict`.")
         with torch.no_grad():
             mapped = vmap(problem.predict, in_dims=(0, 0, None))
-            return mapped(body, head, inputs)  # type: ignore[no-any-return]
+            return mapped(body, head, inputs)
 
     # first derivatives
 
@@ -112,10 +114,11 @@ class Oracles:
                 one_head = trees.take(trees.unflatten(v.unsqueeze(0), head), 0)
                 return self.problem.head_objective(one_body, one_head, groups)
 
-            return jacrev(jacrev(value))(vector)  # type: ignore[no-any-return]
+            found: Tensor = jacrev(jacrev(value))(vector)
+            return found
 
-        mapped = vmap(hessian, in_dims=(0, 0, rows.axes))
-        return mapped(body, trees.flatten(head), rows.groups).detach()  # type: ignore[no-any-return]
+        mapped = vmap(hessian, in_dims=(0, 0, rows.in_dims))
+        return mapped(body, trees.flatten(head), rows.groups).detach()
 
     # structure
 
@@ -153,7 +156,7 @@ class Oracles:
             return found if weights is None else (*found, weights)
 
         with torch.no_grad():
-            found = vmap(parts, in_dims=(0, rows.axes))(body, rows.groups)
+            found = vmap(parts, in_dims=(0, rows.in_dims))(body, rows.groups)
         design, targets, penalty, constant = found[:4]
         return LinearParts(design, targets, found[4] if len(found) > 4 else None, penalty, constant)
 
@@ -167,7 +170,7 @@ class Oracles:
             return problem.full_penalty(one_body, len(one_like), one_like)
 
         with torch.no_grad():
-            return vmap(penalty)(body, like)  # type: ignore[no-any-return]
+            return vmap(penalty)(body, like)
 
     # checks
 
@@ -233,14 +236,14 @@ class Oracles:
         except RuntimeError as error:
             raise ProblemError(
                 f"The objective of {name} cannot be differentiated under `torch.func.vmap`, which "
-                "trains all runs at once. Avoid `.item()`, branching on values, in-place changes of "
-                f"captured tensors and random numbers inside it. torch says: {error}"
+                "trains all runs at once. Avoid `.item()`, branching on values, in-place changes "
+                f"of captured tensors and random numbers inside it. torch says: {error}"
             ) from error
 
     # how it is done
 
     def _values(self, function: Objective, body: Tree, head: Tree, rows: Rows) -> Tensor:
-        values: Tensor = vmap(function, in_dims=(0, 0, rows.axes))(body, head, rows.groups)
+        values: Tensor = vmap(function, in_dims=(0, 0, rows.in_dims))(body, head, rows.groups)
         return values
 
     def _gradients(

@@ -74,7 +74,8 @@ def best_response(
 
     Args:
         problem: the problem.
-        body: w, a tree of floating tensors without a run axis; its type is the type of the computation.
+        body: w, a tree of floating tensors without a run axis; its type is the type of the
+            computation.
         solver: None: `ClosedForm`, where g is quadratic in the head.
         batch: row groups; None: all rows of `problem.data`.
 

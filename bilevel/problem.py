@@ -29,12 +29,13 @@ Groups = dict[str, Any]
 
 
 class StackelbergProblem(abc.ABC):
-    """A bilevel problem: min over w of F(w, theta*(w)), theta*(w) = argmin over theta of g(w, theta).
+    """A bilevel problem: min_w F(w, theta*(w)) with theta*(w) = argmin_theta g(w, theta).
 
     Subclasses define the data, the initial points and g. Without `body_objective`, F is g: the
-    Stackelberg reformulation. All methods are written for one run; the library adds the run axis, so
-    the objectives must be made of operations that `torch.func.vmap` knows (no `.item()`, no branching
-    on values). Everything they compute with comes from `data`: only that is moved and cast.
+    Stackelberg reformulation. All methods are written for one run; the library adds the run axis,
+    so the objectives must be made of operations that `torch.func.vmap` knows (no `.item()`, no
+    branching on values). Everything they compute with comes from `data`: only that is moved and
+    cast.
 
     Example:
         >>> import torch, bilevel
@@ -121,14 +122,15 @@ class LinearHeadProblem(StackelbergProblem):
 
     g = 1/n sum_i s_i c(z_i theta, t_i) + 1/2 theta' diag(p) theta + h(body)
 
-    over the n rows of `batch["train"]`, a `bilevel.Batch(inputs, targets)`; z = features(body, inputs)
-    has M columns, plus a constant one with `fit_bias`.
+    over the n rows of `batch["train"]`, a `bilevel.Batch(inputs, targets)`; z = features(body,
+    inputs) has M columns, plus a constant one with `fit_bias`.
 
-    Hooks: `features` (required), `row_weights` s, `penalty` p, `body_penalty` h. `head_objective` is
+    Hooks: `features` (required), `row_weights` s, `penalty` p, `body_penalty` h. `head_objective`
+    is
     final: the library relies on this form to solve the head exactly.
 
-    Shapes: `outputs=None` means targets (n,) and a head (M,); `outputs=K` means targets (n, K) and a
-    head (M, K). With `fit_bias` the head has M + 1 rows, the last one for the bias.
+    Shapes: `outputs=None` means targets (n,) and a head (M,); `outputs=K` means targets (n, K) and
+    a head (M, K). With `fit_bias` the head has M + 1 rows, the last one for the bias.
 
     Example:
         >>> import torch, bilevel
@@ -166,8 +168,8 @@ class LinearHeadProblem(StackelbergProblem):
             if getattr(cls, name) is not getattr(LinearHeadProblem, name):
                 raise FinalMethodError(
                     f"{cls.__name__}.{name} overrides a final method of LinearHeadProblem. Use the "
-                    "hooks `features`, `criterion`, `row_weights`, `penalty` and `body_penalty`, or "
-                    "subclass StackelbergProblem for an objective of another form."
+                    "hooks `features`, `criterion`, `row_weights`, `penalty` and `body_penalty`, "
+                    "or subclass StackelbergProblem for an objective of another form."
                 )
 
     @abc.abstractmethod
@@ -192,29 +194,21 @@ class LinearHeadProblem(StackelbergProblem):
     @final
     def design(self, body: Tree, inputs: Tensor) -> Tensor:
         """The features with the constant column, if any: shape (n, M) or (n, M + 1)."""
-        if self.body_free_features:
-            z: Tensor = self.features(inputs)  # type: ignore[call-arg, arg-type]
-        else:
-            z = self.features(body, inputs)
-        if z.ndim != 2 or z.shape[0] != inputs.shape[0]:
-            raise ShapeError(
-                f"`features` must return (n, M) for n rows of inputs, got {tuple(z.shape)} for "
-                f"inputs of shape {tuple(inputs.shape)}."
-            )
+        z = self._features(body, inputs)
         return torch.cat([z, torch.ones_like(z[:, :1])], dim=1) if self.fit_bias else z
 
     @final
     def predict(self, body: Tree, head: Tensor, inputs: Tensor) -> Tensor:
         """Predictions z theta: (n,) or (n, K)."""
-        design = self.design(body, inputs)
-        if head.shape[:1] != design.shape[1:]:
-            bias = " (the last one for the bias)" if self.fit_bias else ""
+        z = self._features(body, inputs)
+        rows = z.shape[1] + self.fit_bias
+        if head.shape[0] != rows:
+            bias = " and a bias" if self.fit_bias else ""
             raise ShapeError(
-                f"The head has shape {tuple(head.shape)}, but there are {design.shape[1]} "
-                f"features{bias}. `init_head` must return "
-                f"{self.head_shape(design.shape[1])}."
+                f"The head has shape {tuple(head.shape)}, but there are {z.shape[1]} "
+                f"features{bias}: `init_head` must return {self.head_shape(rows)}."
             )
-        return design @ head
+        return z @ head[:-1] + head[-1] if self.fit_bias else z @ head
 
     @final
     def head_objective(self, body: Tree, head: Tensor, batch: Groups) -> Tensor:
@@ -223,9 +217,12 @@ class LinearHeadProblem(StackelbergProblem):
         losses = self.criterion.rows(self.predict(body, head, train.inputs), train.targets)
         weights = self.row_weights(body, batch)
         fit = losses.mean() if weights is None else (weights * losses).mean()
-        p = self.full_penalty(body, head.shape[0], fit)
-        p = p.unsqueeze(1) if p.ndim < head.ndim else p
-        return fit + 0.5 * (p * head.square()).sum() + self.body_penalty(body)
+        p = self.penalty(body)
+        squares = (head if self.penalises_all else head[:-1]).square()
+        if isinstance(p, Tensor) and p.ndim > 0:
+            p = self.full_penalty(body, head.shape[0], fit)[: len(squares)]
+            p = p.unsqueeze(1) if p.ndim < head.ndim else p
+        return fit + 0.5 * (p * squares).sum() + self.body_penalty(body)
 
     def metrics(self, body: Tree, head: Tensor, data: Groups) -> dict[str, Tensor]:
         """The criterion's metrics for every group (a hook)."""
@@ -233,7 +230,9 @@ class LinearHeadProblem(StackelbergProblem):
         for name in ("train", "validation", "test"):
             if name in data:
                 predictions = self.predict(body, head, data[name].inputs)
-                for metric, value in self.criterion.metrics(predictions, data[name].targets).items():
+                for metric, value in self.criterion.metrics(
+                    predictions, data[name].targets
+                ).items():
                     found[f"{name}_{metric}"] = value
         return found
 
@@ -254,6 +253,18 @@ class LinearHeadProblem(StackelbergProblem):
                 f"{tuple(p.shape)}. With `penalize_bias` it has a row for the bias, else not."
             )
         return torch.cat([p, torch.zeros_like(p[:1])]) if unpenalised else p
+
+    def _features(self, body: Tree, inputs: Tensor) -> Tensor:
+        if self.body_free_features:
+            z: Tensor = self.features(inputs)  # type: ignore[call-arg]
+        else:
+            z = self.features(body, inputs)
+        if z.ndim != 2 or z.shape[0] != inputs.shape[0]:
+            raise ShapeError(
+                f"`features` must return (n, M) for n rows of inputs, got {tuple(z.shape)} for "
+                f"inputs of shape {tuple(inputs.shape)}."
+            )
+        return z
 
     @property
     def penalises_all(self) -> bool:

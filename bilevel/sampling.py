@@ -50,6 +50,12 @@ class Rows:
         """All rows of the same groups."""
         return self if self.all_rows is None else self.all_rows
 
+    @property
+    def in_dims(self) -> dict[str, int | None] | int | None:
+        """The axes as `vmap` wants them; one value for all is quicker for it to digest."""
+        distinct = set(self.axes.values())
+        return distinct.pop() if len(distinct) == 1 else self.axes
+
     def without(self, *names: str) -> "Rows":
         """The same rows without some groups."""
         kept = {name: group for name, group in self.groups.items() if name not in names}
@@ -70,6 +76,9 @@ class Rows:
 
 class TrainingData:
     """The data of a problem for a list of runs, checked, cast and moved once.
+
+    `groups` holds the rows, (n, ...) or (S, n, ...) for S distinct seeds; `sizes` the number of
+    rows n.
 
     Args:
         problem: whose `data` is called: once, or for each distinct seed if it redraws.
@@ -106,6 +115,8 @@ class TrainingData:
         else:
             groups = check_groups(problem.data())
         self.groups: Groups = trees.cast(groups, dtype, device)
+        axis = 1 if self.per_seed else 0
+        self.sizes = {name: trees.leaves(g)[0].shape[axis] for name, g in self.groups.items()}
 
     def repeated(self, times: int) -> "TrainingData":
         """The same data for `times` times as many runs, seeds in the same order each time."""
@@ -123,12 +134,6 @@ class TrainingData:
                 raise ShapeError(f"`init_{stream}` must return the same shapes for every seed.")
         stacked = trees.cast(trees.stack(drawn), self.dtype, self.device)
         return trees.take(stacked, self.seed_index)
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """The number of rows of each group."""
-        axis = 1 if self.per_seed else 0
-        return {name: trees.leaves(g)[0].shape[axis] for name, g in self.groups.items()}
 
     def everything(self, dtype: torch.dtype | None = None) -> Rows:
         """All rows of all groups, test rows included."""
@@ -224,7 +229,8 @@ class Sampler:
             return torch.randint(total, (BLOCK, size), generator=source)
 
         block = self._block((stream, group, size), k, draw)
-        return block[k % BLOCK]
+        drawn: Tensor = block[k % BLOCK]
+        return drawn
 
     def _noise(self, k: int) -> Tree:
         def draw(seed: int, block: int) -> Tree:
@@ -257,17 +263,17 @@ def check_batch_size(size: object, name: str) -> None:
         raise ArgumentError(f"{name} must be a positive integer or None (all rows), got {size!r}.")
 
 
-def check_groups(groups: object) -> Groups:
+def check_groups(groups: Any) -> Groups:
     """Return the groups, or say what is wrong with them; NumPy arrays become tensors."""
     if not isinstance(groups, dict):
         raise DataError(f"`data` must return a dict of row groups, got {type(groups).__name__}.")
     unknown = set(groups) - set(GROUPS)
     if unknown:
         raise DataError(f"Unknown row groups {sorted(unknown)}; there are {', '.join(GROUPS)}.")
-    groups = trees.tree_map(
+    found: Groups = trees.tree_map(
         lambda leaf: torch.as_tensor(leaf) if isinstance(leaf, np.ndarray) else leaf, groups
     )
-    for name, group in groups.items():
+    for name, group in found.items():
         sizes = {}
         for path, leaf in trees.named_leaves(group):
             where = f'data["{name}"]{path}'
@@ -284,6 +290,6 @@ def check_groups(groups: object) -> Groups:
             raise ShapeError(f'The leaves of data["{name}"] differ in their rows: {sizes}.')
         if not sizes or 0 in sizes.values():
             raise DataError(f'data["{name}"] is empty.')
-    if groups and "train" not in groups:
+    if found and "train" not in found:
         raise DataError('`data` must hold the group "train", or nothing at all.')
-    return groups
+    return found

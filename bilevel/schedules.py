@@ -41,12 +41,16 @@ class Constant(AbstractSchedule):
         """The value, whatever `k` is."""
         return self.value
 
+    def __repr__(self) -> str:
+        return f"Constant({self.value!r})"
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Polynomial(AbstractSchedule):
     """initial * (k + offset)^(-exponent), the schedule of two-timescale theory.
 
-    Theorem 3.6 of the paper uses the exponents 3/5 (body) and 2/5 (head), theorem 3.7 uses 1 and 2/3.
+    Theorem 3.6 of the paper uses the exponents 3/5 (body) and 2/5 (head), theorem 3.7 uses 1 and
+    2/3.
 
     Args:
         initial: the step size at k + offset = 1, positive.

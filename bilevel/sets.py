@@ -80,7 +80,7 @@ class Box(ConvexSet):
             for name, bound in (("low", self.low), ("high", self.high)):
                 shape = tuple(torch.as_tensor(bound).shape)
                 try:
-                    fits = torch.broadcast_shapes(shape, leaf.shape) == leaf.shape
+                    fits = torch.empty(shape).expand(leaf.shape).shape == leaf.shape
                 except RuntimeError:
                     fits = False
                 if not fits:

@@ -41,17 +41,19 @@ def solve(
 ) -> Solution:
     """Train one strategy from many seeds at once.
 
-    A seed fixes the initial point, the data (if they are redrawn) and the rows of every step, for every
-    strategy, alone or together with others.
+    A seed fixes the initial point, the data (if they are redrawn) and the rows of every step, for
+    every strategy, alone or together with others.
 
     Args:
         problem: what to solve.
         strategy: how the two levels move; its numbers may be (R,) tensors, one for each seed.
         steps: how many body steps.
-        batch_size: rows per step, drawn i.i.d.: an int for all groups, a dict by group, None: all rows.
+        batch_size: rows per step, drawn i.i.d.: an int for all groups, a dict by group, None: all
+            rows.
         seeds: how many (0, 1, ...), or the seeds themselves.
         every: steps between records; step 0 and the last step are always recorded.
-        tolerance: stop a run when |projected grad Phi| falls below this times its first value; looked
+        tolerance: stop a run when |projected grad Phi| falls below this times its first value;
+            looked
             at in records only. None: never.
         compile: not available yet; must be False.
         state: of an earlier `Solution`, to go on for `steps` more.
@@ -150,7 +152,7 @@ class Training:
         interrupted = False
         try:
             for k in range(start, last + 1):
-                if k == start or k == last or k % every == 0:
+                if k in (start, last) or k % every == 0:
                     records.append(self._record(tolerance, first=not records))
                     recorded.append(k)
                     if callback is not None:
@@ -194,8 +196,8 @@ class Training:
         if tolerance is not None:
             if norm is None:
                 raise ArgumentError(
-                    "`tolerance` needs |grad Phi|, which is recorded only where the head has a closed "
-                    "form and F is g. Leave it out and choose `steps`."
+                    "`tolerance` needs |grad Phi|, which is recorded only where the head has a "
+                    "closed form and F is g. Leave it out and choose `steps`."
                 )
             scale = norm if self.state.first_norm is None else self.state.first_norm
             codes = codes.masked_fill(
@@ -250,7 +252,7 @@ def float_type(dtype: object) -> torch.dtype:
     """float32 or float64, or a clear error."""
     if dtype not in (torch.float32, torch.float64):
         raise ArgumentError(f"`dtype` must be torch.float32 or torch.float64, got {dtype!r}.")
-    return dtype  # type: ignore[return-value]
+    return dtype
 
 
 def check_strategy(strategy: Any, runs: int) -> None:
@@ -263,5 +265,6 @@ def check_strategy(strategy: Any, runs: int) -> None:
     counts = hyperparameters.run_counts(strategy) - {runs}
     if counts:
         raise ArgumentError(
-            f"The strategy has hyper-parameters for {sorted(counts)} runs, but there are {runs} seeds."
+            f"The strategy has hyper-parameters for {sorted(counts)} runs, but there are {runs} "
+            "seeds."
         )

@@ -13,12 +13,29 @@ from torch.utils import _pytree
 
 Tree = Any
 
-tree_map = _pytree.tree_map
-"""`tree_map(function, tree, *more)`: the tree of `function(leaf, ...)`."""
+
+def tree_map(function: Callable[..., Any], tree: Tree, *more: Tree) -> Tree:
+    """The tree of `function(leaf, ...)`, over trees of one structure.
+
+    Tensors and flat dicts, the common trees, are walked here: it is several times faster than the
+    general way, and a training step walks a dozen trees.
+    """
+    if isinstance(tree, Tensor):
+        return function(tree, *more)
+    if type(tree) is dict and all(type(other) is dict for other in more):
+        return {
+            key: tree_map(function, value, *(other[key] for other in more))
+            for key, value in tree.items()
+        }
+    return _pytree.tree_map(function, tree, *more)
 
 
 def leaves(tree: Tree) -> list[Tensor]:
     """The tensors of a tree, in a fixed order."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    if _is_flat_dict(tree):
+        return list(tree.values())
     return _pytree.tree_leaves(tree)
 
 
@@ -30,6 +47,10 @@ def named_leaves(tree: Tree) -> list[tuple[str, Tensor]]:
 
 def rebuild(like: Tree, new_leaves: Sequence[Tensor]) -> Tree:
     """A tree of the structure of `like` with other leaves."""
+    if isinstance(like, Tensor):
+        return new_leaves[0]
+    if _is_flat_dict(like):
+        return dict(zip(like, new_leaves, strict=True))
     return _pytree.tree_unflatten(list(new_leaves), _pytree.tree_structure(like))
 
 
@@ -48,7 +69,7 @@ def per_run(number: float | Tensor, leaf: Tensor) -> float | Tensor:
 
 
 def where(mask: Tensor, yes: Tree, no: Tree) -> Tree:
-    """Choose per run: `yes` where `mask` (R,) holds, else `no`; what is no tensor comes from `no`."""
+    """Per run, `yes` where `mask` (R,) holds, else `no`; what is no tensor comes from `no`."""
 
     def choose(a: Any, b: Any) -> Any:
         if not isinstance(b, Tensor):
@@ -67,7 +88,8 @@ def dot(a: Tree, b: Tree) -> Tensor:
 def norm(a: Tree) -> Tensor:
     """Euclidean norm per run over all leaves, shape (R,); scaled, so that it does not overflow."""
     parts = [torch.linalg.vector_norm(x.flatten(1), dim=1) for x in _lift(a)]
-    return torch.linalg.vector_norm(torch.stack(parts), dim=0)
+    total: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0)
+    return total
 
 
 def finite(tree: Tree) -> Tensor:
@@ -83,7 +105,7 @@ def flatten(tree: Tree) -> Tensor:
 def unflatten(vector: Tensor, like: Tree) -> Tree:
     """The inverse of `flatten`, with the structure and shapes of `like` (leading R)."""
     shapes = [x.shape[1:] for x in leaves(like)]
-    pieces = vector.split([shape.numel() for shape in shapes], dim=1)
+    pieces = torch.split(vector, [shape.numel() for shape in shapes], dim=1)
     return rebuild(
         like,
         [p.reshape(vector.shape[0], *s) for p, s in zip(pieces, shapes, strict=True)],
@@ -131,6 +153,10 @@ def check(tree: Tree, name: str, error: Callable[[str], Exception]) -> None:
             raise error(f"`{name}{path}` must be floating point, got {leaf.dtype}.")
         if not leaf.isfinite().all():
             raise error(f"`{name}{path}` holds values that are not finite.")
+
+
+def _is_flat_dict(tree: Tree) -> bool:
+    return type(tree) is dict and all(isinstance(leaf, Tensor) for leaf in tree.values())
 
 
 def _lift(tree: Tree) -> list[Tensor]:

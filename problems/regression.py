@@ -1,6 +1,7 @@
 """Regression with a network whose last layer is a ridge regression, on standard data sets."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -65,19 +66,21 @@ class Network:
 
 
 class Regression(bilevel.LinearHeadProblem):
-    """g = 1/(2n) |z theta + b - y|^2 + lambda/2 |theta|^2 with z = the last hidden layer of a network.
+    """g = 1/(2n) |z theta + b - y|^2 + lambda/2 |theta|^2, z the last hidden layer of a network.
 
-    Inputs and targets are standardised with the training rows' mean and standard deviation. The bias
-    of the head is not penalised.
+    Inputs and targets are standardised with the training rows' mean and standard deviation. The
+    bias of the head is not penalised.
 
     Args:
-        draw: `draw(seed)` gives raw (inputs, targets) arrays by group: "train", "validation", "test".
+        draw: `draw(seed)` gives raw (inputs, targets) arrays by group: "train", "validation",
+            "test".
         network: the body.
         ridge: lambda, at least 0.
         note: one sentence on the data.
 
-    Source: arXiv 2605.15530, equation (8). Differs from the source in: 1. the mean over rows where the
-    paper's normalisation could not be read; 2. biases in every layer; 3. any depth and activation.
+    Source: arXiv 2605.15530, equation (8). Differs from the source in: 1. the mean over rows where
+    the paper's normalisation could not be read; 2. biases in every layer; 3. any depth and
+    activation.
     """
 
     redraws_data = True
@@ -119,7 +122,8 @@ class Regression(bilevel.LinearHeadProblem):
 
 def uniform(shape: tuple[int, ...], fan_in: int, generator: torch.Generator) -> Tensor:
     """Uniform in +-1/sqrt(fan-in)."""
-    return (2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1) / fan_in**0.5
+    drawn = 2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1
+    return drawn / math.sqrt(fan_in)
 
 
 def friedman1(
@@ -186,9 +190,9 @@ def diabetes(
         return _split(inputs[order], targets[order], sizes)
 
     note = (
-        "Diabetes (Efron et al. 2004, in scikit-learn): 442 patients, 10 measurements, target: disease "
-        f"progression after a year. Split anew for every seed, {validation:.0%} validation, "
-        f"{test:.0%} test; standardised with training rows."
+        "Diabetes (Efron et al. 2004, in scikit-learn): 442 patients, 10 measurements, target: "
+        f"disease progression after a year. Split anew for every seed, {validation:.0%} "
+        f"validation, {test:.0%} test; standardised with training rows."
     )
     return Regression(draw, Network(width, depth, activation), ridge, note)
 
@@ -196,7 +200,9 @@ def diabetes(
 def _friedman(number: int, make: Callable[..., Arrays], options: dict[str, Any]) -> Regression:
     sizes = {name: options[name] for name in ("train", "validation", "test")}
     if min(sizes.values()) < 2 or options["noise"] < 0:
-        raise ArgumentError(f"Friedman data need at least 2 rows per group and noise >= 0: {sizes}.")
+        raise ArgumentError(
+            f"Friedman data need at least 2 rows per group and noise >= 0: {sizes}."
+        )
 
     def draw(seed: int) -> Splits:
         total = sum(sizes.values())
@@ -204,9 +210,9 @@ def _friedman(number: int, make: Callable[..., Arrays], options: dict[str, Any])
         return _split(inputs, targets, {"test": sizes["test"], "validation": sizes["validation"]})
 
     note = (
-        f"Friedman {number} (Friedman 1991, Breiman 1996, in scikit-learn), noise {options['noise']:g}, "
-        f"{sizes['train']} training, {sizes['validation']} validation and {sizes['test']} test rows, drawn "
-        "anew for every seed; standardised with training rows."
+        f"Friedman {number} (Friedman 1991, Breiman 1996, in scikit-learn), noise "
+        f"{options['noise']:g}, {sizes['train']} training, {sizes['validation']} validation and "
+        f"{sizes['test']} test rows, drawn anew for every seed; standardised with training rows."
     )
     network = Network(options["width"], options["depth"], options["activation"])
     return Regression(draw, network, options["ridge"], note)

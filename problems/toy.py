@@ -23,8 +23,8 @@ class ScalarProduct(bilevel.StackelbergProblem):
         curvature: mu, at least 0.
         noise_scale: standard deviation of the Gaussian noise added to both partial derivatives.
 
-    Source: arXiv 2605.15530, Lemma 4.1. Differs from the source in: 1. W = [0.6, 3] and Theta = [-1, 1]
-    are boxes that contain the solution, so that projections are exercised.
+    Source: arXiv 2605.15530, Lemma 4.1. Differs from the source in: 1. W = [0.6, 3] and Theta =
+    [-1, 1] are boxes that contain the solution, so that projections are exercised.
     """
 
     body_set = bilevel.Box(0.6, 3.0)

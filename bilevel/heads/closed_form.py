@@ -1,7 +1,7 @@
 """The exact head of a quadratic objective."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,8 +39,8 @@ class ClosedFormState(NamedTuple):
     """What is decided or computed once.
 
     Attributes:
-        penalised: whether all coefficients of a linear head are penalised, so that the dual form may
-            be used; decided at the initial bodies.
+        penalised: whether all coefficients of a linear head are penalised, so that the dual form
+            may be used; decided at the initial bodies.
         gram: Z'Z/n of features that do not depend on the body, else None.
         moment: Z't/n of them, else None.
     """
@@ -54,10 +54,10 @@ class ClosedFormState(NamedTuple):
 class ClosedForm(AbstractHeadSolver):
     """theta*(w) = H^{-1} b by a Cholesky factorisation in float64.
 
-    A linear head with squared error: H = Z'SZ/n + diag(p), b = Z'St/n. With fewer rows than features
-    (and everything penalised) the n x n kernel is factored instead. Features that do not depend on the
-    body are multiplied once. Any other head is solved through its Hessian if g is quadratic in it, which
-    is checked once at two random heads.
+    A linear head with squared error: H = Z'SZ/n + diag(p), b = Z'St/n. With fewer rows than
+    features (and everything penalised) the n x n kernel is factored instead. Features that do not
+    depend on the body are multiplied once. Any other head is solved through its Hessian if g is
+    quadratic in it, which is checked once at two random heads.
 
     Args:
         data: on which rows: `FullData()`, all training rows.
@@ -74,8 +74,8 @@ class ClosedForm(AbstractHeadSolver):
         """Refuse criteria that are not quadratic."""
         if isinstance(problem, LinearHeadProblem) and not problem.criterion.quadratic:
             raise IncompatibleError(
-                f"{type(problem.criterion).__name__} is not quadratic in the prediction, so its heads "
-                "have no closed form. Use an iterative solver, such as FastSGD."
+                f"{type(problem.criterion).__name__} is not quadratic in the prediction, so its "
+                "heads have no closed form. Use an iterative solver, such as FastSGD."
             )
 
     def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> ClosedFormState:
@@ -120,7 +120,7 @@ class ClosedForm(AbstractHeadSolver):
 
     @staticmethod
     def _constrain(problem: StackelbergProblem, head: Tree, status: Tensor) -> tuple[Tree, Tensor]:
-        """Project onto the head set: exact for one number, else an inexact head that is reported."""
+        """Project onto the head set: exact for one number, else inexact, which is reported."""
         if isinstance(problem.head_set, Everywhere):
             return head, status
         projected = problem.head_set.project(head)
@@ -177,8 +177,8 @@ def refuse_singular(system: AbstractSystem, problem: StackelbergProblem) -> None
         )
         raise SingularHeadError(
             f"{what} smallest eigenvalue {float(smallest[run]):.2g} (largest "
-            f"{float(largest[run]):.2g}) in run {run}: the head has no unique minimiser, so there is "
-            f"no closed form. {remedy}"
+            f"{float(largest[run]):.2g}) in run {run}: the head has no unique minimiser, so there "
+            f"is no closed form. {remedy}"
         )
 
 
@@ -188,14 +188,14 @@ def check_quadratic(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Non
     if size > LARGEST_GENERAL_HEAD:
         raise IncompatibleError(
             f"The head has {size} numbers; ClosedForm forms a Hessian of at most "
-            f"{LARGEST_GENERAL_HEAD}. Use LinearHeadProblem if the head is linear in features, or an "
-            "iterative solver."
+            f"{LARGEST_GENERAL_HEAD}. Use LinearHeadProblem if the head is linear in features, or "
+            "an iterative solver."
         )
     if not is_quadratic(oracles, body, head, rows):
         raise IncompatibleError(
-            f"`head_objective` of {type(oracles.problem).__name__} is not quadratic in the head: its "
-            "Hessian differs between two heads, so there is no closed form. Use an iterative solver, "
-            "such as FastSGD."
+            f"`head_objective` of {type(oracles.problem).__name__} is not quadratic in the head: "
+            "its Hessian differs between two heads, so there is no closed form. Use an iterative "
+            "solver, such as FastSGD."
         )
 
 

@@ -21,14 +21,15 @@ from bilevel.trees import Tree
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FastSGD(AbstractHeadSolver):
-    """theta <- Proj(theta - lr_j d_theta g(w, theta)), `steps` times, from the head of the step before.
+    """theta <- Proj(theta - lr_j d_theta g(w, theta)), `steps` times, from the last head.
 
     Args:
         lr: the step size, a schedule over the inner steps or a number; below 2 / L to converge.
         steps: how many, at least 1.
         batch_size: rows of "train" per inner step, drawn i.i.d.; None: all rows.
-        tolerance: stop a run when the norm of its gradient mapping (theta - Proj(theta - lr d)) / lr is
-            at most this, None: never. Needs `batch_size=None`: a sampled gradient does not vanish.
+        tolerance: stop a run when the norm of its gradient mapping (theta - Proj(theta - lr d)) /
+            lr is at most this, None: never. Needs `batch_size=None`: a sampled gradient does not
+            vanish.
     """
 
     lr: Number | AbstractSchedule
@@ -45,8 +46,8 @@ class FastSGD(AbstractHeadSolver):
             object.__setattr__(self, "tolerance", positive(self.tolerance, "`tolerance`"))
             if self.batch_size is not None:
                 raise ArgumentError(
-                    "`tolerance` needs `batch_size=None`: the gradient of sampled rows does not vanish "
-                    "at the solution."
+                    "`tolerance` needs `batch_size=None`: the gradient of sampled rows does not "
+                    "vanish at the solution."
                 )
 
     def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Any:

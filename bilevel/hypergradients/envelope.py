@@ -23,10 +23,10 @@ class Envelope(AbstractHypergradient):
         """Refuse problems that override `body_objective`."""
         if not problem.is_stackelberg:
             raise IncompatibleError(
-                f"{type(problem).__name__} overrides `body_objective`, so F is not g and the envelope "
-                "gradient d_w F lacks the term -(d2_{w theta} g)(d2_{theta theta} g)^{-1} d_theta F: it "
-                "leads to a wrong point. Use `Implicit`. (Terms in the body alone belong in "
-                "`body_penalty`, which keeps F = g.)"
+                f"{type(problem).__name__} overrides `body_objective`, so F is not g and the "
+                "envelope gradient d_w F lacks the term -(d2_{w theta} g)(d2_{theta theta} g)^{-1} "
+                "d_theta F: it leads to a wrong point. Use `Implicit`. (Terms in the body alone "
+                "belong in `body_penalty`, which keeps F = g.)"
             )
 
     def gradient(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Tree:

@@ -1,9 +1,9 @@
 """The linear system behind a quadratic head, for R runs, in float64.
 
-g(theta) = 1/2 theta' H theta - b' theta + constant, so theta* = H^{-1} b. For a linear head with squared
-error, H = Z'SZ/n + diag(p) and b = Z'St/n; with fewer rows than features the n x n kernel is factored
-instead (Woodbury). A run whose numbers are not finite is replaced by the identity before a
-factorisation, so that it cannot harm the others.
+g(theta) = 1/2 theta' H theta - b' theta + constant, so theta* = H^{-1} b. For a linear head with
+squared error, H = Z'SZ/n + diag(p) and b = Z'St/n; with fewer rows than features the n x n kernel
+is factored instead (Woodbury). A run whose numbers are not finite is replaced by the identity
+before a factorisation, so that it cannot harm the others.
 """
 
 import abc
@@ -12,6 +12,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from bilevel import trees
 from bilevel.oracles import LinearParts
 from bilevel.status import Status
 
@@ -58,7 +59,7 @@ class PrimalSystem(AbstractSystem):
     def gradient_norm(self, theta: Tensor) -> Tensor:
         """From the matrix."""
         columns = split_outputs(theta, self.hessian.shape[1])
-        return torch.linalg.vector_norm((self.hessian @ columns - self.moment).flatten(1), dim=1)
+        return trees.norm(self.hessian @ columns - self.moment)
 
     def curvature(self) -> tuple[Tensor, Tensor]:
         """Extreme eigenvalues, moved outwards by the rounding error of the eigensolver."""
@@ -72,7 +73,7 @@ class PrimalSystem(AbstractSystem):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DualSystem(AbstractSystem):
-    """theta = P^{-1} A' (A P^{-1} A' + n I)^{-1} u with A = sqrt(s) Z, u = sqrt(s) t, P = diag(p) > 0.
+    """theta = P^{-1} A' (A P^{-1} A' + n I)^{-1} u with A = sqrt(s) Z, u = sqrt(s) t, P = diag(p).
 
     Args:
         design: A, (R, n, m).
@@ -100,7 +101,7 @@ class DualSystem(AbstractSystem):
         """From the rows: A'(A theta - u)/n + p theta."""
         residual = self.design @ theta - self.targets
         slope = self.design.mT @ residual / self.design.shape[1] + self.penalty.mT * theta
-        return torch.linalg.vector_norm(slope.flatten(1), dim=1)
+        return trees.norm(slope)
 
     def curvature(self) -> tuple[Tensor, Tensor]:
         """The smallest penalty; the largest one plus |A|_F^2 / n."""
@@ -175,7 +176,8 @@ def factorise(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Cholesky factors of (R, J, q, q), the matrices that were factored, and a code per run.
 
     A numerically singular run gets the smallest jitter of a geometric ladder that makes its
-    factorisation succeed, and the status `JITTERED`. Runs that are not finite give NaN and `DIVERGED`.
+    factorisation succeed, and the status `JITTERED`. Runs that are not finite give NaN and
+    `DIVERGED`.
     """
     safe, bad = replace_bad(matrix)
     factor, weak = _attempt(safe)

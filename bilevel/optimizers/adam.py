@@ -18,7 +18,7 @@ class AdamState(NamedTuple):
 
     mean: Tree
     square: Tree
-    count: Tensor
+    steps: Tensor
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ class Adam(AbstractOptimizer):
         self, gradient: Tree, state: AdamState, parameters: Tree, lr: Number
     ) -> tuple[Tree, AdamState]:
         """One step."""
-        beta1, beta2, count = self.beta1, self.beta2, state.count + 1
+        beta1, beta2, count = self.beta1, self.beta2, state.steps + 1
         mean_scale = 1 - torch.as_tensor(beta1, dtype=count.dtype) ** count
         square_scale = 1 - torch.as_tensor(beta2, dtype=count.dtype) ** count
 

@@ -17,7 +17,9 @@ class AbstractOptimizer(abc.ABC):
         """The state before the first step: a tree whose leaves have the run axis first."""
 
     @abc.abstractmethod
-    def update(self, gradient: Tree, state: Tree, parameters: Tree, lr: Number) -> tuple[Tree, Tree]:
+    def update(
+        self, gradient: Tree, state: Tree, parameters: Tree, lr: Number
+    ) -> tuple[Tree, Tree]:
         """One step.
 
         Args:

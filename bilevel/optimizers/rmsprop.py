@@ -19,8 +19,8 @@ class RMSProp(AbstractOptimizer):
         smoothing: in [0, 1); called `alpha` in torch.
         eps: positive, outside of the root.
 
-    Source: torch.optim.RMSprop, whose defaults these are. Differs from the source in: 1. not centred, no
-    momentum, no weight decay.
+    Source: torch.optim.RMSprop, whose defaults these are. Differs from the source in: 1. not
+    centred, no momentum, no weight decay.
     """
 
     smoothing: Number = 0.99
@@ -34,7 +34,9 @@ class RMSProp(AbstractOptimizer):
         """Zero mean squares."""
         return trees.tree_map(lambda leaf: leaf.new_zeros(leaf.shape), parameters)
 
-    def update(self, gradient: Tree, state: Tree, parameters: Tree, lr: Number) -> tuple[Tree, Tree]:
+    def update(
+        self, gradient: Tree, state: Tree, parameters: Tree, lr: Number
+    ) -> tuple[Tree, Tree]:
         """One step."""
 
         def average(square: Tensor, slope: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ class SGD(AbstractOptimizer):
     Args:
         momentum: in [0, 1).
 
-    Source: torch.optim.SGD. Differs from the source in: 1. no dampening, weight decay or Nesterov step.
+    Source: torch.optim.SGD. Differs from the source in: 1. no dampening, weight decay or Nesterov
+    step.
     """
 
     momentum: Number = 0.0
@@ -37,7 +38,9 @@ class SGD(AbstractOptimizer):
             return ()
         return trees.tree_map(lambda leaf: leaf.new_zeros(leaf.shape), parameters)
 
-    def update(self, gradient: Tree, state: Tree, parameters: Tree, lr: Number) -> tuple[Tree, Tree]:
+    def update(
+        self, gradient: Tree, state: Tree, parameters: Tree, lr: Number
+    ) -> tuple[Tree, Tree]:
         """One step."""
         if not self.plain:
 

@@ -2,6 +2,7 @@
 
 from bilevel.strategies.base import AbstractStrategy
 from bilevel.strategies.best_response import BestResponse
+from bilevel.strategies.presets import preset_strategies
 from bilevel.strategies.two_timescale import TwoTimescale, uniform
 
-__all__ = ["AbstractStrategy", "BestResponse", "TwoTimescale", "uniform"]
+__all__ = ["AbstractStrategy", "BestResponse", "TwoTimescale", "preset_strategies", "uniform"]

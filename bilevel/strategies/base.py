@@ -15,8 +15,8 @@ from bilevel.trees import Tree
 class AbstractStrategy(abc.ABC):
     """How the two levels move, for R runs at once.
 
-    Implementations are frozen dataclasses; the state is a NamedTuple with `body` and `head`. Its leaves
-    have the run axis first.
+    Implementations are frozen dataclasses; the state is a NamedTuple with `body` and `head`. Its
+    leaves have the run axis first.
     """
 
     @abc.abstractmethod

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Literal, NamedTuple
 
+import torch
+
 from bilevel.cost import Cost
 from bilevel.errors import ArgumentError
 from bilevel.hypergradients import Envelope
@@ -10,7 +12,7 @@ from bilevel.optimizers import AbstractOptimizer, RMSProp
 from bilevel.oracles import Oracles
 from bilevel.problem import StackelbergProblem
 from bilevel.sampling import Rows
-from bilevel.schedules import AbstractSchedule, Number, as_schedule
+from bilevel.schedules import AbstractSchedule, Constant, Number, as_schedule
 from bilevel.strategies.base import AbstractStrategy
 from bilevel.trees import Tree
 
@@ -41,9 +43,9 @@ class TwoTimescale(AbstractStrategy):
             "simultaneous": at the old one, both in one backward pass (Jacobi).
         head_steps: head steps per body step, all on the same rows.
 
-    Source: arXiv 2605.15530, algorithm (2). Differs from the source in: 1. an optimizer in the place of
-    the plain step (the paper's experiments use RMSProp); 2. both orders are offered, as the text and the
-    proofs of the paper differ.
+    Source: arXiv 2605.15530, algorithm (2). Differs from the source in: 1. an optimizer in the
+    place of the plain step (the paper's experiments use RMSProp); 2. both orders are offered, as
+    the text and the proofs of the paper differ.
 
     Example:
         >>> import bilevel
@@ -65,7 +67,9 @@ class TwoTimescale(AbstractStrategy):
                 f'`order` must be "alternating" or "simultaneous", got {self.order!r}.'
             )
         if not isinstance(self.head_steps, int) or self.head_steps < 1:
-            raise ArgumentError(f"`head_steps` must be a positive integer, got {self.head_steps!r}.")
+            raise ArgumentError(
+                f"`head_steps` must be a positive integer, got {self.head_steps!r}."
+            )
 
     def check(self, problem: StackelbergProblem) -> None:
         """Both levels follow g, which is right only if F is g."""
@@ -96,6 +100,14 @@ class TwoTimescale(AbstractStrategy):
             head, head_moments = update(head_gradient, head_moments, head, beta)
             head, head_gradient = problem.head_set.project(head), None
         return TwoTimescaleState(moved, head, body_moments, head_moments)
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether both levels have the same constant rate."""
+        body, head = self.body_lr, self.head_lr
+        if isinstance(body, Constant) and isinstance(head, Constant):
+            return bool(torch.all(torch.as_tensor(body.value) == torch.as_tensor(head.value)))
+        return body is head
 
     @property
     def cost(self) -> Cost:

@@ -1,0 +1,86 @@
+"""Problems and commands that installed packages offer, by entry points.
+
+A package registers a problem with
+
+    [project.entry-points."bilevel.problems"]
+    my-problem = "my_package.my_module:my_factory"
+
+where the factory takes keyword options with defaults and returns a problem; its docstring's first
+line is what `bilevel problems` shows. Commands are registered under `bilevel.commands` and take the
+list of their arguments.
+"""
+
+import importlib.util
+import inspect
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+from bilevel.errors import ArgumentError, ProblemError, unknown_name
+
+PROBLEMS, COMMANDS = "bilevel.problems", "bilevel.commands"
+
+
+def names(group: str = PROBLEMS) -> list[str]:
+    """The registered names, sorted; nothing is imported."""
+    return sorted({entry.name for entry in metadata.entry_points(group=group)})
+
+
+def load(name: str, group: str = PROBLEMS) -> Callable[..., Any]:
+    """The factory (or command) of a name.
+
+    Raises:
+        UnknownNameError: nothing is registered under it; the nearest name is shown.
+        ProblemError: its module cannot be imported; the file that is in the way is named.
+    """
+    entries = {entry.name: entry for entry in metadata.entry_points(group=group)}
+    if name not in entries:
+        raise unknown_name("problem" if group == PROBLEMS else "command", name, entries)
+    entry = entries[name]
+    try:
+        return entry.load()  # type: ignore[no-any-return]
+    except (ImportError, AttributeError) as error:
+        spec = importlib.util.find_spec(entry.module.partition(".")[0])
+        where = f" `{spec.name}` is imported from {spec.origin}." if spec and spec.origin else ""
+        raise ProblemError(
+            f"{name!r} is registered as {entry.value}, which cannot be imported: {error}.{where} "
+            "If that is a file of yours, rename it, or run the `bilevel` command instead of "
+            "`python -m bilevel`."
+        ) from error
+
+
+def make(name: str, **options: Any) -> Any:
+    """The problem of a name.
+
+    Args:
+        name: a registered name.
+        **options: keyword options of its factory.
+
+    Raises:
+        UnknownNameError: the name is not registered.
+        ArgumentError: an option is not known, or its value is refused.
+
+    Example:
+        >>> from bilevel import registry
+        >>> registry.make("scalar-product", ridge=2.0).ridge
+        2.0
+    """
+    factory = load(name)
+    known = options_of(factory)
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"option of {name}", option, known)
+    try:
+        return factory(**options)
+    except TypeError as error:
+        raise ArgumentError(f"{name} refuses {options}: {error}") from error
+
+
+def options_of(factory: Callable[..., Any]) -> dict[str, Any]:
+    """The options of a factory with their defaults."""
+    return {p.name: p.default for p in inspect.signature(factory).parameters.values()}
+
+
+def summary(factory: Callable[..., Any]) -> str:
+    """The first line of a factory's docstring."""
+    return (inspect.getdoc(factory) or "").partition("\n")[0]

@@ -1,0 +1,53 @@
+"""The strategies one compares to learn whether two rates help."""
+
+from bilevel.optimizers import AbstractOptimizer, RMSProp
+from bilevel.strategies.base import AbstractStrategy
+from bilevel.strategies.best_response import BestResponse
+from bilevel.strategies.two_timescale import Order, TwoTimescale, uniform
+
+CONTROLS = ("uniform slow", "uniform fast", "swapped", "uniform sqrt")
+"""The presets that serve as baselines."""
+
+
+def preset_strategies(
+    body_lr: float,
+    head_lr: float,
+    *,
+    order: Order = "alternating",
+    optimizer: AbstractOptimizer | None = None,
+) -> dict[str, AbstractStrategy]:
+    """Two-timescale training, exact best response, and four controls.
+
+    uniform slow (alpha, alpha) · uniform fast (beta, beta) · two-timescale (alpha, beta) ·
+    swapped (beta, alpha) · uniform sqrt, both sqrt(alpha beta) · best response, body alpha.
+
+    The last two controls make the question fair: they have the same pair of rates the other way
+    round, and a single rate with the same geometric mean.
+
+    Args:
+        body_lr: alpha, positive.
+        head_lr: beta, positive.
+        order: of the two-timescale strategies.
+        optimizer: of all; None: `RMSProp()`, as in the paper.
+
+    Returns:
+        Name -> strategy, in the order above.
+
+    Source: arXiv 2605.15530, section 5. Differs from the source in: 1. the controls swapped and
+    uniform sqrt are ours; 2. best response too.
+
+    Example:
+        >>> from bilevel import preset_strategies
+        >>> list(preset_strategies(5e-4, 5e-3))[2]
+        'two-timescale'
+    """
+    optimizer = optimizer or RMSProp()
+    middle = (body_lr * head_lr) ** 0.5
+    return {
+        "uniform slow": uniform(body_lr, optimizer, order),
+        "uniform fast": uniform(head_lr, optimizer, order),
+        "two-timescale": TwoTimescale(body_lr, head_lr, optimizer, order),
+        "swapped": TwoTimescale(head_lr, body_lr, optimizer, order),
+        "uniform sqrt": uniform(middle, optimizer, order),
+        "best response": BestResponse(body_lr, optimizer=optimizer),
+    }

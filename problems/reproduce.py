@@ -1,0 +1,150 @@
+"""`bilevel reproduce`: the reference experiments, trained again and judged by a stated rule.
+
+The reference values are means over 12 seeds of the test MSE (standardised targets) after 2,500
+steps, measured by an independent implementation of arXiv 2605.15530. A mean is reproduced when it
+lies within 15 % of the reference, or the reference inside our own 95 % interval.
+"""
+
+import csv
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+import bilevel
+from bilevel import registry
+from bilevel.analysis.paired import mean_interval
+from bilevel.cli import Display
+from bilevel.comparison import Comparison
+from bilevel.errors import unknown_name
+from bilevel.storage.folder import reserve
+
+STRATEGIES = (
+    "uniform slow",
+    "uniform fast",
+    "two-timescale",
+    "swapped",
+    "uniform sqrt",
+    "best response",
+)
+REFERENCE = {
+    "friedman1": (0.0965, 0.0796, 0.0917, 0.0740, 0.0767, 0.1110),
+    "friedman2": (0.1044, 0.1132, 0.1095, 0.1084, 0.1075, 0.1203),
+    "friedman3": (0.1820, 0.1393, 0.1588, 0.1350, 0.1407, 0.1742),
+}
+BODY_LR, HEAD_LR, METRIC, NEAR = 5e-4, 5e-3, "test_mse", 0.15
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One mean beside its reference."""
+
+    data: str
+    strategy: str
+    reference: float
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def ratio(self) -> float:
+        """Ours over the reference."""
+        return self.mean / self.reference
+
+    @property
+    def reproduced(self) -> bool:
+        """The rule of the module."""
+        return abs(self.ratio - 1) <= NEAR or self.low <= self.reference <= self.high
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduce:
+    """Train the reference experiments again: six strategies on Friedman's problems."""
+
+    data: tyro.conf.Positional[tuple[str, ...]] = tuple(REFERENCE)
+    """Which of friedman1, friedman2, friedman3."""
+    seeds: int = 12
+    """How many seeds."""
+    steps: int = 2500
+    """Body steps of every strategy."""
+    output: Path = Path("results/reproduction")
+    """A new folder for the table and the reports."""
+    threads: int = 1
+    """Threads of torch."""
+
+    def run(self) -> int:
+        """Train, print the table, write it and the reports; 1 if a mean is not reproduced."""
+        for name in self.data:
+            if name not in REFERENCE:
+                raise unknown_name("reference experiment", name, REFERENCE)
+        reserve(self.output)
+        torch.set_num_threads(self.threads)
+        rows: list[Row] = []
+        for name in self.data:
+            comparison = self.compare(name)
+            found = compare_with_reference(name, comparison)
+            rows += found
+            print_rows(found)
+            comparison.report(self.output / name)
+        self.write(rows)
+        print(f"\nTable: {self.output / 'reproduction.csv'}")
+        return 0 if all(row.reproduced for row in rows) else 1
+
+    def compare(self, name: str) -> Comparison:
+        """The reference setting: simultaneous order, RMSProp, batches of 64, width 64."""
+        with Display() as display:
+            return bilevel.compare(
+                registry.make(name),
+                bilevel.preset_strategies(BODY_LR, HEAD_LR, order="simultaneous"),
+                self.seeds,
+                steps=self.steps,
+                batch_size=64,
+                name=name,
+                settings={"command": f"bilevel reproduce {name} --seeds {self.seeds}"},
+                callback=display.show,
+            )
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """The table as CSV."""
+        with (self.output / "reproduction.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            names = [field.name for field in dataclasses.fields(Row)]
+            writer.writerow([*names, "ratio", "reproduced"])
+            for row in rows:
+                writer.writerow([*dataclasses.astuple(row), row.ratio, row.reproduced])
+
+
+def compare_with_reference(name: str, comparison: Comparison) -> list[Row]:
+    """Our means of the test MSE at the last step beside the reference's."""
+    finals = comparison.final(METRIC)
+    rows = []
+    for strategy, reference in zip(STRATEGIES, REFERENCE[name], strict=True):
+        interval = mean_interval(finals[strategy])
+        rows.append(Row(name, strategy, reference, interval.value, interval.low, interval.high))
+    return rows
+
+
+def print_rows(rows: Sequence[Row]) -> None:
+    """A table for people."""
+    print(f"\n{rows[0].data}: test MSE, mean over seeds")
+    print(f"{'strategy':14} {'reference':>9} {'ours':>7}  {'95 % interval':15}  ratio  reproduced")
+    for row in rows:
+        interval = f"{row.low:.4f} to {row.high:.4f}"
+        verdict = "yes" if row.reproduced else "NO"
+        print(
+            f"{row.strategy:14} {row.reference:9.4f} {row.mean:7.4f}  {interval:15} "
+            f"{row.ratio:5.3f}  {verdict}"
+        )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command."""
+    command: Reproduce = tyro.cli(
+        Annotated[Reproduce, tyro.conf.OmitArgPrefixes],
+        prog="bilevel reproduce",
+        args=list(arguments),
+    )
+    return command.run()
