@@ -162,7 +162,8 @@ class Comparison:
 
         Returns:
             The threshold (the worst over strategies of the median final headline value), and
-            name -> median over seeds of the first recorded step there, inf for never.
+            name -> median over seeds of the first recorded step there, inf for never. NaN and
+            nothing where runs start at that level already.
         """
         finite = [runs[np.isfinite(runs)] for runs in self.final().values()]
         medians = [float(np.median(runs)) for runs in finite if runs.size]
@@ -170,11 +171,13 @@ class Comparison:
             return np.nan, {}
         higher = higher_is_better(self.headline)
         threshold = min(medians) if higher else max(medians)
-        first = {
-            name: steps_to_threshold(self.steps, table[self.headline], threshold, higher)
-            for name, table in self.history.items()
-            if self.headline in table
-        }
+        tables = {name: table[self.headline] for name, table in self.history.items()
+                  if self.headline in table}  # fmt: skip
+        start = np.concatenate([values[0] for values in tables.values()])
+        if (start >= threshold if higher else start <= threshold).any():
+            return np.nan, {}  # some runs got worse: being there at the start is no achievement
+        first = {name: steps_to_threshold(self.steps, values, threshold, higher)
+                 for name, values in tables.items()}  # fmt: skip
         return threshold, {name: float(np.median(steps)) for name, steps in first.items()}
 
     def table(self) -> str:

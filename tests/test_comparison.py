@@ -73,6 +73,15 @@ def test_steps_to_the_level_that_all_reach():
     assert steps == {"fast": 10.0, "slow": 20.0}
 
 
+def test_no_steps_to_a_level_where_runs_begin():
+    history = {name: {"test_mse": np.array([[8.0, 8.0, 3.0], [1.0, 4.0, 4.0], [2.0, 3.0, 4.0]])}
+               for name in ("fast", "slow")}  # fmt: skip
+    threshold, steps = small(history=history).steps_to_threshold()
+    assert np.isnan(threshold)
+    assert steps == {}
+    assert "steps to" not in small(history=history).table()
+
+
 def test_pairs():
     others = ["two-timescale", "swapped", "best response"]
     expected = [(name, baseline) for name in others for baseline in BASELINES]

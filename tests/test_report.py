@@ -100,13 +100,19 @@ def test_too_few_seeds_are_said_so(pairs, seeds, needed):
     assert words.power_note(pairs, needed) == ""
 
 
-def test_headline_follows_the_direction():
+def test_headlines():
     means = {"a": {"value": 0.9, "low": 0.8, "high": 1.0}, "b": {"value": 0.5, "low": NAN},
              "c": {"value": NAN, "low": NAN}}  # fmt: skip
-    assert "b has the lowest mean test MSE: 0.500." in words.headline(means, "test_mse", False, 1)
-    high = words.headline(means, "test_r2", True, 1500)
-    assert "After 1,500 steps, a has the highest mean test R²: 0.900, 95 %" in high
-    assert "No strategy" in words.headline({"c": means["c"]}, "test_mse", False, 1)
+    assert (html._best(means, True), html._best(means, False)) == ("a", "b")
+    assert html._best({"c": means["c"]}, True) is None
+    high = words.headline("a", means["a"], "test_r2", True, 1500)
+    assert high == (
+        "After 1,500 steps, a has the highest mean test R²: 0.900, 95 % interval 0.800 to 1.00."
+    )
+    assert words.headline("b", means["b"], "test_mse", False, 1).startswith("After 1 step, b has")
+    assert "No strategy" in words.headline(None, {}, "test_mse", False, 1)
+    assert words.early("b", means["b"], False).endswith("best, b has the lowest: 0.500.")
+    assert words.early(None, {}, False) == ""
 
 
 def against(baseline, wins, significant, effect=0.9):
@@ -133,6 +139,17 @@ def test_short_answers(results, short):
     assert answer == short
     for result in results:
         assert result["baseline"] in reasons
+
+
+def test_other_baselines_get_their_own_question():
+    results = [against("uniform slow", 12, True), against("swapped", 6, False)]
+    (card,) = words.answers(results, ["two-timescale"], ["uniform slow", "swapped"])
+    assert [question for question, _, _ in card] == [
+        "Does two-timescale beat uniform rates?",
+        "Is two-timescale better than swapped?",
+    ]
+    ((question, _, _),) = words.answers(results[1:], ["two-timescale"], ["swapped"])[0]
+    assert question == "Does two-timescale beat swapped?"
 
 
 def test_reasons_name_size_and_direction():
@@ -225,6 +242,13 @@ def test_rounding_errors_do_not_set_the_limits_of_the_gaps():
     assert (low, high) == pytest.approx((0.005, 2.0), rel=0.01)
     exploding = np.array([[1.0], [0.01], [1e20]])
     assert figures.gap_limits([exploding])[1] == figures.EXPLODED
+
+
+def test_what_lies_below_the_axis_is_written():
+    gap, bound = np.full((3, 2), 1e-9), np.full((3, 2), 0.02)
+    figure = figures.gaps("best response", np.arange(3), gap, bound, (0.01, 1.0))
+    assert figure.axes[0].texts[0].get_text() == "in the end below this axis:\ndistance 1.00e-9"
+    assert not figures.gaps("swapped", np.arange(3), bound, None, (0.01, 1.0)).axes[0].texts
 
 
 def test_empty_figures_do_not_fail():

@@ -86,14 +86,15 @@ def gaps(
         x = np.asarray(steps, dtype=np.float64)
         band = _band(gap)
         _draw_band(axes, x, band, lines([name])[name], "distance")
-        shown = {"median": band[1]}
+        shown = {"distance": band[1]}
         if bound is not None:
             shown["bound"] = _band(bound)[1]
             axes.plot(x, shown["bound"], color=INK, linewidth=1.0, dashes=(4, 2), label="bound")
         last = {word: values[np.isfinite(values)][-1:] for word, values in shown.items()}
-        if all(value.size and value[0] < limits[0] for value in last.values()):
-            note = ", ".join(f"{word} {number(float(value[0]))}" for word, value in last.items())
-            note = f"below this axis in the end:\n{note}"
+        below = [f"{word} {number(float(value[0]))}" for word, value in last.items()
+                 if value.size and value[0] < limits[0]]  # fmt: skip
+        if below:
+            note = f"in the end below this axis:\n{', '.join(below)}"
             axes.text(0.5, 0.4, note, transform=axes.transAxes, ha="center", color=FAINT)
     return figure
 
@@ -235,7 +236,7 @@ def _draw_band(
     axes: Axes, x: Array, band: tuple[Array, Array, Array], line: Line, label: str
 ) -> None:
     low, middle, high = band
-    axes.fill_between(x, low, high, color=line.colour, alpha=0.11, linewidth=0)
+    axes.fill_between(x, low, high, color=line.colour, alpha=0.08, linewidth=0)
     (drawn,) = axes.plot(x, middle, color=line.colour, linewidth=1.6, label=label)
     if line.dashes:
         drawn.set_dashes(line.dashes)
@@ -287,7 +288,8 @@ def _log_ticks(axes: Axes, low: float, high: float, axis: str = "y") -> None:
         chosen.set_ticks([tick for tick in ticks if low <= tick <= high])
         chosen.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     elif decades < 3:
-        subs = (1.0, 2.0, 5.0) if decades < 2 else (1.0, 3.0)
+        fine = (1.0, 2.0, 3.0, 5.0, 7.0) if decades < 1 else (1.0, 2.0, 5.0)
+        subs = fine if decades < 2 else (1.0, 3.0)
         chosen.set_major_locator(LogLocator(subs=subs, numticks=12))
         chosen.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     else:

@@ -54,6 +54,8 @@ def page(content: Mapping[str, Any], drawn: Mapping[str, tuple[str, str]]) -> st
         setting=_setting,
         tied=_tied,
     )
+    best = _best(content["intervals"], content["higher"])
+    early = _best(content["validation"], content["higher"])
     files = resources.files("bilevel.report")
     template = environment.from_string(files.joinpath("template.html").read_text("utf-8"))
     curve_metrics, more_metrics = _metrics(content)
@@ -67,8 +69,10 @@ def page(content: Mapping[str, Any], drawn: Mapping[str, tuple[str, str]]) -> st
         meanings=MEANINGS,
         statuses={name: words.status_words(runs) for name, runs in content["status"].items()},
         answer=words.headline(
-            content["intervals"], content["headline"], content["higher"], int(content["steps"][-1])
+            best, content["intervals"].get(best, {}), content["headline"], content["higher"],
+            int(content["steps"][-1]),
         ),
+        early=words.early(early, content["validation"].get(early, {}), content["higher"]),
         answers=words.answers(content["paired"], list(content["strategies"]),
                               content["baselines"]),
         power=words.power_note(len(content["paired"]), content["runs"]),
@@ -76,13 +80,14 @@ def page(content: Mapping[str, Any], drawn: Mapping[str, tuple[str, str]]) -> st
         gap_names=[name for name in drawn if name.startswith("head-gap-")],
         has_bound=any("head_bound" in table for table in content["history"].values()),
         data_note=content["settings"].get("data_note"),
+        bound_note=content["settings"].get("bound_note"),
         command=content["settings"].get("command"),
         infinity=math.inf,
         version=content["environment"].get("packages", {}).get("bilevel"),
         curve_files=[[f"{metric}-{against}" for against in content["positions"]]
                      for metric in curve_metrics],
         more_metrics=more_metrics,
-        best=_best(content),
+        best=best,
         failed=_failed(content),
         failures=_first_failures(content),
         status_messages=_messages(content),
@@ -152,11 +157,11 @@ def _metrics(content: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     return shown, [metric for metric in known if metric not in own.union(shown)]
 
 
-def _best(content: Mapping[str, Any]) -> str | None:
-    means = {name: mean["value"] for name, mean in content["intervals"].items()
+def _best(intervals: Mapping[str, Mapping[str, float]], higher: bool) -> str | None:
+    """Name of the strategy with the best mean, None if there is no finite one."""
+    means = {name: mean["value"] for name, mean in intervals.items()
              if math.isfinite(mean["value"])}  # fmt: skip
-    choose = max if content["higher"] else min
-    return choose(means, key=lambda name: means[name]) if means else None
+    return (max if higher else min)(means, key=lambda name: means[name]) if means else None
 
 
 def _failed(content: Mapping[str, Any]) -> str:

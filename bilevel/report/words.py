@@ -205,12 +205,13 @@ def power_note(pairs: int, seeds: int) -> str:
 
 
 def headline(
-    means: Mapping[str, Mapping[str, float]], metric: str, higher: bool, steps: int
+    best: str | None, mean: Mapping[str, float], metric: str, higher: bool, steps: int
 ) -> str:
-    """Which strategy has the best mean.
+    """Which strategy has the best mean final value.
 
     Args:
-        means: Strategy -> value, low and high of its mean final value.
+        best: Name of that strategy; None if no strategy has a finite value.
+        mean: Its value, low and high.
         metric: Name of the metric.
         higher: Whether higher is better.
         steps: Number of steps.
@@ -218,18 +219,30 @@ def headline(
     Returns:
         A sentence.
     """
-    finite = {name: mean for name, mean in means.items() if math.isfinite(mean["value"])}
     name = metric_name(metric)
-    if not finite:
+    if best is None:
         return f"No strategy ended with a finite {name}."
-    best = (max if higher else min)(finite, key=lambda key: finite[key]["value"])
-    mean = finite[best]
-    interval = ""
-    if math.isfinite(mean["low"]):
-        interval = f", 95 % interval {number(mean['low'])} to {number(mean['high'])}"
+    extreme = "highest" if higher else "lowest"
+    return f"After {counted(steps, 'step')}, {best} has the {extreme} mean {name}: {_value(mean)}."
+
+
+def early(best: str | None, mean: Mapping[str, float], higher: bool) -> str:
+    """Which strategy is best when each run stops at its best validation score.
+
+    Args:
+        best: Name of that strategy; None if there are no such values.
+        mean: Its value, low and high.
+        higher: Whether higher is better.
+
+    Returns:
+        A sentence, or "".
+    """
+    if best is None:
+        return ""
+    extreme = "highest" if higher else "lowest"
     return (
-        f"After {counted(steps, 'step')}, {best} has the {'highest' if higher else 'lowest'} "
-        f"mean {name}: {number(mean['value'])}{interval}."
+        f"With every run stopped where its validation score was best, {best} has the "
+        f"{extreme}: {_value(mean)}."
     )
 
 
@@ -244,15 +257,17 @@ def answers(
         baselines: The names of the baselines.
 
     Returns:
-        Per strategy, (question, answer, reasons) against the baselines and against the others.
+        Per strategy, (question, answer, reasons) against the uniform rates among the baselines (or
+        against all baselines, if there are none) and against the others.
     """
-    uniform = all(name.startswith("uniform") for name in baselines)
-    group = "uniform rates" if uniform else joined(baselines, "or")
+    uniform = [name for name in baselines if name.startswith("uniform")]
+    first = uniform or list(baselines)
+    group = "uniform rates" if uniform else joined(first, "or")
     found = []
     for name in strategies:
         own = [result for result in results if result["strategy"] == name]
-        against = [result for result in own if result["baseline"] in baselines]
-        others = [result for result in own if result["baseline"] not in baselines]
+        against = [result for result in own if result["baseline"] in first]
+        others = [result for result in own if result["baseline"] not in first]
         card = []
         if against:
             card.append((f"Does {name} beat {group}?", _short(against), _reasons(against)))
@@ -314,3 +329,9 @@ def status_words(statuses: Sequence[str]) -> str:
         f"{counts[status]} {STATUSES.get(status, status.lower().replace('_', ' '))}"
         for status in order
     )
+
+
+def _value(mean: Mapping[str, float]) -> str:
+    if not math.isfinite(mean["low"]):
+        return number(mean["value"])
+    return f"{number(mean['value'])}, 95 % interval {number(mean['low'])} to {number(mean['high'])}"
