@@ -48,6 +48,11 @@ class Oracles:
 
     def __init__(self, problem: StackelbergProblem) -> None:
         self.problem = problem
+        self._plain_linear_head = (
+            isinstance(problem, LinearHeadProblem)
+            and problem.is_stackelberg
+            and not any(map(problem.overrides, ("row_weights", "penalty", "body_penalty")))
+        )
 
     # values
 
@@ -129,7 +134,7 @@ class Oracles:
         if (
             isinstance(problem, LinearHeadProblem)
             and problem.is_stackelberg
-            and type(problem).row_weights is LinearHeadProblem.row_weights
+            and not problem.overrides("row_weights")
         ):
             return ("train",)
         return ("train", "validation")
@@ -144,7 +149,7 @@ class Oracles:
         problem = self.problem
         if not isinstance(problem, LinearHeadProblem):
             raise IncompatibleError(f"{type(problem).__name__} is not a LinearHeadProblem.")
-        weighted = type(problem).row_weights is not LinearHeadProblem.row_weights
+        weighted = problem.overrides("row_weights")
 
         def parts(one_body: Tree, groups: Groups) -> tuple[Tensor, ...]:
             train = groups["train"]
@@ -249,6 +254,8 @@ class Oracles:
     def _gradients(
         self, function: Objective, body: Tree, head: Tree, rows: Rows, level: str
     ) -> tuple[Tree, Tree]:
+        if self._plain_linear_head:
+            return self._linear_gradients(body, head, rows, level)
         with torch.enable_grad():
             body = _variable(body) if level != "head" else body
             head = _variable(head) if level != "body" else head
@@ -259,6 +266,44 @@ class Oracles:
             found = _grad(value, wanted)
         in_body = None if level == "head" else trees.rebuild(body, found[:count])
         in_head = None if level == "body" else trees.rebuild(head, found[count:])
+        return in_body, in_head
+
+    def _linear_gradients(
+        self, body: Tree, head: Tensor, rows: Rows, level: str
+    ) -> tuple[Tree, Tree]:
+        """The same from the structure of g: only the features are differentiated through.
+
+        s = dc/d(predictions)/n; d_theta g = Z's + lambda theta, and d_w g pulls s theta' back.
+        """
+        problem, train, axis = self.problem, rows.groups["train"], rows.axes["train"]
+        assert isinstance(problem, LinearHeadProblem)
+        with torch.enable_grad():
+            body = _variable(body) if level != "head" else body
+            z = vmap(problem.checked_features, in_dims=(0, axis))(body, train.inputs)
+            design, columns = z.detach(), head if head.ndim == 3 else head.unsqueeze(2)
+            weights = columns[:, :-1] if problem.fit_bias else columns
+            predictions = design @ weights
+            if problem.fit_bias:
+                predictions += columns[:, -1:]
+            predictions = predictions.reshape(*design.shape[:2], *head.shape[2:]).requires_grad_()
+            targets = train.targets
+            if axis is None:
+                targets = targets.expand(len(design), *targets.shape)
+            losses = problem.criterion.rows(predictions.flatten(0, 1), targets.flatten(0, 1))
+            slope = _grad(losses.sum() / design.shape[1], [predictions])[0]
+        slope = slope.reshape(*design.shape[:2], -1)
+        in_body = in_head = None
+        if level != "body":
+            penalised = columns if problem.penalises_all else weights
+            in_head = torch.zeros_like(columns)
+            in_head[:, : weights.shape[1]] = design.mT @ slope
+            if problem.fit_bias:
+                in_head[:, -1:] = slope.sum(1, keepdim=True)
+            in_head[:, : penalised.shape[1]] += problem.ridge * penalised
+            in_head = in_head.reshape(head.shape)
+        if level != "head":
+            pulled = _grad(z, trees.leaves(body), along=slope @ weights.mT)
+            in_body = trees.rebuild(body, pulled)
         return in_body, in_head
 
     def _second(self, body: Tree, head: Tree, vector: Tree, rows: Rows, level: str) -> Tree:
@@ -294,10 +339,12 @@ def _variable(tree: Tree) -> Tree:
     return trees.tree_map(lambda leaf: leaf.detach().requires_grad_(), tree)
 
 
-def _grad(value: Any, wanted: list[Tensor], *, create_graph: bool = False) -> list[Tensor]:
-    """Gradients, zero where `value` does not depend on a leaf."""
+def _grad(
+    value: Any, wanted: list[Tensor], along: Tensor | None = None, *, create_graph: bool = False
+) -> list[Tensor]:
+    """Gradients of `value` (times `along`), zero where it does not depend on a leaf."""
     if not isinstance(value, Tensor) or not value.requires_grad:
         return [torch.zeros_like(leaf) for leaf in wanted]
     return list(
-        torch.autograd.grad(value, wanted, create_graph=create_graph, materialize_grads=True)
+        torch.autograd.grad(value, wanted, along, create_graph=create_graph, materialize_grads=True)
     )

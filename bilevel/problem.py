@@ -194,13 +194,13 @@ class LinearHeadProblem(StackelbergProblem):
     @final
     def design(self, body: Tree, inputs: Tensor) -> Tensor:
         """The features with the constant column, if any: shape (n, M) or (n, M + 1)."""
-        z = self._features(body, inputs)
+        z = self.checked_features(body, inputs)
         return torch.cat([z, torch.ones_like(z[:, :1])], dim=1) if self.fit_bias else z
 
     @final
     def predict(self, body: Tree, head: Tensor, inputs: Tensor) -> Tensor:
         """Predictions z theta: (n,) or (n, K)."""
-        z = self._features(body, inputs)
+        z = self.checked_features(body, inputs)
         rows = z.shape[1] + self.fit_bias
         if head.shape[0] != rows:
             bias = " and a bias" if self.fit_bias else ""
@@ -254,7 +254,12 @@ class LinearHeadProblem(StackelbergProblem):
             )
         return torch.cat([p, torch.zeros_like(p[:1])]) if unpenalised else p
 
-    def _features(self, body: Tree, inputs: Tensor) -> Tensor:
+    def overrides(self, hook: str) -> bool:
+        """Whether the subclass overrides a hook of LinearHeadProblem."""
+        return getattr(type(self), hook) is not getattr(LinearHeadProblem, hook)
+
+    def checked_features(self, body: Tree, inputs: Tensor) -> Tensor:
+        """`features`, called without a body if they do not depend on it, its shape checked."""
         if self.body_free_features:
             z: Tensor = self.features(inputs)  # type: ignore[call-arg]
         else:

@@ -88,7 +88,7 @@ class ClosedForm(AbstractHeadSolver):
         if (
             isinstance(problem, LinearHeadProblem)
             and problem.body_free_features
-            and type(problem).row_weights is LinearHeadProblem.row_weights
+            and not problem.overrides("row_weights")
         ):
             design, penalty = weighted(oracles.linear_parts(body, rows.full))
             return ClosedFormState(penalised, *gram(design, penalty.shape[2]))
