@@ -90,7 +90,7 @@ def compare(
         AllRunsFailedError: every run of every strategy diverged.
         BilevelError: bad arguments, data or problems, before the training starts.
 
-    Example:
+    Examples:
         >>> import bilevel
         >>> from problems.toy import ScalarProduct
         >>> sgd = bilevel.SGD()

@@ -44,7 +44,7 @@ class SquaredError(AbstractCriterion):
     Metrics leave the 1/2 out: `mse` is the mean over rows of the squared errors summed over
     outputs, `r2` is 1 - (sum of squared errors) / (sum of squared deviations from the mean target).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from bilevel import SquaredError
         >>> SquaredError().rows(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 2.0]))

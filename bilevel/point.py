@@ -86,7 +86,7 @@ def best_response(
         SingularHeadError: the head has no unique minimiser.
         IncompatibleError: the solver cannot solve this head.
 
-    Example:
+    Examples:
         >>> import bilevel, torch
         >>> from problems.toy import ScalarProduct
         >>> bilevel.best_response(ScalarProduct(), torch.tensor(2.0)).head    # w / (w^2 + 1)
@@ -118,7 +118,7 @@ def hypergradient(
     Raises:
         IncompatibleError: the method would give a wrong gradient for this problem.
 
-    Example:
+    Examples:
         >>> import bilevel, torch
         >>> from problems.toy import ScalarProduct
         >>> bilevel.hypergradient(ScalarProduct(curvature=0.0), torch.tensor(1.0)).body

@@ -37,7 +37,7 @@ class StackelbergProblem(abc.ABC):
     branching on values). Everything they compute with comes from `data`: only that is moved and
     cast.
 
-    Example:
+    Examples:
         >>> import torch, bilevel
         >>> class Scalar(bilevel.StackelbergProblem):
         ...     def data(self, seed=None): return {}
@@ -132,7 +132,7 @@ class LinearHeadProblem(StackelbergProblem):
     Shapes: `outputs=None` means targets (n,) and a head (M,); `outputs=K` means targets (n, K) and
     a head (M, K). With `fit_bias` the head has M + 1 rows, the last one for the bias.
 
-    Example:
+    Examples:
         >>> import torch, bilevel
         >>> class Ridge(bilevel.LinearHeadProblem):
         ...     ridge = 0.5

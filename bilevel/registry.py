@@ -60,7 +60,7 @@ def make(name: str, **options: Any) -> Any:
         UnknownNameError: the name is not registered.
         ArgumentError: an option is not known, or its value is refused.
 
-    Example:
+    Examples:
         >>> from bilevel import registry
         >>> registry.make("scalar-product", ridge=2.0).ridge
         2.0

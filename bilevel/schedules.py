@@ -59,7 +59,7 @@ class Polynomial(AbstractSchedule):
 
     Source: arXiv 2605.15530, theorems 3.6 and 3.7. Differs from the source in: None.
 
-    Example:
+    Examples:
         >>> from bilevel import Polynomial
         >>> Polynomial(1.0, 0.5)(3)
         0.5

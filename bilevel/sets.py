@@ -49,7 +49,7 @@ class Box(ConvexSet):
         low: a float, or a tensor that broadcasts against every leaf of one run; may be -inf.
         high: the same; at least `low`; may be inf.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from bilevel import Box
         >>> Box(0.0, 1.0).project(torch.tensor([[-2.0, 0.5, 3.0]]))

@@ -8,7 +8,7 @@ class Status(enum.IntEnum):
 
     Higher codes are worse.
 
-    Example:
+    Examples:
         >>> from bilevel import Status
         >>> Status.DIVERGED.failed
         True

@@ -69,7 +69,7 @@ def solve(
         AllRunsFailedError: every run diverged and `throw` is set; it carries the solution.
         BilevelError: bad arguments, data or problems, before the training starts.
 
-    Example:
+    Examples:
         >>> import bilevel
         >>> from problems.toy import ScalarProduct
         >>> strategy = bilevel.TwoTimescale(0.05, 0.2, bilevel.SGD())

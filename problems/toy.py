@@ -11,9 +11,9 @@ import bilevel
 class ScalarProduct(bilevel.StackelbergProblem):
     """f(w, theta) = 1/2 (w theta - 1)^2 + lambda/2 theta^2 + mu/2 w^2 on scalars.
 
-    theta*(w) = w / (w^2 + lambda)
-    Phi(w)    = lambda / (2 (w^2 + lambda)) + mu/2 w^2
-    Phi''(w)  = mu + lambda (3 w^2 - lambda) / (w^2 + lambda)^3
+        theta*(w) = w / (w^2 + lambda)
+        Phi(w)    = lambda / (2 (w^2 + lambda)) + mu/2 w^2
+        Phi''(w)  = mu + lambda (3 w^2 - lambda) / (w^2 + lambda)^3
 
     f is not convex in (w, theta), but Phi is strongly convex where |w| >= sqrt(lambda/3). With
     lambda = 1 and mu = 0.1 the minimiser is w* = 1.470468517231 with Phi* = 0.2662277660168.

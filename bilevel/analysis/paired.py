@@ -83,7 +83,7 @@ def higher_is_better(metric: str) -> bool:
     Returns:
         True for names that end in `accuracy` or `r2`, else False.
 
-    Example:
+    Examples:
         >>> higher_is_better("test_accuracy"), higher_is_better("test_mse")
         (True, False)
     """
@@ -100,7 +100,7 @@ def mean_interval(values: Array) -> Interval:
         The mean and interval; NaN ends with fewer than two finite values, since one value says
         nothing about the spread.
 
-    Example:
+    Examples:
         >>> mean_interval(np.array([1.0, 3.0, np.nan])).value
         2.0
     """
@@ -132,7 +132,7 @@ def compare_pairs(
     Returns:
         One result per pair, in the order of `pairs`.
 
-    Example:
+    Examples:
         >>> values = {"a": np.array([1.0, 2.0]), "b": np.array([2.0, 4.0])}
         >>> compare_pairs(values, [("a", "b")], "test_mse")[0].effect
         0.5
@@ -161,7 +161,7 @@ def holm(p_values: Array) -> Array:
     Returns:
         (n,) adjusted p-values, at most 1, NaN where the input is.
 
-    Example:
+    Examples:
         >>> holm(np.array([0.01, 0.04, 0.03])).tolist()
         [0.03, 0.06, 0.06]
     """
@@ -187,7 +187,7 @@ def steps_to_threshold(
     Returns:
         (R,) steps as floats, inf for runs that never reach it.
 
-    Example:
+    Examples:
         >>> steps_to_threshold(np.array([0, 50]), np.array([[3.0, 3.0], [1.0, 2.5]]), 2.0).tolist()
         [50.0, inf]
     """

@@ -22,7 +22,7 @@ def last_values(table: Mapping[str, Array], metric: str) -> Array:
     Returns:
         (R,) values.
 
-    Example:
+    Examples:
         >>> last_values({"loss": np.array([[3.0, 3.0], [2.0, np.nan]])}, "loss").tolist()
         [2.0, 3.0]
     """
@@ -41,7 +41,7 @@ def best_values(values: Array, scores: Array, higher: bool) -> Array:
     Returns:
         (R,) values, NaN for runs without any finite score.
 
-    Example:
+    Examples:
         >>> test, validation = np.array([[3.0], [1.0], [2.0]]), np.array([[5.0], [6.0], [4.0]])
         >>> best_values(test, validation, higher=False).tolist()
         [2.0]

@@ -40,7 +40,7 @@ def lines(names: Iterable[str]) -> dict[str, Line]:
     Returns:
         Name -> line.
 
-    Example:
+    Examples:
         >>> lines(["two-timescale", "mine"])["two-timescale"].colour
         '#d55e00'
     """

@@ -91,7 +91,7 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     Returns:
         Lines of text without trailing spaces.
 
-    Example:
+    Examples:
         >>> aligned(["a", "n", "z"], [["x", "10", "ok"]]).splitlines()
         ['a   n  z', '-  --  --', 'x  10  ok']
     """

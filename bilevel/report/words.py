@@ -36,7 +36,7 @@ def metric_name(metric: str) -> str:
     Returns:
         Words.
 
-    Example:
+    Examples:
         >>> metric_name("test_mse")
         'test MSE'
     """
@@ -48,7 +48,7 @@ def metric_name(metric: str) -> str:
 def number(value: float) -> str:
     """Three significant digits; "n/a" for what is not known.
 
-    Example:
+    Examples:
         >>> number(0.096512), number(1500.0), number(float("nan"))
         ('0.0965', '1,500', 'n/a')
     """
@@ -66,7 +66,7 @@ def number(value: float) -> str:
 def joined(parts: Sequence[str], last: str = "and") -> str:
     """Join words with commas and a last "and".
 
-    Example:
+    Examples:
         >>> joined(["a", "b", "c"])
         'a, b and c'
     """
@@ -78,7 +78,7 @@ def joined(parts: Sequence[str], last: str = "and") -> str:
 def counted(count: int, singular: str, plural: str | None = None) -> str:
     """A number with its noun in the right form.
 
-    Example:
+    Examples:
         >>> counted(1, "seed"), counted(12, "seed")
         ('1 seed', '12 seeds')
     """
@@ -94,7 +94,7 @@ def change(result: Result) -> str:
     Returns:
         Such as "5 % below", "2.4 times", "0.012 above" or "equal to".
 
-    Example:
+    Examples:
         >>> change({"kind": "ratio", "effect": 0.95})
         '5 % below'
     """
@@ -120,7 +120,7 @@ def change(result: Result) -> str:
 def probability(p_value: float) -> str:
     """A p-value as people write it.
 
-    Example:
+    Examples:
         >>> probability(0.00002), probability(0.387)
         ('p < 0.001', 'p = 0.39')
     """
@@ -317,7 +317,7 @@ def _brief(result: Result) -> str:
 def status_words(statuses: Sequence[str]) -> str:
     """Count what became of the runs, the usual outcome first.
 
-    Example:
+    Examples:
         >>> status_words(["COMPLETED", "COMPLETED", "DIVERGED"])
         '2 completed, 1 diverged'
     """

@@ -24,7 +24,7 @@ def environment(
         Versions (None for what is not installed), commit of the checkout, platform, processors
         and the arguments. No host name, no path, no user name.
 
-    Example:
+    Examples:
         >>> environment(dtype="float32")["dtype"]
         'float32'
     """

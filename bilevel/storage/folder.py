@@ -57,7 +57,7 @@ def write_atomically(folder: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         ResultsExistError: If the folder exists, before or after the files were written.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> target = Path(tempfile.mkdtemp()) / "run"
         >>> with write_atomically(target) as hidden:

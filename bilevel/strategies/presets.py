@@ -36,7 +36,7 @@ def preset_strategies(
     Source: arXiv 2605.15530, section 5. Differs from the source in: 1. the controls swapped and
     uniform sqrt are ours; 2. best response too.
 
-    Example:
+    Examples:
         >>> from bilevel import preset_strategies
         >>> list(preset_strategies(5e-4, 5e-3))[2]
         'two-timescale'

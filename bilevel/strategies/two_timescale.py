@@ -32,8 +32,8 @@ class TwoTimescaleState(NamedTuple):
 class TwoTimescale(AbstractStrategy):
     """Gradient steps on both levels, small ones for the body and large ones for the head.
 
-    w     <- Proj_W    [ w     - alpha_k d_w g(w, theta; xi_k) ]
-    theta <- Proj_Theta[ theta - beta_k  d_theta g(w, theta; xi_k) ]
+        w     <- Proj_W    [ w     - alpha_k d_w g(w, theta; xi_k) ]
+        theta <- Proj_Theta[ theta - beta_k  d_theta g(w, theta; xi_k) ]
 
     Args:
         body_lr: alpha, a number or a schedule.
@@ -47,7 +47,7 @@ class TwoTimescale(AbstractStrategy):
     place of the plain step (the paper's experiments use RMSProp); 2. both orders are offered, as
     the text and the proofs of the paper differ.
 
-    Example:
+    Examples:
         >>> import bilevel
         >>> bilevel.TwoTimescale(5e-4, 5e-3).order
         'alternating'

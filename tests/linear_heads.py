@@ -1,0 +1,173 @@
+"""Linear head problems for tests, and references that share no code with the library.
+
+`build` makes a problem from arrays and hooks; `dense` is its normal equations in NumPy; `exact`
+solves them in rational arithmetic, so that errors at the level of rounding can be measured.
+"""
+
+from fractions import Fraction
+
+import numpy as np
+import torch
+
+import bilevel
+from bilevel.heads import AbstractHeadSolver, HeadSolution
+
+ONE = torch.ones((), dtype=torch.float64)
+
+
+def normal(seed, *shape):
+    """Standard normal numbers, a float64 array."""
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def build(
+    inputs,
+    targets,
+    *,
+    features=None,
+    row_weights=None,
+    penalty=None,
+    body_penalty=None,
+    body=None,
+    start=None,
+    extra=None,
+    **attributes,
+):
+    """A problem on the training rows (inputs, targets); by default the features are w x.
+
+    Args:
+        inputs: (n, D) array.
+        targets: (n,) or (n, K) array; sets `outputs`.
+        features: (body, inputs) -> (n, M).
+        row_weights: (body, batch) -> (n,).
+        penalty: body -> scalar, (M,) or (M, K).
+        body_penalty: body -> 0-dim.
+        body: the initial body; 1 by default.
+        start: the initial head; zeros by default.
+        extra: more row groups.
+        **attributes: class attributes such as `ridge` and `fit_bias`.
+    """
+    inputs, targets = torch.as_tensor(inputs), torch.as_tensor(targets)
+    first = ONE if body is None else body
+    outputs = targets.shape[1] if targets.ndim == 2 else None
+    find = features or (lambda w, x: w * x)
+
+    def init_head(self, generator):
+        if start is not None:
+            return torch.as_tensor(start)
+        columns = inputs if self.body_free_features else find(first, inputs)
+        return torch.zeros(self.head_shape(columns.shape[1] + self.fit_bias), dtype=torch.float64)
+
+    def with_body(self, w, x):
+        return find(w, x)
+
+    def without_body(self, x):
+        return x
+
+    members = {
+        "outputs": outputs,
+        "data": lambda self, seed=None: {"train": bilevel.Batch(inputs, targets), **(extra or {})},
+        "init_body": lambda self, generator: first,
+        "init_head": init_head,
+        "features": without_body if attributes.get("body_free_features") else with_body,
+        **attributes,
+    }
+    for name, hook in (("penalty", penalty), ("body_penalty", body_penalty)):
+        if hook is not None:
+            members[name] = lambda self, w, hook=hook: hook(w)
+    if row_weights is not None:
+        members["row_weights"] = lambda self, w, batch: row_weights(w, batch)
+    return type("Built", (bilevel.LinearHeadProblem,), members)()
+
+
+def dense(design, targets, weights=None, penalty=0.0):
+    """H (K, M, M) and b (K, M) of every output, in NumPy."""
+    z, t = np.asarray(design), np.asarray(targets).reshape(len(targets), -1)
+    s = np.ones(len(z)) if weights is None else np.asarray(weights)
+    p = penalty_table(penalty, z.shape[1], t.shape[1])
+    gram, moment = (z.T * s) @ z / len(z), (z.T * s) @ t / len(z)
+    return np.stack([gram + np.diag(p[:, k]) for k in range(t.shape[1])]), moment.T
+
+
+def penalty_table(penalty, m, k):
+    """Any penalty as (M, K)."""
+    p = np.asarray(penalty, dtype=np.float64)
+    return np.broadcast_to(p[:, None] if p.ndim == 1 else p, (m, k))
+
+
+def dense_head(design, targets, weights=None, penalty=0.0):
+    """theta* by a dense solve, shaped like the head."""
+    matrix, moment = dense(design, targets, weights, penalty)
+    theta = np.linalg.solve(matrix, moment[..., None])[..., 0].T
+    return theta[:, 0] if np.ndim(targets) == 1 else theta
+
+
+def fractions(array):
+    """An array of floats as exact rational numbers (an object array)."""
+    return np.vectorize(Fraction, otypes=[object])(np.asarray(array, dtype=np.float64))
+
+
+def exact_system(design, targets, weights=None, penalty=0.0):
+    """`dense` in rational arithmetic: object arrays H (K, M, M) and b (K, M)."""
+    z, t = fractions(design), fractions(targets).reshape(len(targets), -1)
+    s = fractions(np.ones(len(z)) if weights is None else weights)
+    p = fractions(penalty_table(penalty, z.shape[1], t.shape[1]))
+    count = Fraction(len(z))
+    gram, moment = (z.T * s) @ z / count, (z.T * s) @ t / count
+    shifted = []
+    for k in range(t.shape[1]):
+        matrix = gram.copy()
+        matrix[np.diag_indices(len(matrix))] += p[:, k]
+        shifted.append(matrix)
+    return np.stack(shifted), moment.T
+
+
+def exact_solve(matrix, vector):
+    """x with A x = b by Gaussian elimination on fractions; A positive definite."""
+    rows = [[*row, value] for row, value in zip(matrix.tolist(), vector.tolist(), strict=True)]
+    size = len(rows)
+    for i in range(size):
+        for j in range(i + 1, size):
+            factor = rows[j][i] / rows[i][i]
+            rows[j] = [a - factor * b for a, b in zip(rows[j], rows[i], strict=True)]
+    solution = [Fraction(0)] * size
+    for i in reversed(range(size)):
+        known = sum(rows[i][j] * solution[j] for j in range(i + 1, size))
+        solution[i] = (rows[i][size] - known) / rows[i][i]
+    return np.array(solution, dtype=object)
+
+
+def exact_head(design, targets, weights=None, penalty=0.0):
+    """theta* (M, K) without any rounding."""
+    matrix, moment = exact_system(design, targets, weights, penalty)
+    return np.stack([exact_solve(a, b) for a, b in zip(matrix, moment, strict=True)], axis=1)
+
+
+def length(difference):
+    """The norm of an object array, rounded once."""
+    square = sum(value * value for value in np.ravel(difference))
+    return float(square) ** 0.5 if square > 0 else 0.0
+
+
+def distance(head, exact):
+    """|head - exact|, computed without cancellation."""
+    return length(fractions(np.asarray(head).reshape(exact.shape)) - exact)
+
+
+class Given(AbstractHeadSolver):
+    """Answers with a given head, whatever the body: to certify heads of one's own."""
+
+    def __init__(self, head):
+        self.head = head
+
+    def init(self, oracles, body, head, rows):
+        return ()
+
+    def solve(self, oracles, body, head, rows, state, k):
+        given = bilevel.trees.single(self.head)
+        nothing = torch.zeros(1, dtype=torch.float64)
+        return HeadSolution(given, nothing, torch.zeros(1, dtype=torch.int64), state)
+
+    @property
+    def cost(self):
+        return bilevel.Cost()
