@@ -121,9 +121,10 @@ def compare(
         )
         for names in groups
     }
-    solutions = _train(trainings, steps, every or 1, callback)
+    solutions = _train(trainings, steps, 1 if every is None else every, callback)
     history, status = _split(solutions, len(seed_numbers))
     trained = {name: strategies[name] for name in strategies if name in history}
+    missing = [name for name in strategies if name not in history]  # after Ctrl-C
     recorded = next(iter(solutions.values()))
     steps_recorded = max((s.steps for s in solutions.values()), key=len).numpy()
     failed = {Status[code].failed for codes in status.values() for code in codes}
@@ -147,6 +148,7 @@ def compare(
         "threads": torch.get_num_threads(),
         "data_note": problem.note,
         "bound_note": recorded.bound_note,
+        **({"not_trained": missing} if missing else {}),
         **(settings or {}),
     }
     return Comparison(

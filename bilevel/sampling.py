@@ -99,6 +99,7 @@ class TrainingData:
         device: torch.device | str,
     ) -> None:
         distinct = sorted(set(seeds))
+        check_device(device)
         self.seeds, self.dtype, self.device = list(seeds), dtype, device
         self.per_seed = problem.redraws_data
         index = {seed: i for i, seed in enumerate(distinct)}
@@ -261,6 +262,15 @@ def check_batch_size(size: object, name: str) -> None:
         return
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise ArgumentError(f"{name} must be a positive integer or None (all rows), got {size!r}.")
+
+
+def check_device(device: torch.device | str) -> None:
+    """Raise unless torch can put a tensor there."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises both
+        reason = str(error).partition("\n")[0]
+        raise ArgumentError(f"`device` {str(device)!r} cannot be used here: {reason}.") from error
 
 
 def check_groups(groups: Any) -> Groups:

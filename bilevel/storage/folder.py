@@ -105,8 +105,9 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ResultsError: If it is missing or is not a JSON object; names the file.
     """
+    text = _text(path)
     try:
-        content = json.loads(_text(path))
+        content = json.loads(text)
     except ValueError as error:
         raise ResultsError(f"{path} is not valid JSON: {error}.") from error
     if not isinstance(content, dict):
