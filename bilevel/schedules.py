@@ -92,8 +92,9 @@ def positive(value: Number, name: str, *, zero_allowed: bool = False) -> Number:
     """Return `value` as float or float tensor, or say that it must be positive and finite."""
     expected = "at least 0" if zero_allowed else "positive"
     if isinstance(value, Tensor):
-        if value.ndim > 1:
-            raise ArgumentError(f"{name} must be a number or (R,) numbers, got {value.shape}.")
+        value = value.detach()
+        if value.ndim > 1 or value.numel() == 0:
+            raise ArgumentError(f"{name} must be a number or (R,) numbers, got {value.shape=}.")
         smallest, largest = float(value.min()), float(value.max())
     else:
         try:

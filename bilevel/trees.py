@@ -87,8 +87,13 @@ def dot(a: Tree, b: Tree) -> Tensor:
 
 def norm(a: Tree) -> Tensor:
     """Euclidean norm per run over all leaves, shape (R,); scaled, so that it does not overflow."""
-    parts = [torch.linalg.vector_norm(x.flatten(1), dim=1) for x in _lift(a)]
-    total: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0)
+    flat = flatten(a)
+    if flat.shape[1] == 0:
+        return flat.new_zeros(len(flat))
+    # a power of two: scaling by it is exact; runs that are zero or not finite are left alone
+    scale = flat.abs().amax(1).log2().floor().exp2()
+    scale = torch.where(scale.isfinite() & (scale > 0), scale, torch.ones_like(scale))
+    total: Tensor = scale * torch.linalg.vector_norm(flat / scale.unsqueeze(1), dim=1)
     return total
 
 
