@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.errors import ArgumentError, DataError, ShapeError
+from bilevel.errors import ArgumentError, DataError, ProblemError, ShapeError
 from bilevel.problem import Groups, StackelbergProblem
 from bilevel.trees import Tree
 
@@ -130,10 +130,12 @@ class TrainingData:
     def initial(self, draw: Callable[[torch.Generator], Tree], stream: str) -> Tree:
         """What `draw` returns for the generator of each run's seed, stacked on the run axis."""
         drawn = [draw(generator(seed, stream)) for seed in sorted(set(self.seeds))]
+        for point in drawn:
+            trees.check(point, f"init_{stream}()", ProblemError)
         for other in drawn[1:]:
             if not trees.same_structure(drawn[0], other):
                 raise ShapeError(f"`init_{stream}` must return the same shapes for every seed.")
-        stacked = trees.cast(trees.stack(drawn), self.dtype, self.device)
+        stacked = trees.detach(trees.cast(trees.stack(drawn), self.dtype, self.device))
         return trees.take(stacked, self.seed_index)
 
     def everything(self, dtype: torch.dtype | None = None) -> Rows:
@@ -201,6 +203,7 @@ class Sampler:
         example = problem.noise(generator(0, "noise", 0), BLOCK)
         self.noisy = example is not None
         if self.noisy:
+            check_noise(example, type(problem).__name__)
             silence = trees.tree_map(lambda leaf: torch.zeros_like(leaf[0]), example)
             self.full.groups["noise"] = trees.cast(silence, data.dtype, data.device)
             self.full.axes["noise"] = None
@@ -273,6 +276,17 @@ def check_device(device: torch.device | str) -> None:
         raise ArgumentError(f"`device` {str(device)!r} cannot be used here: {reason}.") from error
 
 
+def check_noise(noise: Tree, name: str) -> None:
+    """Raise unless `noise`, drawn for `BLOCK` steps, has an entry for each of them."""
+    for path, leaf in trees.named_leaves(noise):
+        if not isinstance(leaf, Tensor) or leaf.shape[:1] != (BLOCK,):
+            got = tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__
+            raise ShapeError(
+                f"`noise` of {name} must return a tree with leading {BLOCK} when it is asked for "
+                f"{BLOCK} steps, got {path or 'a leaf'} {got}."
+            )
+
+
 def check_groups(groups: Any) -> Groups:
     """Return the groups, or say what is wrong with them; NumPy arrays become tensors."""
     if not isinstance(groups, dict):
@@ -280,9 +294,7 @@ def check_groups(groups: Any) -> Groups:
     unknown = set(groups) - set(GROUPS)
     if unknown:
         raise DataError(f"Unknown row groups {sorted(unknown)}; there are {', '.join(GROUPS)}.")
-    found: Groups = trees.tree_map(
-        lambda leaf: torch.as_tensor(leaf) if isinstance(leaf, np.ndarray) else leaf, groups
-    )
+    found: Groups = trees.tree_map(_as_data, groups)
     for name, group in found.items():
         sizes = {}
         for path, leaf in trees.named_leaves(group):
@@ -303,3 +315,10 @@ def check_groups(groups: Any) -> Groups:
     if found and "train" not in found:
         raise DataError('`data` must hold the group "train", or nothing at all.')
     return found
+
+
+def _as_data(leaf: Any) -> Any:
+    """NumPy arrays become tensors, tensors lose their graph; all else is left to be refused."""
+    if isinstance(leaf, np.ndarray):
+        return torch.as_tensor(leaf)
+    return leaf.detach() if isinstance(leaf, Tensor) else leaf
