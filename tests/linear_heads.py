@@ -4,8 +4,10 @@
 solves them in rational arithmetic, so that errors at the level of rounding can be measured.
 """
 
+import itertools
 from fractions import Fraction
 
+import mpmath
 import numpy as np
 import torch
 
@@ -171,3 +173,48 @@ class Given(AbstractHeadSolver):
     @property
     def cost(self):
         return bilevel.Cost()
+
+
+def exact_box_head(matrix, moment, low, high):
+    """argmin of 1/2 x'Hx - b'x on a box, in rational arithmetic: all active sets are tried.
+
+    Args:
+        matrix: (M, M) fractions, positive definite, M small.
+        moment: (M,) fractions.
+        low: a float.
+        high: a float.
+    """
+    size, bounds = len(moment), {-1: Fraction(low), 1: Fraction(high)}
+    for active in itertools.product((-1, 0, 1), repeat=size):
+        x = np.array([bounds.get(side, Fraction(0)) for side in active], dtype=object)
+        free = [i for i in range(size) if active[i] == 0]
+        if free:
+            rest = moment[free] - matrix[free] @ x
+            x[free] = exact_solve(matrix[np.ix_(free, free)], rest)
+        slope = matrix @ x - moment
+        inside = all(bounds[-1] <= value <= bounds[1] for value in x)
+        if inside and all(side * value <= 0 for side, value in zip(active, slope, strict=True)):
+            return x
+    raise AssertionError("a convex problem on a box has a solution")
+
+
+def ball_head(matrix, moment, radius):
+    """argmin of 1/2 x'Hx - b'x on a ball, 50 digits: (H + s I) x = b with |x| = radius, s >= 0."""
+    with mpmath.workdps(60):
+        values = [[mpmath.mpf(a.numerator) / a.denominator for a in row] for row in matrix]
+        a = mpmath.matrix(values)
+        b = mpmath.matrix([mpmath.mpf(v.numerator) / v.denominator for v in moment])
+        identity = mpmath.eye(len(moment))
+
+        def at(shift):
+            return mpmath.lu_solve(a + shift * identity, b)
+
+        if mpmath.norm(at(0)) > radius:
+            low, high = mpmath.mpf(0), mpmath.norm(b) / radius
+            for _ in range(180):
+                middle = (low + high) / 2
+                low, high = (middle, high) if mpmath.norm(at(middle)) > radius else (low, middle)
+            x = at(high)
+        else:
+            x = at(0)
+        return np.array([Fraction(int(mpmath.nint(v * 2**160)), 2**160) for v in x], dtype=object)

@@ -144,7 +144,7 @@ def quadratic_system(
     slope = trees.flatten(oracles.head_gradient(body, head, rows)).double()
     hessian = 0.5 * (hessian + hessian.mT)
     return PrimalSystem(
-        hessian.unsqueeze(1), -slope[:, None, :, None], torch.zeros_like(slope[:, 0])
+        hessian.unsqueeze(1), -slope[:, None, :, None], torch.full_like(slope[:, 0], -torch.inf)
     )
 
 
@@ -165,7 +165,11 @@ def refuse_singular(system: AbstractSystem, problem: StackelbergProblem) -> None
         bad = (smallest <= relative) & (system.floor <= 0)
     else:
         bad = smallest <= 0
-    bad = bad | smallest.isnan()
+    if bool(smallest.isnan().any()):
+        raise SingularHeadError(
+            f"The head's Hessian is not finite in run {int(smallest.isnan().nonzero()[0])}: check "
+            "the scale of the features, and that row weights and penalties are not negative."
+        )
     if bool(bad.any()):
         run = int(bad.nonzero()[0])
         linear = isinstance(problem, LinearHeadProblem)

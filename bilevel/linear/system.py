@@ -17,6 +17,8 @@ from bilevel.oracles import LinearParts
 from bilevel.status import Status
 
 EPS = torch.finfo(torch.float64).eps
+JITTERS = (1e-12, 1e-10, 1e-8, 1e-6, 1e-4)
+"""Tried in turn, as multiples of the largest diagonal entry; more would change the problem."""
 
 
 class AbstractSystem(abc.ABC):
@@ -175,26 +177,27 @@ def replace_bad(matrix: Tensor) -> tuple[Tensor, Tensor]:
 def factorise(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Cholesky factors of (R, J, q, q), the matrices that were factored, and a code per run.
 
-    A numerically singular run gets the smallest jitter of a geometric ladder that makes its
-    factorisation succeed, and the status `JITTERED`. Runs that are not finite give NaN and
-    `DIVERGED`.
+    A numerically singular run gets the smallest of `JITTERS` that makes its factorisation succeed,
+    and the status `JITTERED`. Runs that are not finite, or so indefinite that none helps, give NaN
+    and `DIVERGED`.
     """
     safe, bad = replace_bad(matrix)
     factor, weak = _attempt(safe)
     status = torch.full((len(matrix),), int(Status.CONVERGED), device=matrix.device)
-    status = status.masked_fill(weak, int(Status.JITTERED)).masked_fill(bad, int(Status.DIVERGED))
+    status = status.masked_fill(weak, int(Status.JITTERED))
     scale = safe.diagonal(dim1=2, dim2=3).abs().amax((1, 2))
     identity = torch.eye(safe.shape[-1], dtype=safe.dtype, device=safe.device)
-    jitter = 1e-14
-    while bool(weak.any()) and jitter < 1:
-        jitter *= 100
+    for jitter in JITTERS:
+        if not bool(weak.any()):
+            break
         added = torch.where(weak, jitter * scale, torch.zeros_like(scale)).reshape(-1, 1, 1, 1)
         shifted = safe + added * identity
         factor, still = _attempt(shifted)
         safe = torch.where((weak & ~still).reshape(-1, 1, 1, 1), shifted, safe)
         weak = weak & still
-    nothing = bad.reshape(-1, 1, 1, 1)
-    return factor.masked_fill(nothing, torch.nan), safe, status
+    nothing = bad | weak
+    status = status.masked_fill(nothing, int(Status.DIVERGED))
+    return factor.masked_fill(nothing.reshape(-1, 1, 1, 1), torch.nan), safe, status
 
 
 def _attempt(matrix: Tensor) -> tuple[Tensor, Tensor]:
