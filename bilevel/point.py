@@ -6,9 +6,10 @@ import torch
 
 from bilevel import trees
 from bilevel.certificate import BoundKind, Certifier, envelope_bound
-from bilevel.errors import ShapeError
+from bilevel.errors import ArgumentError, ShapeError
 from bilevel.heads import AbstractHeadSolver
 from bilevel.hypergradients import AbstractHypergradient, Envelope
+from bilevel.hyperparameters import run_counts
 from bilevel.oracles import Oracles
 from bilevel.problem import Groups, StackelbergProblem
 from bilevel.sampling import Rows, Sampler, TrainingData, check_groups, generator
@@ -173,6 +174,10 @@ class _Point:
         """Solve and certify the head."""
         solver = solver or default_solver(self.problem)
         solver.check(self.problem)
+        if dataclasses.is_dataclass(solver) and run_counts(solver) - {1}:
+            raise ArgumentError(
+                f"At a single point hyper-parameters are single numbers, got {solver}."
+            )
         memory = solver.init(self.oracles, self.body, self.head, self.rows)
         solved = solver.solve(self.oracles, self.body, self.head, self.rows, memory, 0)
         body, head = trees.cast(self.body, torch.float64), trees.cast(solved.head, torch.float64)

@@ -15,6 +15,7 @@ from bilevel.oracles import Oracles
 from bilevel.problem import Groups
 from bilevel.sampling import Rows, check_batch_size
 from bilevel.schedules import AbstractSchedule, Number, as_schedule, positive
+from bilevel.sets import Everywhere
 from bilevel.status import Status
 from bilevel.trees import Tree
 
@@ -27,9 +28,9 @@ class FastSGD(AbstractHeadSolver):
         lr: the step size, a schedule over the inner steps or a number; below 2 / L to converge.
         steps: how many, at least 1.
         batch_size: rows of "train" per inner step, drawn i.i.d.; None: all rows.
-        tolerance: stop a run when the norm of its gradient mapping (theta - Proj(theta - lr d)) /
-            lr is at most this, None: never. Needs `batch_size=None`: a sampled gradient does not
-            vanish.
+        tolerance: stop a run when |d_theta g|, or with a head set the norm of the gradient mapping
+            (theta - Proj(theta - lr d)) / lr, is at most this, None: never. Needs
+            `batch_size=None`: a sampled gradient does not vanish.
     """
 
     lr: Number | AbstractSchedule
@@ -69,16 +70,17 @@ class FastSGD(AbstractHeadSolver):
         for j in range(self.steps):
             lr = schedule(j)
             batch = self._rows(rows, k * self.steps + j)
-            moved = project(descend(head, oracles.head_gradient(body, head, batch), lr))
+            slope = oracles.head_gradient(body, head, batch)
+            moved = project(descend(head, slope, lr))
             if self.tolerance is not None:
-                done = done | (mapping_norm(head, moved, lr) <= self.tolerance)
+                done = done | (_residual(oracles, head, slope, lr) <= self.tolerance)
                 if bool(done.all()):
                     break
                 moved = trees.where(done, head, moved)
             head = moved
         slope = oracles.head_gradient(body, head, rows.full)
         last = schedule(self.steps - 1)
-        residual = mapping_norm(head, project(descend(head, slope, last)), last)
+        residual = _residual(oracles, head, slope, last)
         return HeadSolution(head, residual, self._status(residual), state)
 
     @property
@@ -95,12 +97,17 @@ class FastSGD(AbstractHeadSolver):
         return Rows(groups, {**rows.full.axes, "train": 0})
 
     def _status(self, residual: Tensor) -> Tensor:
-        code = torch.full_like(residual, int(Status.CONVERGED), dtype=torch.int64)
+        ending = Status.COMPLETED if self.tolerance is None else Status.CONVERGED
+        code = torch.full_like(residual, int(ending), dtype=torch.int64)
         if self.tolerance is not None:
             code = code.masked_fill(residual > self.tolerance, int(Status.NOT_CONVERGED))
         return code.masked_fill(~residual.isfinite(), int(Status.DIVERGED))
 
 
-def mapping_norm(head: Tree, moved: Tree, lr: Number) -> Tensor:
-    """|theta - Proj(theta - lr d)| / lr per run: the gradient's norm where no constraint binds."""
+def _residual(oracles: Oracles, head: Tree, slope: Tree, lr: Number) -> Tensor:
+    """|d_theta g| per run; with a set of heads |theta - Proj(theta - lr d)| / lr."""
+    head_set = oracles.problem.head_set
+    if isinstance(head_set, Everywhere):
+        return trees.norm(slope)  # the quotient would be rounding for small steps
+    moved = head_set.project(descend(head, slope, lr))
     return trees.norm(trees.tree_map(torch.sub, head, moved)) / lr
