@@ -216,6 +216,12 @@ class LinearHeadProblem(StackelbergProblem):
         train = batch["train"]
         losses = self.criterion.rows(self.predict(body, head, train.inputs), train.targets)
         weights = self.row_weights(body, batch)
+        if weights is not None and weights.shape != losses.shape:
+            # (n, 1) against (n,) would broadcast to (n, n)
+            raise ShapeError(
+                f"`row_weights` must return shape {tuple(losses.shape)}, one weight for each "
+                f"training row, got {tuple(weights.shape)}."
+            )
         fit = losses.mean() if weights is None else (weights * losses).mean()
         p = self.penalty(body)
         squares = (head if self.penalises_all else head[:-1]).square()
