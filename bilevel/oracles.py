@@ -52,6 +52,7 @@ class Oracles:
             isinstance(problem, LinearHeadProblem)
             and problem.is_stackelberg
             and not any(map(problem.overrides, ("row_weights", "penalty", "body_penalty")))
+            and torch.as_tensor(problem.ridge).ndim == 0
         )
 
     # values
@@ -69,10 +70,8 @@ class Oracles:
     def metrics(self, body: Tree, head: Tree, rows: Rows) -> dict[str, Tensor]:
         """The problem's metrics, each (R,); `rows` holds all groups."""
         with torch.no_grad():
-            found = vmap(self.problem.metrics, in_dims=(0, 0, rows.in_dims))(
-                body, head, rows.groups
-            )
-        return dict(found)
+            mapped = vmap(self.problem.metrics, in_dims=(0, 0, rows.in_dims))
+            return dict(mapped(body, head, rows.groups))
 
     def predictions(self, body: Tree, head: Tree, inputs: Tensor) -> Tensor:
         """Predictions of a linear head problem for `inputs` (n, ...), which all runs share."""
@@ -80,8 +79,7 @@ class Oracles:
         if not isinstance(problem, LinearHeadProblem):
             raise IncompatibleError(f"{type(problem).__name__} has no `predict`.")
         with torch.no_grad():
-            mapped = vmap(problem.predict, in_dims=(0, 0, None))
-            return mapped(body, head, inputs)
+            return vmap(problem.predict, in_dims=(0, 0, None))(body, head, inputs)
 
     # first derivatives
 
@@ -238,9 +236,11 @@ class Oracles:
                 )
         try:
             self.joint_gradient(body, head, rows)
+            if not problem.is_stackelberg:
+                self.body_gradients(body, head, rows)
         except RuntimeError as error:
             raise ProblemError(
-                f"The objective of {name} cannot be differentiated under `torch.func.vmap`, which "
+                f"An objective of {name} cannot be differentiated under `torch.func.vmap`, which "
                 "trains all runs at once. Avoid `.item()`, branching on values, in-place changes "
                 f"of captured tensors and random numbers inside it. torch says: {error}"
             ) from error
