@@ -3,8 +3,8 @@
 With mu the strong convexity of g in the head: |theta - theta*| <= |d_theta g| / mu and
 g - g* <= |d_theta g|^2 / (2 mu). With a set of heads, the gradient mapping
 G = L (theta - Proj(theta - d_theta g / L)) takes the gradient's place: a projected step of length
-1/L contracts distances by 1 - mu/L, hence |theta - theta*| <= |G| / mu for every theta, and the
-value bound holds at the projected point.
+1/L contracts distances by 1 - mu/L, hence |theta - theta*| <= |G| / mu for every theta. The
+value bound |G|^2 / (2 mu) holds at the projected point; theta adds its own distance in g to it.
 """
 
 import dataclasses
@@ -38,15 +38,13 @@ class HeadCertificate(NamedTuple):
         residual: |d_theta g|, or |G| with a set of heads.
         mu: a lower bound on (an estimate of) the strong convexity of g in the head.
         bound: on |theta - theta*|.
-        value_bound: on g - g* at `head`.
-        head: the head that the value bound is about: theta, or Proj(theta - d_theta g / L).
+        value_bound: on g(w, theta) - g(w, theta*).
     """
 
     residual: Tensor
     mu: Tensor
     bound: Tensor
     value_bound: Tensor
-    head: Tree
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,16 +114,18 @@ class Certifier:
         size = trees.norm(slope)
         if system is None:
             nothing = torch.full_like(size, torch.nan)
-            return HeadCertificate(size, nothing, nothing, nothing, head)
+            return HeadCertificate(size, nothing, nothing, nothing)
         mu, largest = system.curvature()
         mu = torch.where(mu > 0, mu, torch.nan)
-        residual, at = size, head
+        residual, descent = size, torch.zeros_like(size)
         if not isinstance(head_set, Everywhere):
             step = trees.tree_map(lambda t, d: t - d / trees.per_run(largest, d), head, slope)
             at = head_set.project(step)
             residual = largest * trees.norm(trees.tree_map(torch.sub, head, at))
+            here, there = (oracles.head_value(body, x, rows) for x in (head, at))
+            descent = here - there + 10 * EPS * (here.abs() + there.abs())
         safe = residual + self._rounding(body, head, rows, largest)
-        return HeadCertificate(residual, mu, safe / mu, safe.square() / (2 * mu), at)
+        return HeadCertificate(residual, mu, safe / mu, descent + safe.square() / (2 * mu))
 
     def _rounding(self, body: Tree, head: Tree, rows: Rows, largest: Tensor) -> Tensor:
         """How much of the computed gradient may be rounding, (R,)."""

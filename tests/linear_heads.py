@@ -1,7 +1,8 @@
-"""Linear head problems for tests, and references that share no code with the library.
+"""Quadratic heads for tests, and references that share no code with the library.
 
-`build` makes a problem from arrays and hooks; `dense` is its normal equations in NumPy; `exact`
-solves them in rational arithmetic, so that errors at the level of rounding can be measured.
+`build` makes a linear head problem from arrays and hooks; `dense` is its normal equations in NumPy;
+`exact_head` solves them in rational arithmetic, so that errors at the level of rounding can be
+measured. `Quadratic` is a head of any shape.
 """
 
 import itertools
@@ -218,3 +219,40 @@ def ball_head(matrix, moment, radius):
         else:
             x = at(0)
         return np.array([Fraction(int(mpmath.nint(v * 2**160)), 2**160) for v in x], dtype=object)
+
+
+class Quadratic(bilevel.StackelbergProblem):
+    """g = 1/2 theta'A theta - w b'theta on any tree; A is the diagonal plus a rank-one part."""
+
+    def __init__(self, shapes, *, power=2.0, shift=1.0, head_set=None):
+        self.shapes, self.power, self.shift = shapes, power, shift
+        self.head_set = head_set or bilevel.Everywhere()
+        self.size = sum(int(np.prod(shape)) for shape in shapes.values())
+        self.b, self.u = normal(3, self.size), normal(4, self.size)
+        self.matrix = np.diag(shift + np.arange(self.size)) + np.outer(self.u, self.u)
+
+    def data(self, seed=None):
+        return {}
+
+    def init_body(self, generator):
+        return ONE
+
+    def init_head(self, generator):
+        tree = {name: torch.ones(shape).double() for name, shape in self.shapes.items()}
+        return tree if len(tree) > 1 else tree["only"]
+
+    def head_objective(self, body, head, batch):
+        leaves = list(head.values()) if isinstance(head, dict) else [head]
+        flat = torch.cat([leaf.reshape(-1) for leaf in leaves])
+        diagonal = self.shift + torch.arange(self.size).double()
+        value = 0.5 * (diagonal * flat.abs() ** self.power).sum()
+        value = value + 0.5 * (torch.as_tensor(self.u) @ flat) ** 2
+        return value - body * (torch.as_tensor(self.b) @ flat)
+
+
+HEADS = {
+    "0-dim": {"only": ()},
+    "vector": {"only": (4,)},
+    "matrix": {"only": (2, 3)},
+    "tree": {"slope": (2, 2), "offset": (), "more": (3,)},
+}

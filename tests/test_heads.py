@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from linear_heads import ONE, build, dense, dense_head, normal
+from linear_heads import HEADS, ONE, Quadratic, build, dense, dense_head, normal
 from sklearn.linear_model import Ridge
 
 import bilevel
@@ -148,43 +148,6 @@ def test_body_free_features(features, weighted, monkeypatch):
         solved = solver.solve(oracles, body, head, rows, state, 0)
     assert len(calls) == (0 if weighted else 1)  # weights may depend on the body
     torch.testing.assert_close(solved.head[1], expected, rtol=1e-9, atol=1e-11)
-
-
-class Quadratic(bilevel.StackelbergProblem):
-    """g = 1/2 theta'A theta - w b'theta on any tree; A is the diagonal plus a rank-one part."""
-
-    def __init__(self, shapes, *, power=2.0, shift=1.0, head_set=None):
-        self.shapes, self.power, self.shift = shapes, power, shift
-        self.head_set = head_set or bilevel.Everywhere()
-        self.size = sum(int(np.prod(shape)) for shape in shapes.values())
-        self.b, self.u = normal(3, self.size), normal(4, self.size)
-        self.matrix = np.diag(shift + np.arange(self.size)) + np.outer(self.u, self.u)
-
-    def data(self, seed=None):
-        return {}
-
-    def init_body(self, generator):
-        return ONE
-
-    def init_head(self, generator):
-        tree = {name: torch.ones(shape).double() for name, shape in self.shapes.items()}
-        return tree if len(tree) > 1 else tree["only"]
-
-    def head_objective(self, body, head, batch):
-        leaves = list(head.values()) if isinstance(head, dict) else [head]
-        flat = torch.cat([leaf.reshape(-1) for leaf in leaves])
-        diagonal = self.shift + torch.arange(self.size).double()
-        value = 0.5 * (diagonal * flat.abs() ** self.power).sum()
-        value = value + 0.5 * (torch.as_tensor(self.u) @ flat) ** 2
-        return value - body * (torch.as_tensor(self.b) @ flat)
-
-
-HEADS = {
-    "0-dim": {"only": ()},
-    "vector": {"only": (4,)},
-    "matrix": {"only": (2, 3)},
-    "tree": {"slope": (2, 2), "offset": (), "more": (3,)},
-}
 
 
 @pytest.mark.parametrize("shape", HEADS)

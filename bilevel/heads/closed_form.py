@@ -43,11 +43,13 @@ class ClosedFormState(NamedTuple):
             may be used; decided at the initial bodies.
         gram: Z'Z/n of features that do not depend on the body, else None.
         moment: Z't/n of them, else None.
+        rows: n.
     """
 
     penalised: bool
     gram: Tensor | None = None
     moment: Tensor | None = None
+    rows: int = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,7 +93,8 @@ class ClosedForm(AbstractHeadSolver):
             and not problem.overrides("row_weights")
         ):
             design, penalty = weighted(oracles.linear_parts(body, rows.full))
-            return ClosedFormState(penalised, *gram(design, penalty.shape[2]))
+            parts = gram(design, penalty.shape[2])
+            return ClosedFormState(penalised, *parts, rows=design.shape[1])
         return ClosedFormState(penalised)
 
     def solve(
@@ -100,7 +103,9 @@ class ClosedForm(AbstractHeadSolver):
         """The exact heads on all rows."""
         if state.gram is not None and state.moment is not None:
             penalty = oracles.linear_penalty(body, head).double()
-            system: AbstractSystem = penalise(state.gram, state.moment, by_output(penalty))
+            system: AbstractSystem = penalise(
+                state.gram, state.moment, by_output(penalty), state.rows
+            )
         else:
             system = quadratic_system(oracles, body, head, rows.full, state.penalised)
         numbers, status = system.solve()

@@ -44,12 +44,14 @@ class PrimalSystem(AbstractSystem):
     Args:
         hessian: (R, J, m, m): J = 1, or one matrix for each output if penalties differ by output.
         moment: (R, J, m, C): all K outputs side by side (J = 1, C = K), or C = 1 with J = K.
-        floor: a proven lower bound on the eigenvalues, (R,): the smallest penalty, or 0.
+        floor: a proven lower bound on the eigenvalues, (R,): the smallest penalty, or -inf.
+        rows: how many rows were summed up in `hessian`, each sum with its rounding.
     """
 
     hessian: Tensor
     moment: Tensor
     floor: Tensor
+    rows: int = 0
 
     def solve(self) -> tuple[Tensor, Tensor]:
         """Cholesky, then one step of iterative refinement."""
@@ -64,10 +66,11 @@ class PrimalSystem(AbstractSystem):
         return trees.norm(self.hessian @ columns - self.moment)
 
     def curvature(self) -> tuple[Tensor, Tensor]:
-        """Extreme eigenvalues, moved outwards by the rounding error of the eigensolver."""
+        """Extreme eigenvalues, moved outwards by the rounding of the matrix and the eigensolver."""
         safe, bad = replace_bad(self.hessian)
         values = torch.linalg.eigvalsh(safe).flatten(1)
-        slack = EPS * safe.shape[-1] * values.abs().amax(1)
+        trace = safe.diagonal(dim1=2, dim2=3).abs().sum(2).amax(1)
+        slack = EPS * (safe.shape[-1] * values.abs().amax(1) + (self.rows + 4) * trace)
         low = torch.maximum(values.amin(1) - slack, self.floor)
         high = values.amax(1) + slack
         return low.masked_fill(bad, torch.nan), high.masked_fill(bad, torch.nan)
@@ -124,7 +127,7 @@ def linear_system(parts: LinearParts, *, penalised: bool) -> AbstractSystem:
     m = penalty.shape[2]
     if design.shape[1] < m and penalised:
         return DualSystem(design[..., :m], design[..., m:], penalty)
-    return penalise(*gram(design, m), penalty)
+    return penalise(*gram(design, m), penalty, design.shape[1])
 
 
 def gram(design: Tensor, m: int) -> tuple[Tensor, Tensor]:
@@ -133,11 +136,11 @@ def gram(design: Tensor, m: int) -> tuple[Tensor, Tensor]:
     return product[:, :m, :m], product[:, :m, m:]
 
 
-def penalise(matrix: Tensor, moment: Tensor, penalty: Tensor) -> PrimalSystem:
-    """The primal system from Z'SZ/n, Z'St/n and the penalty (R, J, m)."""
+def penalise(matrix: Tensor, moment: Tensor, penalty: Tensor, rows: int) -> PrimalSystem:
+    """The primal system from Z'SZ/n, Z'St/n of `rows` rows, and the penalty (R, J, m)."""
     hessian = matrix.unsqueeze(1) + torch.diag_embed(penalty)
     columns = split_outputs(moment, penalty.shape[1])
-    return PrimalSystem(hessian, columns, penalty.flatten(1).amin(1))
+    return PrimalSystem(hessian, columns, penalty.flatten(1).amin(1), rows)
 
 
 def weighted(parts: LinearParts) -> tuple[Tensor, Tensor]:
