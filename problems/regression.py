@@ -43,8 +43,9 @@ class Network:
     activation: str = "relu"
 
     def __post_init__(self) -> None:
-        if self.width < 1 or self.depth < 1:
-            raise ArgumentError(f"A network needs width and depth of at least 1, got {self}.")
+        for size in (self.width, self.depth):
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise ArgumentError(f"`width` and `depth` must be positive integers, got {self}.")
         if self.activation not in ACTIVATIONS:
             raise unknown_name("activation", self.activation, ACTIVATIONS)
 
@@ -183,10 +184,12 @@ def diabetes(
             f"{validation=}, {test=}."
         )
     inputs, targets = load_diabetes(return_X_y=True, scaled=False)
+    sizes = {"test": round(test * len(targets)), "validation": round(validation * len(targets))}
+    if min(sizes.values()) < 2:
+        raise ArgumentError(f"`validation` and `test` must leave 2 rows each at least: {sizes}.")
 
     def draw(seed: int) -> Splits:
         order = np.random.default_rng([seed, 442]).permutation(len(targets))
-        sizes = {"test": round(test * len(order)), "validation": round(validation * len(order))}
         return _split(inputs[order], targets[order], sizes)
 
     note = (
