@@ -1,8 +1,9 @@
 """The one loop: every training of the library is this loop over R runs at once."""
 
 import dataclasses
+import operator
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,9 +15,12 @@ from bilevel.oracles import Oracles
 from bilevel.problem import StackelbergProblem
 from bilevel.recording import Recorder
 from bilevel.sampling import Sampler, TrainingData
+from bilevel.schedules import positive
+from bilevel.sets import ConvexSet
 from bilevel.solution import Solution, TrainingState
 from bilevel.status import Status
 from bilevel.strategies import AbstractStrategy
+from bilevel.trees import Tree
 
 BatchSize = int | Mapping[str, int | None] | None
 Callback = Callable[[int, dict[str, Tensor]], object]
@@ -116,20 +120,16 @@ class Training:
         self.strategy = hyperparameters.cast(strategy, data.dtype, data.device)
         self.sampler = Sampler(problem, data, batch_size, self.oracles.sampled_groups)
         self.oracles.check_data(data.groups, per_seed=data.per_seed)
-        body = problem.body_set.project(data.initial(problem.init_body, "body"))
-        head = problem.head_set.project(data.initial(problem.init_head, "head"))
+        body = _inside(problem.body_set, data.initial(problem.init_body, "body"))
+        head = _inside(problem.head_set, data.initial(problem.init_head, "head"))
         self.oracles.check(body, head, self.sampler.rows(0))
         self.recorder = Recorder(self.oracles, self.sampler, body, head)
-        runs = len(data.seeds)
+        codes = torch.full((len(data.seeds),), ACTIVE, device=data.device)
+        made = self.strategy.init(self.oracles, body, head, self.sampler.rows(0))
+        fresh = TrainingState(0, tuple(data.seeds), made, codes, None)
         if state is None:
-            codes = torch.full((runs,), ACTIVE, device=data.device)
-            made = self.strategy.init(self.oracles, body, head, self.sampler.rows(0))
-            state = TrainingState(0, tuple(data.seeds), made, codes, None)
-        elif state.seeds != tuple(data.seeds):
-            raise ArgumentError(
-                f"`state` belongs to the seeds {state.seeds}, not to {tuple(data.seeds)}. Pass the "
-                "same `seeds`."
-            )
+            state = fresh
+        check_state(state, fresh)
         self.state = state
         # runs that ended keep the state they ended with; None while there are none
         self._frozen = state.strategy if bool((state.codes != ACTIVE).any()) else None
@@ -146,6 +146,8 @@ class Training:
         for name, value in (("steps", steps), ("every", every)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ArgumentError(f"`{name}` must be a positive integer, got {value!r}.")
+        if tolerance is not None:
+            tolerance = float(positive(tolerance, "`tolerance`"))
         start, last = self.state.step, self.state.step + steps
         recorded: list[int] = []
         records: list[dict[str, Tensor]] = []
@@ -166,6 +168,7 @@ class Training:
             interrupted, records = True, records[: len(recorded)]
             if not records:
                 raise
+            self._restore()
         return self._solution(recorded, records, interrupted)
 
     def step(self) -> None:
@@ -183,11 +186,8 @@ class Training:
 
     def _record(self, tolerance: float | None, *, first: bool) -> dict[str, Tensor]:
         """Evaluate; mark the runs that diverged or converged, and keep those where they stopped."""
-        codes = self.state.codes
-        if self._frozen is not None:
-            kept = trees.where(codes != ACTIVE, self._frozen, self.state.strategy)
-            self.state = self.state._replace(strategy=kept)
-        made = self.state.strategy
+        self._restore()
+        codes, made = self.state.codes, self.state.strategy
         values = self.recorder.record(made.body, made.head)
         active = codes == ACTIVE
         finite = trees.finite((made.body, made.head)) & values["objective"].isfinite()
@@ -209,6 +209,13 @@ class Training:
         if bool((codes != ACTIVE).any()):
             self._frozen = made
         return values
+
+    def _restore(self) -> None:
+        """Put the runs that ended back to where they ended: steps move all runs."""
+        if self._frozen is not None:
+            ended = self.state.codes != ACTIVE
+            kept = trees.where(ended, self._frozen, self.state.strategy)
+            self.state = self.state._replace(strategy=kept)
 
     def _solution(
         self, recorded: list[int], records: list[dict[str, Tensor]], interrupted: bool
@@ -238,9 +245,19 @@ class Training:
         )
 
 
+def _inside(convex: ConvexSet, points: Tree) -> Tree:
+    """The points of all runs projected onto a set, which must fit them."""
+    convex.check(trees.take(points, 0))
+    return convex.project(points)
+
+
 def seed_list(seeds: int | Sequence[int]) -> list[int]:
     """The seeds: a count means 0, 1, ...; they must be distinct and not negative."""
-    found = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
+    found: list[int] = []
+    if isinstance(seeds, int) and not isinstance(seeds, bool):
+        found = list(range(seeds))
+    elif isinstance(seeds, Iterable) and not isinstance(seeds, str):
+        found = [_seed(seed) for seed in seeds]
     if not found or min(found) < 0 or len(set(found)) < len(found):
         raise ArgumentError(
             f"`seeds` must be a positive count, or distinct integers from 0, got {seeds!r}."
@@ -248,11 +265,42 @@ def seed_list(seeds: int | Sequence[int]) -> list[int]:
     return found
 
 
+def _seed(value: Any) -> int:
+    """An integer of Python, NumPy or torch; -1 for anything else."""
+    try:
+        return -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return -1
+
+
 def float_type(dtype: object) -> torch.dtype:
     """float32 or float64, or a clear error."""
     if dtype not in (torch.float32, torch.float64):
         raise ArgumentError(f"`dtype` must be torch.float32 or torch.float64, got {dtype!r}.")
     return dtype
+
+
+def check_state(state: Any, fresh: TrainingState) -> None:
+    """Raise unless `state` could have come from the start `fresh` of this training."""
+    if not isinstance(state, TrainingState):
+        raise ArgumentError(f"`state` must be the `.state` of a solution, got {type(state)}.")
+    if state.seeds != fresh.seeds:
+        raise ArgumentError(
+            f"`state` belongs to the seeds {state.seeds}, not to {fresh.seeds}. Pass the same "
+            "`seeds`."
+        )
+
+    def described(made: Any) -> list[Any]:
+        return [type(made)] + [
+            (leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf
+            for leaf in trees.leaves(made)
+        ]
+
+    if described(state.strategy) != described(fresh.strategy):
+        raise ArgumentError(
+            "`state` does not fit: it comes from another problem, strategy or `dtype`. Pass those "
+            "of the training that it ended."
+        )
 
 
 def check_strategy(strategy: Any, runs: int) -> None:
