@@ -78,7 +78,7 @@ class Compare:
 
         import bilevel
 
-        torch.set_num_threads(self.threads)
+        set_threads(self.threads)
         options = dict(parse_option(option) for option in self.set)
         problem = registry.make(self.problem, **options)
         optimizers = {"rmsprop": bilevel.RMSProp, "adam": bilevel.Adam, "sgd": bilevel.SGD}
@@ -236,6 +236,15 @@ def parse_option(text: str) -> tuple[str, Any]:
         return key.strip(), ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return key.strip(), value
+
+
+def set_threads(threads: int) -> None:
+    """How many threads torch uses from now on."""
+    import torch
+
+    if threads < 1:
+        raise ArgumentError(f"`threads` must be at least 1, got {threads}.")
+    torch.set_num_threads(threads)
 
 
 def command_line() -> str:

@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import tyro
 
 import bilevel
 from bilevel import registry
 from bilevel.analysis.paired import mean_interval
-from bilevel.cli import Display
+from bilevel.cli import Display, set_threads
 from bilevel.comparison import Comparison
 from bilevel.errors import unknown_name
 from bilevel.storage.folder import reserve
@@ -81,9 +80,9 @@ class Reproduce:
             if name not in REFERENCE:
                 raise unknown_name("reference experiment", name, REFERENCE)
         reserve(self.output)
-        torch.set_num_threads(self.threads)
+        set_threads(self.threads)
         rows: list[Row] = []
-        for name in self.data:
+        for name in dict.fromkeys(self.data):
             comparison = self.compare(name)
             found = compare_with_reference(name, comparison)
             rows += found

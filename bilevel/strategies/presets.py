@@ -1,6 +1,7 @@
 """The strategies one compares to learn whether two rates help."""
 
 from bilevel.optimizers import AbstractOptimizer, RMSProp
+from bilevel.schedules import positive
 from bilevel.strategies.base import AbstractStrategy
 from bilevel.strategies.best_response import BestResponse
 from bilevel.strategies.two_timescale import Order, TwoTimescale, uniform
@@ -41,6 +42,8 @@ def preset_strategies(
         >>> list(preset_strategies(5e-4, 5e-3))[2]
         'two-timescale'
     """
+    for name, rate in (("body_lr", body_lr), ("head_lr", head_lr)):
+        positive(rate, f"`{name}`")
     optimizer = optimizer or RMSProp()
     middle = (body_lr * head_lr) ** 0.5
     return {
