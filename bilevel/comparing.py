@@ -1,5 +1,6 @@
 """Many strategies on one problem: same starts, same rows, same budget, few trainings."""
 
+import contextlib
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -121,6 +122,8 @@ def compare(
         )
         for names in groups
     }
+    if headline is not None:
+        _headline(next(iter(trainings.values())).recorded_names(), headline)
     solutions = _train(trainings, steps, 1 if every is None else every, callback)
     history, status = _split(solutions, len(seed_numbers))
     trained = {name: strategies[name] for name in strategies if name in history}
@@ -135,7 +138,8 @@ def compare(
     interrupted = any(Status.INTERRUPTED in s.status for s in solutions.values())
     seconds = dict.fromkeys(trained, np.nan)
     if not interrupted:
-        seconds = _seconds(problem, trained, data, batch_size)
+        with contextlib.suppress(KeyboardInterrupt):  # the trainings are worth more than the times
+            seconds = _seconds(problem, trained, data, batch_size)
     metrics = list(dict.fromkeys(metric for table in history.values() for metric in table))
     described: dict[str, Any] = {
         "seeds": seed_numbers,

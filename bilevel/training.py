@@ -184,6 +184,10 @@ class Training:
             self.step()
         return (time.perf_counter() - began) / steps
 
+    def recorded_names(self) -> list[str]:
+        """What every record of this training holds."""
+        return list(self.recorder.record(self.state.strategy.body, self.state.strategy.head))
+
     def _record(self, tolerance: float | None, *, first: bool) -> dict[str, Tensor]:
         """Evaluate; mark the runs that diverged or converged, and keep those where they stopped."""
         self._restore()
