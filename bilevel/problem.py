@@ -114,7 +114,7 @@ class StackelbergProblem(abc.ABC):
     @property
     def is_stackelberg(self) -> bool:
         """Whether F is g, so that Danskin's gradient (`Envelope`) is exact."""
-        return type(self).body_objective is StackelbergProblem.body_objective
+        return getattr(self.body_objective, "__func__", None) is StackelbergProblem.body_objective
 
 
 class LinearHeadProblem(StackelbergProblem):
@@ -261,8 +261,9 @@ class LinearHeadProblem(StackelbergProblem):
         return torch.cat([p, torch.zeros_like(p[:1])]) if unpenalised else p
 
     def overrides(self, hook: str) -> bool:
-        """Whether the subclass overrides a hook of LinearHeadProblem."""
-        return getattr(type(self), hook) is not getattr(LinearHeadProblem, hook)
+        """Whether the subclass, or this instance, overrides a method of LinearHeadProblem."""
+        method = getattr(getattr(self, hook), "__func__", None)
+        return method is not getattr(LinearHeadProblem, hook)
 
     def checked_features(self, body: Tree, inputs: Tensor) -> Tensor:
         """`features`, called without a body if they do not depend on it, its shape checked."""

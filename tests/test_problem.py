@@ -222,3 +222,23 @@ def test_a_batch_replaces_the_rows_at_a_point():
         bilevel.best_response(problem, ONE, batch={"train": group(Z[:6], Y[:6, None])})
     with pytest.raises(DataError):
         bilevel.best_response(problem, ONE, batch={"train": group(spoiled(Z, np.nan), Y)})
+
+
+def test_hooks_set_on_an_instance_count():
+    """A lambda in the place of a hook is obeyed by every part, as a method would be."""
+    by_class = build(
+        Z, Y, penalty=lambda w: 0.3 * w, body_penalty=lambda w: w**2,
+        row_weights=lambda w, batch: w * torch.linspace(1, 2, N).double(),
+    )  # fmt: skip
+    by_instance = build(Z, Y)
+    by_instance.penalty = lambda w: 0.3 * w
+    by_instance.body_penalty = lambda w: w**2
+    by_instance.row_weights = lambda w, batch: w * torch.linspace(1, 2, N).double()
+    expected, found = (bilevel.hypergradient(p, 1.2 * ONE) for p in (by_class, by_instance))
+    assert torch.equal(found.response.head, expected.response.head)
+    assert torch.equal(found.body, expected.body)
+    assert found.value == expected.value
+    plain = build(Z, Y, ridge=0.1)
+    plain.body_objective = lambda w, head, batch: (head**2).sum()
+    with pytest.raises(TypeError, match="Use `Implicit`"):
+        bilevel.hypergradient(plain, ONE)
