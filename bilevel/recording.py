@@ -5,6 +5,7 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.certificate import Certifier
+from bilevel.errors import BilevelError, ProblemError
 from bilevel.hypergradients import Envelope
 from bilevel.oracles import Oracles
 from bilevel.sampling import Rows, Sampler
@@ -53,8 +54,28 @@ class Recorder:
             if oracles.problem.is_stackelberg:
                 slope = Envelope().gradient(oracles, body, best, rows)
                 values["phi_gradient_norm"] = self._projected_norm(body, slope)
-        values.update(oracles.metrics(body, head, self.everything))
+        values.update(self._metrics(body, head, values))
         return {name: value.detach().double() for name, value in values.items()}
+
+    def _metrics(self, body: Tree, head: Tree, recorded: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The problem's own metrics, which must be numbers under names of their own."""
+        rule = f"`metrics` of {type(self.oracles.problem).__name__} must return a dict of 0-dim"
+        try:
+            found = self.oracles.metrics(body, head, self.everything)
+        except BilevelError:
+            raise
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ProblemError(
+                f"{rule} tensors, made by operations that `torch.func.vmap` knows. torch says: "
+                f"{error}"
+            ) from error
+        runs = recorded["objective"].shape
+        for name, value in found.items():
+            if value.shape != runs:
+                raise ProblemError(f"{rule} tensors, but {name!r} is {tuple(value.shape[1:])}.")
+            if name in recorded:
+                raise ProblemError(f"{rule} tensors; {name!r} is the name of another record.")
+        return found
 
     def _projected_norm(self, body: Tree, slope: Tree) -> Tensor:
         step = trees.tree_map(torch.sub, body, slope)

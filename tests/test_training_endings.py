@@ -277,6 +277,24 @@ def test_bad_problems_are_refused_before_training(name, no_step):
     assert not records
 
 
+METRICS = {
+    "a float": (lambda *_: {"a": 1.0}, r"0-dim tensors, made by"),
+    "item": (lambda body, *_: {"a": torch.tensor(body.item())}, r"`torch\.func\.vmap` knows"),
+    "no dict": (lambda *_: torch.ones(()), "must return a dict"),
+    "a vector": (lambda *_: {"a": torch.ones(3)}, r"'a' is \(3,\)"),
+    "a taken name": (lambda *_: {"phi": torch.ones(())}, "'phi' is the name of another record"),
+}
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_bad_metrics_are_refused_before_training(name, no_step):
+    metrics, message = METRICS[name]
+    problem = Scalar()
+    problem.metrics = metrics
+    with pytest.raises(ProblemError, match=message):
+        train(problem, TWO, 5)
+
+
 def test_rank_deficient_features_are_fine_without_a_closed_form():
     assert train(Repeated(ridge=0.0), TWO, 5).status == (Status.COMPLETED,) * 3
     assert train(Repeated(ridge=0.1), BestResponse(0.1), 5).status == (Status.COMPLETED,) * 3
