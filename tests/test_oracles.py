@@ -136,6 +136,10 @@ def test_values_and_gradients_are_those_of_single_runs(name, kind):
     assert_runs(oracles.direct_gradient(body, head, rows), [in_body for in_body, _ in big_f])
     assert_runs(oracles.joint_gradient(body, head, rows), g)
     assert_runs(oracles.body_gradients(body, head, rows), big_f)
+    oracles.cross_vjp(body, head, head, rows)
+    assert not any(
+        x.requires_grad for x in trees.leaves((body, head))
+    )  # arguments stay as they are
 
 
 def central(function, at, direction, step=1e-5):

@@ -46,9 +46,14 @@ def test_seeds_groups_steps_and_streams_differ():
     assert not torch.equal(drawn[:, 0], drawn[:, 1])
     assert len({tuple(row.tolist()) for row in drawn[:, 0]}) > 290
     assert not torch.equal(drawn[:44], drawn[256:])  # a new block is a new draw
-    validation = indices(source, range(9), "validation")
-    assert not torch.equal(drawn[:9] % VALIDATION, validation)
     assert not torch.equal(drawn[0], source.indices("train", BATCH, 0, stream="head"))
+
+
+def test_groups_of_one_size_see_different_rows():
+    problem = General()
+    problem.groups = {"train": grouped(0)["train"], "validation": grouped(1)["train"]}
+    source = sampler(problem, [3, 4], BATCH)
+    assert not torch.equal(indices(source), indices(source, group="validation"))
 
 
 def test_rows_are_uniform_with_replacement():
