@@ -79,6 +79,8 @@ def test_the_numbers_are_those_of_separate_trainings(redraws):
     assert found.settings["seeds"] == [4, 0, 2]
     assert found.steps.tolist() == [0, 30, 60, 90, 100]
     for name, strategy in STRATEGIES.items():
+        if redraws and name not in ("two", "exact", "inner, slower"):
+            continue
         alone = solve(problem, strategy, 100, every=30, **OPTIONS)
         assert found.status[name] == [status.name for status in alone.status]
         assert set(found.history[name]) == set(alone.history)
