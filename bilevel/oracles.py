@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.func import jacrev, vmap
 
 from bilevel import trees
-from bilevel.errors import IncompatibleError, ProblemError, ShapeError
-from bilevel.problem import Batch, Groups, LinearHeadProblem, StackelbergProblem
+from bilevel.errors import IncompatibleError
+from bilevel.problem import Groups, LinearHeadProblem, StackelbergProblem
 from bilevel.sampling import Rows
 from bilevel.trees import Tree
 
@@ -175,76 +175,6 @@ class Oracles:
         with torch.no_grad():
             return vmap(penalty)(body, like)
 
-    # checks
-
-    def check_data(self, groups: Groups, *, per_seed: bool) -> None:
-        """Check the targets of a linear head problem, for every seed.
-
-        Raises:
-            DataError: targets are constant or of the wrong type.
-            ShapeError: their shape does not fit `outputs`.
-        """
-        problem = self.problem
-        if not isinstance(problem, LinearHeadProblem):
-            return
-        for name, group in groups.items():
-            if not isinstance(group, Batch):
-                raise ProblemError(
-                    f'data["{name}"] of {type(problem).__name__} must be a '
-                    f"`bilevel.Batch(inputs, targets)`, got {type(group).__name__}."
-                )
-            for targets in group.targets if per_seed else group.targets.unsqueeze(0):
-                problem.criterion.check_targets(targets, problem.outputs)
-
-    def check(self, body: Tree, head: Tree, rows: Rows) -> None:
-        """Check once, at the start, that the problem keeps its contract.
-
-        Args:
-            body: the initial bodies, leading R.
-            head: the initial heads.
-            rows: the rows of a step.
-
-        Raises:
-            ShapeError: an objective is not 0-dim; sets or targets do not fit.
-            ProblemError: an objective is not finite, or cannot be vmapped.
-        """
-        problem, name = self.problem, type(self.problem).__name__
-        one_body, one_head = trees.take(body, 0), trees.take(head, 0)
-        trees.check(one_body, "init_body()", ProblemError)
-        trees.check(one_head, "init_head()", ProblemError)
-        problem.body_set.check(one_body)
-        problem.head_set.check(one_head)
-        one = rows.take(slice(0, 1))
-        groups = {
-            key: trees.take(group, 0) if one.axes[key] == 0 else group
-            for key, group in one.groups.items()
-        }
-        if isinstance(problem, LinearHeadProblem):
-            _check_linear_head(problem, one_head, groups)
-        for function in ("head_objective", "body_objective"):
-            value = getattr(problem, function)(one_body, one_head, groups)
-            if not isinstance(value, Tensor) or value.ndim != 0:
-                got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-                raise ShapeError(
-                    f"`{function}` of {name} must return a 0-dim tensor, got {got}. Average over "
-                    "the batch inside it; runs are added by `solve(seeds=...)`."
-                )
-            if not value.isfinite():
-                raise ProblemError(
-                    f"`{function}` of {name} is {float(value)} at the first initial point. Check "
-                    "the scale of the inputs and of `init_body`, `init_head`."
-                )
-        try:
-            self.joint_gradient(body, head, rows)
-            if not problem.is_stackelberg:
-                self.body_gradients(body, head, rows)
-        except RuntimeError as error:
-            raise ProblemError(
-                f"An objective of {name} cannot be differentiated under `torch.func.vmap`, which "
-                "trains all runs at once. Avoid `.item()`, branching on values, in-place changes "
-                f"of captured tensors and random numbers inside it. torch says: {error}"
-            ) from error
-
     # how it is done
 
     def _values(self, function: Objective, body: Tree, head: Tree, rows: Rows) -> Tensor:
@@ -256,17 +186,16 @@ class Oracles:
     ) -> tuple[Tree, Tree]:
         if self._plain_linear_head:
             return self._linear_gradients(body, head, rows, level)
-        with torch.enable_grad():
-            body = _variable(body) if level != "head" else body
-            head = _variable(head) if level != "body" else head
-            value = self._values(function, body, head, rows).sum()
-            wanted = [] if level == "head" else trees.leaves(body)
-            count = len(wanted)
-            wanted = wanted if level == "body" else wanted + trees.leaves(head)
-            found = _grad(value, wanted)
-        in_body = None if level == "head" else trees.rebuild(body, found[:count])
-        in_head = None if level == "body" else trees.rebuild(head, found[count:])
-        return in_body, in_head
+        both = {"body": body, "head": head}
+        chosen = both if level == "both" else {level: both[level]}
+
+        def total(levels: Tree) -> Tensor:
+            at = {**both, **levels}
+            return self._values(function, at["body"], at["head"], rows).sum()
+
+        value, pull = pullback(total, chosen)
+        found = pull(torch.ones_like(value))
+        return found.get("body"), found.get("head")
 
     def _linear_gradients(
         self, body: Tree, head: Tensor, rows: Rows, level: str
@@ -277,33 +206,35 @@ class Oracles:
         """
         problem, train, axis = self.problem, rows.groups["train"], rows.axes["train"]
         assert isinstance(problem, LinearHeadProblem)
-        with torch.enable_grad():
-            body = _variable(body) if level != "head" else body
-            z = vmap(problem.checked_features, in_dims=(0, axis))(body, train.inputs)
-            design, columns = z.detach(), head if head.ndim == 3 else head.unsqueeze(2)
-            weights = columns[:, :-1] if problem.fit_bias else columns
-            predictions = design @ weights
-            if problem.fit_bias:
-                predictions += columns[:, -1:]
-            predictions = predictions.reshape(*design.shape[:2], *head.shape[2:]).requires_grad_()
-            targets = train.targets
-            if axis is None:
-                targets = targets.expand(len(design), *targets.shape)
-            losses = problem.criterion.rows(predictions.flatten(0, 1), targets.flatten(0, 1))
-            slope = _grad(losses.sum() / design.shape[1], [predictions])[0]
-        slope = slope.reshape(*design.shape[:2], -1)
+        mapped = vmap(problem.checked_features, in_dims=(0, axis))
+        if level == "head":
+            with torch.no_grad():
+                design = mapped(body, train.inputs)
+        else:
+            design, pull = pullback(lambda w: mapped(w, train.inputs), body)
+        runs, n = design.shape[0], design.shape[1]
+        columns = head if head.ndim == 3 else head.unsqueeze(2)
+        weights = columns[:, :-1] if problem.fit_bias else columns
+        predictions = design @ weights
+        if problem.fit_bias:
+            predictions = predictions + columns[:, -1:]
+        targets = train.targets if axis == 0 else train.targets.expand(runs, *train.targets.shape)
+        flat = targets.flatten(0, 1)
+        total, pull_loss = pullback(
+            lambda p: problem.criterion.rows(p, flat).sum() / n,
+            predictions.reshape(runs * n, *head.shape[2:]),
+        )
+        slope = pull_loss(torch.ones_like(total)).reshape(runs, n, -1)
         in_body = in_head = None
         if level != "body":
-            penalised = columns if problem.penalises_all else weights
-            in_head = torch.zeros_like(columns)
-            in_head[:, : weights.shape[1]] = design.mT @ slope
+            in_head = design.mT @ slope + problem.ridge * weights
             if problem.fit_bias:
-                in_head[:, -1:] = slope.sum(1, keepdim=True)
-            in_head[:, : penalised.shape[1]] += problem.ridge * penalised
+                bias = slope.sum(1, keepdim=True)
+                bias = bias + problem.ridge * columns[:, -1:] if problem.penalize_bias else bias
+                in_head = torch.cat([in_head, bias], 1)
             in_head = in_head.reshape(head.shape)
         if level != "head":
-            pulled = _grad(z, trees.leaves(body), along=slope @ weights.mT)
-            in_body = trees.rebuild(body, pulled)
+            in_body = pull(slope @ weights.mT)
         return in_body, in_head
 
     def _second(self, body: Tree, head: Tree, vector: Tree, rows: Rows, level: str) -> Tree:
@@ -318,20 +249,22 @@ class Oracles:
             return trees.rebuild(target, _grad(product, trees.leaves(target)))
 
 
-def _check_linear_head(problem: LinearHeadProblem, head: Any, groups: Groups) -> None:
-    """The training rows and the shape of the head of a linear head problem."""
-    if "train" not in groups:
-        raise ProblemError(f'{type(problem).__name__}.data must hold the group "train".')
-    if not isinstance(head, Tensor):
-        raise ShapeError(
-            f"`init_head` of a LinearHeadProblem must return one tensor, got {type(head).__name__}."
-        )
-    ndim = 1 if problem.outputs is None else 2
-    if head.ndim != ndim or (ndim == 2 and head.shape[1] != problem.outputs):
-        raise ShapeError(
-            f"`init_head` returned shape {tuple(head.shape)}, but `outputs = {problem.outputs}` "
-            f"means {'(M,)' if ndim == 1 else f'(M, {problem.outputs})'}."
-        )
+def pullback(
+    function: Callable[[Tree], Tensor], tree: Tree
+) -> tuple[Tensor, Callable[[Tensor], Tree]]:
+    """The value of `function` at `tree`, and the map of a cotangent to its pull-back.
+
+    Recording a graph costs less than `torch.func.vjp`, which the compiler needs.
+    """
+    if torch.compiler.is_compiling():
+        found = torch.func.vjp(function, tree)
+        return found[0], lambda along: found[1](along)[0]
+    with torch.enable_grad():
+        variable = _variable(tree)
+        value = function(variable)
+    return value.detach(), lambda along: trees.rebuild(
+        tree, _grad(value, trees.leaves(variable), along)
+    )
 
 
 def _variable(tree: Tree) -> Tree:

@@ -6,6 +6,7 @@ import torch
 
 from bilevel import trees
 from bilevel.certificate import BoundKind, Certifier, envelope_bound
+from bilevel.contract import check_data, check_problem
 from bilevel.errors import ArgumentError, ShapeError
 from bilevel.heads import AbstractHeadSolver
 from bilevel.hypergradients import AbstractHypergradient, Envelope
@@ -167,8 +168,8 @@ class _Point:
             per_seed = False
             groups = trees.cast(check_groups(batch), dtype, device)
             self.rows = Rows(groups, dict.fromkeys(groups))
-        self.oracles.check_data(self.rows.without("noise").groups, per_seed=per_seed)
-        self.oracles.check(self.body, self.head, self.rows)
+        check_data(problem, self.rows.without("noise").groups, per_seed=per_seed)
+        check_problem(self.oracles, self.body, self.head, self.rows)
 
     def respond(self, solver: AbstractHeadSolver | None) -> HeadResponse:
         """Solve and certify the head."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bilevel import hyperparameters, trees
+from bilevel.contract import check_data, check_problem
 from bilevel.errors import AllRunsFailedError, ArgumentError
 from bilevel.oracles import Oracles
 from bilevel.problem import StackelbergProblem
@@ -119,10 +120,10 @@ class Training:
         self.data, self.oracles = data, Oracles(problem)
         self.strategy = hyperparameters.cast(strategy, data.dtype, data.device)
         self.sampler = Sampler(problem, data, batch_size, self.oracles.sampled_groups)
-        self.oracles.check_data(data.groups, per_seed=data.per_seed)
+        check_data(problem, data.groups, per_seed=data.per_seed)
         body = _inside(problem.body_set, data.initial(problem.init_body, "body"))
         head = _inside(problem.head_set, data.initial(problem.init_head, "head"))
-        self.oracles.check(body, head, self.sampler.rows(0))
+        check_problem(self.oracles, body, head, self.sampler.rows(0))
         self.recorder = Recorder(self.oracles, self.sampler, body, head)
         codes = torch.full((len(data.seeds),), ACTIVE, device=data.device)
         made = self.strategy.init(self.oracles, body, head, self.sampler.rows(0))

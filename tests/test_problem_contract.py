@@ -18,6 +18,7 @@ from small_problems import (
 )
 
 from bilevel import Ball, Batch, Box, LinearHeadProblem, StackelbergProblem, trees
+from bilevel.contract import check_data, check_problem
 from bilevel.errors import FinalMethodError, ProblemError, ShapeError
 from bilevel.oracles import Oracles
 
@@ -26,7 +27,7 @@ SEEDS, BATCH = [4, 0, 2], 5
 
 def check(problem, batch_size=BATCH):
     rows = sampler(problem, SEEDS, batch_size).rows(0)
-    Oracles(problem).check(*points(problem, SEEDS), rows)
+    check_problem(Oracles(problem), *points(problem, SEEDS), rows)
 
 
 PROBLEMS = [Smooth(), Smooth(outputs=K, fit_bias=True), General(), TrueBilevel(), Scalar(), Noisy()]
@@ -113,7 +114,7 @@ def test_targets_are_checked_by_shape(targets, outputs, error, message):
     data = sampler(problem).data
     error, message = (error, message) if message else (ValueError, "targets are all equal")
     with pytest.raises(error, match=message):
-        Oracles(problem).check_data(data.groups, per_seed=False)
+        check_data(problem, data.groups, per_seed=False)
 
 
 def test_every_seed_has_its_targets_checked():
@@ -121,7 +122,7 @@ def test_every_seed_has_its_targets_checked():
     problem.data = lambda seed=None: {"train": Batch(doubles(2, N, D), doubles(3, N) * (seed != 2))}
     data = sampler(problem, SEEDS).data
     with pytest.raises(ValueError, match="all equal"):
-        Oracles(problem).check_data(data.groups, per_seed=True)
+        check_data(problem, data.groups, per_seed=True)
 
 
 def test_the_base_class_cannot_be_instantiated():

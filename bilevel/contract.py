@@ -1,0 +1,98 @@
+"""Does a problem keep its contract? Checked once, before a training starts."""
+
+from typing import Any
+
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.errors import ProblemError, ShapeError
+from bilevel.oracles import Oracles
+from bilevel.problem import Batch, Groups, LinearHeadProblem, StackelbergProblem
+from bilevel.sampling import Rows
+from bilevel.trees import Tree
+
+
+def check_data(problem: StackelbergProblem, groups: Groups, *, per_seed: bool) -> None:
+    """Check the targets of a linear head problem, for every seed.
+
+    Raises:
+        DataError: targets are constant or of the wrong type.
+        ShapeError: their shape does not fit `outputs`.
+    """
+    if not isinstance(problem, LinearHeadProblem):
+        return
+    for name, group in groups.items():
+        if not isinstance(group, Batch):
+            raise ProblemError(
+                f'data["{name}"] of {type(problem).__name__} must be a '
+                f"`bilevel.Batch(inputs, targets)`, got {type(group).__name__}."
+            )
+        for targets in group.targets if per_seed else group.targets.unsqueeze(0):
+            problem.criterion.check_targets(targets, problem.outputs)
+
+
+def check_problem(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> None:
+    """Check once, at the start, that the problem keeps its contract.
+
+    Args:
+        oracles: of the problem.
+        body: the initial bodies, leading R.
+        head: the initial heads.
+        rows: the rows of a step.
+
+    Raises:
+        ShapeError: an objective is not 0-dim; sets or targets do not fit.
+        ProblemError: an objective is not finite, or cannot be vmapped.
+    """
+    problem, name = oracles.problem, type(oracles.problem).__name__
+    one_body, one_head = trees.take(body, 0), trees.take(head, 0)
+    trees.check(one_body, "init_body()", ProblemError)
+    trees.check(one_head, "init_head()", ProblemError)
+    problem.body_set.check(one_body)
+    problem.head_set.check(one_head)
+    one = rows.take(slice(0, 1))
+    groups = {
+        key: trees.take(group, 0) if one.axes[key] == 0 else group
+        for key, group in one.groups.items()
+    }
+    if isinstance(problem, LinearHeadProblem):
+        _check_linear_head(problem, one_head, groups)
+    for function in ("head_objective", "body_objective"):
+        value = getattr(problem, function)(one_body, one_head, groups)
+        if not isinstance(value, Tensor) or value.ndim != 0:
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ShapeError(
+                f"`{function}` of {name} must return a 0-dim tensor, got {got}. Average over "
+                "the batch inside it; runs are added by `solve(seeds=...)`."
+            )
+        if not value.isfinite():
+            raise ProblemError(
+                f"`{function}` of {name} is {float(value)} at the first initial point. Check "
+                "the scale of the inputs and of `init_body`, `init_head`."
+            )
+    try:
+        oracles.joint_gradient(body, head, rows)
+        if not problem.is_stackelberg:
+            oracles.body_gradients(body, head, rows)
+    except RuntimeError as error:
+        raise ProblemError(
+            f"An objective of {name} cannot be differentiated under `torch.func.vmap`, which "
+            "trains all runs at once. Avoid `.item()`, branching on values, in-place changes "
+            f"of captured tensors and random numbers inside it. torch says: {error}"
+        ) from error
+
+
+def _check_linear_head(problem: LinearHeadProblem, head: Any, groups: Groups) -> None:
+    """The training rows and the shape of the head of a linear head problem."""
+    if "train" not in groups:
+        raise ProblemError(f'{type(problem).__name__}.data must hold the group "train".')
+    if not isinstance(head, Tensor):
+        raise ShapeError(
+            f"`init_head` of a LinearHeadProblem must return one tensor, got {type(head).__name__}."
+        )
+    ndim = 1 if problem.outputs is None else 2
+    if head.ndim != ndim or (ndim == 2 and head.shape[1] != problem.outputs):
+        raise ShapeError(
+            f"`init_head` returned shape {tuple(head.shape)}, but `outputs = {problem.outputs}` "
+            f"means {'(M,)' if ndim == 1 else f'(M, {problem.outputs})'}."
+        )
