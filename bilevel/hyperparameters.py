@@ -68,6 +68,17 @@ def cast(part: Part, dtype: torch.dtype, device: torch.device | str) -> Part:
     return _rebuild(move, part)
 
 
+def as_tensors(part: Part, device: torch.device | str) -> Part:
+    """The part with plain floats as 0-dim float64 tensors, which leave other types alone."""
+
+    def lift(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value
+        return torch.tensor(value, dtype=torch.float64, device=device)
+
+    return _rebuild(lift, part)
+
+
 def run_counts(part: Any) -> set[int]:
     """The lengths of all (R,) numbers in a part."""
     counts: set[int] = set()

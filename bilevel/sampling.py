@@ -7,7 +7,7 @@ computed together. They are drawn i.i.d. with replacement, in blocks of 256 step
 import dataclasses
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -167,6 +167,13 @@ class TrainingData:
         return found
 
 
+class Drawn(NamedTuple):
+    """What one step sees: row numbers (R, B) by group, and the noise of all runs, or ()."""
+
+    indices: dict[str, Tensor]
+    noise: Tree
+
+
 class Sampler:
     """Draws the rows, and the noise, of every step of every run.
 
@@ -211,15 +218,24 @@ class Sampler:
 
     def rows(self, k: int) -> Rows:
         """The batch of step `k` for all runs."""
+        return self.assemble(self.draw(k))
+
+    def draw(self, k: int) -> Drawn:
+        """Which rows, and what noise, step `k` sees."""
         indices = {
             name: self.indices(name, size, k)
             for name, size in self.batch_sizes.items()
             if size is not None
         }
+        return Drawn(indices, self._noise(k) if self.noisy else ())
+
+    def assemble(self, drawn: Drawn) -> Rows:
+        """The batch that was drawn."""
+        indices = drawn.indices
         groups = {**self.full.groups, **self.data.gather(indices)}
         axes = {**self.full.axes, **dict.fromkeys(indices, 0)}
         if self.noisy:
-            groups["noise"], axes["noise"] = self._noise(k), 0
+            groups["noise"], axes["noise"] = drawn.noise, 0
         if not indices and not self.noisy:
             return dataclasses.replace(self.full, sampler=self)
         return Rows(groups, axes, self.full, self)

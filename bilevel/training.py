@@ -20,6 +20,7 @@ from bilevel.schedules import positive
 from bilevel.sets import ConvexSet
 from bilevel.solution import Solution, TrainingState
 from bilevel.status import Status
+from bilevel.stepping import CompiledSteps, can_compile
 from bilevel.strategies import AbstractStrategy
 from bilevel.trees import Tree
 
@@ -58,9 +59,9 @@ def solve(
         seeds: how many (0, 1, ...), or the seeds themselves.
         every: steps between records; step 0 and the last step are always recorded.
         tolerance: stop a run when |projected grad Phi| falls below this times its first value;
-            looked
-            at in records only. None: never.
-        compile: not available yet; must be False.
+            looked at in records only. None: never.
+        compile: compile the steps: several times faster after 10 to 60 s of compilation, the same
+            numbers up to rounding. Strategies that decide on values run eagerly, with a warning.
         state: of an earlier `Solution`, to go on for `steps` more.
         device: where to compute.
         dtype: of the training; records are computed in float64.
@@ -82,10 +83,8 @@ def solve(
         >>> round(float(solution.body.mean()), 3)
         1.47
     """
-    if compile:
-        raise ArgumentError("`compile=True` is not available yet; leave it out.")
     data = TrainingData(problem, seed_list(seeds), float_type(dtype), device)
-    training = Training(problem, strategy, data, batch_size, state)
+    training = Training(problem, strategy, data, batch_size, state, compile=compile)
     solution = training.run(steps, every, tolerance=tolerance, callback=callback)
     if throw and all(status.failed for status in solution.status):
         raise AllRunsFailedError(
@@ -105,6 +104,7 @@ class Training:
         data: for the R runs.
         batch_size: see `solve`.
         state: where to go on; None: at the initial points.
+        compile: see `solve`.
     """
 
     def __init__(
@@ -114,6 +114,8 @@ class Training:
         data: TrainingData,
         batch_size: BatchSize,
         state: TrainingState | None = None,
+        *,
+        compile: bool = False,
     ) -> None:
         check_strategy(strategy, len(data.seeds))
         strategy.check(problem)
@@ -132,6 +134,10 @@ class Training:
             state = fresh
         check_state(state, fresh)
         self.state = state
+        self.compiled = None
+        if compile and can_compile(strategy):
+            args = (self.oracles, self.strategy, self.sampler)
+            self.compiled = CompiledSteps(*args, state.strategy)
         # runs that ended keep the state they ended with; None while there are none
         self._frozen = state.strategy if bool((state.codes != ACTIVE).any()) else None
 
@@ -154,16 +160,14 @@ class Training:
         records: list[dict[str, Tensor]] = []
         interrupted = False
         try:
-            for k in range(start, last + 1):
-                if k in (start, last) or k % every == 0:
-                    records.append(self._record(tolerance, first=not records))
-                    recorded.append(k)
-                    if callback is not None:
-                        callback(k, records[-1])
-                    if bool((self.state.codes != ACTIVE).all()):
-                        break
-                if k < last:
-                    self.step()
+            for k in record_steps(start, last, every):
+                self.advance(k - self.state.step)
+                records.append(self._record(tolerance, first=not records))
+                recorded.append(k)
+                if callback is not None:
+                    callback(k, records[-1])
+                if bool((self.state.codes != ACTIVE).all()):
+                    break
         except KeyboardInterrupt:
             # a record may be missing its step if the interrupt fell between the two lines
             interrupted, records = True, records[: len(recorded)]
@@ -172,8 +176,18 @@ class Training:
             self._restore()
         return self._solution(recorded, records, interrupted)
 
+    def advance(self, count: int) -> None:
+        """Make `count` steps of all runs, compiled as far as they fill compiled calls."""
+        stop = self.state.step + count
+        while self.compiled is not None and stop - self.state.step >= self.compiled.at_once:
+            k = self.state.step
+            made = self.compiled(self.state.strategy, k)
+            self.state = self.state._replace(step=k + self.compiled.at_once, strategy=made)
+        while self.state.step < stop:
+            self.step()
+
     def step(self) -> None:
-        """One step of all runs."""
+        """One eager step of all runs."""
         k = self.state.step
         made = self.strategy.step(self.oracles, self.state.strategy, self.sampler.rows(k), k)
         self.state = self.state._replace(step=k + 1, strategy=made)
@@ -181,8 +195,7 @@ class Training:
     def seconds_per_step(self, steps: int) -> float:
         """The mean time of `steps` further steps, all runs together."""
         began = time.perf_counter()
-        for _ in range(steps):
-            self.step()
+        self.advance(steps)
         return (time.perf_counter() - began) / steps
 
     def recorded_names(self) -> list[str]:
@@ -248,6 +261,11 @@ class Training:
             bound_note=certifier.note,
             state=self.state,
         )
+
+
+def record_steps(start: int, last: int, every: int) -> list[int]:
+    """The first and the last step, and the multiples of `every` between them."""
+    return sorted({start, last, *range(start + -start % every, last, every)})
 
 
 def _inside(convex: ConvexSet, points: Tree) -> Tree:

@@ -61,6 +61,11 @@ class AbstractHeadSolver(abc.ABC):
         """
 
     @property
+    def compilable(self) -> bool:
+        """Whether `solve` is tensor operations only, no decision on values (a hook)."""
+        return False
+
+    @property
     @abc.abstractmethod
     def cost(self) -> Cost:
         """What one call of `solve` costs."""

@@ -84,6 +84,11 @@ class FastSGD(AbstractHeadSolver):
         return HeadSolution(head, residual, self._status(residual), state)
 
     @property
+    def compilable(self) -> bool:
+        """With a fixed number of steps, on all rows."""
+        return self.tolerance is None and self.batch_size is None
+
+    @property
     def cost(self) -> Cost:
         """A gradient per inner step, and one for the residual."""
         return Cost(gradients=self.steps + 1)

@@ -47,8 +47,10 @@ class Adam(AbstractOptimizer):
     def init(self, parameters: Tree) -> AdamState:
         """Zero means."""
         first = trees.leaves(parameters)[0]
-        zeros = trees.tree_map(lambda leaf: leaf.new_zeros(leaf.shape), parameters)
-        return AdamState(zeros, zeros, first.new_zeros(first.shape[0]))
+        mean, square = (
+            trees.tree_map(lambda leaf: leaf.new_zeros(leaf.shape), parameters) for _ in range(2)
+        )
+        return AdamState(mean, square, first.new_zeros(first.shape[0]))
 
     def update(
         self, gradient: Tree, state: AdamState, parameters: Tree, lr: Number

@@ -42,7 +42,7 @@ class SGD(AbstractOptimizer):
         self, gradient: Tree, state: Tree, parameters: Tree, lr: Number
     ) -> tuple[Tree, Tree]:
         """One step."""
-        if not self.plain:
+        if trees.leaves(state):
 
             def accelerate(velocity: Tensor, slope: Tensor) -> Tensor:
                 return velocity * per_run(self.momentum, velocity) + slope

@@ -39,6 +39,11 @@ class AbstractStrategy(abc.ABC):
         """The state after step `k`, made on `rows`."""
 
     @property
+    def compilable(self) -> bool:
+        """Whether `step` is made of tensor operations only, with no decision on values (a hook)."""
+        return False
+
+    @property
     @abc.abstractmethod
     def cost(self) -> Cost:
         """What one step costs."""

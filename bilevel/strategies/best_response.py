@@ -77,6 +77,11 @@ class BestResponse(AbstractStrategy):
         return BestResponseState(body, solved.head, moments, solved.state, codes)
 
     @property
+    def compilable(self) -> bool:
+        """As far as the solver is."""
+        return (self.solver or ClosedForm()).compilable
+
+    @property
     def cost(self) -> Cost:
         """One gradient, and what the solver costs."""
         return Cost(gradients=1).plus((self.solver or ClosedForm()).cost)

@@ -110,6 +110,11 @@ class TwoTimescale(AbstractStrategy):
         return body is head
 
     @property
+    def compilable(self) -> bool:
+        """Always."""
+        return True
+
+    @property
     def cost(self) -> Cost:
         """A joint gradient counts once."""
         return Cost(gradients=self.head_steps + (self.order == "alternating"))
