@@ -15,12 +15,12 @@ from bilevel.analysis.paired import (
     compare_pairs,
     higher_is_better,
     mean_interval,
-    steps_to_threshold,
 )
-from bilevel.analysis.records import best_values, last_values
+from bilevel.analysis.records import best_values, common_record, last_values
+from bilevel.analysis.thresholds import reach_common_level
 from bilevel.errors import ArgumentError, ResultsError, UnknownNameError
 from bilevel.report import html, tables
-from bilevel.status import Status
+from bilevel.status import FAILED
 from bilevel.storage.folder import read_json, write_atomically, write_csv, write_json
 from bilevel.storage.history import read_history, write_history
 
@@ -30,7 +30,6 @@ FORMAT = 1
 # Fields that config.json holds as they are.
 PLAIN = ("problem", "settings", "status", "gradients_per_step", "seconds_per_step", "baselines",
          "headline", "bound_kind")  # fmt: skip
-FAILED = frozenset(status.name for status in Status if status.failed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +37,8 @@ class Comparison:
     """Strategies compared on one problem, over the same seeds.
 
     `compare()` makes it, `load` reads it back. Runs that failed have no final and no
-    validation-best value: both are NaN, and a pair with such a run is lost and counted.
+    validation-best value: both are NaN, and such a run loses its seed. All strategies are compared
+    at the same step: after Ctrl-C, at the last one that all have.
 
     Attributes:
         problem: Name of the problem.
@@ -101,8 +101,13 @@ class Comparison:
         pairs = [(name, baseline) for name in others for baseline in self.baselines]
         return pairs + [(later, early) for early, later in itertools.combinations(others, 2)]
 
+    @property
+    def step(self) -> int:
+        """The step that is compared: the last one that all strategies have."""
+        return int(self.steps[common_record(self.history, self.status, len(self.steps))])
+
     def final(self, metric: str | None = None) -> dict[str, Array]:
-        """Value of each run at its last record.
+        """Value of each run at `step`, or where it converged before.
 
         Args:
             metric: Name of a metric; None for the headline.
@@ -113,12 +118,12 @@ class Comparison:
         metric = self._known(metric)
         return {
             name: np.where(self._failed(name), np.nan, last_values(table, metric))
-            for name, table in self.history.items()
+            for name, table in self._compared().items()
             if metric in table
         }
 
     def validation_best(self, metric: str | None = None) -> dict[str, Array]:
-        """Value of each run at the record where its validation score is best.
+        """Value of each run at the record, up to `step`, where its validation score is best.
 
         Args:
             metric: A metric `test_...`; None for the headline.
@@ -136,7 +141,7 @@ class Comparison:
             name: np.where(
                 self._failed(name), np.nan, best_values(table[metric], table[score], higher)
             )
-            for name, table in self.history.items()
+            for name, table in self._compared().items()
             if score in table and metric in table
         }
 
@@ -158,27 +163,16 @@ class Comparison:
         return compare_pairs(values, pairs, metric)
 
     def steps_to_threshold(self) -> tuple[float, dict[str, float]]:
-        """How fast the level is reached that all strategies reach in the end.
+        """How fast the level is reached that half of the runs of every strategy reach.
 
         Returns:
-            The threshold (the worst over strategies of the median final headline value), and
-            name -> median over seeds of the first recorded step there, inf for never. NaN and
-            nothing where runs start at that level already.
+            The threshold, the worst over strategies of the median final headline value, and
+            name -> median over seeds of the first recorded step there, inf for never; see
+            `bilevel.analysis.thresholds.reach_common_level`.
         """
-        finite = [runs[np.isfinite(runs)] for runs in self.final().values()]
-        medians = [float(np.median(runs)) for runs in finite if runs.size]
-        if not medians:
-            return np.nan, {}
-        higher = higher_is_better(self.headline)
-        threshold = min(medians) if higher else max(medians)
-        tables = {name: table[self.headline] for name, table in self.history.items()
-                  if self.headline in table}  # fmt: skip
-        start = np.concatenate([values[0] for values in tables.values()])
-        if (start >= threshold if higher else start <= threshold).any():
-            return np.nan, {}  # some runs got worse: being there at the start is no achievement
-        first = {name: steps_to_threshold(self.steps, values, threshold, higher)
-                 for name, values in tables.items()}  # fmt: skip
-        return threshold, {name: float(np.median(steps)) for name, steps in first.items()}
+        final, history = self.final(), self._compared()
+        tables = {name: history[name][self.headline] for name in final}
+        return reach_common_level(self.steps, tables, final, higher_is_better(self.headline))
 
     def table(self) -> str:
         """Final values, statuses and cost of every strategy, then the comparisons in words.
@@ -197,11 +191,18 @@ class Comparison:
         """
         final, best = self.final(), self.validation_best()
         threshold, steps_to = self.steps_to_threshold()
-        total = int(self.steps[-1])
+        last, total = int(self.steps[-1]), self.step
+        interrupted = any("INTERRUPTED" in codes for codes in self.status.values())
         return {
             **{part.name: getattr(self, part.name) for part in fields(self)},
             "runs": len(self.settings["seeds"]),
             "higher": higher_is_better(self.headline),
+            "step": total,
+            "planned": (planned := self.settings.get("steps", last)),
+            "interrupted": interrupted,
+            "cut": total < last or (interrupted and total < planned),
+            "counts": {name: _finite(runs) for name, runs in final.items()},
+            "counts_validation": {name: _finite(runs) for name, runs in best.items()},
             "final": final,
             "intervals": {name: asdict(mean_interval(runs)) for name, runs in final.items()},
             "validation": {name: asdict(mean_interval(runs)) for name, runs in best.items()},
@@ -322,6 +323,12 @@ class Comparison:
     def _failed(self, name: str) -> Array:
         return np.array([status in FAILED for status in self.status[name]])
 
+    def _compared(self) -> dict[str, dict[str, Array]]:
+        """The history up to the last record that all strategies have."""
+        end = common_record(self.history, self.status, len(self.steps)) + 1
+        return {name: {metric: values[:end] for metric, values in table.items()}
+                for name, table in self.history.items()}  # fmt: skip
+
     def _positions(self) -> dict[str, dict[str, Array]]:
         """Where records lie on each horizontal axis; seconds only for strategies with a time."""
         timed = {key: cost for key, cost in self.seconds_per_step.items() if np.isfinite(cost)}
@@ -337,3 +344,7 @@ class Comparison:
         strategies = [{"name": name, "code": code} for name, code in self.strategies.items()]
         plain = {key: getattr(self, key) for key in PLAIN}
         return {"format": FORMAT, **plain, "strategies": strategies}
+
+
+def _finite(runs: Array) -> int:
+    return int(np.isfinite(runs).sum())

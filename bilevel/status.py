@@ -54,3 +54,5 @@ _MESSAGES = {
         "standardise the inputs and the targets, or bound the levels with `body_set`, `head_set`."
     ),
 }
+
+FAILED = frozenset(status.name for status in Status if status.failed)  # as results spell them

@@ -13,9 +13,9 @@ from bilevel.analysis.paired import (
     higher_is_better,
     holm,
     mean_interval,
-    steps_to_threshold,
 )
 from bilevel.analysis.records import best_values, last_values
+from bilevel.analysis.thresholds import steps_to_threshold
 
 NAN, INF = float("nan"), float("inf")
 
@@ -60,6 +60,20 @@ def test_ratio_by_hand():
     assert result.low >= 0.5
 
 
+@pytest.mark.parametrize(("n", "least"), [(5, 0.89), (10, 0.93)])
+def test_the_interval_covers_the_true_ratio(n, least):
+    """The plain percentile interval covers .84 and .89 of the time."""
+    changes = np.random.default_rng(1).normal(0.1, 0.3, (800, n))
+    found = [one(np.exp(change), np.ones(n)) for change in changes]
+    covered = np.mean([result.low <= math.exp(0.1) <= result.high for result in found])
+    assert least <= covered < 0.97
+
+
+def test_too_few_pairs_have_no_interval():
+    assert math.isnan(one([1.0, 2.0], [2.0, 2.0]).low)
+    assert math.isfinite(one([1.0, 2.0, 3.0], [2.0, 2.0, 2.0]).low)
+
+
 def test_interval_agrees_with_the_t_interval_of_logs():
     generator = np.random.default_rng(3)
     second = np.exp(generator.normal(0.0, 1.0, 60))
@@ -84,16 +98,32 @@ def test_wins_follow_the_direction(metric, wins):
     assert result.effect > 1
 
 
-def test_runs_that_are_not_finite_lose_their_pair():
-    result = one([1.0, NAN, 1.0, INF], [2.0, 2.0, NAN, 1.0])
-    assert (result.pairs, result.lost, result.effect) == (1, 3, 0.5)
+@pytest.mark.parametrize("metric", ["test_mse", "test_accuracy"])
+def test_runs_that_are_not_finite_lose_their_pair(metric):
+    result = one([1.0, NAN, 1.0, INF, NAN, NAN], [1.0, 2.0, NAN, 1.0, INF, 1.0], metric)
+    assert (result.pairs, result.lost, result.effect) == (1, 5, 1.0)
+    assert (result.wins, result.losses, result.ties) == (1, 3, 2)  # both failed on the fifth
+    assert (result.failed, result.baseline_failed) == (4, 2)
+    assert result.p_value == pytest.approx(stats.binomtest(1, 4).pvalue)
     assert math.isnan(result.low)
     assert math.isnan(result.high)
 
 
-def test_nothing_left_to_compare():
-    result = one([NAN, 1.0], [1.0, INF])
-    assert (result.pairs, result.lost) == (0, 2)
+def test_surviving_where_it_is_easy_is_no_advantage():
+    """Better on all 7 seeds that it survived, and dead on the other 5: 7 of 12, not 7 of 7."""
+    result = one([0.5] * 7 + [NAN] * 5, [1.0] * 12)
+    assert (result.wins, result.losses, result.pairs, result.lost) == (7, 5, 7, 5)
+    assert result.p_value == pytest.approx(stats.binomtest(7, 12).pvalue)
+    assert not result.significant
+    dead = one([NAN] * 12, [1.0] * 12)
+    assert (dead.losses, dead.pairs) == (12, 0)
+    assert dead.significant
+    assert math.isnan(dead.effect)
+
+
+def test_nothing_to_compare():
+    result = one([NAN, INF], [INF, NAN])
+    assert (result.pairs, result.lost, result.ties) == (0, 2, 2)
     assert math.isnan(result.effect)
     assert math.isnan(result.p_adjusted)
     assert not result.significant

@@ -17,6 +17,7 @@ Array = NDArray[Any]
 CONFIDENCE = 0.95
 LEVEL = 0.05
 RESAMPLES = 9999
+FEWEST = 3  # pairs for an interval of their mean
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,21 @@ class PairedResult:
         metric: Name of the metric.
         kind: "ratio" (geometric mean of strategy / baseline) or "difference" (mean of
             strategy - baseline).
-        effect: That mean; NaN without pairs.
-        low: Lower end of its 95 % bootstrap interval; NaN where it cannot be known.
+        effect: That mean, over `pairs`; NaN without pairs.
+        low: Lower end of its 95 % expanded bootstrap interval; NaN with fewer than three pairs,
+            and where all pairs are equal.
         high: Upper end, like `low`.
-        wins: Seeds on which the strategy is better, by the direction of the metric.
-        losses: Seeds on which it is worse.
-        ties: Seeds on which both are equal.
-        pairs: Seeds on which both values are finite: wins + losses + ties.
-        lost: Seeds left out because at least one value is not finite.
-        p_value: Two-sided exact sign test on the seeds that are not ties; NaN without pairs.
+        wins: Seeds on which the strategy is better, by the direction of the metric, or the
+            baseline alone failed.
+        losses: Seeds on which it is worse, or failed alone.
+        ties: Seeds on which both are equal, or both failed.
+        pairs: Seeds on which both values are finite: what `effect` is over.
+        lost: Seeds on which at least one value is not finite. pairs + lost is the number of seeds,
+            and so is wins + losses + ties.
+        failed: Seeds on which the strategy's value is not finite.
+        baseline_failed: Seeds on which the baseline's value is not finite.
+        p_value: Two-sided exact sign test on the seeds that are not ties; NaN if there is no
+            finite value on either side of any seed.
         p_adjusted: The same after Holm's correction for all pairs compared together.
         significant: Whether `p_adjusted` is below 0.05.
     """
@@ -69,6 +76,8 @@ class PairedResult:
     ties: int
     pairs: int
     lost: int
+    failed: int
+    baseline_failed: int
     p_value: float
     p_adjusted: float
     significant: bool
@@ -173,29 +182,6 @@ def holm(p_values: Array) -> Array:
     return adjusted
 
 
-def steps_to_threshold(
-    steps: Array, values: Array, threshold: float, higher: bool = False
-) -> Array:
-    """First recorded step at which each run reaches a threshold.
-
-    Args:
-        steps: (T,) recorded steps, increasing.
-        values: (T, R) values; NaN never reaches anything.
-        threshold: The value to reach.
-        higher: Whether larger is better: reaching means `>=` instead of `<=`.
-
-    Returns:
-        (R,) steps as floats, inf for runs that never reach it.
-
-    Examples:
-        >>> steps_to_threshold(np.array([0, 50]), np.array([[3.0, 3.0], [1.0, 2.5]]), 2.0).tolist()
-        [50.0, inf]
-    """
-    reached = values >= threshold if higher else values <= threshold
-    first = np.asarray(steps, dtype=np.float64)[reached.argmax(axis=0)]
-    return np.where(reached.any(axis=0), first, np.inf)
-
-
 def _compare(
     strategy: Array,
     baseline: Array,
@@ -205,15 +191,17 @@ def _compare(
     kind: Literal["ratio", "difference"],
 ) -> PairedResult:
     """Everything about one pair except the correction, which needs all pairs."""
-    both = np.isfinite(strategy) & np.isfinite(baseline)
+    ended, other_ended = np.isfinite(strategy), np.isfinite(baseline)
+    both = ended & other_ended
     first, second = strategy[both], baseline[both]
     ratio = kind == "ratio"
-    change = np.log(first) - np.log(second) if ratio else first - second
-    centre, low, high = _bootstrap(change)
+    centre, low, high = _bootstrap(np.log(first) - np.log(second) if ratio else first - second)
     if ratio:
         centre, low, high = np.exp([centre, low, high])
     above, below = int((first > second).sum()), int((first < second).sum())
-    wins, losses = (above, below) if higher_is_better(metric) else (below, above)
+    better, worse = (above, below) if higher_is_better(metric) else (below, above)
+    wins = better + int((ended & ~other_ended).sum())
+    losses = worse + int((other_ended & ~ended).sum())
     return PairedResult(
         strategy=strategy_name,
         baseline=baseline_name,
@@ -224,9 +212,11 @@ def _compare(
         high=float(high),
         wins=wins,
         losses=losses,
-        ties=first.size - wins - losses,
+        ties=both.size - wins - losses,
         pairs=first.size,
         lost=int((~both).sum()),
+        failed=int((~ended).sum()),
+        baseline_failed=int((~other_ended).sum()),
         p_value=_sign_test(wins, losses, first.size),
         p_adjusted=np.nan,
         significant=False,
@@ -234,30 +224,33 @@ def _compare(
 
 
 def _bootstrap(change: Array) -> tuple[float, float, float]:
-    """Mean with a percentile-bootstrap interval; an unknown interval is NaN, not zero width."""
-    if change.size == 0:
+    """Mean with its expanded percentile-bootstrap interval; an unknown one is NaN, not zero width.
+
+    The plain percentile interval of n values is too narrow twice over: the spread of resamples
+    lacks a factor sqrt(n / (n - 1)), and normal quantiles stand where Student's should. Both are
+    put into the level: alpha' = Phi(-sqrt(n / (n - 1)) t_{1 - alpha / 2, n - 1}) on either side.
+
+    Source: Hesterberg, "What teachers should know about the bootstrap", The American Statistician
+        69 (2015), section 5.3.
+    """
+    n = change.size
+    if n == 0:
         return np.nan, np.nan, np.nan
     mean = float(change.mean())
-    # One value, or equal values, resample to themselves: a width of zero would claim certainty.
-    if change.size == 1 or np.ptp(change) <= 1e-12 * np.abs(change).max():
+    # Equal values resample to themselves: a width of zero would claim certainty.
+    if n < FEWEST or np.ptp(change) <= 1e-12 * np.abs(change).max():
         return mean, np.nan, np.nan
-    found = stats.bootstrap(
-        (change,),
-        np.mean,
-        confidence_level=CONFIDENCE,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return mean, float(found.low), float(found.high)
+    quantile = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1))
+    tail = float(stats.norm.cdf(-np.sqrt(n / (n - 1)) * quantile))
+    drawn = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
+    low, high = np.quantile(change[drawn].mean(axis=1), [tail, 1 - tail])
+    return mean, float(low), float(high)
 
 
 def _sign_test(wins: int, losses: int, pairs: int) -> float:
-    """Two-sided exact sign test; nothing but ties is no evidence, no pairs is no test."""
-    if pairs == 0:
-        return np.nan
+    """Two-sided exact sign test; nothing but ties is no evidence, nothing but failures no test."""
     if wins + losses == 0:
-        return 1.0
+        return 1.0 if pairs else np.nan
     return float(stats.binomtest(wins, wins + losses, 0.5).pvalue)
 
 

@@ -1,10 +1,12 @@
 """Which recorded value of a run counts: the last one, or the one of the best validation score."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from bilevel.status import FAILED, Status
 
 Array = NDArray[Any]
 
@@ -28,6 +30,36 @@ def last_values(table: Mapping[str, Array], metric: str) -> Array:
     """
     recorded = ~np.isnan(np.stack(list(table.values()))).all(axis=0)
     return _pick(table[metric], len(recorded) - 1 - recorded[::-1].argmax(axis=0))
+
+
+def common_record(
+    history: Mapping[str, Mapping[str, Array]], status: Mapping[str, Sequence[str]], records: int
+) -> int:
+    """The last record that all strategies have: where they can be compared at one step.
+
+    Runs that failed or converged ended by themselves and need no further records.
+
+    Args:
+        history: Strategy -> metric -> (T, R) values, NaN where nothing was recorded.
+        status: Strategy -> R names of `Status` members.
+        records: T.
+
+    Returns:
+        Its index; T - 1 where the values say nothing else.
+
+    Examples:
+        >>> history = {"a": {"loss": np.ones((2, 1))}, "b": {"loss": np.array([[1.0], [np.nan]])}}
+        >>> common_record(history, {"a": ["COMPLETED"], "b": ["INTERRUPTED"]}, 2)
+        0
+    """
+    last = [records - 1]
+    for name, table in history.items():
+        going = ~np.isin(status[name], [*FAILED, Status.CONVERGED.name])
+        recorded = np.zeros(records, dtype=bool)
+        for values in table.values():
+            recorded |= ~np.isnan(values[:, going]).all(axis=1)
+        last.extend(np.flatnonzero(recorded)[-1:].tolist())
+    return min(last)
 
 
 def best_values(values: Array, scores: Array, higher: bool) -> Array:
