@@ -15,6 +15,7 @@ STRATEGIES = {
     "best response": ("BestResponse(0.0005, solver=ClosedForm(data=FullData()))", 0.1110, 90.0,
                       3.0),
 }  # fmt: skip
+NAN = float("nan")
 BASELINES = ("uniform slow", "uniform fast", "uniform sqrt")
 
 
@@ -92,3 +93,29 @@ def _history(
         "test_mse": test,
         "test_r2": 1.0 - test,
     }
+
+
+def small(**changes):
+    """Two strategies, three seeds, three records, numbers one can follow."""
+    first = {
+        "validation_mse": np.array([[9.0, 9.0, 9.0], [2.0, 5.0, 4.0], [3.0, 1.0, NAN]]),
+        "test_mse": np.array([[8.0, 8.0, 8.0], [1.0, 4.0, 4.0], [2.0, 3.0, NAN]]),
+    }
+    second = {"test_mse": np.array([[8.0, 8.0, 8.0], [6.0, 6.0, 6.0], [4.0, 4.0, 4.0]])}
+    fields = {
+        "problem": "toy",
+        "settings": {"seeds": [4, 5, 9]},
+        "strategies": {"fast": "fast()", "slow": "slow()"},
+        "steps": np.array([0, 10, 20]),
+        "history": {"fast": first, "slow": second},
+        "status": {"fast": ["COMPLETED", "COMPLETED", "DIVERGED"], "slow": ["COMPLETED"] * 3},
+        "gradients_per_step": {"fast": 2.0, "slow": 3.0},
+        "seconds_per_step": {"fast": NAN, "slow": NAN},
+        "baselines": ("slow",),
+        "headline": "test_mse",
+    }
+    return Comparison(**(fields | changes))
+
+
+def same(first, second):
+    return np.asarray(first).tobytes() == np.asarray(second, dtype=float).tobytes()

@@ -67,7 +67,9 @@ TRUE_SECONDS = comparing._seconds
 def untimed(monkeypatch):
     """No timing pass."""
     monkeypatch.setattr(
-        comparing, "_seconds", lambda problem, strategies, *_: dict.fromkeys(strategies, np.nan)
+        comparing,
+        "_seconds",
+        lambda problem, strategies, *_, **__: dict.fromkeys(strategies, np.nan),
     )
 
 
@@ -99,9 +101,9 @@ def test_equal_structures_are_one_training():
     seen, made = [], []
     true = Training.__init__
 
-    def count(self, problem, strategy, data, *more):
+    def count(self, problem, strategy, data, *more, **options):
         made.append(len(data.seeds))
-        true(self, problem, strategy, data, *more)
+        true(self, problem, strategy, data, *more, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Training, "__init__", count)
@@ -233,14 +235,17 @@ def test_an_interrupt_in_the_second_group_keeps_both(tmp_path):
     for metric, values in whole.history["exact"].items():
         assert np.array_equal(found.history["exact"][metric][:2], values[:2])
         assert np.isnan(found.history["exact"][metric][2:]).all()
-    assert np.array_equal(found.final("objective")["exact"], whole.history["exact"]["objective"][1])
+    assert found.step == 10
+    for name, values in found.final("objective").items():
+        assert np.array_equal(values, whole.history[name]["objective"][1])
+    assert "Compared at step 10 of 30; training was interrupted." in found.table()
     found.report(tmp_path / "kept")
     again = bilevel.Comparison.load(tmp_path / "kept")
     assert again.status == found.status
 
 
 def test_an_interrupt_of_the_timing_pass_keeps_everything(monkeypatch):
-    def pressed(*_):
+    def pressed(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(comparing, "_seconds", pressed)

@@ -14,8 +14,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from bilevel.report.palette import Line, lines
+from bilevel.report.sentences import change
 from bilevel.report.svg import FAINT, INK, style
-from bilevel.report.words import change, number
+from bilevel.report.words import number
 
 Array = NDArray[Any]
 
@@ -127,7 +128,7 @@ def strip(values: Mapping[str, Array], intervals: Mapping[str, Any], title: str)
     """Every run as a dot, the mean with its 95 % interval as a bar, one line per strategy.
 
     Args:
-        values: Strategy -> (R,) values; those that are not finite are left out.
+        values: Strategy -> (R,) values; those that are not finite are left out, and counted.
         intervals: Strategy -> dict with value, low and high.
         title: What the values are.
 
@@ -151,7 +152,7 @@ def strip(values: Mapping[str, Array], intervals: Mapping[str, Any], title: str)
             axes.plot([mean["low"], mean["high"]], [row + 0.2, row + 0.2], color=colour,
                       linewidth=2.2, solid_capstyle="butt", zorder=3)  # fmt: skip
             axes.plot(mean["value"], row + 0.2, "o", color=colour, markersize=5, zorder=4)
-        axes.set_yticks(range(len(values)), list(values), color=INK)
+        axes.set_yticks(range(len(values)), [_survivors(*row) for row in values.items()], color=INK)
         axes.set_ylim(len(values) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
         finite = (
@@ -190,7 +191,7 @@ def forest(results: Sequence[Mapping[str, Any]], title: str) -> Figure:
             axes.text(0.0, row - 0.2, label, transform=across, fontsize=9.5, va="center",
                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
                       zorder=2)  # fmt: skip
-            effect = change(result) if result["pairs"] else "not comparable"
+            effect = change(result) if result["pairs"] else "no seed with both"
             axes.text(1.0, row - 0.2, effect, transform=across, fontsize=9.5, va="center",
                       ha="right", color=FAINT, zorder=2,
                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6})  # fmt: skip
@@ -209,6 +210,12 @@ def forest(results: Sequence[Mapping[str, Any]], title: str) -> Figure:
             _log_ticks(axes, low, high, axis="x")
             axes.set_xlim(low / 1.02, high * 1.02)
     return figure
+
+
+def _survivors(name: str, runs: Array) -> str:
+    """The name, with how many runs have a value where that is not all of them."""
+    finite = int(np.isfinite(runs).sum())
+    return name if finite == runs.size else f"{name}\n({finite} of {runs.size} runs)"
 
 
 def _panel(height: float, below: float = 0.0) -> tuple[Figure, Axes]:

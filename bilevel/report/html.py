@@ -1,8 +1,9 @@
 """The report: one self-contained page, and the figures that go with it."""
 
+import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -10,16 +11,15 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
-from bilevel.report import figures, palette, words
+from bilevel.report import figures, palette, sentences, words
 from bilevel.report.svg import inline_svg, to_svg
-from bilevel.status import Status
+from bilevel.status import FAILED, Status
 
 AGAINST = {
     "steps": "step",
     "gradients": "gradient evaluations",
     "seconds": "seconds per run",
 }
-FAILED = frozenset(status.name for status in Status if status.failed)
 MEANINGS = {
     "uniform slow": "Body and head share the small step size that two-timescale gives its body.",
     "uniform fast": "Body and head share the large step size that two-timescale gives its head.",
@@ -49,13 +49,15 @@ def page(content: Mapping[str, Any], drawn: Mapping[str, tuple[str, str]]) -> st
         number=words.number,
         whole=lambda value: f"{value:,.0f}",
         metric=words.metric_name,
-        sentence=words.pair_sentence,
-        verdict=words.verdict,
+        sentence=sentences.pair_sentence,
+        interval=sentences.interval,
+        verdict=sentences.verdict,
         setting=_setting,
         tied=_tied,
     )
-    best = _best(content["intervals"], content["higher"])
-    early = _best(content["validation"], content["higher"])
+    runs, higher = content["runs"], content["higher"]
+    best = _best(content["intervals"], content["counts"], runs, higher)
+    early = _best(content["validation"], content["counts_validation"], runs, higher)
     files = resources.files("bilevel.report")
     template = environment.from_string(files.joinpath("template.html").read_text("utf-8"))
     curve_metrics, more_metrics = _metrics(content)
@@ -68,14 +70,16 @@ def page(content: Mapping[str, Any], drawn: Mapping[str, tuple[str, str]]) -> st
         lines=palette.lines(content["strategies"]),
         meanings=MEANINGS,
         statuses={name: words.status_words(runs) for name, runs in content["status"].items()},
-        answer=words.headline(
-            best, content["intervals"].get(best, {}), content["headline"], content["higher"],
-            int(content["steps"][-1]),
+        answer=sentences.headline(
+            best, content["intervals"].get(best, {}), content["headline"], higher, content["step"],
+            partial={name: count for name, count in content["counts"].items() if count < runs},
+            runs=runs,
         ),
-        early=words.early(early, content["validation"].get(early, {}), content["higher"]),
-        answers=words.answers(content["paired"], list(content["strategies"]),
+        ending=sentences.ending(content),
+        early=sentences.early(early, content["validation"].get(early, {}), higher),
+        answers=sentences.answers(content["paired"], list(content["strategies"]),
                               content["baselines"]),
-        power=words.power_note(len(content["paired"]), content["runs"]),
+        power=sentences.power(content),
         drawn={name: inline_svg(svg, title) for name, (title, svg) in {**drawn, **plain}.items()},
         gap_names=[name for name in drawn if name.startswith("head-gap-")],
         has_bound=any("head_bound" in table for table in content["history"].values()),
@@ -107,8 +111,9 @@ def draw(content: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     name = words.metric_name(content["headline"])
     found = {}
     if content["final"]:
-        title = f"Final {name} of every run, with mean and 95 % interval"
-        figure = figures.strip(content["final"], content["intervals"], f"final {name}")
+        short = f"{name} at step {content['step']:,}" if content["cut"] else f"final {name}"
+        title = f"{short[:1].upper()}{short[1:]} of every run, with mean and 95 % interval"
+        figure = figures.strip(content["final"], content["intervals"], short)
         found["final"] = (title, figure)
     if content["paired"]:
         title = f"{content['paired'][0]['kind']} of {name}"
@@ -157,10 +162,11 @@ def _metrics(content: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     return shown, [metric for metric in known if metric not in own.union(shown)]
 
 
-def _best(intervals: Mapping[str, Mapping[str, float]], higher: bool) -> str | None:
-    """Name of the strategy with the best mean, None if there is no finite one."""
-    means = {name: mean["value"] for name, mean in intervals.items()
-             if math.isfinite(mean["value"])}  # fmt: skip
+def _best(
+    intervals: Mapping[str, Mapping[str, float]], counts: Mapping[str, int], runs: int, higher: bool
+) -> str | None:
+    """Name of the strategy with the best mean among those with a value of every run, or None."""
+    means = {name: mean["value"] for name, mean in intervals.items() if counts[name] == runs}
     return (max if higher else min)(means, key=lambda name: means[name]) if means else None
 
 
@@ -222,8 +228,9 @@ def _gap_figures(content: Mapping[str, Any]) -> dict[str, tuple[str, Figure]]:
     limits = figures.gap_limits(parts)
     if limits is None:
         return {}
+    slugs = _slugs(list(history))
     return {
-        f"head-gap-{_slug(name)}": (
+        f"head-gap-{slugs[name]}": (
             f"{name}: distance of the head from its best response, and the bound on it",
             figures.gaps(name, content["steps"], table["head_gap"], table.get("head_bound"),
                          limits),
@@ -232,8 +239,21 @@ def _gap_figures(content: Mapping[str, Any]) -> dict[str, tuple[str, Figure]]:
     }  # fmt: skip
 
 
-def _slug(name: str) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in name)
+def _slugs(names: Sequence[str]) -> dict[str, str]:
+    """Names for files: all different, also where a file system ignores capitals."""
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        plain = "".join(letter if letter.isalnum() else "-" for letter in name)
+        slug = next(each for each in _numbered(plain) if each.casefold() not in taken)
+        taken.add(slug.casefold())
+        found[name] = slug
+    return found
+
+
+def _numbered(plain: str) -> Iterator[str]:
+    yield plain
+    yield from (f"{plain}-{number}" for number in itertools.count(2))
 
 
 def _setting(value: Any) -> str:

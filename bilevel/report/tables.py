@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bilevel.report import words
+from bilevel.report import sentences, words
 
 Rows = tuple[list[str], list[list[Any]]]
 
@@ -20,9 +20,10 @@ def plain(content: Mapping[str, Any]) -> str:
     """
     name = words.metric_name(content["headline"])
     threshold, costs = content["threshold"], content["cost"].values()
-    columns = [(f"final {name}", _means(content, "intervals"))]
+    title = f"{name} at step {content['step']:,}" if content["cut"] else f"final {name}"
+    columns = [(title, _means(content, "intervals", "counts"))]
     if content["validation"]:
-        columns.append(("validation-best", _means(content, "validation")))
+        columns.append(("validation-best", _means(content, "validation", "counts_validation")))
     if math.isfinite(threshold):
         reach = [_steps(content["steps_to"].get(key)) for key in content["strategies"]]
         columns.append((f"steps to {words.number(threshold)}", reach))
@@ -32,9 +33,10 @@ def plain(content: Mapping[str, Any]) -> str:
     rows = list(zip(content["strategies"], *(cells for _, cells in columns), statuses,
                     strict=True))  # fmt: skip
     table = aligned(["strategy", *(title for title, _ in columns), "runs"], rows)
-    sentences = [words.pair_sentence(result) for result in content["paired"]]
-    power = words.power_note(len(sentences), content["runs"])
-    return "\n".join([table, "", *sentences, *([power] if power else [])]).rstrip()
+    step = content["step"] if content["cut"] else None
+    said = [sentences.pair_sentence(result, step) for result in content["paired"]]
+    notes = [note for note in (sentences.ending(content), sentences.power(content)) if note]
+    return "\n".join([table, "", *said, *notes]).rstrip()
 
 
 def summary(content: Mapping[str, Any]) -> Rows:
@@ -47,19 +49,20 @@ def summary(content: Mapping[str, Any]) -> Rows:
         Names of the columns, and rows.
     """
     ends = ("value", "low", "high")
-    columns = ["strategy", "metric", "runs", "runs_with_value",
-               *(f"final_{end}" for end in ends), *(f"validation_best_{end}" for end in ends),
+    columns = ["strategy", "metric", "step", "runs", "runs_with_value",
+               *(f"final_{end}" for end in ends), "validation_best_runs_with_value",
+               *(f"validation_best_{end}" for end in ends),
                "threshold", "median_steps_to_threshold", "gradients_per_run", "seconds_per_run",
                "statuses"]  # fmt: skip
     rows = []
     for name in content["strategies"]:
-        values = content["final"].get(name, ())
         final = content["intervals"].get(name, {})
         best = content["validation"].get(name, {})
         cost = content["cost"][name]
         rows.append(
-            [name, content["headline"], content["runs"], sum(map(math.isfinite, values)),
-             *(final.get(end) for end in ends), *(best.get(end) for end in ends),
+            [name, content["headline"], content["step"], content["runs"],
+             content["counts"].get(name, 0), *(final.get(end) for end in ends),
+             content["counts_validation"].get(name), *(best.get(end) for end in ends),
              content["threshold"], content["steps_to"].get(name), cost["gradients"],
              cost["seconds"], words.status_words(content["status"][name])]
         )  # fmt: skip
@@ -108,13 +111,16 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _means(content: Mapping[str, Any], key: str) -> list[str]:
+def _means(content: Mapping[str, Any], key: str, counts: str) -> list[str]:
     cells = []
     for name in content["strategies"]:
         mean = content[key].get(name, {"value": math.nan, "low": math.nan})
         cell = words.number(mean["value"])
         if math.isfinite(mean["low"]):
             cell += f" ({words.number(mean['low'])} to {words.number(mean['high'])})"
+        count = content[counts].get(name, content["runs"])
+        if count < content["runs"]:  # a mean of survivors
+            cell += f" ({count} of {content['runs']} runs)"
         cells.append(cell)
     return cells
 

@@ -1,10 +1,7 @@
-"""Sentences that say what the numbers say: direction, size, certainty, and what was left out."""
+"""Names and numbers as readers write them."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-Result = Mapping[str, Any]
+from collections.abc import Sequence
 
 NAMES = {
     "objective": "training objective g",
@@ -85,38 +82,6 @@ def counted(count: int, singular: str, plural: str | None = None) -> str:
     return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
 
 
-def change(result: Result) -> str:
-    """Size and direction of an effect, without the name of the baseline.
-
-    Args:
-        result: Fields of `PairedResult`.
-
-    Returns:
-        Such as "5 % below", "2.4 times", "0.012 above" or "equal to".
-
-    Examples:
-        >>> change({"kind": "ratio", "effect": 0.95})
-        '5 % below'
-    """
-    effect = result["effect"]
-    if not math.isfinite(effect):
-        return "not comparable with"
-    centre = 1.0 if result["kind"] == "ratio" else 0.0
-    if effect == centre:
-        return "equal to"
-    side = "below" if effect < centre else "above"
-    if result["kind"] == "difference":
-        return f"{number(abs(effect))} {side}"
-    if effect >= 2:
-        return f"{number(effect)} times"
-    if effect < 0.1:
-        return f"a factor of {number(1 / effect)} below"
-    percent = abs(effect - 1) * 100
-    if percent < 0.05:
-        return f"less than 0.1 % {side}"
-    return f"{percent:.0f} % {side}" if percent >= 0.95 else f"{percent:.1f} % {side}"
-
-
 def probability(p_value: float) -> str:
     """A p-value as people write it.
 
@@ -135,185 +100,6 @@ def probability(p_value: float) -> str:
     return f"p = {p_value:.{digits}g}"
 
 
-def verdict(result: Result) -> str:
-    """Whether the sign test found a difference, and in whose favour.
-
-    Args:
-        result: Fields of `PairedResult`.
-
-    Returns:
-        "significantly better", "significantly worse", "not significant", or "not comparable"
-        without pairs.
-    """
-    if result["pairs"] == 0:
-        return "not comparable"
-    if not result["significant"]:
-        return "not significant"
-    return f"significantly {'better' if result['wins'] > result['losses'] else 'worse'}"
-
-
-def pair_sentence(result: Result) -> str:
-    """One comparison in words.
-
-    Args:
-        result: Fields of `PairedResult`.
-
-    Returns:
-        Such as "two-timescale is 5 % below uniform slow on test MSE, interval 0.89 to 1.01,
-        better on 8 of 12 seeds: not significant (p = 0.39 after correction)."
-    """
-    strategy, baseline = result["strategy"], result["baseline"]
-    name = metric_name(result["metric"])
-    if result["pairs"] == 0:
-        return (
-            f"{strategy} cannot be compared with {baseline} on {name}: on none of "
-            f"{counted(result['lost'], 'seed')} did both runs end with a number."
-        )
-    parts = [f"{strategy} is {change(result)} {baseline} on {name}"]
-    if math.isfinite(result["low"]) and math.isfinite(result["high"]):
-        of = "" if result["kind"] == "ratio" else " of the difference"
-        parts.append(f"interval{of} {number(result['low'])} to {number(result['high'])}")
-    elif result["pairs"] == 1:
-        parts.append("without an interval, which needs more than one seed")
-    ties = f" (equal on {result['ties']})" if result["ties"] else ""
-    parts.append(f"better on {result['wins']} of {counted(result['pairs'], 'seed')}{ties}")
-    text = f"{', '.join(parts)}: {verdict(result)} "
-    text += f"({probability(result['p_adjusted'])} after correction)."
-    if result["lost"]:
-        verb = "is" if result["lost"] == 1 else "are"
-        text += f" {counted(result['lost'], 'further seed')} {verb} left out: a run failed there."
-    return text
-
-
-def power_note(pairs: int, seeds: int) -> str:
-    """Say so when no result of the sign test could be significant.
-
-    Args:
-        pairs: How many pairs are compared together.
-        seeds: Seeds per pair.
-
-    Returns:
-        A sentence, or "" when there are seeds enough.
-    """
-    if not pairs or pairs * 2.0 ** (1 - seeds) < 0.05:
-        return ""
-    needed = next(n for n in range(1, 99) if pairs * 2.0 ** (1 - n) < 0.05)
-    return (
-        f"With {counted(seeds, 'seed')} and {counted(pairs, 'comparison')} even a win on every "
-        f"seed would not be significant; that needs at least {needed} seeds."
-    )
-
-
-def headline(
-    best: str | None, mean: Mapping[str, float], metric: str, higher: bool, steps: int
-) -> str:
-    """Which strategy has the best mean final value.
-
-    Args:
-        best: Name of that strategy; None if no strategy has a finite value.
-        mean: Its value, low and high.
-        metric: Name of the metric.
-        higher: Whether higher is better.
-        steps: Number of steps.
-
-    Returns:
-        A sentence.
-    """
-    name = metric_name(metric)
-    if best is None:
-        return f"No strategy ended with a finite {name}."
-    extreme = "highest" if higher else "lowest"
-    return f"After {counted(steps, 'step')}, {best} has the {extreme} mean {name}: {_value(mean)}."
-
-
-def early(best: str | None, mean: Mapping[str, float], higher: bool) -> str:
-    """Which strategy is best when each run stops at its best validation score.
-
-    Args:
-        best: Name of that strategy; None if there are no such values.
-        mean: Its value, low and high.
-        higher: Whether higher is better.
-
-    Returns:
-        A sentence, or "".
-    """
-    if best is None:
-        return ""
-    extreme = "highest" if higher else "lowest"
-    return (
-        f"With every run stopped where its validation score was best, {best} has the "
-        f"{extreme}: {_value(mean)}."
-    )
-
-
-def answers(
-    results: Sequence[Result], strategies: Sequence[str], baselines: Sequence[str]
-) -> list[list[tuple[str, str, str]]]:
-    """Questions with a short answer and its reasons, for each strategy that is not a baseline.
-
-    Args:
-        results: Fields of `PairedResult` for each pair.
-        strategies: All names, in order.
-        baselines: The names of the baselines.
-
-    Returns:
-        Per strategy, (question, answer, reasons) against the uniform rates among the baselines (or
-        against all baselines, if there are none) and against the others.
-    """
-    uniform = [name for name in baselines if name.startswith("uniform")]
-    first = uniform or list(baselines)
-    group = "uniform rates" if uniform else joined(first, "or")
-    found = []
-    for name in strategies:
-        own = [result for result in results if result["strategy"] == name]
-        against = [result for result in own if result["baseline"] in first]
-        others = [result for result in own if result["baseline"] not in first]
-        card = []
-        if against:
-            card.append((f"Does {name} beat {group}?", _short(against), _reasons(against)))
-        if others:
-            rivals = joined([result["baseline"] for result in others], "or")
-            card.append((f"Is {name} better than {rivals}?", _short(others), _reasons(others)))
-        if card:
-            found.append(card)
-    return found
-
-
-def _short(results: Sequence[Result]) -> str:
-    verdicts = [verdict(result) for result in results]
-    better, worse = "significantly better" in verdicts, "significantly worse" in verdicts
-    if better and worse:
-        return "It depends on which."
-    if better:
-        return "Yes." if set(verdicts) == {"significantly better"} else "In part."
-    if worse:
-        return "No."
-    return "Cannot be said." if set(verdicts) == {"not comparable"} else "Not shown."
-
-
-def _reasons(results: Sequence[Result]) -> str:
-    """Group baselines by verdict: "Significantly better than a (5 % below); no ... b (...)."."""
-    parts = []
-    for word, start in (
-        ("significantly better", "significantly better than"),
-        ("significantly worse", "significantly worse than"),
-        ("not significant", "no significant difference from"),
-        ("not comparable", "not comparable with"),
-    ):
-        group = [_brief(result) for result in results if verdict(result) == word]
-        if group:
-            parts.append(f"{start} {joined(group)}")
-    text = "; ".join(parts)
-    return f"{text[:1].upper()}{text[1:]}."
-
-
-def _brief(result: Result) -> str:
-    if result["pairs"] == 0:
-        return f"{result['baseline']} (no seed on which both runs ended with a number)"
-    words = change(result)
-    return f"{result['baseline']} ({'equal' if words == 'equal to' else words})"
-
-
 def status_words(statuses: Sequence[str]) -> str:
     """Count what became of the runs, the usual outcome first.
 
@@ -329,9 +115,3 @@ def status_words(statuses: Sequence[str]) -> str:
         f"{counts[status]} {STATUSES.get(status, status.lower().replace('_', ' '))}"
         for status in order
     )
-
-
-def _value(mean: Mapping[str, float]) -> str:
-    if not math.isfinite(mean["low"]):
-        return number(mean["value"])
-    return f"{number(mean['value'])}, 95 % interval {number(mean['low'])} to {number(mean['high'])}"

@@ -1,0 +1,181 @@
+"""Sentences say what the numbers say."""
+
+import math
+
+import pytest
+from comparison_example import BASELINES
+
+from bilevel.report import html, sentences, words
+
+NAN = float("nan")
+RESULT = {
+    "strategy": "two-timescale",
+    "baseline": "uniform slow",
+    "metric": "test_mse",
+    "kind": "ratio",
+    "effect": 0.951,
+    "low": 0.89,
+    "high": 1.01,
+    "wins": 8,
+    "losses": 4,
+    "ties": 0,
+    "pairs": 12,
+    "lost": 0,
+    "failed": 0,
+    "baseline_failed": 0,
+    "p_value": 0.387,
+    "p_adjusted": 0.387,
+    "significant": False,
+}
+
+
+def sentence(**changes):
+    return sentences.pair_sentence(RESULT | changes)
+
+
+def test_the_sentence_of_the_specification():
+    assert sentence() == (
+        "two-timescale is 5 % below uniform slow on test MSE, interval 0.890 to 1.01, "
+        "better on 8 of 12 seeds: not significant (p = 0.39 after correction)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"significant": True, "p_adjusted": 0.0004}, "significantly better (p < 0.001 after"),
+        ({"significant": True, "wins": 1, "losses": 11}, "significantly worse"),
+        ({"wins": 8, "losses": 3, "ties": 1}, "better on 8 of 12 seeds (equal on 1):"),
+        ({"pairs": 7, "lost": 5, "failed": 5, "wins": 7, "losses": 5},
+         "better on 7 of 12 seeds (5 runs failed and count as losses, 5 of two-timescale): not"),
+        ({"pairs": 7, "lost": 5, "failed": 5}, "The ratio is over the 7 seeds where both ended."),
+        ({"pairs": 7, "lost": 5, "failed": 2, "baseline_failed": 4, "ties": 3, "losses": 1},
+         "8 of 12 seeds (equal on 2; 4 runs failed and count as losses, 1 of two-timescale, "
+         "3 of uniform slow; both failed on 1, which counts as equal): not"),
+        ({"pairs": 1, "wins": 1, "losses": 0, "low": NAN, "high": NAN}, "better on 1 of 1 seed:"),
+        ({"pairs": 1, "low": NAN}, "too few seeds for an interval"),
+        ({"pairs": 2, "low": NAN}, "too few seeds for an interval"),
+        ({"effect": 1.0, "low": NAN}, "is equal to uniform slow on test MSE, better on"),
+        ({"pairs": 0, "lost": 12, "effect": NAN, "wins": 0, "failed": 12, "losses": 12,
+          "significant": True}, "12 of two-timescale): significantly worse"),
+        ({"pairs": 0, "lost": 12, "effect": NAN, "wins": 0, "losses": 0, "p_value": NAN},
+         "cannot be compared with uniform slow on test MSE: both failed on all 12 seeds."),
+        ({"metric": "test_r2", "kind": "difference", "effect": 0.012, "low": -0.01, "high": 0.03},
+         "is 0.0120 above uniform slow on test R², interval of the difference -0.0100 to 0.0300"),
+    ],
+)  # fmt: skip
+def test_sentences(changes, expected):
+    assert expected in sentence(**changes)
+
+
+@pytest.mark.parametrize(
+    ("effect", "expected"),
+    [
+        (1.15, "15 % above"),
+        (0.9969, "0.3 % below"),
+        (1.0001, "less than 0.1 % above"),
+        (2.41, "2.41 times"),
+        (0.004, "a factor of 250 below"),
+        (1.0, "equal to"),
+    ],
+)
+def test_change(effect, expected):
+    assert sentences.change({"kind": "ratio", "effect": effect}) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0.09651, "0.0965"), (1500, "1,500"), (0, "0"), (3.2e-9, "3.20e-9"), (-2.0, "-2.00"),
+     (NAN, "n/a"), (math.inf, "∞"), (99.96, "100.0")],
+)  # fmt: skip
+def test_number(value, expected):
+    assert words.number(value) == expected
+
+
+def test_a_rounded_p_value_never_contradicts_the_verdict():
+    assert words.probability(0.0496) == "p = 0.0496"
+    assert words.probability(0.9999) == "p = 1"
+    assert words.probability(NAN) == "no p-value"
+
+
+@pytest.mark.parametrize(("pairs", "seeds", "needed"), [(1, 5, 6), (12, 8, 9), (3, 2, 7)])
+def test_too_few_seeds_are_said_so(pairs, seeds, needed):
+    assert f"at least {needed} seeds" in sentences.power_note(pairs, seeds, seeds)
+    assert "the rest are ties" in sentences.power_note(pairs, seeds, 20)
+    assert pairs * 2.0 ** (1 - needed) < 0.05 <= pairs * 2.0 ** (2 - needed)
+    assert sentences.power_note(pairs, needed, 20) == ""
+
+
+def test_headlines():
+    means = {"a": {"value": 0.9, "low": 0.8, "high": 1.0}, "b": {"value": 0.5, "low": NAN},
+             "c": {"value": NAN, "low": NAN}}  # fmt: skip
+    counts, rest = {"a": 3, "b": 3, "c": 0}, {"partial": {}, "runs": 3}
+    assert [html._best(means, counts, 3, higher) for higher in (True, False)] == ["a", "b"]
+    assert html._best(means, counts | {"b": 2}, 3, False) == "a"
+    assert html._best({"c": means["c"]}, counts, 3, True) is None
+    high = sentences.headline("a", means["a"], "test_r2", True, 1500, **rest)
+    assert high == (
+        "After 1,500 steps, a has the highest mean test R²: 0.900, 95 % interval 0.800 to 1.00."
+    )
+    assert sentences.headline("b", means["b"], "test_mse", False, 1, **rest).startswith(
+        "After 1 step, b has"
+    )
+    assert "No strategy" in sentences.headline(None, {}, "test_mse", False, 1, **rest)
+    rest["partial"] = {"b": 2}
+    none = sentences.headline(None, {}, "test_mse", False, 1, **rest)
+    assert none == "No strategy ended with a finite test MSE in every run."
+    some = sentences.headline("a", means["a"], "test_mse", False, 1, **rest)
+    assert some.endswith("Without a value of every run, b (2 of 3 runs) is not ranked.")
+    assert sentences.early("b", means["b"], False).endswith("best, b has the lowest: 0.500.")
+    assert sentences.early(None, {}, False) == ""
+
+
+def against(baseline, wins, significant, effect=0.9):
+    return RESULT | {"baseline": baseline, "wins": wins, "losses": 12 - wins,
+                     "significant": significant, "effect": effect}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("results", "short"),
+    [
+        ([against("uniform slow", 12, True), against("uniform fast", 12, True)], "Yes."),
+        ([against("uniform slow", 12, True), against("uniform fast", 7, False)], "In part."),
+        ([against("uniform slow", 12, True), against("uniform fast", 0, True)],
+         "It depends on which."),
+        ([against("uniform slow", 7, False), against("uniform fast", 0, True)], "No."),
+        ([against("uniform slow", 9, False), against("uniform fast", 7, False)], "Not shown."),
+        ([against("uniform slow", 0, False) | {"p_value": NAN}], "Cannot be said."),
+    ],
+)  # fmt: skip
+def test_short_answers(results, short):
+    (card,) = sentences.answers(results, ["two-timescale"], BASELINES[:2])
+    ((question, answer, reasons),) = card
+    assert question == "Does two-timescale beat uniform rates?"
+    assert answer == short
+    for result in results:
+        assert result["baseline"] in reasons
+
+
+def test_other_baselines_get_their_own_question():
+    results = [against("uniform slow", 12, True), against("swapped", 6, False)]
+    (card,) = sentences.answers(results, ["two-timescale"], ["uniform slow", "swapped"])
+    assert [question for question, _, _ in card] == [
+        "Does two-timescale beat uniform rates?",
+        "Is two-timescale better than swapped?",
+    ]
+    ((question, _, _),) = sentences.answers(results[1:], ["two-timescale"], ["swapped"])[0]
+    assert question == "Does two-timescale beat swapped?"
+
+
+def test_reasons_name_size_and_direction():
+    results = [against("uniform slow", 12, True, 0.8), against("uniform fast", 6, False, 1.1)]
+    ((_, _, reasons),) = sentences.answers(results, ["two-timescale"], BASELINES[:2])[0]
+    assert reasons == (
+        "Significantly better than uniform slow (20 % below); "
+        "no significant difference from uniform fast (10 % above)."
+    )
+
+
+def test_statuses_are_counted():
+    statuses = ["DIVERGED", "COMPLETED", "DIVERGED", "SOMETHING_NEW"]
+    assert words.status_words(statuses) == "1 completed, 2 diverged, 1 something new"
