@@ -1,11 +1,11 @@
 """How much faster is one training of 30 seeds than the loop a user would write?
 
-The loop: `nn.Module`, `torch.optim.RMSprop` with a parameter group for each level, one seed after
-another. Both train a 10-64-1 ReLU network on batches of 32, two-timescale, simultaneous. Times are
+The loop a user would write: `nn.Module`, `torch.optim.RMSprop` with a parameter group for each
+level, one seed after another. Both train a 10-64-1 ReLU network on batches of 32, two-timescale. Times are
 per step and seed, all loop costs included (drawing and gathering rows too), one thread, rounds
 interleaved, medians.
 
-Run: `make bench`, or `python benchmarks/core.py [--rounds 9] [--steps 100]`.
+Run: `make bench`, or `python benchmarks/core.py [--eager] [--rounds 9] [--steps 260]`.
 """
 
 import argparse
@@ -50,18 +50,19 @@ class UserLoop:
         return (time.perf_counter() - began) / steps
 
 
-def prepare(problem: bilevel.StackelbergProblem, order: str) -> Training:
+def prepare(problem: bilevel.StackelbergProblem, order: str, *, compile: bool = False) -> Training:
     """30 seeds of the library's training."""
     data = TrainingData(problem, list(range(SEEDS)), torch.float32, "cpu")
     strategy = bilevel.TwoTimescale(ALPHA, BETA, order=order)  # type: ignore[arg-type]
-    return Training(problem, strategy, data, BATCH)
+    return Training(problem, strategy, data, BATCH, compile=compile)
 
 
 def main() -> None:
     """Print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--eager", action="store_true", help="leave the compiled trainings out")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=260)
     options = parser.parse_args()
     torch.set_num_threads(1)
     problem = friedman1(width=WIDTH, ridge=RIDGE)
@@ -70,12 +71,18 @@ def main() -> None:
     user = UserLoop(rows.inputs.float(), rows.targets.float())
     contenders = {
         "user's loop (one seed)": (user, 1),
-        "bilevel, simultaneous": (prepare(problem, "simultaneous"), SEEDS),
-        "bilevel, alternating": (prepare(problem, "alternating"), SEEDS),
+        "simultaneous": (prepare(problem, "simultaneous"), SEEDS),
+        "alternating": (prepare(problem, "alternating"), SEEDS),
     }
+    if not options.eager:
+        for order in ("simultaneous", "alternating"):
+            contenders[f"{order}, compiled"] = (prepare(problem, order, compile=True), SEEDS)
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    for contender, _ in contenders.values():
-        contender.seconds_per_step(20)  # warm-up: lazy set-up is not what is measured
+    for name, (contender, _) in contenders.items():
+        began = time.perf_counter()
+        contender.seconds_per_step(20)  # warm-up: lazy set-up, compilation
+        if "compiled" in name:
+            print(f"{name}: compilation took {time.perf_counter() - began:.0f} s")
     for _ in range(options.rounds):
         for name, (contender, seeds) in contenders.items():
             times[name].append(contender.seconds_per_step(options.steps) / seeds)

@@ -25,6 +25,7 @@ from bilevel.oracles import Oracles
 from bilevel.problem import LinearHeadProblem
 from bilevel.sampling import Rows
 from bilevel.sets import Everywhere
+from bilevel.status import Status
 from bilevel.trees import Tree
 
 BoundKind = Literal["proven", "estimated", "unknown"]
@@ -91,8 +92,10 @@ class Certifier:
         return quadratic_system(self.oracles, body, head, rows, self.penalised)
 
     def best_response(self, system: AbstractSystem, head: Tree) -> Tree:
-        """theta*, where `exact`."""
-        numbers, _ = system.solve()
+        """theta*, where `exact`; NaN in runs whose Hessian is numerically singular."""
+        numbers, status = system.solve()
+        unsolved = (status != int(Status.CONVERGED)).reshape(-1, 1, 1)
+        numbers = numbers.masked_fill(unsolved, torch.nan)
         if isinstance(self.oracles.problem, LinearHeadProblem):
             return numbers if head.ndim == 3 else numbers.squeeze(2)
         solved = trees.tree_map(torch.add, head, trees.unflatten(numbers.squeeze(2), head))

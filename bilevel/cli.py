@@ -53,6 +53,8 @@ class Compare:
     """A new folder for the results; results/PROBLEM-TIME by default."""
     threads: int = 1
     """Threads of torch; one is fastest for small problems."""
+    compile: bool = False
+    """Compile the training steps: worth it from some 100,000 steps in all."""
     device: str = "cpu"
     """cpu, cuda, ..."""
     dtype: Literal["float32", "float64"] = "float32"
@@ -97,6 +99,7 @@ class Compare:
                 batch_size=self.batch_size or None,
                 every=self.every,
                 name=self.problem,
+                compile=self.compile,
                 device=self.device,
                 dtype=getattr(torch, self.dtype),
                 settings={"command": command_line(), "options": options},

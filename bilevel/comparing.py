@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bilevel import hyperparameters
+from bilevel.arguments import check_strategy, float_type, seed_list
 from bilevel.comparison import Comparison
 from bilevel.errors import AllRunsFailedError, ArgumentError, unknown_name
 from bilevel.problem import StackelbergProblem
@@ -19,9 +20,9 @@ from bilevel.status import Status
 from bilevel.storage.environment import environment
 from bilevel.strategies import AbstractStrategy, TwoTimescale
 from bilevel.strategies.presets import CONTROLS
-from bilevel.training import BatchSize, Training, check_strategy, float_type, seed_list
+from bilevel.training import BatchSize, Training
 
-WARM_UP, ROUNDS, STEPS_PER_ROUND = 3, 5, 5
+WARM_UP, ROUNDS, STEPS_PER_ROUND = 10, 5, 10
 RECORDS = 50
 
 
@@ -57,6 +58,7 @@ def compare(
     name: str | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    compile: bool = False,
     settings: Mapping[str, object] | None = None,
     callback: Callable[[Progress], object] | None = None,
 ) -> Comparison:
@@ -80,6 +82,7 @@ def compare(
         name: of the problem, for the report; None: its class.
         device: where to compute.
         dtype: of the training.
+        compile: compile the steps, see `solve`.
         settings: more entries for the report's settings, such as the command.
         callback: called with a `Progress` at every record.
 
@@ -119,6 +122,7 @@ def compare(
             hyperparameters.stack([strategies[n] for n in names], len(seed_numbers)),
             data.repeated(len(names)),
             batch_size,
+            compile=compile,
         )
         for names in groups
     }
@@ -139,7 +143,7 @@ def compare(
     seconds = dict.fromkeys(trained, np.nan)
     if not interrupted:
         with contextlib.suppress(KeyboardInterrupt):  # the trainings are worth more than the times
-            seconds = _seconds(problem, trained, data, batch_size)
+            seconds = _seconds(problem, trained, data, batch_size, compile=compile)
     metrics = list(dict.fromkeys(metric for table in history.values() for metric in table))
     described: dict[str, Any] = {
         "seeds": seed_numbers,
@@ -238,9 +242,14 @@ def _seconds(
     strategies: Mapping[str, AbstractStrategy],
     data: TrainingData,
     batch_size: BatchSize,
+    *,
+    compile: bool,
 ) -> dict[str, float]:
     """Seconds of a step per run when all seeds train together: interleaved rounds, medians."""
-    trainings = {n: Training(problem, s, data, batch_size) for n, s in strategies.items()}
+    trainings = {
+        name: Training(problem, strategy, data, batch_size, compile=compile and strategy.compilable)
+        for name, strategy in strategies.items()
+    }
     for training in trainings.values():
         training.seconds_per_step(WARM_UP)
     times: dict[str, list[float]] = {name: [] for name in trainings}

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.criteria import AbstractCriterion
 from bilevel.errors import ProblemError, ShapeError
 from bilevel.oracles import Oracles
 from bilevel.problem import Batch, Groups, LinearHeadProblem, StackelbergProblem
@@ -27,6 +29,8 @@ def check_data(problem: StackelbergProblem, groups: Groups, *, per_seed: bool) -
                 f'data["{name}"] of {type(problem).__name__} must be a '
                 f"`bilevel.Batch(inputs, targets)`, got {type(group).__name__}."
             )
+        if problem.criterion.quadratic:
+            _check_curvature(problem.criterion, problem.outputs)
         for targets in group.targets if per_seed else group.targets.unsqueeze(0):
             problem.criterion.check_targets(targets, problem.outputs)
 
@@ -80,6 +84,22 @@ def check_problem(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> None:
             "trains all runs at once. Avoid `.item()`, branching on values, in-place changes "
             f"of captured tensors and random numbers inside it. torch says: {error}"
         ) from error
+
+
+def _check_curvature(criterion: AbstractCriterion, outputs: int | None) -> None:
+    """A criterion that calls itself quadratic must have curvature 1 in every output."""
+    shape = (4,) if outputs is None else (4, outputs)
+    at, step = torch.linspace(-1, 2, 4 * (outputs or 1), dtype=torch.float64).reshape(shape), 0.5
+    for column in range(outputs or 1):
+        along = torch.zeros(shape, dtype=torch.float64)
+        (along if outputs is None else along[:, column])[:] = step
+        low, middle, high = (criterion.rows(at + s * along, at.flip(0)) for s in (-1, 0, 1))
+        if not torch.allclose(high - 2 * middle + low, torch.full_like(low, step**2)):
+            raise ProblemError(
+                f"{type(criterion).__name__} says `quadratic = True`, which promises curvature 1 "
+                "in the prediction, but its curvature differs. Scale it (`row_weights` weighs "
+                "rows), or set `quadratic = False`."
+            )
 
 
 def _check_linear_head(problem: LinearHeadProblem, head: Any, groups: Groups) -> None:

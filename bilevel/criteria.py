@@ -81,10 +81,11 @@ class SquaredError(AbstractCriterion):
                 f"Targets have shape {tuple(targets.shape)}, but `outputs = {outputs}` means "
                 f"{expected}. {remedy}"
             )
-        if bool((targets == targets[0]).all()):
+        if bool((targets == targets[0]).all(0).any()):
+            column = "" if outputs is None else " of a column"
             raise DataError(
-                f"The {len(targets)} targets are all equal: there is nothing to learn, and R2 is "
-                "undefined."
+                f"The {len(targets)} targets{column} are all equal: there is nothing to learn, and "
+                "R2 is undefined."
             )
 
     @staticmethod

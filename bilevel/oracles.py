@@ -22,21 +22,19 @@ Objective = Callable[[Tree, Tree, Groups], Tensor]
 
 
 class LinearParts(NamedTuple):
-    """What g of a linear head is made of, for R runs.
+    """What g of a linear head is made of, h(body) apart, for R runs.
 
     Attributes:
         design: features, the constant one included, (R, n, M).
         targets: (R, n) or (R, n, K).
         weights: of the rows, (R, n); None means 1.
         penalty: (R, M) or (R, M, K).
-        constant: h(body), (R,).
     """
 
     design: Tensor
     targets: Tensor
     weights: Tensor | None
     penalty: Tensor
-    constant: Tensor
 
 
 class Oracles:
@@ -153,15 +151,14 @@ class Oracles:
             train = groups["train"]
             design = problem.design(one_body, train.inputs)
             penalty = problem.full_penalty(one_body, design.shape[1], design)
-            constant = torch.as_tensor(problem.body_penalty(one_body), dtype=design.dtype)
-            found = (design, train.targets, penalty, constant)
+            found = (design, train.targets, penalty)
             weights = problem.row_weights(one_body, groups) if weighted else None
             return found if weights is None else (*found, weights)
 
         with torch.no_grad():
             found = vmap(parts, in_dims=(0, rows.in_dims))(body, rows.groups)
-        design, targets, penalty, constant = found[:4]
-        return LinearParts(design, targets, found[4] if len(found) > 4 else None, penalty, constant)
+        design, targets, penalty = found[:3]
+        return LinearParts(design, targets, found[3] if len(found) > 3 else None, penalty)
 
     def linear_penalty(self, body: Tree, like: Tensor) -> Tensor:
         """The penalty of `m` coefficients alone, (R, m) or (R, m, K), for `like` (R, m, ...)."""

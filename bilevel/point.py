@@ -13,7 +13,8 @@ from bilevel.hypergradients import AbstractHypergradient, Envelope
 from bilevel.hyperparameters import run_counts
 from bilevel.oracles import Oracles
 from bilevel.problem import Groups, StackelbergProblem
-from bilevel.sampling import Rows, Sampler, TrainingData, check_groups, generator
+from bilevel.row_groups import check_groups
+from bilevel.sampling import Rows, Sampler, TrainingData, generator
 from bilevel.status import Status
 from bilevel.strategies.best_response import default_solver
 from bilevel.trees import Tree
@@ -135,7 +136,8 @@ def hypergradient(
     value = point.oracles.body_value(point.body, head, point.rows)
     bound, kind = torch.tensor([torch.nan]), response.bound_kind
     if isinstance(method, Envelope) and kind != "unknown":
-        distance = torch.tensor([response.bound], dtype=torch.float64)
+        device = trees.leaves(point.body)[0].device
+        distance = torch.tensor([response.bound], dtype=torch.float64, device=device)
         double = (trees.cast(point.body, torch.float64), trees.cast(head, torch.float64))
         bound = envelope_bound(point.oracles, *double, point.rows.cast(torch.float64), distance)
         kind = "estimated"

@@ -21,7 +21,8 @@ class Recorder:
     - `head_residual`: |d_theta g|; `head_bound`: the certified bound on |theta - theta*(w)|.
     - `head_gap`: |theta - theta*(w)| itself; `phi`: Phi(w); `phi_gradient_norm`: |grad Phi(w)|,
     with a
-      set of bodies |w - Proj(w - grad Phi)|. Where theta* has a closed form.
+      set of bodies |w - Proj(w - grad Phi)|. Where theta* has a closed form;
+      NaN where the head's Hessian is singular.
     - the problem's metrics.
 
     Args:
@@ -49,7 +50,9 @@ class Recorder:
             values["head_bound"] = certificate.bound
         if system is not None and certifier.exact:
             best = certifier.best_response(system, head)
-            values["head_gap"] = trees.norm(trees.tree_map(torch.sub, head, best))
+            gap = trees.norm(trees.tree_map(torch.sub, head, best))
+            # without a certified mu there may be many minimisers: a distance to one says nothing
+            values["head_gap"] = gap.masked_fill(certificate.mu.isnan(), torch.nan)
             values["phi"] = oracles.body_value(body, best, rows)
             if oracles.problem.is_stackelberg:
                 slope = Envelope().gradient(oracles, body, best, rows)

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.errors import ArgumentError, DataError, ProblemError, ShapeError
+from bilevel.errors import ArgumentError, ProblemError, ShapeError
 from bilevel.problem import Groups, StackelbergProblem
+from bilevel.row_groups import check_finite, check_groups
 from bilevel.trees import Tree
 
 BLOCK = 256
-GROUPS = ("train", "validation", "test")
 
 
 def generator(seed: int, *stream: str | int) -> torch.Generator:
@@ -116,8 +116,14 @@ class TrainingData:
         else:
             groups = check_groups(problem.data())
         self.groups: Groups = trees.cast(groups, dtype, device)
+        check_finite(self.groups, f" in {dtype}: standardise them, or use float64")
         axis = 1 if self.per_seed else 0
         self.sizes = {name: trees.leaves(g)[0].shape[axis] for name, g in self.groups.items()}
+
+    @property
+    def one_run_a_seed(self) -> bool:
+        """Whether the runs are the distinct seeds, in order."""
+        return self.seeds == sorted(set(self.seeds))
 
     def repeated(self, times: int) -> "TrainingData":
         """The same data for `times` times as many runs, seeds in the same order each time."""
@@ -142,9 +148,7 @@ class TrainingData:
         """All rows of all groups, test rows included."""
         axis = 0 if self.per_seed else None
         groups = self.groups
-        if self.per_seed and not torch.equal(
-            self.seed_index, torch.arange(len(self.seeds), device=self.seed_index.device)
-        ):
+        if self.per_seed and not self.one_run_a_seed:
             groups = trees.tree_map(lambda leaf: leaf[self.seed_index], groups)
         if dtype is not None:
             groups = trees.cast(groups, dtype)
@@ -249,7 +253,7 @@ class Sampler:
             return torch.randint(total, (BLOCK, size), generator=source)
 
         block = self._block((stream, group, size), k, draw)
-        drawn: Tensor = block[k % BLOCK]
+        drawn: Tensor = self._of_runs(block[k % BLOCK])
         return drawn
 
     def _noise(self, k: int) -> Tree:
@@ -258,18 +262,21 @@ class Sampler:
             return trees.cast(noise, self.data.dtype)
 
         block = self._block("noise", k, draw)
-        return trees.tree_map(lambda leaf: leaf[k % BLOCK], block)
+        return trees.tree_map(lambda leaf: self._of_runs(leaf[k % BLOCK]), block)
+
+    def _of_runs(self, drawn: Tensor) -> Tensor:
+        """What was drawn for the distinct seeds, (S, ...), for the runs, (R, ...)."""
+        return drawn if self.data.one_run_a_seed else drawn[self.data.seed_index]
 
     def _block(self, key: Any, k: int, draw: Any) -> Any:
-        """The block that holds step k, leaves (BLOCK, R, ...), drawn when it is first needed."""
+        """The block that holds step k, leaves (BLOCK, S, ...), drawn when it is first needed."""
         number, block = self._blocks.get(key, (-1, None))
         if number != k // BLOCK:
             number = k // BLOCK
             data = self.data
             drawn = [draw(seed, number) for seed in sorted(set(data.seeds))]
             block = trees.tree_map(
-                lambda *leaf: torch.stack(leaf, 1).to(data.seed_index.device)[:, data.seed_index],
-                *drawn,
+                lambda *leaf: torch.stack(leaf, 1).to(data.seed_index.device), *drawn
             )
             self._blocks[key] = (number, block)
         return block
@@ -301,40 +308,3 @@ def check_noise(noise: Tree, name: str) -> None:
                 f"`noise` of {name} must return a tree with leading {BLOCK} when it is asked for "
                 f"{BLOCK} steps, got {path or 'a leaf'} {got}."
             )
-
-
-def check_groups(groups: Any) -> Groups:
-    """Return the groups, or say what is wrong with them; NumPy arrays become tensors."""
-    if not isinstance(groups, dict):
-        raise DataError(f"`data` must return a dict of row groups, got {type(groups).__name__}.")
-    unknown = set(groups) - set(GROUPS)
-    if unknown:
-        raise DataError(f"Unknown row groups {sorted(unknown)}; there are {', '.join(GROUPS)}.")
-    found: Groups = trees.tree_map(_as_data, groups)
-    for name, group in found.items():
-        sizes = {}
-        for path, leaf in trees.named_leaves(group):
-            where = f'data["{name}"]{path}'
-            if not isinstance(leaf, Tensor) or leaf.ndim == 0:
-                raise DataError(f"{where} must be a tensor with a leading row axis.")
-            if leaf.is_floating_point() and not leaf.isfinite().all():
-                bad = int((~leaf.isfinite()).sum())
-                raise DataError(
-                    f"{where} holds {bad} values that are NaN or infinite. Drop those rows or "
-                    "impute them."
-                )
-            sizes[where] = len(leaf)
-        if len(set(sizes.values())) > 1:
-            raise ShapeError(f'The leaves of data["{name}"] differ in their rows: {sizes}.')
-        if not sizes or 0 in sizes.values():
-            raise DataError(f'data["{name}"] is empty.')
-    if found and "train" not in found:
-        raise DataError('`data` must hold the group "train", or nothing at all.')
-    return found
-
-
-def _as_data(leaf: Any) -> Any:
-    """NumPy arrays become tensors, tensors lose their graph; all else is left to be refused."""
-    if isinstance(leaf, np.ndarray):
-        return torch.as_tensor(leaf)
-    return leaf.detach() if isinstance(leaf, Tensor) else leaf

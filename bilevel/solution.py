@@ -1,6 +1,7 @@
 """The result of a training."""
 
 import dataclasses
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ class TrainingState(NamedTuple):
         strategy: the strategy's state.
         codes: -1 for a run that can go on, else its final `Status`, (R,).
         first_norm: the first |projected grad Phi|, the scale of `tolerance`; None if not recorded.
+        structure: of the strategy: its class, its parts and their settings, without the numbers.
     """
 
     step: int
@@ -30,6 +32,7 @@ class TrainingState(NamedTuple):
     strategy: Any
     codes: Tensor
     first_norm: Tensor | None
+    structure: Hashable
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

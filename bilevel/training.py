@@ -1,15 +1,13 @@
 """The one loop: every training of the library is this loop over R runs at once."""
 
-import dataclasses
-import operator
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from bilevel import hyperparameters, trees
+from bilevel.arguments import check_state, check_strategy, float_type, seed_list
 from bilevel.contract import check_data, check_problem
 from bilevel.errors import AllRunsFailedError, ArgumentError
 from bilevel.oracles import Oracles
@@ -129,7 +127,8 @@ class Training:
         self.recorder = Recorder(self.oracles, self.sampler, body, head)
         codes = torch.full((len(data.seeds),), ACTIVE, device=data.device)
         made = self.strategy.init(self.oracles, body, head, self.sampler.rows(0))
-        fresh = TrainingState(0, tuple(data.seeds), made, codes, None)
+        described = hyperparameters.structure(strategy)
+        fresh = TrainingState(0, tuple(data.seeds), made, codes, None, described)
         if state is None:
             state = fresh
         check_state(state, fresh)
@@ -194,9 +193,16 @@ class Training:
 
     def seconds_per_step(self, steps: int) -> float:
         """The mean time of `steps` further steps, all runs together."""
+        self._synchronise()
         began = time.perf_counter()
         self.advance(steps)
+        self._synchronise()
         return (time.perf_counter() - began) / steps
+
+    def _synchronise(self) -> None:
+        """Wait for an accelerator, which works behind the program's back."""
+        if torch.device(self.data.device).type != "cpu":
+            torch.accelerator.synchronize()
 
     def recorded_names(self) -> list[str]:
         """What every record of this training holds."""
@@ -208,7 +214,11 @@ class Training:
         codes, made = self.state.codes, self.state.strategy
         values = self.recorder.record(made.body, made.head)
         active = codes == ACTIVE
-        finite = trees.finite((made.body, made.head)) & values["objective"].isfinite()
+        # the optimisers' moments too: a run whose moments overflowed stands still
+        moving = [
+            x for x in trees.leaves(made) if isinstance(x, Tensor) and x.shape[:1] == codes.shape
+        ]
+        finite = trees.finite(moving) & values["objective"].isfinite()
         codes = codes.masked_fill(active & ~finite, int(Status.DIVERGED))
         norm = values.get("phi_gradient_norm")
         if tolerance is not None:
@@ -272,70 +282,3 @@ def _inside(convex: ConvexSet, points: Tree) -> Tree:
     """The points of all runs projected onto a set, which must fit them."""
     convex.check(trees.take(points, 0))
     return convex.project(points)
-
-
-def seed_list(seeds: int | Sequence[int]) -> list[int]:
-    """The seeds: a count means 0, 1, ...; they must be distinct and not negative."""
-    found: list[int] = []
-    if isinstance(seeds, int) and not isinstance(seeds, bool):
-        found = list(range(seeds))
-    elif isinstance(seeds, Iterable) and not isinstance(seeds, str):
-        found = [_seed(seed) for seed in seeds]
-    if not found or min(found) < 0 or len(set(found)) < len(found):
-        raise ArgumentError(
-            f"`seeds` must be a positive count, or distinct integers from 0, got {seeds!r}."
-        )
-    return found
-
-
-def _seed(value: Any) -> int:
-    """An integer of Python, NumPy or torch; -1 for anything else."""
-    try:
-        return -1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        return -1
-
-
-def float_type(dtype: object) -> torch.dtype:
-    """float32 or float64, or a clear error."""
-    if dtype not in (torch.float32, torch.float64):
-        raise ArgumentError(f"`dtype` must be torch.float32 or torch.float64, got {dtype!r}.")
-    return dtype
-
-
-def check_state(state: Any, fresh: TrainingState) -> None:
-    """Raise unless `state` could have come from the start `fresh` of this training."""
-    if not isinstance(state, TrainingState):
-        raise ArgumentError(f"`state` must be the `.state` of a solution, got {type(state)}.")
-    if state.seeds != fresh.seeds:
-        raise ArgumentError(
-            f"`state` belongs to the seeds {state.seeds}, not to {fresh.seeds}. Pass the same "
-            "`seeds`."
-        )
-
-    def described(made: Any) -> list[Any]:
-        return [type(made)] + [
-            (leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf
-            for leaf in trees.leaves(made)
-        ]
-
-    if described(state.strategy) != described(fresh.strategy):
-        raise ArgumentError(
-            "`state` does not fit: it comes from another problem, strategy or `dtype`. Pass those "
-            "of the training that it ended."
-        )
-
-
-def check_strategy(strategy: Any, runs: int) -> None:
-    """A frozen dataclass whose (R,) numbers fit the runs."""
-    if not isinstance(strategy, AbstractStrategy) or not dataclasses.is_dataclass(strategy):
-        raise ArgumentError(
-            f"A strategy is an instance of a dataclass that derives from AbstractStrategy, got "
-            f"{strategy!r}."
-        )
-    counts = hyperparameters.run_counts(strategy) - {runs}
-    if counts:
-        raise ArgumentError(
-            f"The strategy has hyper-parameters for {sorted(counts)} runs, but there are {runs} "
-            "seeds."
-        )

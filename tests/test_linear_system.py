@@ -38,7 +38,6 @@ def parts(n, m, k, *, weighted, kind):
         torch.from_numpy(targets if k else targets[..., 0]),
         torch.from_numpy(weights) if weighted else None,
         torch.from_numpy(penalties(kind, m, k or 1)),
-        torch.zeros(RUNS, dtype=torch.float64),
     )
 
 
@@ -194,7 +193,6 @@ def test_a_jittered_solution_solves_the_jittered_system():
         torch.from_numpy(normal(5, RUNS, 6)),
         None,
         torch.zeros(RUNS, 3, dtype=torch.float64),
-        torch.zeros(RUNS, dtype=torch.float64),
     )
     theta, status = linear_system(given, penalised=False).solve()
     assert status.tolist() == [1, int(Status.JITTERED), 1]

@@ -213,7 +213,9 @@ def test_linear_parts_make_up_the_objective(name, kind):
     penalty = parts.penalty.unsqueeze(2) if parts.penalty.ndim == 2 else parts.penalty
     losses = 0.5 * (parts.design @ theta - targets).square().sum(2)
     weights = torch.ones_like(losses) if parts.weights is None else parts.weights
-    value = (weights * losses).mean(1) + 0.5 * (penalty * theta**2).sum((1, 2)) + parts.constant
+    value = (weights * losses).mean(1) + 0.5 * (penalty * theta**2).sum((1, 2))
+    constant = [oracles.problem.body_penalty(trees.take(body, run)) for run in range(len(value))]
+    value = value + torch.stack([torch.as_tensor(h, dtype=value.dtype) for h in constant])
     expected = oracles.head_value(body, head, rows)
     torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
     assert not any(x.requires_grad for x in parts if x is not None)

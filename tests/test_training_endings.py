@@ -182,7 +182,6 @@ BAD_ARGUMENTS = {
     "tolerance": [-0.1, float("nan"), "small"],
     "dtype": [torch.float16, torch.int64, "float32", None],
     "batch_size": [0, -1, 2.5, {"train": 0}, {"rows": 3}, {"test": 3}],
-    "compile": [True],
     "device": ["gpu", "cuda:99"],
 }
 

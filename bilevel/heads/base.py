@@ -17,7 +17,8 @@ class HeadSolution(NamedTuple):
 
     Attributes:
         head: theta, leaves (R, ...), in the type of the head that came in.
-        residual: |d_theta g| at the head, (R,); with a head set, of the gradient mapping.
+        residual: |d_theta g| at the head, (R,); of a projected solver with a head set, the norm of
+            the gradient mapping.
         status: a `Status` code per run, (R,).
         state: for the next call of the same solver.
     """

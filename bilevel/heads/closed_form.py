@@ -59,7 +59,7 @@ class ClosedForm(AbstractHeadSolver):
     A linear head with squared error: H = Z'SZ/n + diag(p), b = Z'St/n. With fewer rows than
     features (and everything penalised) the n x n kernel is factored instead. Features that do not
     depend on the body are multiplied once. Any other head is solved through its Hessian if g is
-    quadratic in it, which is checked once at two random heads.
+    quadratic in it, which is checked once at random heads.
 
     Args:
         data: on which rows: `FullData()`, all training rows.
@@ -116,7 +116,17 @@ class ClosedForm(AbstractHeadSolver):
             step = trees.unflatten(numbers.squeeze(2).to(trees.leaves(head)[0].dtype), head)
             solved = trees.tree_map(torch.add, head, step)
         solved, status = self._constrain(oracles.problem, solved, status)
-        return HeadSolution(solved, system.gradient_norm(numbers), status, state)
+        residual = system.gradient_norm(self._numbers(oracles.problem, solved, head))
+        return HeadSolution(solved, residual, status, state)
+
+    @staticmethod
+    def _numbers(problem: StackelbergProblem, solved: Tree, start: Tree) -> Tensor:
+        """What the system solves for, (R, m, K), at the head that is returned."""
+        if isinstance(problem, LinearHeadProblem):
+            theta: Tensor = solved.double()
+            return theta if theta.ndim == 3 else theta.unsqueeze(2)
+        step = trees.tree_map(lambda a, b: a.double() - b.double(), solved, start)
+        return trees.flatten(step).unsqueeze(2)
 
     @property
     def cost(self) -> Cost:
@@ -192,7 +202,7 @@ def refuse_singular(system: AbstractSystem, problem: StackelbergProblem) -> None
 
 
 def check_quadratic(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> None:
-    """Raise `IncompatibleError` unless the head's Hessian is the same at two random heads."""
+    """Raise `IncompatibleError` unless g is quadratic in the head."""
     size = trees.flatten(head).shape[1]
     if size > LARGEST_GENERAL_HEAD:
         raise IncompatibleError(
@@ -203,27 +213,34 @@ def check_quadratic(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Non
     if not is_quadratic(oracles, body, head, rows):
         raise IncompatibleError(
             f"`head_objective` of {type(oracles.problem).__name__} is not quadratic in the head: "
-            "its Hessian differs between two heads, so there is no closed form. Use an iterative "
+            "its Hessian is not the same everywhere, so there is no closed form. Use an iterative "
             "solver, such as FastSGD."
         )
 
 
 def is_quadratic(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> bool:
-    """Whether the head's Hessian agrees at two random heads, to 1e-8 in float64."""
+    """Whether g is quadratic in the head, as far as three heads can tell, in float64.
+
+    Its Hessian must agree at two random heads to 1e-8, and its gradient must vanish, to 1e-6 of
+    what it was, at the head that this Hessian leads to.
+    """
     body, rows = trees.cast(body, torch.float64), rows.cast(torch.float64)
     like = trees.flatten(trees.cast(head, torch.float64))
-    first, second = (
-        oracles.head_hessian(
-            body,
-            trees.unflatten(
-                torch.randn(like.shape[1], generator=generator(i, "quadratic"), dtype=torch.float64)
-                .to(like.device)
-                .expand(like.shape),
-                head,
-            ),
-            rows,
-        )
-        for i in range(2)
-    )
+
+    def random_head(stream: int) -> Tree:
+        source = generator(stream, "quadratic")
+        numbers = torch.randn(like.shape[1], generator=source, dtype=torch.float64)
+        return trees.unflatten(numbers.to(like.device).expand(like.shape), head)
+
+    start = random_head(0)
+    first = oracles.head_hessian(body, start, rows)
+    second = oracles.head_hessian(body, random_head(1), rows)
     scale = torch.maximum(first.abs().amax(), second.abs().amax())
-    return bool((first - second).abs().amax() <= 1e-8 * scale)
+    if not bool((first - second).abs().amax() <= 1e-8 * scale):
+        return False
+    system = quadratic_system(oracles, body, start, rows, False)
+    step, status = system.solve()
+    landed = trees.tree_map(torch.add, start, trees.unflatten(step.squeeze(2), start))
+    before, after = (trees.norm(oracles.head_gradient(body, at, rows)) for at in (start, landed))
+    # a singular Hessian leads nowhere; it is refused, or not certified, as such
+    return bool(((after <= 1e-6 * before) | (status != int(Status.CONVERGED))).all())

@@ -57,8 +57,11 @@ class Adam(AbstractOptimizer):
     ) -> tuple[Tree, AdamState]:
         """One step."""
         beta1, beta2, count = self.beta1, self.beta2, state.steps + 1
-        mean_scale = 1 - torch.as_tensor(beta1, dtype=count.dtype) ** count
-        square_scale = 1 - torch.as_tensor(beta2, dtype=count.dtype) ** count
+        # in float64: 1 - 0.999^t cancels
+        mean_scale, square_scale = (
+            (1 - torch.as_tensor(beta, dtype=torch.float64) ** count.double()).to(count.dtype)
+            for beta in (beta1, beta2)
+        )
 
         def blend(old: Tensor, new: Tensor, beta: Number) -> Tensor:
             kept = per_run(beta, old)
