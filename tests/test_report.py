@@ -166,7 +166,7 @@ def test_the_page_says_what_matters(text):
         "It is proven",
         "bilevel compare friedman1 --seeds 12",
         "make_friedman1 with noise 1.0",
-        "2 runs failed and count as losses, 2 of uniform fast",
+        "2 runs of uniform fast failed and count as losses",
         "uniform fast (10 of 12 runs) is not ranked",
         "Seed by seed, a failed run loses.",
     ):

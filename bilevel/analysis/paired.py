@@ -229,6 +229,8 @@ def _bootstrap(change: Array) -> tuple[float, float, float]:
     The plain percentile interval of n values is too narrow twice over: the spread of resamples
     lacks a factor sqrt(n / (n - 1)), and normal quantiles stand where Student's should. Both are
     put into the level: alpha' = Phi(-sqrt(n / (n - 1)) t_{1 - alpha / 2, n - 1}) on either side.
+    Covers .75, .87, .92 and .94 of the time for 3, 4, 5 and 10 normal values: no resampled mean
+    lies outside the values, which are few.
 
     Source: Hesterberg, "What teachers should know about the bootstrap", The American Statistician
         69 (2015), section 5.3.

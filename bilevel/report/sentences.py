@@ -301,11 +301,10 @@ def _aside(result: Result) -> str:
     if equal := result["ties"] - both:
         parts.append(f"equal on {equal}")
     if alone:
-        runs, verb = counted(alone, "run"), "counts as a loss" if alone == 1 else "count as losses"
         own = result["failed"] - both
-        split = f", {own} of {result['strategy']}" if own else ""
-        split += f", {alone - own} of {result['baseline']}" if alone > own else ""
-        parts.append(f"{runs} failed and {verb}{split}")
+        sides = ((result["strategy"], own), (result["baseline"], alone - own))
+        runs = joined([f"{counted(count, 'run')} of {name}" for name, count in sides if count])
+        parts.append(f"{runs} failed and {'counts as a loss' if alone == 1 else 'count as losses'}")
     if both:
         parts.append(f"both failed on {both}, which count{'s' * (both == 1)} as equal")
     return f" ({'; '.join(parts)})" if parts else ""
