@@ -1,8 +1,8 @@
 """How much faster is one training of 30 seeds than the loop a user would write?
 
-The loop: `nn.Module` and `torch.optim.RMSprop` with a parameter group for each level, one seed after
-another. Both train a 10-64-1 ReLU network on batches of 32, two-timescale. Times are per step and
-seed, all loop costs included (drawing and gathering rows too), one thread, rounds interleaved,
+The loop: `nn.Module` and `torch.optim.RMSprop` with a parameter group for each level, one seed
+after another. Both train a 10-64-1 ReLU network on batches of 32, two-timescale. Times are per step
+and seed, all loop costs included (drawing and gathering rows too), one thread, rounds interleaved,
 medians.
 
 Run: `make bench`, or `python benchmarks/core.py [--eager] [--rounds 9] [--steps 260]`.
