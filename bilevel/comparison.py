@@ -21,15 +21,11 @@ from bilevel.analysis.thresholds import reach_common_level
 from bilevel.errors import ArgumentError, ResultsError, UnknownNameError
 from bilevel.report import html, tables
 from bilevel.status import FAILED
-from bilevel.storage.folder import read_json, write_atomically, write_csv, write_json
-from bilevel.storage.history import read_history, write_history
+from bilevel.storage.folder import located, write_atomically, write_csv
+from bilevel.storage.history import write_history
+from bilevel.storage.results import malformed, read_results, write_results
 
 Array = NDArray[Any]
-
-FORMAT = 1
-# Fields that config.json holds as they are.
-PLAIN = ("problem", "settings", "status", "gradients_per_step", "seconds_per_step", "baselines",
-         "headline", "bound_kind")  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +81,15 @@ class Comparison:
             for metric, values in self.history[name].items():
                 if values.shape != shape:
                     raise ResultsError(f"{metric!r} of {name!r}: {values.shape=}, not {shape}.")
+
+    def __repr__(self) -> str:
+        return (
+            f"Comparison(problem={self.problem!r}, strategies={list(self.strategies)}, "
+            f"seeds={len(self.settings['seeds'])}, steps={int(self.steps[-1])})"
+        )
+
+    def __str__(self) -> str:
+        return self.table()
 
     @property
     def metrics(self) -> list[str]:
@@ -243,7 +248,7 @@ class Comparison:
         """Write everything to a new folder: tables, figures as SVG and one page.
 
         Args:
-            folder: Where to; must not exist.
+            folder: Where to; must not exist. `~` is the home folder, here and elsewhere.
 
         Returns:
             Path of `report.html`.
@@ -253,16 +258,14 @@ class Comparison:
         """
         content = self.content()
         with write_atomically(folder) as hidden:
-            write_json(hidden / "config.json", self._config())
-            write_json(hidden / "environment.json", self.environment)
-            write_history(hidden / "history.csv", self.history, self.settings["seeds"], self.steps)
+            write_results(hidden, content)
             write_csv(hidden / "summary.csv", *tables.summary(content))
             write_csv(hidden / "paired.csv", *tables.paired(content))
             drawn = html.draw(content)
             for name, (_, svg) in drawn.items():
                 (hidden / f"{name}.svg").write_text(svg, encoding="utf-8")
             (hidden / "report.html").write_text(html.page(content, drawn), encoding="utf-8")
-        return Path(folder) / "report.html"
+        return located(folder) / "report.html"
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the whole history as one table: strategy, seed, step, then the metrics.
@@ -270,7 +273,7 @@ class Comparison:
         Args:
             path: File to write.
         """
-        write_history(Path(path), self.history, self.settings["seeds"], self.steps)
+        write_history(located(path), self.history, self.settings["seeds"], self.steps)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> "Comparison":
@@ -285,34 +288,12 @@ class Comparison:
         Raises:
             ResultsError: If a file is missing or malformed; names it.
         """
-        path = Path(folder)
-        config = read_json(path / "config.json")
-        if config.get("format") != FORMAT:
-            raise ResultsError(
-                f"{path / 'config.json'} has format {config.get('format')}, expected {FORMAT}: "
-                "another version of bilevel wrote it, or something else."
-            )
+        path = located(folder)
+        found = read_results(path)
         try:
-            plain = {key: config[key] for key in PLAIN}
-            strategies = {row["name"]: row["code"] for row in config["strategies"]}
-            seeds = plain["settings"]["seeds"]
-            steps, history = read_history(path / "history.csv", list(strategies), seeds)
-            seconds = plain["seconds_per_step"].items()  # null where not measured
-            plain["seconds_per_step"] = {k: np.nan if v is None else v for k, v in seconds}
-            plain["baselines"] = tuple(plain["baselines"])
-            environment = read_json(path / "environment.json")
-            return cls(
-                **plain,
-                strategies=strategies,
-                steps=steps,
-                history=history,
-                environment=environment,
-            )
+            return cls(**found)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ResultsError(
-                f"{path / 'config.json'} is malformed, near {error}: it is not what "
-                "`Comparison.report` writes."
-            ) from error
+            raise malformed(path, error) from error
 
     def _known(self, metric: str | None) -> str:
         metric = metric or self.headline
@@ -338,12 +319,6 @@ class Comparison:
             "seconds": {key: self.steps * cost for key, cost in timed.items()},
         }
         return {against: positions for against, positions in found.items() if positions}
-
-    def _config(self) -> dict[str, Any]:
-        # JSON objects have no order, the strategies do.
-        strategies = [{"name": name, "code": code} for name, code in self.strategies.items()]
-        plain = {key: getattr(self, key) for key in PLAIN}
-        return {"format": FORMAT, **plain, "strategies": strategies}
 
 
 def _finite(runs: Array) -> int:

@@ -100,6 +100,23 @@ def test_the_table_lines_up_and_says_it_in_words():
     assert "at least 6 seeds" in lines[6]
 
 
+def test_it_shows_itself_on_one_line_and_prints_as_its_table():
+    comparison = small()
+    expected = "Comparison(problem='toy', strategies=['fast', 'slow'], seeds=3, steps=20)"
+    assert repr(comparison) == expected
+    assert str(comparison) == comparison.table()
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert small().report("~/run") == tmp_path / "home" / "run" / "report.html"
+    Comparison.load("~/run").to_csv("~/run/again.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    with pytest.raises(ResultsError, match="names no place"):
+        Comparison.load("~nobody-of-this-name/run")
+
+
 def test_seconds_are_shown_when_measured():
     table = example().table()
     assert "seconds/run" in table

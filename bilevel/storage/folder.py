@@ -14,6 +14,18 @@ from typing import Any
 from bilevel.errors import ResultsError, ResultsExistError
 
 
+def located(path: str | os.PathLike[str]) -> Path:
+    """A path that somebody typed, with `~` replaced by the home folder.
+
+    Raises:
+        ResultsError: If there is no such home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ResultsError(f"{os.fspath(path)!r} names no place: {error}") from error
+
+
 def reserve(folder: str | os.PathLike[str]) -> Path:
     """Check that a results folder can be written; call it before any work is done.
 
@@ -29,7 +41,7 @@ def reserve(folder: str | os.PathLike[str]) -> Path:
         ResultsExistError: If something is there already.
         ResultsError: If it cannot be created there.
     """
-    path = Path(folder)
+    path = located(folder)
     if os.path.lexists(path):
         raise ResultsExistError(
             f"{path} exists already, and results are never overwritten. Name another folder "
