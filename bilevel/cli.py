@@ -8,6 +8,7 @@ import dataclasses
 import datetime
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -32,7 +33,7 @@ class Compare:
     body_lr: float = 5e-4
     """alpha, the slow rate."""
     head_lr: float = 5e-3
-    """beta, the fast rate."""
+    """beta, the fast rate: above alpha."""
     seeds: int = 10
     """How many seeds; each is a pair for the statistics."""
     steps: int = 1500
@@ -128,7 +129,7 @@ class Strategies:
     body_lr: float = 5e-4
     """alpha, the slow rate."""
     head_lr: float = 5e-3
-    """beta, the fast rate."""
+    """beta, the fast rate: above alpha."""
 
     def run(self) -> int:
         """Print them."""
@@ -273,10 +274,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if arguments and arguments[0] in extra:
             return int(registry.load(arguments[0], registry.COMMANDS)(arguments[1:]) or OK)
+        if arguments[:1] == ["--version"]:
+            print(f"bilevel {metadata.version('bilevel')}")
+            return OK
         known = ("compare", "problems", "strategies", "report", "doctor", *extra)
         if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
             raise unknown_name("command", arguments[0], known)
         description = "Compare training strategies for bilevel and Stackelberg problems."
+        description += " --version prints the version."
         if extra:
             description += f" Commands of installed packages: {', '.join(extra)}."
         command = tyro.cli(

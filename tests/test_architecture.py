@@ -119,11 +119,12 @@ def test_import_does_not_import_torch():
     assert run("import sys, bilevel; print('torch' in sys.modules)").strip() == "False"
 
 
-def test_help_does_not_import_torch():
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_do_not_import_torch(option):
     code = (
         "import sys\n"
         "from bilevel.cli import main\n"
-        "sys.argv = ['bilevel', '--help']\n"
+        f"sys.argv = ['bilevel', '{option}']\n"
         "try: main()\n"
         "except SystemExit as leaving: assert not leaving.code, leaving.code\n"
         "print('torch' in sys.modules)"

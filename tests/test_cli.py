@@ -4,6 +4,7 @@ import csv
 import os
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 
@@ -117,6 +118,8 @@ BAD = [
     (["compare", "--head-lr", "0"], "`head_lr` must be positive"),
     (["compare", "--body-lr", "nan"], "`body_lr` must be positive"),
     (["compare", "--head-lr", "inf"], "`head_lr` must be positive"),
+    (["compare", "--body-lr", "0.1", "--head-lr", "0.01"], "must be below `head_lr`"),
+    (["strategies", "--body-lr", "0.1", "--head-lr", "0.1"], "build the strategies yourself"),
     (["compare", "--seeds", "0"], "`seeds`"),
     (["compare", "--batch-size", "-3"], "`batch_size`"),
     (["compare", "--threads", "0"], "`threads` must be at least 1"),
@@ -177,6 +180,11 @@ def test_help_is_exit_code_0(capsys):
     assert "reproduce" in capsys.readouterr().out  # commands of installed packages are named
 
 
+def test_version(capsys):
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"bilevel {metadata.version('bilevel')}\n"
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -207,7 +215,7 @@ def test_a_diverging_run_is_exit_code_1_and_is_reported(tmp_path, capsys):
 
 
 def test_nothing_but_diverging_runs_is_exit_code_1(tmp_path, capsys):
-    rates = ["--body-lr", "1e30", "--head-lr", "1e30"]
+    rates = ["--body-lr", "1e30", "--head-lr", "2e30"]
     assert run("compare", "diabetes", *TINY, *PAIR, "--optimizer", "sgd", *rates, "--output",
                tmp_path / "run") == 1  # fmt: skip
     assert "smaller step size" in capsys.readouterr().err

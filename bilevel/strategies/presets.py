@@ -1,5 +1,6 @@
 """The strategies one compares to learn whether two rates help."""
 
+from bilevel.errors import ArgumentError
 from bilevel.optimizers import AbstractOptimizer, RMSProp
 from bilevel.schedules import positive
 from bilevel.strategies.base import AbstractStrategy
@@ -27,12 +28,15 @@ def preset_strategies(
 
     Args:
         body_lr: alpha, positive.
-        head_lr: beta, positive.
+        head_lr: beta, above alpha.
         order: of the two-timescale strategies.
         optimizer: of all; None: `RMSProp()`, as in the paper.
 
     Returns:
         Name -> strategy, in the order above.
+
+    Raises:
+        ArgumentError: If alpha is not below beta: the names would say what is not so.
 
     Source: arXiv 2605.15530, section 5. Differs from the source in: 1. the controls swapped and
     uniform sqrt are ours; 2. best response too.
@@ -44,6 +48,13 @@ def preset_strategies(
     """
     for name, rate in (("body_lr", body_lr), ("head_lr", head_lr)):
         positive(rate, f"`{name}`")
+    if body_lr >= head_lr:
+        raise ArgumentError(
+            f"`body_lr` (alpha) must be below `head_lr` (beta), got {body_lr:g} and {head_lr:g}: "
+            "the presets are a slow body, a fast head and their controls, and are named so. For "
+            "other rates build the strategies yourself, such as TwoTimescale(body_lr, head_lr) "
+            "and uniform(lr), and give them to `compare` under names of your own."
+        )
     optimizer = optimizer or RMSProp()
     middle = (body_lr * head_lr) ** 0.5
     return {
