@@ -10,6 +10,8 @@ from torch import Tensor
 
 from bilevel import hyperparameters, trees
 from bilevel.errors import ArgumentError
+from bilevel.hyperparameters import check_part
+from bilevel.problem import StackelbergProblem
 from bilevel.solution import TrainingState
 from bilevel.strategies import AbstractStrategy
 
@@ -64,6 +66,11 @@ def check_state(state: Any, fresh: TrainingState) -> None:
             "`state` does not fit: it comes from another problem, strategy or `dtype`. Pass those "
             "of the training that it ended."
         )
+
+
+def check_problem_instance(problem: Any) -> None:
+    """An instance of a problem, not its class and nothing else."""
+    check_part(problem, StackelbergProblem, "problem", "an instance of your problem")
 
 
 def check_strategy(strategy: Any, runs: int) -> None:

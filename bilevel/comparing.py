@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bilevel import hyperparameters
-from bilevel.arguments import check_strategy, float_type, seed_list
+from bilevel.arguments import check_problem_instance, check_strategy, float_type, seed_list
 from bilevel.comparison import Comparison
 from bilevel.errors import AllRunsFailedError, ArgumentError, unknown_name
 from bilevel.problem import StackelbergProblem
@@ -105,6 +105,9 @@ def compare(
     """
     if budget != "steps":
         raise ArgumentError(f'`budget` must be "steps", got {budget!r}.')
+    check_problem_instance(problem)
+    if not isinstance(strategies, Mapping) or not all(isinstance(name, str) for name in strategies):
+        raise ArgumentError("`strategies` must be a dict of strategies by name.")
     if not strategies:
         raise ArgumentError("`strategies` is empty: there is nothing to compare.")
     seed_numbers = seed_list(seeds)

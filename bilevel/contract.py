@@ -8,9 +8,11 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.criteria import AbstractCriterion
 from bilevel.errors import ProblemError, ShapeError
+from bilevel.hyperparameters import check_part
 from bilevel.oracles import Oracles
 from bilevel.problem import Batch, Groups, LinearHeadProblem, StackelbergProblem
 from bilevel.sampling import Rows
+from bilevel.sets import ConvexSet
 from bilevel.trees import Tree
 
 
@@ -23,6 +25,7 @@ def check_data(problem: StackelbergProblem, groups: Groups, *, per_seed: bool) -
     """
     if not isinstance(problem, LinearHeadProblem):
         return
+    check_part(problem.criterion, AbstractCriterion, "criterion", "SquaredError()")
     for name, group in groups.items():
         if not isinstance(group, Batch):
             raise ProblemError(
@@ -52,17 +55,19 @@ def check_problem(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> None:
     one_body, one_head = trees.take(body, 0), trees.take(head, 0)
     trees.check(one_body, "init_body()", ProblemError)
     trees.check(one_head, "init_head()", ProblemError)
+    check_part(problem.body_set, ConvexSet, "body_set", "Box(0, 1)")
+    check_part(problem.head_set, ConvexSet, "head_set", "Box(0, 1)")
     problem.body_set.check(one_body)
     problem.head_set.check(one_head)
     one = rows.take(slice(0, 1))
     groups = {
-        key: trees.take(group, 0) if one.axes[key] == 0 else group
+        key: trees.tree_map(torch.clone, trees.take(group, 0) if one.axes[key] == 0 else group)
         for key, group in one.groups.items()
     }
     if isinstance(problem, LinearHeadProblem):
         _check_linear_head(problem, one_head, groups)
     for function in ("head_objective", "body_objective"):
-        value = getattr(problem, function)(one_body, one_head, groups)
+        value = _evaluate(problem, function, one_body, one_head, groups)
         if not isinstance(value, Tensor) or value.ndim != 0:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ShapeError(
@@ -74,6 +79,20 @@ def check_problem(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> None:
                 f"`{function}` of {name} is {float(value)} at the first initial point. Check "
                 "the scale of the inputs and of `init_body`, `init_head`."
             )
+        if any(leaf._version for leaf in trees.leaves(groups)):
+            raise ProblemError(
+                f"`{function}` of {name} changes its data in place (`x *= ...` or the like), so "
+                "that every evaluation would see other data. Write `x = x * ...`."
+            )
+        shifted = trees.tree_map(lambda leaf: leaf + 1, one_head)  # a zero head would hide much
+        once, again = (_evaluate(problem, function, one_body, shifted, groups) for _ in range(2))
+        if not torch.allclose(once, again, rtol=1e-5, equal_nan=True):
+            raise ProblemError(
+                f"`{function}` of {name} gives two values at one point, {float(once)} and "
+                f"{float(again)}: it draws random numbers. Let `noise` draw them."
+            )
+    if isinstance(problem, LinearHeadProblem):
+        _check_weights(problem, one_body, one_head, groups)
     try:
         oracles.joint_gradient(body, head, rows)
         if not problem.is_stackelberg:
@@ -84,6 +103,36 @@ def check_problem(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> None:
             "trains all runs at once. Avoid `.item()`, branching on values, in-place changes "
             f"of captured tensors and random numbers inside it. torch says: {error}"
         ) from error
+
+
+def _evaluate(
+    problem: StackelbergProblem, function: str, body: Tree, head: Tree, groups: Groups
+) -> Any:
+    """The objective at a point of one run; what torch finds wrong is said with its cause."""
+    try:
+        return getattr(problem, function)(body, head, groups)
+    except RuntimeError as error:
+        kinds = {str(leaf.dtype).removeprefix("torch.") for leaf in trees.leaves(groups)}
+        raise ProblemError(
+            f"`{function}` of {type(problem).__name__} fails at the first initial point. Shapes "
+            "must fit, and tensors it computes with must come from `data` (which is "
+            f"{', '.join(sorted(kinds))} here), the body or the head, so that their types fit. "
+            f"torch says: {error}"
+        ) from error
+
+
+def _check_weights(problem: LinearHeadProblem, body: Tree, head: Tensor, groups: Groups) -> None:
+    """Penalties and row weights must not be negative: g would have no minimiser."""
+    found = {
+        "penalty": problem.full_penalty(body, head.shape[0], head),
+        "row_weights": problem.row_weights(body, groups),
+    }
+    for name, values in found.items():
+        if values is not None and bool((values < 0).any()):
+            raise ProblemError(
+                f"`{name}` of {type(problem).__name__} gives {float(values.min())} at the first "
+                "initial point; it must be at least 0, or the head has no minimiser."
+            )
 
 
 def _check_curvature(criterion: AbstractCriterion, outputs: int | None) -> None:

@@ -10,7 +10,7 @@ from bilevel.contract import check_data, check_problem
 from bilevel.errors import ArgumentError, ShapeError
 from bilevel.heads import AbstractHeadSolver
 from bilevel.hypergradients import AbstractHypergradient, Envelope
-from bilevel.hyperparameters import run_counts
+from bilevel.hyperparameters import check_part, run_counts
 from bilevel.oracles import Oracles
 from bilevel.problem import Groups, StackelbergProblem
 from bilevel.row_groups import check_groups
@@ -128,6 +128,7 @@ def hypergradient(
         tensor(-0.2500)
     """
     method = method or Envelope()
+    check_part(method, AbstractHypergradient, "method", "Envelope()")
     method.check(problem)
     point = _Point(problem, body, batch)
     response = point.respond(solver)
@@ -150,6 +151,7 @@ class _Point:
     """One run: the body with a run axis of length 1, and the rows."""
 
     def __init__(self, problem: StackelbergProblem, body: Tree, batch: Groups | None) -> None:
+        check_part(problem, StackelbergProblem, "problem", "an instance of your problem")
         trees.check(body, "body", ShapeError)
         dtype, device = trees.leaves(body)[0].dtype, trees.leaves(body)[0].device
         self.problem, self.oracles = problem, Oracles(problem)
@@ -176,6 +178,7 @@ class _Point:
     def respond(self, solver: AbstractHeadSolver | None) -> HeadResponse:
         """Solve and certify the head."""
         solver = solver or default_solver(self.problem)
+        check_part(solver, AbstractHeadSolver, "solver", "ClosedForm()")
         solver.check(self.problem)
         if dataclasses.is_dataclass(solver) and run_counts(solver) - {1}:
             raise ArgumentError(
@@ -192,7 +195,7 @@ class _Point:
             trees.take(solved.head, 0),
             float(found.residual),
             float(found.bound),
-            certifier.kind,
+            certifier.kind if found.mu.isfinite() else "unknown",
             Status(int(solved.status)),
             float(found.mu),
             float(found.value_bound),

@@ -36,6 +36,14 @@ class Recorder:
         self.oracles = oracles
         self.rows: Rows = sampler.full.cast(torch.float64)
         self.everything = sampler.data.everything(torch.float64)
+        try:
+            oracles.head_value(*self._double(body, head), self.rows)
+        except RuntimeError as error:
+            raise ProblemError(
+                f"`head_objective` of {type(oracles.problem).__name__} fails in float64, in which "
+                "records are computed. Tensors it computes with must come from `data`, the body or "
+                f"the head; others keep their type. torch says: {error}"
+            ) from error
         self.certifier = Certifier.for_problem(oracles, *self._double(body, head), self.rows)
 
     def record(self, body: Tree, head: Tree) -> dict[str, Tensor]:

@@ -106,6 +106,11 @@ class TrainingData:
         self.seed_index = torch.tensor([index[seed] for seed in seeds], device=device)
         if self.per_seed:
             drawn = [check_groups(problem.data(seed)) for seed in distinct]
+            if not trees.equal(drawn[0], check_groups(problem.data(distinct[0]))):
+                raise ProblemError(
+                    f"`data(seed)` of {type(problem).__name__} gives two different answers for one "
+                    "seed, so strategies would not see the same rows. Draw from the seed only."
+                )
             for other in drawn[1:]:
                 if not trees.same_structure(drawn[0], other):
                     raise ShapeError(
@@ -138,6 +143,12 @@ class TrainingData:
         drawn = [draw(generator(seed, stream)) for seed in sorted(set(self.seeds))]
         for point in drawn:
             trees.check(point, f"init_{stream}()", ProblemError)
+        again = draw(generator(min(self.seeds), stream))
+        if not trees.equal(drawn[0], again):
+            raise ProblemError(
+                f"`init_{stream}` gives two different points for one seed, so strategies would not "
+                "start alike. Draw with `generator=generator`, and with nothing else."
+            )
         for other in drawn[1:]:
             if not trees.same_structure(drawn[0], other):
                 raise ShapeError(f"`init_{stream}` must return the same shapes for every seed.")

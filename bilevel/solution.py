@@ -35,7 +35,7 @@ class TrainingState(NamedTuple):
     structure: Hashable
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Solution:
     """What `solve` returns: R runs, one for each seed.
 
@@ -79,7 +79,7 @@ class Solution:
         moved = torch.as_tensor(inputs).to(dtype=like.dtype, device=like.device)
         return Oracles(self.problem).predictions(self.body, self.head, moved)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """One line per outcome."""
         counts = {status: self.status.count(status) for status in sorted(set(self.status))}
         name = type(self.problem).__name__

@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from bilevel import hyperparameters, trees
-from bilevel.arguments import check_state, check_strategy, float_type, seed_list
+from bilevel.arguments import (
+    check_problem_instance,
+    check_state,
+    check_strategy,
+    float_type,
+    seed_list,
+)
 from bilevel.contract import check_data, check_problem
 from bilevel.errors import AllRunsFailedError, ArgumentError
 from bilevel.oracles import Oracles
@@ -81,6 +87,7 @@ def solve(
         >>> round(float(solution.body.mean()), 3)
         1.47
     """
+    check_problem_instance(problem)
     data = TrainingData(problem, seed_list(seeds), float_type(dtype), device)
     training = Training(problem, strategy, data, batch_size, state, compile=compile)
     solution = training.run(steps, every, tolerance=tolerance, callback=callback)

@@ -61,6 +61,13 @@ def same_structure(a: Tree, b: Tree) -> bool:
     return all(x.shape == y.shape for x, y in zip(leaves(a), leaves(b), strict=True))
 
 
+def equal(a: Tree, b: Tree) -> bool:
+    """Whether two trees have the same structure, shapes and numbers."""
+    if not same_structure(a, b):
+        return False
+    return all(torch.equal(x, y) for x, y in zip(leaves(a), leaves(b), strict=True))
+
+
 def per_run(number: float | Tensor, leaf: Tensor) -> float | Tensor:
     """Shape a number, or (R,) numbers, so that they multiply a leaf of shape (R, ...)."""
     if isinstance(number, Tensor) and number.ndim == 1:

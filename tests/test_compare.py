@@ -36,7 +36,7 @@ from problems.toy import ScalarProduct
 
 STRATEGIES = {
     "slow": uniform(0.005),
-    "two": TwoTimescale(0.005, 0.05, RMSProp(0.9)),
+    "two": TwoTimescale(0.005, 0.05, RMSProp(smoothing=0.9)),
     "exact": BestResponse(0.005),
     "jacobi": TwoTimescale(0.005, 0.05, order="simultaneous"),
     "falling": TwoTimescale(Polynomial(0.01, 0.6), Polynomial(0.05, 0.4)),
@@ -121,7 +121,7 @@ def test_the_presets_are_two_trainings_and_a_grid_is_one():
     assert len({p.strategies for p in seen}) == 2
     seen.clear()
     rates = (0.001, 0.01, 0.1)
-    grid = {f"{a}, {b}": TwoTimescale(a, b, Adam(b)) for a in rates for b in rates}
+    grid = {f"{a}, {b}": TwoTimescale(a, b, Adam(beta1=b)) for a in rates for b in rates}
     found = compare(Smooth(), grid, steps=1, callback=seen.append, **OPTIONS)
     assert len({p.strategies for p in seen}) == 1
     assert len(found.strategies) == 9

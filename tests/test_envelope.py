@@ -275,7 +275,7 @@ class Validation(ScalarProduct):
     ids=["hypergradient", "Envelope", "BestResponse", "TwoTimescale"],
 )
 def test_an_overridden_body_objective_is_refused(use):
-    with pytest.raises(IncompatibleError, match="Use `Implicit`"):
+    with pytest.raises(IncompatibleError, match="takes `Implicit`"):
         use(Validation())
     use(ScalarProduct())  # the same call works where F is g
 

@@ -9,7 +9,7 @@ from linear_heads import HEADS, ONE, Quadratic, build, dense, dense_head, normal
 from sklearn.linear_model import Ridge
 
 import bilevel
-from bilevel.errors import IncompatibleError, SingularHeadError
+from bilevel.errors import IncompatibleError, ProblemError, SingularHeadError
 from bilevel.oracles import Oracles
 from bilevel.sampling import Sampler, TrainingData
 from bilevel.status import Status
@@ -214,7 +214,7 @@ def test_weights_that_are_negative_are_refused():
     problem = build(
         z, targets_for(z, None), ridge=0.1, row_weights=lambda w, batch: torch.as_tensor(z[:, 0])
     )
-    with pytest.raises(SingularHeadError, match=r"row weights .* are not negative"):
+    with pytest.raises(ProblemError, match=r"`row_weights` .* must be at least 0"):
         bilevel.best_response(problem, ONE)
 
 

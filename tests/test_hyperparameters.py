@@ -23,7 +23,10 @@ from bilevel.hyperparameters import cast, run_counts, stack, structure
 EQUAL = {
     "rates": (TwoTimescale(0.1, 0.2), uniform(0.3)),
     "integer rates": (TwoTimescale(1, 2), TwoTimescale(0.5, 0.5)),
-    "numbers of the optimiser": (uniform(0.1, RMSProp(0.9)), uniform(0.2, RMSProp(0.99, 1e-3))),
+    "numbers of the optimiser": (
+        uniform(0.1, RMSProp(smoothing=0.9)),
+        uniform(0.2, RMSProp(smoothing=0.99, eps=1e-3)),
+    ),
     "momentum, zero and not": (uniform(0.1, SGD()), uniform(0.1, SGD(0.9))),
     "schedules": (uniform(Polynomial(1, 0.5)), uniform(Polynomial(2, 0, 3))),
     "tensors and floats": (uniform(0.1), uniform(torch.tensor(0.1))),
@@ -93,7 +96,7 @@ def test_a_stack_of_one_number_tensors():
 
 
 def test_stacking_leaves_the_parts_unchanged():
-    parts = [uniform(0.1, Adam(0.8)), uniform(0.2, Adam())]
+    parts = [uniform(0.1, Adam(beta1=0.8)), uniform(0.2, Adam())]
     stack(parts, 4)
     assert parts[0].body_lr(0) == 0.1
     assert parts[0].optimizer.beta1 == 0.8

@@ -14,12 +14,12 @@ REFERENCES = {
     "momentum": (SGD(0.9), lambda p, lr: torch.optim.SGD(p, lr, momentum=0.9)),
     "rmsprop": (RMSProp(), lambda p, lr: torch.optim.RMSprop(p, lr)),
     "rmsprop, own numbers": (
-        RMSProp(0.7, 1e-2),
+        RMSProp(smoothing=0.7, eps=1e-2),
         lambda p, lr: torch.optim.RMSprop(p, lr, alpha=0.7, eps=1e-2),
     ),
     "adam": (Adam(), lambda p, lr: torch.optim.Adam(p, lr)),
     "adam, own numbers": (
-        Adam(0.5, 0.9, 1e-2),
+        Adam(beta1=0.5, beta2=0.9, eps=1e-2),
         lambda p, lr: torch.optim.Adam(p, lr, betas=(0.5, 0.9), eps=1e-2),
     ),
 }
@@ -87,9 +87,15 @@ def test_a_step_size_per_run_is_separate_runs(name):
 
 
 PER_RUN = {
-    "momentum": (SGD, [(0.0,), (0.5,), (0.9,)]),
-    "rmsprop": (RMSProp, [(0.0, 1e-8), (0.9, 1e-3), (0.99, 1.0)]),
-    "adam": (Adam, [(0.0, 0.0, 1e-8), (0.9, 0.999, 1e-3), (0.5, 0.9, 1.0)]),
+    "momentum": (lambda m: SGD(m), [(0.0,), (0.5,), (0.9,)]),
+    "rmsprop": (
+        lambda s, e: RMSProp(smoothing=s, eps=e),
+        [(0.0, 1e-8), (0.9, 1e-3), (0.99, 1.0)],
+    ),
+    "adam": (
+        lambda a, b, e: Adam(beta1=a, beta2=b, eps=e),
+        [(0.0, 0.0, 1e-8), (0.9, 0.999, 1e-3), (0.5, 0.9, 1.0)],
+    ),
 }
 
 

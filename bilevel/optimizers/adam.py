@@ -21,7 +21,7 @@ class AdamState(NamedTuple):
     steps: Tensor
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Adam(AbstractOptimizer):
     """x <- x - lr m^ / (sqrt(s^) + eps), m and s the running means of gradient and gradient^2.
 
@@ -31,6 +31,8 @@ class Adam(AbstractOptimizer):
         beta1: in [0, 1).
         beta2: in [0, 1).
         eps: positive.
+
+    Arguments are given by name; the step size belongs to the strategy.
 
     Source: Kingma and Ba 2015, algorithm 1, and torch.optim.Adam. Differs from the source in: None.
     """

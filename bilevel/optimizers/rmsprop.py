@@ -11,13 +11,15 @@ from bilevel.schedules import Number, positive
 from bilevel.trees import Tree, per_run
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class RMSProp(AbstractOptimizer):
     """x <- x - lr gradient / (sqrt(s) + eps) with s <- smoothing s + (1 - smoothing) gradient^2.
 
     Args:
         smoothing: in [0, 1); called `alpha` in torch.
         eps: positive, outside of the root.
+
+    Arguments are given by name; the step size belongs to the strategy.
 
     Source: torch.optim.RMSprop, whose defaults these are. Differs from the source in: 1. not
     centred, no momentum, no weight decay.

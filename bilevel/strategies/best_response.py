@@ -9,6 +9,7 @@ from bilevel.cost import Cost
 from bilevel.errors import IncompatibleError
 from bilevel.heads import AbstractHeadSolver, ClosedForm
 from bilevel.hypergradients import AbstractHypergradient, Envelope
+from bilevel.hyperparameters import check_part
 from bilevel.optimizers import AbstractOptimizer, RMSProp
 from bilevel.oracles import Oracles
 from bilevel.problem import LinearHeadProblem, StackelbergProblem
@@ -48,6 +49,11 @@ class BestResponse(AbstractStrategy):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "body_lr", as_schedule(self.body_lr, "body_lr"))
+        check_part(self.optimizer, AbstractOptimizer, "optimizer", "RMSProp()")
+        if self.solver is not None:
+            check_part(self.solver, AbstractHeadSolver, "solver", "ClosedForm()")
+        if self.gradient is not None:
+            check_part(self.gradient, AbstractHypergradient, "gradient", "Envelope()")
 
     def check(self, problem: StackelbergProblem) -> None:
         """Solver and gradient must fit the problem."""

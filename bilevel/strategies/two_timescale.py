@@ -8,6 +8,7 @@ import torch
 from bilevel.cost import Cost
 from bilevel.errors import ArgumentError
 from bilevel.hypergradients import Envelope
+from bilevel.hyperparameters import check_part
 from bilevel.optimizers import AbstractOptimizer, RMSProp
 from bilevel.oracles import Oracles
 from bilevel.problem import StackelbergProblem
@@ -62,6 +63,7 @@ class TwoTimescale(AbstractStrategy):
     def __post_init__(self) -> None:
         object.__setattr__(self, "body_lr", as_schedule(self.body_lr, "body_lr"))
         object.__setattr__(self, "head_lr", as_schedule(self.head_lr, "head_lr"))
+        check_part(self.optimizer, AbstractOptimizer, "optimizer", "RMSProp()")
         if self.order not in ("alternating", "simultaneous"):
             raise ArgumentError(
                 f'`order` must be "alternating" or "simultaneous", got {self.order!r}.'
