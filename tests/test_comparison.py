@@ -93,11 +93,11 @@ def test_the_table_lines_up_and_says_it_in_words():
                                 "to", "4.00", "runs"]  # fmt: skip
     assert lines[2].endswith("2 completed, 1 diverged")
     assert lines[3].index("3 completed") == lines[2].index("2 completed")
-    assert lines[5].startswith("fast is 39 % below slow on test MSE")
-    assert "better on 2 of 3 seeds (1 run of fast failed and counts as a loss)" in lines[5]
+    assert lines[6].startswith("fast is 39 % below slow on test MSE")
+    assert "better on 2 of 3 seeds (1 run of fast failed and counts as a loss)" in lines[6]
     assert "(2 of 3 runs)" in lines[2]
     assert "runs)" not in lines[3]
-    assert "at least 6 seeds" in lines[6]
+    assert "at least 6 seeds" in lines[5]
 
 
 def test_it_shows_itself_on_one_line_and_prints_as_its_table():

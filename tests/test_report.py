@@ -6,11 +6,12 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from comparison_example import STRATEGIES, example
+from comparison_example import STRATEGIES, example, small
 
 from bilevel.report import figures, html
 from bilevel.report.palette import lines
 from bilevel.report.svg import inline_svg, to_svg
+from bilevel.report.ticks import APART, ratio_axis
 
 NAN = float("nan")
 
@@ -98,6 +99,34 @@ def test_what_lies_below_the_axis_is_written():
     figure = figures.gaps("best response", np.arange(3), gap, bound, (0.01, 1.0))
     assert figure.axes[0].texts[0].get_text() == "in the end below this axis:\ndistance 1.00e-9"
     assert not figures.gaps("swapped", np.arange(3), bound, None, (0.01, 1.0)).axes[0].texts
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [[0.9, 0.95], [1.3, 9.0], [0.5, 1.001], [0.999, 3.0], [1e-9, 2.0], [0.2, 1.9], [1.0],
+     [0.77, 1.13], [0.96, 40.0], [3e-5, 0.9]],
+)  # fmt: skip
+def test_ratios_have_a_label_at_1_and_on_each_side(ends):
+    (low, high), ticks = ratio_axis(ends)
+    assert 1.0 in ticks
+    assert low <= min(ends) * (1 + 1e-12)
+    assert max(ends) <= high * (1 + 1e-12)
+    assert all(low <= tick <= high for tick in ticks)
+    assert min(ends) >= 1 or min(ticks) < 1
+    assert max(ends) <= 1 or max(ticks) > 1
+    assert len(ticks) == 1 or np.diff(np.log(ticks)).min() > 0.9 * APART * np.log(high / low)
+
+
+def test_figures_of_a_part_have_the_colours_of_the_whole():
+    names, steps, values = ["mine", "yours"], np.arange(3), np.ones((3, 2))
+    colour = lines(names)["yours"].colour
+    assert colour != lines(["yours"])["yours"].colour
+    gap = figures.gaps("yours", steps, values, None, (0.1, 2.0), names=names)
+    curve = figures.curves({"yours": (steps, values)}, "step", "loss", names=names)
+    assert [figure.axes[0].lines[0].get_color() for figure in (gap, curve)] == [colour] * 2
+    drawn = html.draw(small(baselines=()).content())
+    assert lines(["fast", "slow"])["slow"].colour in drawn["paired"][1]
+    assert lines(["slow"])["slow"].colour not in drawn["paired"][1]
 
 
 def test_empty_figures_do_not_fail():
@@ -202,6 +231,53 @@ def test_figures_of_names_that_look_alike_are_all_there():
 
 def test_the_page_is_the_same_every_time(text):
     assert page(example()) == text
+
+
+def words_of(comparison):
+    plain = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page(comparison)))
+    return plain.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def part_of(names, runs):
+    """The small comparison with some of its strategies and seeds, all completed."""
+    whole = small()
+    history = {name: {metric: values[:, :runs] for metric, values in whole.history[name].items()}
+               for name in names}  # fmt: skip
+    parts = {part: {name: getattr(whole, part)[name] for name in names}
+             for part in ("strategies", "gradients_per_step", "seconds_per_step")}  # fmt: skip
+    status = {name: ["COMPLETED"] * runs for name in names}
+    return small(**parts, history=history, status=status, baselines=names[-1:],
+                 settings={"seeds": list(range(runs))})  # fmt: skip
+
+
+def test_strategies_of_ones_own_have_no_column_of_words():
+    text = page(small())
+    assert "In words" not in text
+    assert "slow<small>baseline</small>" in text
+    assert "In words" in page(example(runs=2, records=3))
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_one_strategy_is_not_compared(runs):
+    text = words_of(part_of(("fast",), runs))
+    for claim in ("lowest", "baseline", "all strategies started", "1 seeds", "in bold", "luck"):
+        assert claim not in text, claim
+    assert ("the mean test MSE of fast is 2.50" in text) == (runs == 2)
+    assert ("the test MSE of fast is 2.00" in text) == (runs == 1)
+
+
+def test_one_seed_has_no_mean():
+    text = words_of(part_of(("fast", "slow"), 1))
+    for claim in ("lowest mean", "Means over seeds", "1 seeds", "luck", "The line is the median"):
+        assert claim not in text, claim
+    assert "fast has the lowest test MSE: 2.00." in text
+    assert "With the one seed all strategies started" in text
+
+
+def test_too_few_seeds_are_said_before_the_verdicts():
+    text = words_of(small())
+    assert text.index("at least 6 seeds") < text.index("Not shown.")
+    assert text.count("at least 6 seeds") == 1
 
 
 def test_names_cannot_break_the_page():

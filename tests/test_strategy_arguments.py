@@ -58,7 +58,7 @@ def test_presets_are_the_experiments_by_name():
 
 @pytest.mark.parametrize("rates", [(0.1, 0.01), (0.1, 0.1)])
 def test_presets_whose_names_would_be_false_are_refused(rates):
-    with pytest.raises(ArgumentError, match="must be below.*build the strategies yourself"):
+    with pytest.raises(ArgumentError, match=r"must be below.*build the strategies yourself"):
         preset_strategies(*rates)
 
 

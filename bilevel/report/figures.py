@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from bilevel.report.palette import Line, lines
 from bilevel.report.sentences import change
 from bilevel.report.svg import FAINT, INK, style
+from bilevel.report.ticks import ratio_axis
 from bilevel.report.words import number
 
 Array = NDArray[Any]
@@ -28,7 +29,12 @@ ROUNDING = 1e-9
 
 
 def curves(
-    series: Mapping[str, tuple[Array, Array]], xlabel: str, title: str, *, legend: bool = True
+    series: Mapping[str, tuple[Array, Array]],
+    xlabel: str,
+    title: str,
+    *,
+    legend: bool = True,
+    names: Sequence[str] = (),
 ) -> Figure:
     """Median over runs with the band from the 10 % to the 90 % quantile.
 
@@ -39,12 +45,13 @@ def curves(
         title: What the values are.
         legend: Whether the names go below the axes; a page may name them once for several
             figures.
+        names: All strategies of the report, here and below: they fix the colours.
 
     Returns:
         The figure, with a logarithmic vertical axis where all values are positive and span more
         than a factor of three, and a logarithmic horizontal one where the curves end far apart.
     """
-    drawn = lines(series)
+    drawn = lines(dict.fromkeys([*names, *series]))
     rows = (len(series) + 1) // 2 if legend else 0
     with style():
         figure, axes = _panel(2.75, 0.21 * rows)
@@ -63,7 +70,13 @@ def curves(
 
 
 def gaps(
-    name: str, steps: Array, gap: Array, bound: Array | None, limits: tuple[float, float]
+    name: str,
+    steps: Array,
+    gap: Array,
+    bound: Array | None,
+    limits: tuple[float, float],
+    *,
+    names: Sequence[str] = (),
 ) -> Figure:
     """Distance of the head from its best response, with the certified bound.
 
@@ -73,10 +86,12 @@ def gaps(
         gap: (T, R) distances |theta - theta*|.
         bound: (T, R) upper bounds, or None.
         limits: Lowest and highest value of the logarithmic axis, shared by all strategies.
+        names: All strategies of the report.
 
     Returns:
         The figure: solid median and band of the distance, dashed median of the bound.
     """
+    drawn = lines(dict.fromkeys([*names, name]))
     with style():
         figure, axes = _panel(2.4)
         axes.set_title(name)
@@ -86,7 +101,7 @@ def gaps(
         _log_ticks(axes, *limits)
         x = np.asarray(steps, dtype=np.float64)
         band = _band(gap)
-        _draw_band(axes, x, band, lines([name])[name], "distance")
+        _draw_band(axes, x, band, drawn[name], "distance")
         shown = {"distance": band[1]}
         if bound is not None:
             shown["bound"] = _band(bound)[1]
@@ -124,18 +139,25 @@ def gap_limits(parts: Sequence[Array]) -> tuple[float, float] | None:
     return max(min(float(values.min()) for values in tracked) / 2, top * ROUNDING), top
 
 
-def strip(values: Mapping[str, Array], intervals: Mapping[str, Any], title: str) -> Figure:
+def strip(
+    values: Mapping[str, Array],
+    intervals: Mapping[str, Any],
+    title: str,
+    *,
+    names: Sequence[str] = (),
+) -> Figure:
     """Every run as a dot, the mean with its 95 % interval as a bar, one line per strategy.
 
     Args:
         values: Strategy -> (R,) values; those that are not finite are left out, and counted.
         intervals: Strategy -> dict with value, low and high.
         title: What the values are.
+        names: All strategies of the report.
 
     Returns:
         The figure; its horizontal axis is logarithmic where all values are positive.
     """
-    drawn = lines(values)
+    drawn = lines(dict.fromkeys([*names, *values]))
     with style():
         figure = Figure(figsize=(WIDTH, 0.8 + 0.42 * max(len(values), 1)), layout="constrained")
         axes = figure.add_subplot()
@@ -166,18 +188,21 @@ def strip(values: Mapping[str, Array], intervals: Mapping[str, Any], title: str)
     return figure
 
 
-def forest(results: Sequence[Mapping[str, Any]], title: str) -> Figure:
+def forest(
+    results: Sequence[Mapping[str, Any]], title: str, *, names: Sequence[str] = ()
+) -> Figure:
     """Effects of paired comparisons with their intervals around "no difference".
 
     Args:
         results: Fields of `PairedResult` as dictionaries. All of one kind.
         title: What is compared.
+        names: All strategies of the report.
 
     Returns:
         The figure; a filled marker means significant, an empty one not.
     """
     ratio = all(result["kind"] == "ratio" for result in results)
-    drawn = lines(dict.fromkeys(result["strategy"] for result in results))
+    drawn = lines(dict.fromkeys([*names, *(result["strategy"] for result in results)]))
     height = 0.75 + 0.44 * max(len(results), 1)
     with style():
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
@@ -203,11 +228,12 @@ def forest(results: Sequence[Mapping[str, Any]], title: str) -> Figure:
         axes.yaxis.set_major_locator(NullLocator())
         axes.spines["left"].set_visible(False)
         ends = [result[key] for result in results for key in ("effect", "low", "high")]
-        finite = [end for end in ends if np.isfinite(end)]
-        if ratio and finite:
+        positive = [float(end) for end in ends if np.isfinite(end) and end > 0]
+        if ratio and positive:
+            (low, high), ticks = ratio_axis(positive)
             axes.set_xscale("log")
-            low, high = min([*finite, 0.97]), max([*finite, 1.03])
-            _log_ticks(axes, low, high, axis="x")
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.xaxis.set_minor_locator(NullLocator())
             axes.set_xlim(low / 1.02, high * 1.02)
     return figure
 

@@ -56,6 +56,7 @@ def page(content: Mapping[str, Any], drawn: Mapping[str, tuple[str, str]]) -> st
         tied=_tied,
     )
     runs, higher = content["runs"], content["higher"]
+    alone = len(content["strategies"]) == 1
     best = _best(content["intervals"], content["counts"], runs, higher)
     early = _best(content["validation"], content["counts_validation"], runs, higher)
     files = resources.files("bilevel.report")
@@ -74,9 +75,11 @@ def page(content: Mapping[str, Any], drawn: Mapping[str, tuple[str, str]]) -> st
             best, content["intervals"].get(best, {}), content["headline"], higher, content["step"],
             partial={name: count for name, count in content["counts"].items() if count < runs},
             runs=runs,
+            alone=alone,
         ),
         ending=sentences.ending(content),
-        early=sentences.early(early, content["validation"].get(early, {}), higher),
+        early=sentences.early(early, content["validation"].get(early, {}), higher,
+                              alone=alone),
         answers=sentences.answers(content["paired"], list(content["strategies"]),
                               content["baselines"]),
         power=sentences.power(content),
@@ -91,7 +94,9 @@ def page(content: Mapping[str, Any], drawn: Mapping[str, tuple[str, str]]) -> st
         curve_files=[[f"{metric}-{against}" for against in content["positions"]]
                      for metric in curve_metrics],
         more_metrics=more_metrics,
-        best=best,
+        best=None if alone else best,
+        alone=alone,
+        worded=any(name in MEANINGS for name in content["strategies"]),
         failed=_failed(content),
         failures=_first_failures(content),
         status_messages=_messages(content),
@@ -109,16 +114,16 @@ def draw(content: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
         Name of a file without ending -> (what the figure shows, a complete SVG document).
     """
     name = words.metric_name(content["headline"])
-    found = {}
+    names, found = list(content["strategies"]), {}
     if content["final"]:
         short = f"{name} at step {content['step']:,}" if content["cut"] else f"final {name}"
         title = f"{short[:1].upper()}{short[1:]} of every run, with mean and 95 % interval"
-        figure = figures.strip(content["final"], content["intervals"], short)
+        figure = figures.strip(content["final"], content["intervals"], short, names=names)
         found["final"] = (title, figure)
     if content["paired"]:
         title = f"{content['paired'][0]['kind']} of {name}"
         found["paired"] = (f"Paired comparison: {title} with 95 % intervals",
-                           figures.forest(content["paired"], title))  # fmt: skip
+                           figures.forest(content["paired"], title, names=names))  # fmt: skip
     found |= _curves(content, legend=True) | _gap_figures(content)
     return {name: (title, to_svg(figure)) for name, (title, figure) in found.items()}
 
@@ -148,7 +153,8 @@ def curve_figure(
         for name, table in history.items()
         if metric in table and name in positions
     }
-    return figures.curves(series, AGAINST[against], words.metric_name(metric), legend=legend)
+    title = words.metric_name(metric)
+    return figures.curves(series, AGAINST[against], title, legend=legend, names=list(history))
 
 
 def _metrics(content: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -233,7 +239,7 @@ def _gap_figures(content: Mapping[str, Any]) -> dict[str, tuple[str, Figure]]:
         f"head-gap-{slugs[name]}": (
             f"{name}: distance of the head from its best response, and the bound on it",
             figures.gaps(name, content["steps"], table["head_gap"], table.get("head_bound"),
-                         limits),
+                         limits, names=list(content["strategies"])),
         )
         for name, table in history.items()
     }  # fmt: skip

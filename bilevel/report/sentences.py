@@ -176,6 +176,7 @@ def headline(
     *,
     partial: Mapping[str, int],
     runs: int,
+    alone: bool = False,
 ) -> str:
     """Which strategy has the best mean final value.
 
@@ -187,6 +188,7 @@ def headline(
         steps: Number of steps.
         partial: Strategies without a value of some runs -> how many runs have one.
         runs: Runs of each strategy.
+        alone: Whether there is no other strategy, so that none is best.
 
     Returns:
         One sentence, or two.
@@ -195,8 +197,11 @@ def headline(
     some = [f"{key} ({count} of {runs} runs)" for key, count in partial.items() if count]
     if best is None:
         return f"No strategy ended with a finite {name}" + (" in every run." if some else ".")
+    what = name if runs == 1 else f"mean {name}"
+    if alone:
+        return f"After {counted(steps, 'step')}, the {what} of {best} is {_value(mean)}."
     extreme = "highest" if higher else "lowest"
-    text = f"After {counted(steps, 'step')}, {best} has the {extreme} mean {name}: {_value(mean)}."
+    text = f"After {counted(steps, 'step')}, {best} has the {extreme} {what}: {_value(mean)}."
     if partial:
         verb = "is" if len(partial) == 1 else "are"
         every = [f"{key} ({count} of {runs} runs)" for key, count in partial.items()]
@@ -204,24 +209,24 @@ def headline(
     return text
 
 
-def early(best: str | None, mean: Mapping[str, float], higher: bool) -> str:
+def early(best: str | None, mean: Mapping[str, float], higher: bool, *, alone: bool = False) -> str:
     """Which strategy is best when each run stops at its best validation score.
 
     Args:
         best: Name of that strategy; None if there is none with such a value of all runs.
         mean: Its value, low and high.
         higher: Whether higher is better.
+        alone: Whether there is no other strategy, so that none is best.
 
     Returns:
         A sentence, or "".
     """
     if best is None:
         return ""
-    extreme = "highest" if higher else "lowest"
-    return (
-        f"With every run stopped where its validation score was best, {best} has the "
-        f"{extreme}: {_value(mean)}."
-    )
+    start = "With every run stopped where its validation score was best,"
+    if alone:
+        return f"{start} it is {_value(mean)}."
+    return f"{start} {best} has the {'highest' if higher else 'lowest'}: {_value(mean)}."
 
 
 def answers(

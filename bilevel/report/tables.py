@@ -35,8 +35,8 @@ def plain(content: Mapping[str, Any]) -> str:
     table = aligned(["strategy", *(title for title, _ in columns), "runs"], rows)
     step = content["step"] if content["cut"] else None
     said = [sentences.pair_sentence(result, step) for result in content["paired"]]
-    notes = [note for note in (sentences.ending(content), sentences.power(content)) if note]
-    return "\n".join([table, "", *said, *notes]).rstrip()
+    first, last = sentences.power(content), sentences.ending(content)
+    return "\n".join([table, "", *filter(None, [first, *said, last])]).rstrip()
 
 
 def summary(content: Mapping[str, Any]) -> Rows:
