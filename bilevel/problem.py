@@ -126,8 +126,7 @@ class LinearHeadProblem(StackelbergProblem):
     inputs) has M columns, plus a constant one with `fit_bias`.
 
     Hooks: `features` (required), `row_weights` s, `penalty` p, `body_penalty` h. `head_objective`
-    is
-    final: the library relies on this form to solve the head exactly.
+    is final: the library relies on this form to solve the head exactly.
 
     Shapes: `outputs=None` means targets (n,) and a head (M,); `outputs=K` means targets (n, K) and
     a head (M, K). With `fit_bias` the head has M + 1 rows, the last one for the bias.

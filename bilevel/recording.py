@@ -20,9 +20,8 @@ class Recorder:
     - `objective`: g(w, theta) on all training rows.
     - `head_residual`: |d_theta g|; `head_bound`: the certified bound on |theta - theta*(w)|.
     - `head_gap`: |theta - theta*(w)| itself; `phi`: Phi(w); `phi_gradient_norm`: |grad Phi(w)|,
-    with a
-      set of bodies |w - Proj(w - grad Phi)|. Where theta* has a closed form;
-      NaN where the head's Hessian is singular.
+      with a set of bodies |w - Proj(w - grad Phi)|. Where theta* has a closed form; NaN where the
+      head's Hessian is singular.
     - the problem's metrics.
 
     Args:

@@ -81,8 +81,7 @@ def can_compile(strategy: AbstractStrategy) -> bool:
 def compiled_for(problem: object, key: Hashable) -> Callable[..., Any]:
     """The compiled function of a problem object for a key; made when first asked for.
 
-    Each has a code object of its own: the compiler counts recompilations, and stops, by code
-    object.
+    Each has a code object of its own: the compiler counts recompilations by code object, and stops.
     """
     if id(problem) not in _compiled:
         _compiled[id(problem)] = {}
