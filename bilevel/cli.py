@@ -55,7 +55,7 @@ class Compare:
     threads: int = 1
     """Threads of torch; one is fastest for small problems."""
     compile: bool = False
-    """Compile the training steps: worth it from some 100,000 steps in all."""
+    """Compile the training steps: worth it from about a million steps of all runs."""
     device: str = "cpu"
     """cpu, cuda, ..."""
     dtype: Literal["float32", "float64"] = "float32"
@@ -69,8 +69,10 @@ class Compare:
         folder = self.output or Path("results") / f"{self.problem}-{now:%Y%m%d-%H%M%S}"
         reserve(folder)
         comparison = self.compare()
-        print(comparison.table())
-        page = comparison.report(folder)
+        try:  # the report first: a closed pipe, as of `| head`, must not cost it
+            page = comparison.report(folder)
+        finally:
+            print(comparison.table())
         print(f"\nReport: {page}")
         codes = {code for run in comparison.status.values() for code in run}
         return FAILED if "DIVERGED" in codes else OK

@@ -29,7 +29,7 @@ class ScalarProduct(bilevel.StackelbergProblem):
 
     body_set = bilevel.Box(0.6, 3.0)
     head_set = bilevel.Box(-1.0, 1.0)
-    note = "No data: f(w, theta) = 1/2 (w theta - 1)^2 + lambda/2 theta^2 + mu/2 w^2."
+    note = "f(w, theta) = 1/2 (w theta - 1)^2 + lambda/2 theta^2 + mu/2 w^2, no data."
 
     def __init__(
         self, ridge: float = 1.0, curvature: float = 0.1, noise_scale: float = 0.0

@@ -28,7 +28,6 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """A folder that `compare` wrote, with what was printed."""
     folder = tmp_path_factory.mktemp("compare") / "run"
     code = run("compare", "diabetes", *TINY, *PAIR, "--order", "simultaneous", "--output", folder)
     assert code == 0
@@ -342,3 +341,10 @@ def test_the_verdict_follows_the_stated_rule(mean, low, high, reproduced):
     row = Row("friedman1", "swapped", 0.074, 0.074 * mean, 0.074 * low, 0.074 * high)
     assert row.reproduced is reproduced
     assert row.ratio == pytest.approx(mean, nan_ok=True)
+
+
+def test_a_closed_pipe_does_not_cost_the_report(tmp_path, monkeypatch):
+    monkeypatch.delattr(Comparison, "table")  # printing fails, as into `| head`
+    with pytest.raises(AttributeError, match="table"):
+        run("compare", "diabetes", *TINY, *PAIR, "--output", tmp_path / "kept")
+    assert (tmp_path / "kept" / "report.html").exists()
