@@ -16,7 +16,8 @@ import tyro
 import bilevel
 from bilevel import registry
 from bilevel.analysis.paired import mean_interval
-from bilevel.cli import Display, set_threads
+from bilevel.commands.compare import set_threads
+from bilevel.commands.display import Display
 from bilevel.comparison import Comparison
 from bilevel.errors import unknown_name
 from bilevel.storage.folder import reserve

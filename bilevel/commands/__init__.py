@@ -1,0 +1,1 @@
+"""The sub-commands of `bilevel`, one file each; torch is imported inside of those that need it."""

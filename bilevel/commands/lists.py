@@ -1,0 +1,38 @@
+"""`bilevel problems` and `bilevel strategies`."""
+
+import dataclasses
+
+from bilevel import registry
+from bilevel.commands.exit_codes import OK
+
+
+@dataclasses.dataclass(frozen=True)
+class Problems:
+    """List the problems with their options."""
+
+    def run(self) -> int:
+        """Print them."""
+        for name in registry.names():
+            factory = registry.load(name)
+            print(f"{name:16} {registry.summary(factory)}")
+            options = registry.options_of(factory)
+            print(f"{'':16} " + " ".join(f"{key}={value}" for key, value in options.items()))
+        return OK
+
+
+@dataclasses.dataclass(frozen=True)
+class Strategies:
+    """List the strategies that `compare` knows by name."""
+
+    body_lr: float = 5e-4
+    """alpha, the slow rate."""
+    head_lr: float = 5e-3
+    """beta, the fast rate: above alpha."""
+
+    def run(self) -> int:
+        """Print them."""
+        import bilevel
+
+        for name, strategy in bilevel.preset_strategies(self.body_lr, self.head_lr).items():
+            print(f"{name:16} {strategy}")
+        return OK

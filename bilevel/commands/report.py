@@ -1,0 +1,30 @@
+"""`bilevel report`."""
+
+import dataclasses
+from pathlib import Path
+
+import tyro
+
+from bilevel.commands.exit_codes import OK
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Print the result in a folder that `compare` wrote; with --output, write its report anew."""
+
+    folder: tyro.conf.Positional[Path]
+    """A results folder."""
+    output: Path | None = None
+    """A new folder for the report; by default nothing is written."""
+
+    def run(self) -> int:
+        """Load, print, write."""
+        from bilevel.comparison import Comparison
+
+        comparison = Comparison.load(self.folder)
+        print(comparison.table())
+        page = self.folder / "report.html"
+        if self.output is not None:
+            page = comparison.report(self.output)
+        print(f"\nReport: {page}")
+        return OK

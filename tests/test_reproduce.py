@@ -1,0 +1,58 @@
+"""`bilevel reproduce`: its table, and the rule of its verdict."""
+
+import csv
+import os
+
+import pytest
+from command_line import run
+
+from problems import reproduce
+from problems.reproduce import REFERENCE, STRATEGIES, Row
+
+
+def test_reproduce_writes_its_table(tmp_path, capsys, monkeypatch, reports):
+    small = reproduce.registry.make
+    monkeypatch.setattr(
+        reproduce.registry, "make", lambda name: small(name, train=40, test=20, validation=5)
+    )
+    folder = tmp_path / "run"
+    code = run("reproduce", "friedman3", "friedman3", "--seeds", "2", "--steps", "2", "--output",
+               folder)  # fmt: skip
+    assert sorted(os.listdir(folder)) == ["friedman3", "reproduction.csv"]
+    with (folder / "reproduction.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["strategy"] for row in rows] == list(STRATEGIES)  # once, though named twice
+    comparison = reports[folder / "friedman3"]
+    finals = comparison.final("test_mse")
+    verdicts = []
+    for row, reference in zip(rows, REFERENCE["friedman3"], strict=True):
+        mean, low, high = (float(row[name]) for name in ("mean", "low", "high"))
+        assert float(row["reference"]) == reference
+        assert mean == pytest.approx(finals[row["strategy"]].mean())
+        assert low <= mean <= high
+        verdicts.append(abs(mean / reference - 1) <= 0.15 or low <= reference <= high)
+        assert row["reproduced"] == str(verdicts[-1])
+    assert code == (0 if all(verdicts) else 1)
+    printed = capsys.readouterr().out
+    assert printed.count("NO") == verdicts.count(False)
+    settings = comparison.settings
+    assert (settings["batch_size"], settings["steps"], settings["seeds"]) == (64, 2, [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("mean", "low", "high", "reproduced"),
+    [
+        (1.0, 0.99, 1.01, True),
+        (1.149, 1.14, 1.16, True),  # within 15 %, whatever the interval
+        (0.851, 0.85, 0.86, True),
+        (1.16, 1.10, 1.22, False),  # beyond 15 %, the reference outside of the interval
+        (0.84, 0.80, 0.88, False),
+        (1.40, 0.95, 1.85, True),  # far off, but so uncertain that it says nothing
+        (0.60, 0.10, 1.00, True),
+        (float("nan"), float("nan"), float("nan"), False),
+    ],
+)
+def test_the_verdict_follows_the_stated_rule(mean, low, high, reproduced):
+    row = Row("friedman1", "swapped", 0.074, 0.074 * mean, 0.074 * low, 0.074 * high)
+    assert row.reproduced is reproduced
+    assert row.ratio == pytest.approx(mean, nan_ok=True)
