@@ -1,32 +1,23 @@
 """Which rows step k of a seed sees, and the random streams of a seed.
 
 The rows of step k depend on (seed, group, k) only: never on how many runs, strategies or steps are
-computed together. They are drawn i.i.d. with replacement, in blocks of 256 steps.
+computed together. They are drawn i.i.d. with replacement, or in epochs without.
 """
 
 import dataclasses
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.drawing import BLOCK, Sampling, check_sampling, epoch_rows, iid_rows
+from bilevel.drawing import generator as generator
 from bilevel.errors import ArgumentError, ProblemError, ShapeError
 from bilevel.problem import Groups, StackelbergProblem
 from bilevel.row_groups import check_finite, check_groups
 from bilevel.trees import Tree
-
-BLOCK = 256
-
-
-def generator(seed: int, *stream: str | int) -> torch.Generator:
-    """A generator for one purpose of one seed; different streams are independent."""
-    words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in stream]
-    state = np.random.SeedSequence([seed, *words]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -197,6 +188,15 @@ class Sampler:
         data: the rows to draw from.
         batch_size: rows per step: an int for every group, a dict by group, None for all rows.
         groups: the groups a batch holds.
+        sampling: "iid": rows are drawn independently, with replacement. "epochs": the rows of a
+            group of n rows are visited in random permutations, one per epoch, each a draw of its
+            own; step k of batches of B takes the positions [k B, (k + 1) B) of these permutations
+            one after the other. All batches have B rows: one may straddle two epochs (or hold
+            several, where B > n), no row is dropped, and steps 0 to n - 1 visit every row exactly B
+            times.
+
+    Raises:
+        ArgumentError: a batch size, its groups or `sampling` are none of these.
     """
 
     def __init__(
@@ -205,8 +205,10 @@ class Sampler:
         data: TrainingData,
         batch_size: int | Mapping[str, int | None] | None,
         groups: Sequence[str],
+        sampling: Sampling = "iid",
     ) -> None:
-        self.problem, self.data = problem, data
+        check_sampling(sampling)
+        self.problem, self.data, self.sampling = problem, data, sampling
         names = [name for name in groups if name in data.groups]
         if isinstance(batch_size, Mapping):
             unknown = set(batch_size) - set(names)
@@ -258,10 +260,10 @@ class Sampler:
     def indices(self, group: str, size: int, k: int, stream: str = "rows") -> Tensor:
         """The rows of `group` that step `k` sees, (R, size); `stream` tells draws apart."""
         total = self.data.sizes[group]
+        pick = epoch_rows if self.sampling == "epochs" else iid_rows
 
         def draw(seed: int, block: int) -> Tensor:
-            source = generator(seed, stream, group, block)
-            return torch.randint(total, (BLOCK, size), generator=source)
+            return pick(total, size, block, seed, stream, group)
 
         block = self._block((stream, group, size), k, draw)
         drawn: Tensor = self._of_runs(block[k % BLOCK])

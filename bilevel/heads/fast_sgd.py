@@ -27,7 +27,8 @@ class FastSGD(AbstractHeadSolver):
     Args:
         lr: the step size, a schedule over the inner steps or a number; below 2 / L to converge.
         steps: how many, at least 1.
-        batch_size: rows of "train" per inner step, drawn i.i.d.; None: all rows.
+        batch_size: rows of "train" per inner step, drawn like those of the training, but on their
+            own; None: all rows.
         tolerance: stop a run when |d_theta g|, or with a head set the norm of the gradient mapping
             (theta - Proj(theta - lr d)) / lr, is at most this, None: never. Needs
             `batch_size=None`: a sampled gradient does not vanish.
