@@ -68,7 +68,7 @@ class SquaredError(AbstractCriterion):
         if not targets.is_floating_point():
             raise DataError(
                 f"Regression targets must be floating point, got {targets.dtype}. "
-                "Convert them with `.float()`."
+                "Convert them with `.float()`, NumPy arrays with `.astype(float)`."
             )
         expected = (len(targets),) if outputs is None else (len(targets), outputs)
         if tuple(targets.shape) != expected:

@@ -37,7 +37,10 @@ def check_groups(groups: Any) -> Groups:
         for path, leaf in trees.named_leaves(group):
             where = f'data["{name}"]{path}'
             if not isinstance(leaf, Tensor) or leaf.ndim == 0:
-                raise DataError(f"{where} must be a tensor with a leading row axis.")
+                raise DataError(
+                    f"{where} must be a tensor with a leading row axis, or such a NumPy array of "
+                    f"numbers; got {_described(leaf)}."
+                )
             sizes[where] = len(leaf)
         if len(set(sizes.values())) > 1:
             raise ShapeError(f'The leaves of data["{name}"] differ in their rows: {sizes}.')
@@ -50,7 +53,20 @@ def check_groups(groups: Any) -> Groups:
 
 
 def _as_data(leaf: Any) -> Any:
-    """NumPy arrays become tensors, tensors lose their graph; all else is left to be refused."""
-    if isinstance(leaf, np.ndarray):
-        return torch.as_tensor(leaf)
+    """NumPy numbers become tensors, tensors lose their graph; all else is left to be refused."""
+    if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf":
+        if leaf.dtype.kind == "f" and leaf.dtype.itemsize > 8:
+            leaf = leaf.astype(np.float64)  # torch has no long double
+        native = leaf.astype(leaf.dtype.newbyteorder("="), copy=False)
+        # torch refuses negative strides and warns about arrays that are read-only
+        return torch.as_tensor(np.require(native, requirements=["C", "W"]))
     return leaf.detach() if isinstance(leaf, Tensor) else leaf
+
+
+def _described(leaf: Any) -> str:
+    """The type of a leaf that is refused, in words."""
+    if isinstance(leaf, Tensor):
+        return "a tensor without axes"
+    if isinstance(leaf, np.ndarray):
+        return f"an array of {leaf.dtype}"
+    return type(leaf).__name__
