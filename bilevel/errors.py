@@ -25,6 +25,10 @@ class DataError(BilevelError, ValueError):
     """The data of a problem cannot be used: empty, not finite, constant targets."""
 
 
+class MissingDataError(DataError):
+    """The data of a problem are not on this machine; the message says where they can come from."""
+
+
 class ProblemError(BilevelError, TypeError):
     """A problem's functions do not return what the contract asks for."""
 

@@ -5,9 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from sklearn.datasets import load_diabetes, make_friedman1, make_friedman2, make_friedman3
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
@@ -15,9 +13,7 @@ from torch.nn import functional
 
 import bilevel
 from bilevel.errors import ArgumentError, unknown_name
-
-Arrays = tuple[NDArray[np.float64], NDArray[np.float64]]
-Splits = dict[str, Arrays]
+from problems.splits import Arrays, Splits, last_rows, random_split, sizes_of_fractions
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -178,20 +174,8 @@ def diabetes(
     test: float = 0.2,
 ) -> Regression:
     """Diabetes progression of 442 patients from 10 measurements (real data)."""
-    if not (0 < test < 1 and 0 < validation < 1 and test + validation < 0.9):
-        raise ArgumentError(
-            f"`validation` and `test` are fractions that leave at least a tenth for training, got "
-            f"{validation=}, {test=}."
-        )
     inputs, targets = load_diabetes(return_X_y=True, scaled=False)
-    sizes = {"test": round(test * len(targets)), "validation": round(validation * len(targets))}
-    if min(sizes.values()) < 2:
-        raise ArgumentError(f"`validation` and `test` must leave 2 rows each at least: {sizes}.")
-
-    def draw(seed: int) -> Splits:
-        order = np.random.default_rng([seed, 442]).permutation(len(targets))
-        return _split(inputs[order], targets[order], sizes)
-
+    draw = random_split(inputs, targets, sizes_of_fractions(len(targets), validation, test))
     note = (
         "Diabetes (Efron et al. 2004, in scikit-learn): 442 patients, 10 measurements, target: "
         f"disease progression after a year. Split anew for every seed, {validation:.0%} "
@@ -210,7 +194,9 @@ def _friedman(number: int, make: Callable[..., Arrays], options: dict[str, Any])
     def draw(seed: int) -> Splits:
         total = sum(sizes.values())
         inputs, targets = make(n_samples=total, noise=options["noise"], random_state=seed)
-        return _split(inputs, targets, {"test": sizes["test"], "validation": sizes["validation"]})
+        return last_rows(
+            inputs, targets, {"test": sizes["test"], "validation": sizes["validation"]}
+        )
 
     note = (
         f"Friedman {number} (Friedman 1991, Breiman 1996, in scikit-learn), noise "
@@ -219,14 +205,3 @@ def _friedman(number: int, make: Callable[..., Arrays], options: dict[str, Any])
     )
     network = Network(options["width"], options["depth"], options["activation"])
     return Regression(draw, network, options["ridge"], note)
-
-
-def _split(
-    inputs: NDArray[np.float64], targets: NDArray[np.float64], sizes: dict[str, int]
-) -> Splits:
-    """The last rows become the groups of `sizes`, the others the training group."""
-    end, splits = len(targets), {}
-    for name, size in sizes.items():
-        splits[name] = (inputs[end - size : end], targets[end - size : end])
-        end -= size
-    return {"train": (inputs[:end], targets[:end]), **splits}

@@ -1,0 +1,193 @@
+"""Columns of numbers from a CSV file; what cannot be one is refused with its line or column."""
+
+import csv
+import dataclasses
+import io
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bilevel.errors import DataError, MissingDataError, unknown_name
+
+DELIMITERS = ",;\t|"
+MISSING = {"", "na", "n/a", "#n/a", "nan", "-nan", "null", "none", "?"}
+DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
+LARGEST = 1e150  # the square of a larger number overflows when columns are standardised
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """Named columns of finite numbers.
+
+    Attributes:
+        names: of the columns, in the order of the file.
+        values: (rows, columns).
+    """
+
+    names: tuple[str, ...]
+    values: NDArray[np.float64]
+
+    def index(self, name: str) -> int:
+        """Where a column stands."""
+        return self.names.index(name)
+
+
+def read_columns(path: Path, wanted: Sequence[str] = (), drop: Sequence[str] = ()) -> Columns:
+    """Read a file whose first line names its columns and whose other lines are numbers.
+
+    Fields are separated by whichever of `, ; tab |` splits the first line into most names. The
+    encoding is UTF-8, with or without a byte order mark; empty lines are skipped.
+
+    Args:
+        path: the file.
+        wanted: columns that must be there.
+        drop: columns to leave out; they may hold anything.
+
+    Returns:
+        The columns that remain.
+
+    Raises:
+        MissingDataError: there is no such file.
+        UnknownNameError: a column of `wanted` or `drop` is not there.
+        DataError: the file is no table of finite numbers; the message says where and what to do.
+    """
+    (_, header), *lines = read_lines(path)
+    names = check_names(path, header)
+    for name in (*wanted, *drop):
+        if name not in names:
+            raise unknown_name(f"column of {path.name}", name, names)
+    for number, cells in lines:
+        if len(cells) != len(names):
+            raise DataError(
+                f"{path}: line {number} has {len(cells)} values, but there are {len(names)} "
+                "columns. Complete that line, and quote values that contain the separator; "
+                "decimals are written with a point."
+            )
+    kept = [place for place, name in enumerate(names) if name not in drop]
+    values = np.empty((len(lines), len(kept)))
+    trouble = []
+    for column, place in enumerate(kept):
+        entries = [(number, cells[place]) for number, cells in lines]
+        values[:, column], wrong = numbers_of(names[place], entries)
+        trouble += wrong
+    if trouble:
+        more = f" There are {len(trouble) - 5} more such columns." if len(trouble) > 5 else ""
+        out = "A column that is not needed can be left out with `drop`."
+        raise DataError(f"{path}: {' '.join(trouble[:5])}{more} {out}")
+    return Columns(tuple(names[place] for place in kept), values)
+
+
+def read_lines(path: Path) -> list[tuple[int, list[str]]]:
+    """The cells of every line that is not empty, with its number."""
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise MissingDataError(f"{path} {what}: name a CSV file.")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not UTF-8 text: byte {error.start} cannot be read. Save it as CSV in "
+            "UTF-8; a spreadsheet offers that under 'Save as'."
+        ) from error
+    if not text.strip():
+        raise DataError(f"{path} is empty: it needs a line of column names, then rows of numbers.")
+    first = text.strip().splitlines()[0]
+    delimiter = max(DELIMITERS, key=lambda sign: len(next(csv.reader([first], delimiter=sign))))
+    rows = io.StringIO(text, newline="")
+    reader = csv.reader(rows, delimiter=delimiter, skipinitialspace=True, strict=True)
+    try:
+        return [
+            (reader.line_num, [cell.strip() for cell in cells])
+            for cells in reader
+            if any(cell.strip() for cell in cells)
+        ]
+    except csv.Error as error:
+        raise DataError(
+            f"{path}: line {reader.line_num} cannot be read as CSV: {error}. Look for a quotation "
+            "mark that is never closed."
+        ) from error
+
+
+def check_names(path: Path, header: list[str]) -> list[str]:
+    """The column names, or an error if the first line cannot be that."""
+    if all(is_number(name) or name.lower() in MISSING for name in header):
+        raise DataError(
+            f"{path} has no header: its first line holds numbers only ({', '.join(header[:4])}"
+            f"{', ...' if len(header) > 4 else ''}). Put a line of column names above it."
+        )
+    nameless = [place for place, name in enumerate(header, 1) if not name]
+    if nameless:
+        raise DataError(
+            f"{path}: {columns_in_words(nameless)} without a name in the first line. Name or "
+            "remove the column (pandas writes its row numbers unless told `index=False`)."
+        )
+    twice = [name for name, count in Counter(header).items() if count > 1]
+    if twice:
+        raise DataError(
+            f"{path}: more than one column is called {quoted(twice)}. Rename or remove the others."
+        )
+    return header
+
+
+def numbers_of(
+    name: str, cells: Sequence[tuple[int, str]]
+) -> tuple[NDArray[np.float64], list[str]]:
+    """The numbers of a column, NaN where there is none, and a sentence if it cannot be used."""
+    missing = [number for number, cell in cells if cell.lower() in MISSING]
+    words = [(n, c) for n, c in cells if c.lower() not in MISSING and not is_number(c)]
+    if words:
+        number, cell = words[0]
+        if any(DECIMAL_COMMA.fullmatch(cell) for _, cell in words):
+            remedy = "write a point before the decimals and nothing between the thousands"
+        elif len(words) < len(cells) / 2:
+            remedy = "correct these entries or remove their rows"
+        else:
+            remedy = "encode it as columns of 0 and 1"
+        return np.full(len(cells), np.nan), [
+            f"Column {name!r} holds text in {len(words)} of {len(cells)} rows, such as "
+            f"{shortened(cell)!r} in line {number}: {remedy}."
+        ]
+    values = np.array([math.nan if c.lower() in MISSING else float(c) for _, c in cells])
+    if missing:
+        return values, [
+            f"Column {name!r} lacks {len(missing)} of {len(cells)} values, the first in line "
+            f"{missing[0]}: remove those rows or impute the values."
+        ]
+    beyond = [number for (number, _), x in zip(cells, values, strict=True) if abs(x) > LARGEST]
+    if beyond:
+        return values, [
+            f"Column {name!r} is infinite or beyond {LARGEST:g} in {len(beyond)} of {len(cells)} "
+            f"rows, the first in line {beyond[0]}: correct the values or remove those rows."
+        ]
+    return values, []
+
+
+def is_number(cell: str) -> bool:
+    """Whether a cell is a number as one would write it: not NaN, and without underscores."""
+    try:
+        return not math.isnan(float(cell)) and "_" not in cell
+    except ValueError:
+        return False
+
+
+def columns_in_words(places: Sequence[int]) -> str:
+    """`column 3 is`, `columns 3, 4 are`."""
+    listed = ", ".join(map(str, places))
+    return f"column {listed} is" if len(places) == 1 else f"columns {listed} are"
+
+
+def quoted(names: Sequence[str]) -> str:
+    """`'a', 'b'`."""
+    return ", ".join(map(repr, names))
+
+
+def shortened(text: str) -> str:
+    """At most 30 characters."""
+    return text if len(text) <= 30 else text[:27] + "..."
