@@ -12,7 +12,7 @@ _PUBLIC = {
     "criteria": "AbstractCriterion SquaredError",
     "sets": "ConvexSet Everywhere Box Ball",
     "schedules": "AbstractSchedule Constant Polynomial",
-    "optimizers": "AbstractOptimizer SGD RMSProp Adam",
+    "optimizers": "AbstractOptimizer SGD RMSProp Adam Clipped",
     "heads": "AbstractHeadSolver ClosedForm FastSGD FullData",
     "hypergradients": "AbstractHypergradient Envelope",
     "strategies": "AbstractStrategy TwoTimescale uniform BestResponse preset_strategies",
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from bilevel.optimizers import SGD as SGD
     from bilevel.optimizers import AbstractOptimizer as AbstractOptimizer
     from bilevel.optimizers import Adam as Adam
+    from bilevel.optimizers import Clipped as Clipped
     from bilevel.optimizers import RMSProp as RMSProp
     from bilevel.point import HeadResponse as HeadResponse
     from bilevel.point import Hypergradient as Hypergradient

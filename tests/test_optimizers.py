@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_problems import doubles
 
-from bilevel import SGD, Adam, RMSProp, trees
+from bilevel import SGD, Adam, Clipped, RMSProp, trees
 from bilevel.errors import ArgumentError
 
 STEPS, R = 25, 3
@@ -22,6 +22,10 @@ REFERENCES = {
         Adam(beta1=0.5, beta2=0.9, eps=1e-2),
         lambda p, lr: torch.optim.Adam(p, lr, betas=(0.5, 0.9), eps=1e-2),
     ),
+}
+OPTIMIZERS = {name: optimizer for name, (optimizer, _) in REFERENCES.items()} | {
+    "clipped": Clipped(0.7),
+    "clipped, momentum": Clipped(2.0, SGD(0.9)),
 }
 
 
@@ -75,9 +79,9 @@ def test_steps_are_those_of_torch(name):
                 torch.testing.assert_close(ours[k][key][run], x, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_step_size_per_run_is_separate_runs(name):
-    optimizer = REFERENCES[name][0]
+    optimizer = OPTIMIZERS[name]
     together = descend(optimizer, torch.tensor(RATES, dtype=torch.float64))[-1]
     assert not torch.equal(together["w"][0], together["w"][1])
     for run, lr in enumerate(RATES):
@@ -96,6 +100,7 @@ PER_RUN = {
         lambda a, b, e: Adam(beta1=a, beta2=b, eps=e),
         [(0.0, 0.0, 1e-8), (0.9, 0.999, 1e-3), (0.5, 0.9, 1.0)],
     ),
+    "clipped": (lambda m: Clipped(m, Adam()), [(1e-2,), (0.5,), (1e3,)]),
 }
 
 
@@ -110,9 +115,9 @@ def test_other_numbers_per_run_are_separate_runs_too(name):
             torch.testing.assert_close(x[run : run + 1], alone[key], rtol=1e-13, atol=1e-15)
 
 
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_arguments_are_left_unchanged(name):
-    optimizer, parameters = REFERENCES[name][0], start()
+    optimizer, parameters = OPTIMIZERS[name], start()
     state = optimizer.init(parameters)
     for k in range(2):
         slope = gradient(parameters, k)
@@ -123,9 +128,9 @@ def test_arguments_are_left_unchanged(name):
             assert all(map(torch.equal, trees.leaves(tree), copies))
 
 
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_run_with_a_bad_gradient_does_not_touch_the_others(name):
-    optimizer, x = REFERENCES[name][0], doubles(5, R, 4)
+    optimizer, x = OPTIMIZERS[name], doubles(5, R, 4)
     slope, broken = doubles(6, R, 4), doubles(6, R, 4)
     broken[1, 0], broken[1, 1] = torch.nan, torch.inf
     good, _ = optimizer.update(slope, optimizer.init(x), x, 0.1)
@@ -134,9 +139,9 @@ def test_a_run_with_a_bad_gradient_does_not_touch_the_others(name):
     assert not bad[1].isfinite().all()
 
 
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_float32_stays_float32(name):
-    optimizer, x = REFERENCES[name][0], torch.ones(R, 4)
+    optimizer, x = OPTIMIZERS[name], torch.ones(R, 4)
     lr = torch.tensor(RATES)
     for rate in (0.1, lr):
         moved, state = optimizer.update(x, optimizer.init(x), x, rate)

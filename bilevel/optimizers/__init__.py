@@ -2,7 +2,8 @@
 
 from bilevel.optimizers.adam import Adam
 from bilevel.optimizers.base import AbstractOptimizer
+from bilevel.optimizers.clipped import Clipped
 from bilevel.optimizers.rmsprop import RMSProp
 from bilevel.optimizers.sgd import SGD
 
-__all__ = ["SGD", "AbstractOptimizer", "Adam", "RMSProp"]
+__all__ = ["SGD", "AbstractOptimizer", "Adam", "Clipped", "RMSProp"]
