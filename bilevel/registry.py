@@ -5,9 +5,9 @@ A package registers a problem with
     [project.entry-points."bilevel.problems"]
     my-problem = "my_package.my_module:my_factory"
 
-where the factory takes keyword options with defaults and returns a problem; its docstring's first
-line is what `bilevel problems` shows. Commands are registered under `bilevel.commands` and take the
-list of their arguments.
+where the factory takes keyword options and returns a problem; its docstring's first line is what
+`bilevel problems` shows. Options without a default are what it cannot do without. Commands are
+registered under `bilevel.commands` and take the list of their arguments.
 """
 
 import importlib.util
@@ -19,6 +19,7 @@ from typing import Any
 from bilevel.errors import ArgumentError, ProblemError, unknown_name
 
 PROBLEMS, COMMANDS = "bilevel.problems", "bilevel.commands"
+REQUIRED = inspect.Parameter.empty
 
 
 def names(group: str = PROBLEMS) -> list[str]:
@@ -57,8 +58,9 @@ def make(name: str, **options: Any) -> Any:
         **options: keyword options of its factory.
 
     Raises:
-        UnknownNameError: the name is not registered.
-        ArgumentError: an option is not known, or its value is refused.
+        UnknownNameError: the name is not registered, or an option is not known.
+        ArgumentError: an option is missing, or its value is refused.
+        MissingDataError: it needs data that are not here.
 
     Examples:
         >>> from bilevel import registry
@@ -70,6 +72,12 @@ def make(name: str, **options: Any) -> Any:
     for option in options:
         if option not in known:
             raise unknown_name(f"option of {name}", option, known)
+    lacking = [option for option in required_options(factory) if option not in options]
+    if lacking:
+        raise ArgumentError(
+            f"{name} cannot do without {' and '.join(lacking)}: on the command line --set "
+            f"{' '.join(f'{option}=...' for option in lacking)}."
+        )
     try:
         return factory(**options)
     except TypeError as error:
@@ -77,8 +85,13 @@ def make(name: str, **options: Any) -> Any:
 
 
 def options_of(factory: Callable[..., Any]) -> dict[str, Any]:
-    """The options of a factory with their defaults."""
+    """The options of a factory with their defaults; `REQUIRED` where there is none."""
     return {p.name: p.default for p in inspect.signature(factory).parameters.values()}
+
+
+def required_options(factory: Callable[..., Any]) -> list[str]:
+    """The options that have no default."""
+    return [name for name, default in options_of(factory).items() if default is REQUIRED]
 
 
 def summary(factory: Callable[..., Any]) -> str:

@@ -77,7 +77,7 @@ def read_columns(path: Path, wanted: Sequence[str] = (), drop: Sequence[str] = (
         trouble += wrong
     if trouble:
         more = f" There are {len(trouble) - 5} more such columns." if len(trouble) > 5 else ""
-        out = "A column that is not needed can be left out with `drop`."
+        out = "Columns that are not needed can be left out: --set drop=NAME,NAME or drop=(...)."
         raise DataError(f"{path}: {' '.join(trouble[:5])}{more} {out}")
     return Columns(tuple(names[place] for place in kept), values)
 

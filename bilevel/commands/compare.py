@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 class Compare:
     """Compare strategies on a problem, print the result and write a report."""
 
-    problem: tyro.conf.Positional[str] = "diabetes"
-    """A name from `bilevel problems`."""
+    problem: tyro.conf.Positional[str] = ""
+    """A name from `bilevel problems`; diabetes by default."""
+    csv: Path | None = None
+    """A file of your own instead of a problem: columns of numbers, with --target."""
+    target: str = ""
+    """The column of --csv to predict from the others."""
     body_lr: float = 5e-4
     """alpha, the slow rate."""
     head_lr: float = 5e-3
@@ -61,7 +65,7 @@ class Compare:
         from bilevel.storage.folder import reserve
 
         now = datetime.datetime.now()
-        folder = self.output or Path("results") / f"{self.problem}-{now:%Y%m%d-%H%M%S}"
+        folder = self.output or Path("results") / f"{self.name}-{now:%Y%m%d-%H%M%S}"
         reserve(folder)
         comparison = self.compare()
         try:  # the report first: a closed pipe, as of `| head`, must not cost it
@@ -72,6 +76,28 @@ class Compare:
         codes = {code for run in comparison.status.values() for code in run}
         return FAILED if "DIVERGED" in codes else OK
 
+    @property
+    def name(self) -> str:
+        """What the report calls the problem."""
+        return self.csv.stem if self.csv is not None else self.problem or "diabetes"
+
+    def options(self) -> dict[str, Any]:
+        """The options of the problem; a file of one's own is the problem `table`."""
+        options = dict(parse_option(option) for option in self.set)
+        if self.csv is None:
+            if self.target:
+                raise ArgumentError("--target names a column of a file: give --csv FILE too.")
+            return options
+        if self.problem:
+            raise ArgumentError(
+                f"--csv takes the place of a problem: leave out either {self.problem!r} or --csv."
+            )
+        if not self.target:
+            raise ArgumentError("--csv needs --target COLUMN, the column to predict.")
+        for name in {"file", "target"} & set(options):
+            raise ArgumentError(f"--set {name}=... contradicts --csv and --target: leave it out.")
+        return {"file": str(self.csv), "target": self.target, **options}
+
     def compare(self) -> "Comparison":
         """The comparison itself."""
         import torch
@@ -79,8 +105,8 @@ class Compare:
         import bilevel
 
         set_threads(self.threads)
-        options = dict(parse_option(option) for option in self.set)
-        problem = registry.make(self.problem, **options)
+        options = self.options()
+        problem = registry.make("table" if self.csv else self.name, **options)
         optimizers = {"rmsprop": bilevel.RMSProp, "adam": bilevel.Adam, "sgd": bilevel.SGD}
         presets = bilevel.preset_strategies(
             self.body_lr, self.head_lr, order=self.order, optimizer=optimizers[self.optimizer]()
@@ -96,7 +122,7 @@ class Compare:
                 steps=self.steps,
                 batch_size=self.batch_size or None,
                 every=self.every,
-                name=self.problem,
+                name=self.name,
                 compile=self.compile,
                 device=self.device,
                 dtype=getattr(torch, self.dtype),

@@ -4,7 +4,7 @@ import dataclasses
 
 from bilevel import registry
 from bilevel.commands.exit_codes import FAILED, OK
-from bilevel.errors import BilevelError
+from bilevel.errors import BilevelError, MissingDataError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +25,12 @@ class Doctor:
         healthy = True
         for name in registry.names():
             try:
-                registry.make(name)
-                print(f"{name:16} ok")
+                needed = registry.required_options(registry.load(name))
+                if not needed:
+                    registry.make(name)
+                print(f"{name:16} {'needs ' + ' and '.join(needed) if needed else 'ok'}")
+            except MissingDataError as error:
+                print(f"{name:16} needs a file: {error}")
             except (BilevelError, ImportError) as error:
                 healthy = False
                 print(f"{name:16} {error}")

@@ -15,8 +15,9 @@ class Problems:
         for name in registry.names():
             factory = registry.load(name)
             print(f"{name:16} {registry.summary(factory)}")
-            options = registry.options_of(factory)
-            print(f"{'':16} " + " ".join(f"{key}={value}" for key, value in options.items()))
+            options = registry.options_of(factory).items()
+            shown = (f"{k}={'(needed)' if v is registry.REQUIRED else v}" for k, v in options)
+            print(f"{'':16} {' '.join(shown)}")
         return OK
 
 

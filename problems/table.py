@@ -1,0 +1,195 @@
+"""Regression on data of one's own: a CSV file, or arrays."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bilevel.errors import ArgumentError, DataError, ShapeError
+from problems.csv_file import LARGEST, quoted, read_columns
+from problems.regression import Network, Regression
+from problems.splits import random_split, sizes_of_fractions
+
+FEWEST_ROWS = 20
+FEW_VALUES = 10  # a whole-numbered target with at most so many values may be a class label
+
+
+def table(
+    file: str | Path,
+    target: str,
+    drop: str | Sequence[str] = (),
+    width: int = 64,
+    depth: int = 1,
+    activation: str = "relu",
+    ridge: float = 1e-4,
+    validation: float = 0.2,
+    test: float = 0.2,
+) -> Regression:
+    """A CSV file of your own: one column from all the others.
+
+    Args:
+        file: a CSV file; its first line names the columns, everything else is numbers.
+        target: the column to predict.
+        drop: columns to leave out, as a sequence or as "name,name".
+        width: units per hidden layer.
+        depth: hidden layers.
+        activation: as in `problems.regression.Network`.
+        ridge: lambda, at least 0.
+        validation: share of the rows for validation; 0 for none.
+        test: share of the rows for testing.
+
+    Returns:
+        The problem: the rows split anew for every seed, standardised with the training rows.
+
+    Raises:
+        DataError: the file cannot be used; the message says where and what to do.
+        UnknownNameError: there is no such column; the nearest name is shown.
+    """
+    path, target = Path(str(file)).expanduser(), str(target)
+    dropped = drop if isinstance(drop, (tuple, list)) else str(drop).split(",")
+    names = [str(name).strip() for name in dropped if str(name).strip()]
+    if target in names:
+        raise ArgumentError(f"`drop` names the target {target!r}. Drop other columns only.")
+    columns = read_columns(path, wanted=[target], drop=names)
+    place = columns.index(target)
+    inputs, targets = np.delete(columns.values, place, axis=1), columns.values[:, place]
+    others = [name for name in columns.names if name != target]
+    check_table(inputs, targets, f"{path}: ", f"column {target!r}")
+    constant = [
+        name for name, spread in zip(others, np.ptp(inputs, axis=0), strict=True) if not spread
+    ]
+    remark = f" The same in every row, so of no use: {quoted(constant)}." if constant else ""
+    note = f"{path.name}: {len(targets)} rows, target {target!r} from {len(others)} columns."
+    network = Network(width, depth, activation)
+    return _regression(inputs, targets, network, ridge, validation, test, note + remark)
+
+
+def from_arrays(
+    inputs: Any,
+    targets: Any,
+    *,
+    width: int = 64,
+    depth: int = 1,
+    activation: str = "relu",
+    ridge: float = 1e-4,
+    validation: float = 0.2,
+    test: float = 0.2,
+    note: str = "",
+) -> Regression:
+    """The same problem from NumPy arrays or tensors, which are copied.
+
+    Args:
+        inputs: (n, D), n rows of D numbers.
+        targets: (n,), the number to predict for each row.
+        width: units per hidden layer.
+        depth: hidden layers.
+        activation: as in `problems.regression.Network`.
+        ridge: lambda, at least 0.
+        validation: share of the rows for validation; 0 for none.
+        test: share of the rows for testing.
+        note: one sentence on the data, for reports.
+
+    Raises:
+        ShapeError: `inputs` is not (n, D), or `targets` not (n,).
+        DataError: values that are no finite numbers, constant targets, fewer than 20 rows.
+
+    Examples:
+        >>> import numpy as np
+        >>> from problems.table import from_arrays
+        >>> random = np.random.default_rng(0)
+        >>> inputs = random.normal(size=(100, 3))
+        >>> problem = from_arrays(inputs, inputs @ np.array([1.0, -2.0, 0.5]))
+        >>> {name: len(rows.targets) for name, rows in problem.data(0).items()}
+        {'train': 60, 'test': 20, 'validation': 20}
+    """
+    x, y = numbers("inputs", inputs), numbers("targets", targets)
+    if x.ndim != 2 or x.shape[1] == 0:
+        remedy = " Write `inputs[:, None]` for a single column." if x.ndim == 1 else ""
+        raise ShapeError(f"`inputs` must be (n, D), rows of D numbers, got {x.shape}.{remedy}")
+    if y.ndim != 1:
+        remedy = "Write `targets[:, 0]`." if y.shape[1:] == (1,) else "Choose one column of them."
+        raise ShapeError(
+            f"`targets` must be (n,), one number for each row, got {y.shape}. {remedy}"
+        )
+    if len(x) != len(y):
+        raise ShapeError(
+            f"`inputs` has {len(x)} rows and `targets` {len(y)}: each row needs one target."
+        )
+    check_table(x, y, "", "`targets`")
+    note = note or f"Arrays: {len(y)} rows of {x.shape[1]} columns."
+    network = Network(width, depth, activation)
+    return _regression(x, y, network, ridge, validation, test, note)
+
+
+def numbers(name: str, given: Any) -> NDArray[np.float64]:
+    """A float64 copy of an argument, or an error that names it."""
+    if isinstance(given, Tensor):
+        array = given.detach().cpu()
+        found = np.array(array.double() if not array.is_complex() else array)
+    elif np.ma.is_masked(given):
+        raise DataError(f"`{name}` is a masked array: drop the rows with masked values.")
+    else:
+        try:
+            found = np.array(given)
+        except ValueError as error:  # lists of different lengths
+            raise ShapeError(f"`{name}` must be an array or a tensor: {error}") from error
+    if found.dtype.kind not in "biuf":
+        raise DataError(
+            f"`{name}` must hold numbers, got {found.dtype}. Encode text as columns of 0 and 1."
+        )
+    found = found.astype(np.float64)
+    bad = ~(np.abs(found) <= LARGEST)
+    if bad.any():
+        where = ""
+        if found.ndim == 2:
+            places = [int(place) for place in np.flatnonzero(bad.any(axis=0))]
+            where = f", in columns {', '.join(map(str, places))} counted from 0"
+        raise DataError(
+            f"`{name}` holds {int(bad.sum())} values that are NaN, infinite or beyond "
+            f"{LARGEST:g}{where}. Drop those rows or impute the values."
+        )
+    return found
+
+
+def check_table(
+    inputs: NDArray[np.float64], targets: NDArray[np.float64], where: str, what: str
+) -> None:
+    """Refuse tables from which nothing can be learned."""
+    if inputs.shape[1] == 0:
+        raise DataError(f"{where}there is no column beside the target to predict it from.")
+    if len(targets) < FEWEST_ROWS:
+        raise DataError(
+            f"{where}{len(targets)} rows are too few for training, validation and test: at least "
+            f"{FEWEST_ROWS} are needed."
+        )
+    if np.ptp(targets) == 0:
+        raise DataError(
+            f"{where}{what} is {targets[0]:g} in every row: there is nothing to predict. Choose "
+            "another target."
+        )
+    if not np.ptp(inputs, axis=0).any():
+        raise DataError(f"{where}all columns but the target are the same in every row.")
+
+
+def _regression(
+    inputs: NDArray[np.float64],
+    targets: NDArray[np.float64],
+    network: Network,
+    ridge: float,
+    validation: float,
+    test: float,
+    note: str,
+) -> Regression:
+    sizes = sizes_of_fractions(len(targets), validation, test)
+    shares = f"{validation:.0%} validation, {test:.0%} test" if validation else f"{test:.0%} test"
+    note += f" Split anew for every seed, {shares}; standardised with training rows."
+    values = len(np.unique(targets))
+    if values <= FEW_VALUES and (targets == np.round(targets)).all():
+        note += (
+            f" The target has only {values} values, all whole numbers: if they stand for classes, "
+            "the squared error used here is not made for them."
+        )
+    return Regression(random_split(inputs, targets, sizes), network, ridge, note)
