@@ -13,13 +13,13 @@ _PUBLIC = {
     "sets": "ConvexSet Everywhere Box Ball",
     "schedules": "AbstractSchedule Constant Polynomial",
     "optimizers": "AbstractOptimizer SGD RMSProp Adam Clipped",
-    "heads": "AbstractHeadSolver ClosedForm FastSGD FullData",
+    "heads": "AbstractHeadSolver ClosedForm FastSGD FullData BatchData RunningData",
     "hypergradients": "AbstractHypergradient Envelope",
     "strategies": "AbstractStrategy TwoTimescale uniform BestResponse preset_strategies",
     "cost": "Cost",
     "status": "Status",
     "point": "best_response hypergradient HeadResponse Hypergradient",
-    "training": "solve",
+    "loop": "solve",
     "solution": "Solution",
     "comparing": "compare Progress",
     "comparison": "Comparison",
@@ -37,11 +37,14 @@ if TYPE_CHECKING:
     from bilevel.criteria import AbstractCriterion as AbstractCriterion
     from bilevel.criteria import SquaredError as SquaredError
     from bilevel.heads import AbstractHeadSolver as AbstractHeadSolver
+    from bilevel.heads import BatchData as BatchData
     from bilevel.heads import ClosedForm as ClosedForm
     from bilevel.heads import FastSGD as FastSGD
     from bilevel.heads import FullData as FullData
+    from bilevel.heads import RunningData as RunningData
     from bilevel.hypergradients import AbstractHypergradient as AbstractHypergradient
     from bilevel.hypergradients import Envelope as Envelope
+    from bilevel.loop import solve as solve
     from bilevel.optimizers import SGD as SGD
     from bilevel.optimizers import AbstractOptimizer as AbstractOptimizer
     from bilevel.optimizers import Adam as Adam
@@ -68,7 +71,6 @@ if TYPE_CHECKING:
     from bilevel.strategies import TwoTimescale as TwoTimescale
     from bilevel.strategies import preset_strategies as preset_strategies
     from bilevel.strategies import uniform as uniform
-    from bilevel.training import solve as solve
 
 
 def __getattr__(name: str) -> Any:

@@ -45,8 +45,14 @@ def float_type(dtype: object) -> torch.dtype:
     return dtype
 
 
-def check_state(state: Any, fresh: TrainingState) -> None:
-    """Raise unless `state` could have come from the start `fresh` of this training."""
+def check_positive_integer(name: str, value: object) -> None:
+    """Raise unless the argument `name` is 1, 2, ..."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ArgumentError(f"`{name}` must be a positive integer, got {value!r}.")
+
+
+def check_state(state: Any, fresh: TrainingState) -> TrainingState:
+    """`state`, or an error unless it could have come from the start `fresh` of this training."""
     if not isinstance(state, TrainingState):
         raise ArgumentError(f"`state` must be the `.state` of a solution, got {type(state)}.")
     if state.seeds != fresh.seeds:
@@ -66,6 +72,7 @@ def check_state(state: Any, fresh: TrainingState) -> None:
             "`state` does not fit: it comes from another problem, strategy or `dtype`. Pass those "
             "of the training that it ended."
         )
+    return state
 
 
 def check_problem_instance(problem: Any) -> None:

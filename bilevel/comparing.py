@@ -13,14 +13,15 @@ from bilevel import hyperparameters
 from bilevel.arguments import check_problem_instance, check_strategy, float_type, seed_list
 from bilevel.comparison import Comparison
 from bilevel.errors import AllRunsFailedError, ArgumentError, unknown_name
+from bilevel.loop import Loop, record_steps
 from bilevel.problem import StackelbergProblem
-from bilevel.sampling import TrainingData
+from bilevel.sampling import BatchSize, TrainingData
 from bilevel.solution import Solution
 from bilevel.status import Status
 from bilevel.storage.environment import environment
 from bilevel.strategies import AbstractStrategy, TwoTimescale
 from bilevel.strategies.presets import CONTROLS
-from bilevel.training import BatchSize, Training
+from bilevel.training import Training
 
 WARM_UP, ROUNDS, STEPS_PER_ROUND = 10, 5, 10
 RECORDS = 50
@@ -120,7 +121,7 @@ def compare(
     groups = _group(strategies)
     # everything is checked and initialised before the first step of the first strategy
     trainings = {
-        names: Training(
+        names: Loop(
             problem,
             hyperparameters.stack([strategies[n] for n in names], len(seed_numbers)),
             data.repeated(len(names)),
@@ -180,7 +181,7 @@ def compare(
     )
 
 
-Groups = dict[tuple[str, ...], Training]
+Groups = dict[tuple[str, ...], Loop]
 
 
 def _group(strategies: Mapping[str, AbstractStrategy]) -> list[tuple[str, ...]]:
@@ -206,7 +207,7 @@ def _train(
                 callback(Progress(names, k, steps, done, total))
 
         try:
-            solutions[names] = training.run(steps, every, callback=report)
+            solutions[names] = training.run(record_steps(0, steps, every), callback=report)
         except KeyboardInterrupt:
             if not solutions:
                 raise

@@ -47,6 +47,19 @@ def structure(part: Any) -> Hashable:
     return tuple(described)
 
 
+def signature(part: Any) -> str:
+    """The structure as text, the same in every process: what a stored state must fit."""
+
+    def spell(value: Any) -> str:
+        if isinstance(value, tuple):
+            return f"({', '.join(map(spell, value))})"
+        if callable(value) and hasattr(value, "__qualname__"):
+            return f"{value.__module__}.{value.__qualname__}"
+        return repr(value)
+
+    return spell(structure(part))
+
+
 def stack(parts: Sequence[Part], repeats: int) -> Part:
     """One part whose numbers have shape (len(parts) * repeats,), part by part.
 
@@ -65,6 +78,15 @@ def stack(parts: Sequence[Part], repeats: int) -> Part:
         return torch.cat(numbers)
 
     return _rebuild(join, *parts)
+
+
+def part(whole: Part, runs: slice) -> Part:
+    """The part for some of the runs."""
+
+    def cut(value: Any) -> Any:
+        return value[runs] if isinstance(value, Tensor) and value.ndim == 1 else value
+
+    return _rebuild(cut, whole)
 
 
 def cast(part: Part, dtype: torch.dtype, device: torch.device | str) -> Part:

@@ -172,6 +172,20 @@ class Oracles:
         with torch.no_grad():
             return vmap(penalty)(body, like)
 
+    def graph_bytes(self, body: Tree, head: Tree, rows: Rows) -> int:
+        """How much memory the graph of a joint gradient holds, shared by the runs or not."""
+        storages: dict[int, int] = {}
+
+        def keep(saved: Tensor) -> Tensor:
+            storage = saved.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+            return saved
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+            self.joint_gradient(body, head, rows)
+        shared = {leaf.untyped_storage().data_ptr() for leaf in trees.leaves(rows.groups)}
+        return sum(size for pointer, size in storages.items() if pointer not in shared)
+
     # how it is done
 
     def _values(self, function: Objective, body: Tree, head: Tree, rows: Rows) -> Tensor:

@@ -1,5 +1,7 @@
 """What is recorded about the runs: on all rows, in float64, outside of every budget."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,9 @@ from bilevel.hypergradients import Envelope
 from bilevel.oracles import Oracles
 from bilevel.sampling import Rows, Sampler
 from bilevel.trees import Tree
+
+RECORD_BYTES = 2**27
+"""Memory that a record may take beside the data; runs that do not fit are evaluated in turn."""
 
 
 class Recorder:
@@ -32,23 +37,50 @@ class Recorder:
     """
 
     def __init__(self, oracles: Oracles, sampler: Sampler, body: Tree, head: Tree) -> None:
-        self.oracles = oracles
-        self.rows: Rows = sampler.full.cast(torch.float64)
-        self.everything = sampler.data.everything(torch.float64)
+        self.oracles, self.sampler = oracles, sampler
+        runs, one = len(sampler.data.seeds), slice(0, 1)
+        body, head = trees.cast(body, torch.float64), trees.cast(head, torch.float64)
+        first = trees.part(body, one), trees.part(head, one)
+        rows = sampler.noiseless(sampler.data.part(one).everything(torch.float64), torch.float64)
         try:
-            oracles.head_value(*self._double(body, head), self.rows)
+            oracles.head_value(*first, rows)
         except RuntimeError as error:
             raise ProblemError(
                 f"`head_objective` of {type(oracles.problem).__name__} fails in float64, in which "
                 "records are computed. Tensors it computes with must come from `data`, the body or "
                 f"the head; others keep their type. torch says: {error}"
             ) from error
-        self.certifier = Certifier.for_problem(oracles, *self._double(body, head), self.rows)
+        # the graph of a gradient on the rows of g, and the metrics' share of further rows
+        share = sum(sampler.data.sizes.values()) / max(1, sampler.data.sizes.get("train", 1))
+        needed = max(1, oracles.graph_bytes(*first, rows)) * (1 + share)
+        turns = min(runs, math.ceil(runs * needed / RECORD_BYTES))
+        size = math.ceil(runs / turns)
+        self.parts = [slice(i, i + size) for i in range(0, runs, size)]
+        if not oracles.quadratic_linear_head:  # the rows are looked at, those of a part suffice
+            part = self.parts[0]
+            body, head = trees.part(body, part), trees.part(head, part)
+            everything = sampler.data.part(part).everything(torch.float64)
+            rows = sampler.noiseless(everything, torch.float64)
+        self.certifier = Certifier.for_problem(oracles, body, head, rows)
 
     def record(self, body: Tree, head: Tree) -> dict[str, Tensor]:
         """The values at a point; NaN for runs that are not finite."""
-        body, head = self._double(body, head)
-        oracles, certifier, rows = self.oracles, self.certifier, self.rows
+        data, double = self.sampler.data, torch.float64
+        shared = None if data.per_seed else data.everything(double)
+        found = [
+            self._record(
+                trees.cast(trees.part(body, part), double),
+                trees.cast(trees.part(head, part), double),
+                shared or data.part(part).everything(double),
+            )
+            for part in self.parts
+        ]
+        return {name: torch.cat([values[name] for values in found]) for name in found[0]}
+
+    def _record(self, body: Tree, head: Tree, everything: Rows) -> dict[str, Tensor]:
+        """The values of some of the runs, in float64."""
+        oracles, certifier = self.oracles, self.certifier
+        rows = self.sampler.noiseless(everything, torch.float64)
         values = {"objective": oracles.head_value(body, head, rows)}
         system = None if certifier.kind == "unknown" else certifier.system(body, head, rows)
         certificate = certifier.certify(system, body, head, rows)
@@ -64,14 +96,16 @@ class Recorder:
             if oracles.problem.is_stackelberg:
                 slope = Envelope().gradient(oracles, body, best, rows)
                 values["phi_gradient_norm"] = self._projected_norm(body, slope)
-        values.update(self._metrics(body, head, values))
+        values.update(self._metrics(body, head, everything, values))
         return {name: value.detach().double() for name, value in values.items()}
 
-    def _metrics(self, body: Tree, head: Tree, recorded: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _metrics(
+        self, body: Tree, head: Tree, everything: Rows, recorded: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
         """The problem's own metrics, which must be numbers under names of their own."""
         rule = f"`metrics` of {type(self.oracles.problem).__name__} must return a dict of 0-dim"
         try:
-            found = self.oracles.metrics(body, head, self.everything)
+            found = self.oracles.metrics(body, head, everything)
         except BilevelError:
             raise
         except (RuntimeError, TypeError, ValueError) as error:
@@ -91,7 +125,3 @@ class Recorder:
         step = trees.tree_map(torch.sub, body, slope)
         landed = self.oracles.problem.body_set.project(step)
         return trees.norm(trees.tree_map(torch.sub, body, landed))
-
-    @staticmethod
-    def _double(body: Tree, head: Tree) -> tuple[Tree, Tree]:
-        return trees.cast(body, torch.float64), trees.cast(head, torch.float64)

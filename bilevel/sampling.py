@@ -19,6 +19,9 @@ from bilevel.problem import Groups, StackelbergProblem
 from bilevel.row_groups import check_finite, check_groups
 from bilevel.trees import Tree
 
+BatchSize = int | Mapping[str, int | None] | None
+"""Rows per step: for every group, by group, or None for all rows."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rows:
@@ -121,6 +124,19 @@ class TrainingData:
         """Whether the runs are the distinct seeds, in order."""
         return self.seeds == sorted(set(self.seeds))
 
+    def part(self, runs: slice) -> "TrainingData":
+        """The same data for some of the runs."""
+        copy = object.__new__(TrainingData)
+        copy.__dict__.update(self.__dict__)
+        copy.seeds = self.seeds[runs]
+        before, distinct = sorted(set(self.seeds)), sorted(set(copy.seeds))
+        index = {seed: i for i, seed in enumerate(distinct)}
+        copy.seed_index = torch.tensor([index[seed] for seed in copy.seeds], device=self.device)
+        if self.per_seed and len(distinct) < len(before):
+            kept = torch.tensor([before.index(seed) for seed in distinct], device=self.device)
+            copy.groups = trees.take(self.groups, kept)
+        return copy
+
     def repeated(self, times: int) -> "TrainingData":
         """The same data for `times` times as many runs, seeds in the same order each time."""
         copy = object.__new__(TrainingData)
@@ -203,7 +219,7 @@ class Sampler:
         self,
         problem: StackelbergProblem,
         data: TrainingData,
-        batch_size: int | Mapping[str, int | None] | None,
+        batch_size: BatchSize,
         groups: Sequence[str],
         sampling: Sampling = "iid",
     ) -> None:
@@ -222,16 +238,22 @@ class Sampler:
             self.batch_sizes = dict.fromkeys(names, batch_size)
         for name, size in self.batch_sizes.items():
             check_batch_size(size, f"`batch_size` of {name}")
-        everything = data.everything()
-        self.full = everything.without(*(name for name in everything.groups if name not in names))
         example = problem.noise(generator(0, "noise", 0), BLOCK)
         self.noisy = example is not None
         if self.noisy:
             check_noise(example, type(problem).__name__)
-            silence = trees.tree_map(lambda leaf: torch.zeros_like(leaf[0]), example)
-            self.full.groups["noise"] = trees.cast(silence, data.dtype, data.device)
-            self.full.axes["noise"] = None
+            example = trees.tree_map(lambda leaf: torch.zeros_like(leaf[0]), example)
+        self._silence = example
+        self.full = self.noiseless(data.everything(), data.dtype)
         self._blocks: dict[Any, tuple[int, Any]] = {}
+
+    def noiseless(self, everything: Rows, dtype: torch.dtype) -> Rows:
+        """The groups of `everything` that batches hold, and zeros where they hold noise."""
+        full = everything.without(*(set(everything.groups) - set(self.batch_sizes)))
+        if self.noisy:
+            full.groups["noise"] = trees.cast(self._silence, dtype, self.data.device)
+            full.axes["noise"] = None
+        return full
 
     def rows(self, k: int) -> Rows:
         """The batch of step `k` for all runs."""

@@ -1,7 +1,7 @@
 """The result of a training."""
 
 import dataclasses
-from collections.abc import Hashable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,9 @@ from bilevel.oracles import Oracles
 from bilevel.problem import StackelbergProblem
 from bilevel.status import Status
 from bilevel.trees import Tree
+
+ACTIVE = -1
+"""The code of a run that can go on."""
 
 
 class TrainingState(NamedTuple):
@@ -32,7 +35,30 @@ class TrainingState(NamedTuple):
     strategy: Any
     codes: Tensor
     first_norm: Tensor | None
-    structure: Hashable
+    structure: str
+
+    @classmethod
+    def join(cls, states: "Sequence[TrainingState]") -> "TrainingState":
+        """The state of all runs from those of parts that stand at the same step."""
+        first = states[0]
+        if len(states) == 1:
+            return first
+        norms = [state.first_norm for state in states if state.first_norm is not None]
+        return first._replace(
+            seeds=tuple(seed for state in states for seed in state.seeds),
+            strategy=trees.join([state.strategy for state in states]),
+            codes=torch.cat([state.codes for state in states]),
+            first_norm=torch.cat(norms) if norms else None,
+        )
+
+    def part(self, runs: slice) -> "TrainingState":
+        """The state of some of the runs."""
+        return self._replace(
+            seeds=self.seeds[runs],
+            strategy=trees.part(self.strategy, runs),
+            codes=self.codes[runs],
+            first_norm=None if self.first_norm is None else self.first_norm[runs],
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

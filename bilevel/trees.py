@@ -134,6 +134,20 @@ def take(tree: Tree, index: Tensor | int) -> Tree:
     return tree_map(lambda leaf: leaf[index], tree)
 
 
+def join(parts: Sequence[Tree]) -> Tree:
+    """The runs of all parts in one tree; what is no tensor is the smallest: True if all are."""
+
+    def one(*same: Any) -> Any:
+        return torch.cat(same) if isinstance(same[0], Tensor) else min(same)
+
+    return tree_map(one, *parts)
+
+
+def part(tree: Tree, runs: slice) -> Tree:
+    """Some of the runs of a tree; what is no tensor is left as it is."""
+    return tree_map(lambda leaf: leaf[runs] if isinstance(leaf, Tensor) else leaf, tree)
+
+
 def single(tree: Tree) -> Tree:
     """Add a run axis of length one."""
     return tree_map(lambda leaf: leaf.unsqueeze(0), tree)

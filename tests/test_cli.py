@@ -29,7 +29,7 @@ def untrained(monkeypatch):
     def train(*arguments, **options):
         raise AssertionError("a training was started")
 
-    monkeypatch.setattr("bilevel.training.Training.run", train)
+    monkeypatch.setattr("bilevel.loop.Loop.run", train)
 
 
 def test_compare_writes_what_it_was_asked(results):

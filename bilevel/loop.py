@@ -1,0 +1,282 @@
+"""The one loop: it trains every strategy of the library, R runs at once, record by record."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from bilevel import hyperparameters
+from bilevel.arguments import (
+    check_positive_integer,
+    check_problem_instance,
+    check_state,
+    check_strategy,
+    float_type,
+    seed_list,
+)
+from bilevel.contract import check_data, check_problem
+from bilevel.drawing import Sampling
+from bilevel.errors import AllRunsFailedError
+from bilevel.oracles import Oracles
+from bilevel.problem import StackelbergProblem
+from bilevel.sampling import BatchSize, Sampler, TrainingData
+from bilevel.schedules import positive
+from bilevel.solution import Solution, TrainingState
+from bilevel.status import Status
+from bilevel.stepping import can_compile
+from bilevel.strategies import AbstractStrategy
+from bilevel.training import Training, start
+
+Callback = Callable[[int, dict[str, Tensor]], object]
+STEP_BYTES = 2**30
+"""Memory that the steps of all runs may take at once; more runs than fit take turns."""
+
+
+def solve(
+    problem: StackelbergProblem,
+    strategy: AbstractStrategy,
+    steps: int = 2000,
+    *,
+    batch_size: BatchSize = 64,
+    seeds: int | Sequence[int] = 30,
+    every: int = 50,
+    tolerance: float | None = None,
+    sampling: Sampling = "iid",
+    compile: bool = False,
+    state: TrainingState | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    max_runs_at_once: int | None = None,
+    callback: Callback | None = None,
+    throw: bool = True,
+) -> Solution:
+    """Train one strategy from many seeds at once.
+
+    A seed fixes the initial point, the data (if they are redrawn) and the rows of every step, for
+    every strategy, alone or together with others.
+
+    Args:
+        problem: what to solve.
+        strategy: how the two levels move; its numbers may be (R,) tensors, one for each seed.
+        steps: how many body steps.
+        batch_size: rows per step: an int for all groups, a dict by group, None: all rows.
+        seeds: how many (0, 1, ...), or the seeds themselves.
+        every: steps between records; step 0 and the last step are always recorded.
+        tolerance: stop a run when |projected grad Phi| falls below this times its first value;
+            looked at in records only. None: never.
+        sampling: "iid": rows are drawn with replacement; "epochs": without, in random
+            permutations.
+        compile: compile the steps: several times faster after 10 to 60 s of compilation, the same
+            numbers up to rounding. Strategies that decide on values run eagerly, with a warning.
+        state: of an earlier `Solution`, to go on for `steps` more.
+        device: where to compute.
+        dtype: of the training; records are computed in float64.
+        max_runs_at_once: how many runs are computed together; more take turns, which bounds memory
+            and changes no number. None: as many as steps of about a gigabyte allow.
+        callback: called as `callback(step, values)` after each record, values (R,) by name.
+        throw: raise if every run failed.
+
+    Returns:
+        The `Solution`. Ctrl-C ends the training early and returns what was recorded.
+
+    Raises:
+        AllRunsFailedError: every run diverged and `throw` is set; it carries the solution.
+        BilevelError: bad arguments, data or problems, before the training starts.
+
+    Examples:
+        >>> import bilevel
+        >>> from problems.toy import ScalarProduct
+        >>> strategy = bilevel.TwoTimescale(0.05, 0.2, bilevel.SGD())
+        >>> solution = bilevel.solve(ScalarProduct(), strategy, 2000, seeds=4)
+        >>> round(float(solution.body.mean()), 3)
+        1.47
+    """
+    check_problem_instance(problem)
+    data = TrainingData(problem, seed_list(seeds), float_type(dtype), device)
+    loop = Loop(
+        problem,
+        strategy,
+        data,
+        batch_size,
+        sampling,
+        compile=compile,
+        max_runs_at_once=max_runs_at_once,
+    )
+    if state is not None:
+        loop.go_on_from(state)
+    solution = loop.run(
+        record_steps(loop.step, steps, every), tolerance=tolerance, callback=callback
+    )
+    if throw and all(status.failed for status in solution.status):
+        raise AllRunsFailedError(
+            f"All {len(solution.status)} runs failed. {solution.status[0].message} Pass "
+            "`throw=False` to look at the history.",
+            solution,
+        )
+    return solution
+
+
+class Loop:
+    """All runs of one strategy: everything is checked and initialised when it is made.
+
+    Args:
+        problem: what to solve.
+        strategy: with numbers for all runs, or (R,) of them.
+        data: for the R runs.
+        batch_size: see `solve`.
+        sampling: see `solve`.
+        compile: see `solve`.
+        max_runs_at_once: see `solve`.
+    """
+
+    def __init__(
+        self,
+        problem: StackelbergProblem,
+        strategy: AbstractStrategy,
+        data: TrainingData,
+        batch_size: BatchSize,
+        sampling: Sampling = "iid",
+        *,
+        compile: bool = False,
+        max_runs_at_once: int | None = None,
+    ) -> None:
+        runs = len(data.seeds)
+        check_strategy(strategy, runs)
+        strategy.check(problem)
+        if max_runs_at_once is not None:
+            check_positive_integer("max_runs_at_once", max_runs_at_once)
+        check_data(problem, data.groups, per_seed=data.per_seed)
+        needed = _check_start(problem, strategy, data.part(slice(0, 1)), batch_size, sampling)
+        at_once = max_runs_at_once or max(1, int(STEP_BYTES // max(needed, 1)))
+        turns = math.ceil(runs / at_once)
+        size = math.ceil(runs / turns)
+        parts = [slice(i, min(i + size, runs)) for i in range(0, runs, size)]
+        compile = compile and can_compile(strategy)
+        self.problem, self.data = problem, data
+        self.parts = parts
+        self.trainings = [
+            Training(
+                problem,
+                hyperparameters.part(strategy, part),
+                data if len(parts) == 1 else data.part(part),
+                batch_size,
+                sampling,
+                compile=compile,
+            )
+            for part in parts
+        ]
+        self.recorded: list[int] = []
+        self.records: list[dict[str, Tensor]] = []
+
+    @property
+    def step(self) -> int:
+        """How many steps were made."""
+        return self.trainings[0].state.step
+
+    @property
+    def state(self) -> TrainingState:
+        """Where all runs stand."""
+        return TrainingState.join([training.state for training in self.trainings])
+
+    def recorded_names(self) -> list[str]:
+        """What every record holds."""
+        training = self.trainings[0]
+        made = training.state.strategy
+        return list(training.recorder.record(made.body, made.head))
+
+    def go_on_from(self, state: TrainingState) -> None:
+        """Start from `state` instead of the initial points."""
+        states = [training.state for training in self.trainings]
+        whole = check_state(state, TrainingState.join(states))
+        for part, training in zip(self.parts, self.trainings, strict=True):
+            training.go_on_from(whole if len(self.parts) == 1 else whole.part(part))
+
+    def run(
+        self,
+        records: Sequence[int],
+        *,
+        tolerance: float | None = None,
+        callback: Callback | None = None,
+    ) -> Solution:
+        """Make steps up to the last of `records` (steps, ascending); Ctrl-C ends early.
+
+        Records that were made already are kept and not made again.
+        """
+        if tolerance is not None:
+            tolerance = float(positive(tolerance, "`tolerance`"))
+        ending = Status.COMPLETED
+        try:
+            for k in records[len(self.recorded) :]:
+                if self.recorded and all(training.ended for training in self.trainings):
+                    break
+                self._advance(k - self.step)
+                made = [training.record(tolerance) for training in self.trainings]
+                self.records.append({name: torch.cat([m[name] for m in made]) for name in made[0]})
+                self.recorded.append(k)
+                if callback is not None:
+                    callback(k, self.records[-1])
+        except KeyboardInterrupt:
+            # a record may be missing its step if the interrupt fell between the two lines
+            ending, self.records = Status.INTERRUPTED, self.records[: len(self.recorded)]
+            if not self.records:
+                raise
+            for training in self.trainings:
+                training.restore()
+        return self.solution(ending)
+
+    def _advance(self, count: int) -> None:
+        """Steps of all runs; interrupted ones are undone if runs take turns."""
+        before = [training.state for training in self.trainings]
+        try:
+            for training in self.trainings:
+                training.advance(count)
+        except KeyboardInterrupt:
+            if len(before) > 1:  # they would stand at different steps
+                for training, state in zip(self.trainings, before, strict=True):
+                    training.state = state
+            raise
+
+    def solution(self, ending: Status) -> Solution:
+        """What there is, if the runs that can go on end as `ending`."""
+        state = self.state
+        names = self.records[0]
+        history = {name: torch.stack([r[name] for r in self.records]).cpu() for name in names}
+        certifier = self.trainings[0].recorder.certifier
+        return Solution(
+            problem=self.problem,
+            seeds=tuple(self.data.seeds),
+            body=state.strategy.body,
+            head=state.strategy.head,
+            status=tuple(s for training in self.trainings for s in training.status(ending)),
+            steps=torch.tensor(self.recorded),
+            history=history,
+            bound_kind=certifier.kind,
+            bound_note=certifier.note,
+            state=state,
+        )
+
+
+def record_steps(start: int, steps: int, every: int) -> list[int]:
+    """The first and the last of `steps` steps, and the multiples of `every` between them."""
+    check_positive_integer("steps", steps)
+    check_positive_integer("every", every)
+    last = start + steps
+    return sorted({start, last, *range(start + -start % every, last, every)})
+
+
+def _check_start(
+    problem: StackelbergProblem,
+    strategy: AbstractStrategy,
+    data: TrainingData,
+    batch_size: BatchSize,
+    sampling: Sampling,
+) -> int:
+    """Check the problem's contract on one run, and return the bytes that a step of it takes."""
+    oracles = Oracles(problem)
+    sampler = Sampler(problem, data, batch_size, oracles.sampled_groups, sampling)
+    rows = sampler.rows(0)
+    body, head = start(problem, data)
+    check_problem(oracles, body, head, rows)
+    whole = strategy.cost.passes > 0
+    return oracles.graph_bytes(body, head, rows.full if whole else rows)
