@@ -6,7 +6,7 @@ less than a vmapped gradient. Results carry no graph.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ class Oracles:
         self._plain_linear_head = (
             isinstance(problem, LinearHeadProblem)
             and problem.is_stackelberg
-            and not any(map(problem.overrides, ("row_weights", "penalty", "body_penalty")))
+            and not any(map(problem.overrides, ("row_weights", "penalty")))
             and torch.as_tensor(problem.ridge).ndim == 0
         )
 
@@ -213,16 +213,23 @@ class Oracles:
     ) -> tuple[Tree, Tree]:
         """The same from the structure of g: only the features are differentiated through.
 
-        s = dc/d(predictions)/n; d_theta g = Z's + lambda theta, and d_w g pulls s theta' back.
+        s = dc/d(predictions)/n; d_theta g = Z's + lambda theta, and d_w g pulls s theta' back and
+        adds the derivative of h.
         """
         problem, train, axis = self.problem, rows.groups["train"], rows.axes["train"]
         assert isinstance(problem, LinearHeadProblem)
         mapped = vmap(problem.checked_features, in_dims=(0, axis))
+        penalised = problem.overrides("body_penalty")
+
+        def parts(w: Tree) -> tuple[Tensor, ...]:
+            design = mapped(w, train.inputs)
+            return (design, self._body_penalties(w, design)) if penalised else (design,)
+
         if level == "head":
             with torch.no_grad():
                 design = mapped(body, train.inputs)
         else:
-            design, pull = pullback(lambda w: mapped(w, train.inputs), body)
+            (design, *penalties), pull = pullback(parts, body)
         runs, n = design.shape[0], design.shape[1]
         columns = head if head.ndim == 3 else head.unsqueeze(2)
         weights = columns[:, :-1] if problem.fit_bias else columns
@@ -245,24 +252,35 @@ class Oracles:
                 in_head = torch.cat([in_head, bias], 1)
             in_head = in_head.reshape(head.shape)
         if level != "head":
-            in_body = pull(slope @ weights.mT)
+            in_body = pull((slope @ weights.mT, *map(torch.ones_like, penalties)))
         return in_body, in_head
+
+    def _body_penalties(self, body: Tree, like: Tensor) -> Tensor:
+        """h, summed over runs."""
+        problem = self.problem
+        assert isinstance(problem, LinearHeadProblem)
+
+        def penalty(one_body: Tree) -> Tensor:
+            return torch.as_tensor(
+                problem.body_penalty(one_body), dtype=like.dtype, device=like.device
+            )
+
+        total: Tensor = vmap(penalty)(body).sum()
+        return total
 
     def _second(self, body: Tree, head: Tree, vector: Tree, rows: Rows, level: str) -> Tree:
         with torch.enable_grad():
             body, head = _variable(body), _variable(head)
             value = self._values(self.problem.head_objective, body, head, rows).sum()
-            gradient = _grad(value, trees.leaves(head), create_graph=True)
-            product = sum(
+            gradient = _grad([value], trees.leaves(head), create_graph=True)
+            products = [
                 (g * v.detach()).sum() for g, v in zip(gradient, trees.leaves(vector), strict=True)
-            )
+            ]
             target = head if level == "head" else body
-            return trees.rebuild(target, _grad(product, trees.leaves(target)))
+            return trees.rebuild(target, _grad(products, trees.leaves(target)))
 
 
-def pullback(
-    function: Callable[[Tree], Tensor], tree: Tree
-) -> tuple[Tensor, Callable[[Tensor], Tree]]:
+def pullback(function: Callable[[Tree], Tree], tree: Tree) -> tuple[Tree, Callable[[Tree], Tree]]:
     """The value of `function` at `tree`, and the map of a cotangent to its pull-back.
 
     Recording a graph costs less than `torch.func.vjp`, which the compiler needs.
@@ -273,8 +291,8 @@ def pullback(
     with torch.enable_grad():
         variable = _variable(tree)
         value = function(variable)
-    return value.detach(), lambda along: trees.rebuild(
-        tree, _grad(value, trees.leaves(variable), along)
+    return trees.detach(value), lambda along: trees.rebuild(
+        tree, _grad(trees.leaves(value), trees.leaves(variable), trees.leaves(along))
     )
 
 
@@ -284,11 +302,19 @@ def _variable(tree: Tree) -> Tree:
 
 
 def _grad(
-    value: Any, wanted: list[Tensor], along: Tensor | None = None, *, create_graph: bool = False
+    values: list[Tensor],
+    wanted: list[Tensor],
+    along: list[Tensor] | None = None,
+    *,
+    create_graph: bool = False,
 ) -> list[Tensor]:
-    """Gradients of `value` (times `along`), zero where it does not depend on a leaf."""
-    if not isinstance(value, Tensor) or not value.requires_grad:
+    """Gradients of the sum of `values` (times `along`), zero where it does not depend on a leaf."""
+    kept = [i for i, value in enumerate(values) if value.requires_grad]
+    if not kept:
         return [torch.zeros_like(leaf) for leaf in wanted]
+    outputs, weights = [values[i] for i in kept], along and [along[i] for i in kept]
     return list(
-        torch.autograd.grad(value, wanted, along, create_graph=create_graph, materialize_grads=True)
+        torch.autograd.grad(
+            outputs, wanted, weights, create_graph=create_graph, materialize_grads=True
+        )
     )

@@ -38,6 +38,12 @@ class Weighted(Smooth):
         return 0.3 * (body["weight"] ** 2).sum()
 
 
+class Decayed(Smooth):
+    """A penalty of the body alone."""
+
+    body_penalty = Weighted.body_penalty
+
+
 class BodyFree(Smooth):
     """Features of the inputs alone."""
 
@@ -69,7 +75,10 @@ PROBLEMS = {
     "linear, all hooks": Weighted(),
     "linear, all hooks, outputs and bias": Weighted(outputs=K, fit_bias=True),
     "linear, all hooks, penalised bias": Weighted(fit_bias=True, penalize_bias=True),
+    "linear, penalty of the body": Decayed(fit_bias=True),
+    "linear, constant penalty of the body": Decayed(body_penalty=lambda body: 0.5),
     "linear, fixed features": BodyFree(),
+    "linear, fixed features, penalty of the body": BodyFree(body_penalty=Decayed().body_penalty),
     "tree head": General(),
     "tree head, quadratic": General(power=2),
     "true bilevel": TrueBilevel(),
@@ -77,6 +86,7 @@ PROBLEMS = {
     "scalar": Scalar(),
     "noisy scalar": Noisy(),
 }
+HOOKS = [name for name in PROBLEMS if "all hooks" in name]
 ROWS = ["shared", "per run", "mixed"]
 
 
@@ -140,6 +150,21 @@ def test_values_and_gradients_are_those_of_single_runs(name, kind):
     assert not any(
         x.requires_grad for x in trees.leaves((body, head))
     )  # arguments stay as they are
+
+
+@pytest.mark.parametrize("level", ["body", "head", "both"])
+@pytest.mark.parametrize("name", [name for name in PROBLEMS if name.startswith("linear")])
+def test_the_structure_of_linear_heads_changes_no_gradient(name, level):
+    oracles, body, head, rows = setting(name)
+    assert oracles._plain_linear_head == (name not in ("linear, tensor ridge", *HOOKS))
+    g = oracles.problem.head_objective
+    found = oracles._gradients(g, body, head, rows, level)
+    oracles._plain_linear_head = False
+    expected = oracles._gradients(g, body, head, rows, level)
+    for one, other in zip(found, expected, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert_runs(one, [run_of(other, run) for run in range(len(SEEDS))])
 
 
 def central(function, at, direction, step=1e-5):
