@@ -61,12 +61,19 @@ class Network:
             hidden = sigma(hidden @ body[f"weight{layer}"] + body[f"bias{layer}"])
         return hidden
 
+    def weight_squares(self, body: dict[str, Tensor]) -> Tensor:
+        """The sum of the squares of all weights, without the biases, 0-dim."""
+        weights = [body[f"weight{layer}"] for layer in range(1, self.depth + 1)]
+        return torch.stack([weight.square().sum() for weight in weights]).sum()
+
 
 class Regression(bilevel.LinearHeadProblem):
-    """g = 1/(2n) |z theta + b - y|^2 + lambda/2 |theta|^2, z the last hidden layer of a network.
+    """g = 1/(2n) |z theta + b - y|^2 + lambda/2 |theta|^2 + h(body), z the last hidden layer.
 
-    Inputs and targets are standardised with the training rows' mean and standard deviation. The
-    bias of the head is not penalised.
+    h = weight_decay/2 sum_l |W_l|^2 over the weights of the hidden layers of a network. It is part
+    of both levels, so that Danskin's gradient stays exact, and it leaves the best response as it
+    is. Biases are not penalised, neither those of the hidden layers nor that of the head. Inputs
+    and targets are standardised with the training rows' mean and standard deviation.
 
     Args:
         draw: `draw(seed)` gives raw (inputs, targets) arrays by group: "train", "validation",
@@ -74,21 +81,32 @@ class Regression(bilevel.LinearHeadProblem):
         network: the body.
         ridge: lambda, at least 0.
         note: one sentence on the data.
+        weight_decay: of the hidden layers, at least 0.
+
+    Raises:
+        ArgumentError: `ridge` or `weight_decay` is negative, or no number.
 
     Source: arXiv 2605.15530, equation (8). Differs from the source in: 1. the mean over rows where
     the paper's normalisation could not be read; 2. biases in every layer; 3. any depth and
-    activation.
+    activation; 4. an optional weight decay of the body.
     """
 
     redraws_data = True
     fit_bias = True
 
     def __init__(
-        self, draw: Callable[[int], Splits], network: Network, ridge: float = 1e-4, note: str = ""
+        self,
+        draw: Callable[[int], Splits],
+        network: Network,
+        ridge: float = 1e-4,
+        note: str = "",
+        weight_decay: float = 0.0,
     ) -> None:
-        if not ridge >= 0:
-            raise ArgumentError(f"`ridge` must be at least 0, got {ridge}.")
+        for name, value in (("ridge", ridge), ("weight_decay", weight_decay)):
+            if not value >= 0:
+                raise ArgumentError(f"`{name}` must be at least 0, got {value}.")
         self.draw, self.network, self.ridge, self.note = draw, network, ridge, note
+        self.weight_decay = weight_decay
         self.columns = draw(0)["train"][0].shape[1]
 
     def data(self, seed: int | None = None) -> dict[str, Any]:
@@ -116,6 +134,19 @@ class Regression(bilevel.LinearHeadProblem):
         """The last hidden layer."""
         return self.network.features(body, inputs)
 
+    def body_penalty(self, body: dict[str, Tensor]) -> float | Tensor:
+        """The weight decay h of the hidden layers."""
+        if self.weight_decay == 0:
+            return 0.0
+        return 0.5 * self.weight_decay * self.network.weight_squares(body)
+
+    def overrides(self, hook: str) -> bool:
+        """Without weight decay there is no `body_penalty` to differentiate."""
+        ours = type(self).body_penalty is Regression.body_penalty
+        if hook == "body_penalty" and ours and self.weight_decay == 0:
+            return False
+        return super().overrides(hook)
+
 
 def uniform(shape: tuple[int, ...], fan_in: int, generator: torch.Generator) -> Tensor:
     """Uniform in +-1/sqrt(fan-in)."""
@@ -132,6 +163,7 @@ def friedman1(
     train: int = 800,
     validation: int = 200,
     test: int = 1000,
+    weight_decay: float = 0.0,
 ) -> Regression:
     """Friedman 1: 10 inputs, 5 of them relevant, additive noise."""
     return _friedman(1, make_friedman1, locals())
@@ -146,6 +178,7 @@ def friedman2(
     train: int = 800,
     validation: int = 200,
     test: int = 1000,
+    weight_decay: float = 0.0,
 ) -> Regression:
     """Friedman 2: 4 inputs of very different scales, a signal dominated by one product."""
     return _friedman(2, make_friedman2, locals())
@@ -160,6 +193,7 @@ def friedman3(
     train: int = 800,
     validation: int = 200,
     test: int = 1000,
+    weight_decay: float = 0.0,
 ) -> Regression:
     """Friedman 3: 4 inputs, the arc tangent of a ratio."""
     return _friedman(3, make_friedman3, locals())
@@ -172,6 +206,7 @@ def diabetes(
     ridge: float = 1e-4,
     validation: float = 0.2,
     test: float = 0.2,
+    weight_decay: float = 0.0,
 ) -> Regression:
     """Diabetes progression of 442 patients from 10 measurements (real data)."""
     inputs, targets = load_diabetes(return_X_y=True, scaled=False)
@@ -181,7 +216,7 @@ def diabetes(
         f"disease progression after a year. Split anew for every seed, {validation:.0%} "
         f"validation, {test:.0%} test; standardised with training rows."
     )
-    return Regression(draw, Network(width, depth, activation), ridge, note)
+    return Regression(draw, Network(width, depth, activation), ridge, note, weight_decay)
 
 
 def _friedman(number: int, make: Callable[..., Arrays], options: dict[str, Any]) -> Regression:
@@ -204,4 +239,4 @@ def _friedman(number: int, make: Callable[..., Arrays], options: dict[str, Any])
         f"{sizes['test']} test rows, drawn anew for every seed; standardised with training rows."
     )
     network = Network(options["width"], options["depth"], options["activation"])
-    return Regression(draw, network, options["ridge"], note)
+    return Regression(draw, network, options["ridge"], note, options["weight_decay"])
