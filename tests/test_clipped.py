@@ -5,7 +5,7 @@ import torch
 from small_problems import Noisy, Smooth, doubles
 
 import bilevel
-from bilevel import SGD, Adam, Clipped, RMSProp, Status, TwoTimescale, trees
+from bilevel import SGD, Adam, Clipped, RMSProp, Status, TwoTimescale, stepping, trees
 from bilevel.errors import ArgumentError
 from problems.regression import friedman1
 
@@ -161,7 +161,8 @@ def test_limits_train_side_by_side():
 
 @pytest.mark.slow  # a compilation
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-def test_compiled_equals_eager():
+def test_compiled_equals_eager(monkeypatch):
+    monkeypatch.setattr(stepping, "STEPS_PER_CALL", 2)  # two steps show what ten would
     problem = friedman1(width=3, train=20, validation=5, test=5)
     limits = torch.tensor([0.01, 0.1, 10.0])
     strategy = TwoTimescale(5e-3, 5e-2, Clipped(limits))
