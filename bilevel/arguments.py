@@ -13,6 +13,7 @@ from bilevel.errors import ArgumentError
 from bilevel.hyperparameters import check_part
 from bilevel.problem import StackelbergProblem
 from bilevel.solution import TrainingState
+from bilevel.stored import StoredTree
 from bilevel.strategies import AbstractStrategy
 
 
@@ -59,6 +60,14 @@ def check_state(state: Any, fresh: TrainingState) -> TrainingState:
         raise ArgumentError(
             f"`state` belongs to the seeds {state.seeds}, not to {fresh.seeds}. Pass the same "
             "`seeds`."
+        )
+
+    if isinstance(state.strategy, StoredTree):
+        device = fresh.codes.device
+        state = state._replace(
+            strategy=state.strategy.fill(fresh.strategy, device),
+            codes=state.codes.to(device),
+            first_norm=None if state.first_norm is None else state.first_norm.to(device),
         )
 
     def described(made: Any) -> list[Any]:

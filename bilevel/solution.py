@@ -1,7 +1,9 @@
 """The result of a training."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -9,11 +11,18 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.certificate import BoundKind
+from bilevel.drawing import generator
+from bilevel.errors import ResultsError
 from bilevel.oracles import Oracles
 from bilevel.problem import StackelbergProblem
 from bilevel.status import Status
+from bilevel.storage.folder import located, reserve
+from bilevel.storage.tensors import read_tensors, write_tensors
+from bilevel.stored import StoredTree
 from bilevel.trees import Tree
 
+KIND = "bilevel solution 1"
+"""What a file says it is, with the version of its format."""
 ACTIVE = -1
 """The code of a run that can go on."""
 
@@ -49,6 +58,33 @@ class TrainingState(NamedTuple):
             strategy=trees.join([state.strategy for state in states]),
             codes=torch.cat([state.codes for state in states]),
             first_norm=torch.cat(norms) if norms else None,
+        )
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors by name, and the rest as JSON can hold it."""
+        stored = StoredTree.of(self.strategy)
+        tensors = {f"state{place}": leaf for place, leaf in stored.tensors.items()}
+        tensors["codes"] = self.codes
+        if self.first_norm is not None:
+            tensors["first_norm"] = self.first_norm
+        content = {"step": self.step, "seeds": list(self.seeds), "structure": self.structure}
+        return tensors, {**content, "plain": stored.plain}
+
+    @classmethod
+    def unpack(cls, tensors: dict[str, Tensor], content: dict[str, Any]) -> "TrainingState":
+        """What was packed; its strategy's state is a `StoredTree` until a training takes it."""
+        places = {
+            name.removeprefix("state"): leaf
+            for name, leaf in tensors.items()
+            if name.startswith("state")
+        }
+        return cls(
+            content["step"],
+            tuple(content["seeds"]),
+            StoredTree(places, content["plain"]),
+            tensors["codes"],
+            tensors.get("first_norm"),
+            content["structure"],
         )
 
     def part(self, runs: slice) -> "TrainingState":
@@ -104,6 +140,91 @@ class Solution:
         like = trees.leaves(self.head)[0]
         moved = torch.as_tensor(inputs).to(dtype=like.dtype, device=like.device)
         return Oracles(self.problem).predictions(self.body, self.head, moved)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write everything but the problem to one file, for `load`.
+
+        Args:
+            path: a new file; the suffix `.safetensors` is customary. `~` is the home folder.
+
+        Raises:
+            ResultsExistError: there is such a file already.
+        """
+        target = reserve(path)
+        levels = {"body": self.body, "head": self.head}
+        tensors, content = self.state.pack()
+        for level, tree in levels.items():
+            stored = StoredTree.of(tree)
+            tensors |= {f"{level}{place}": leaf for place, leaf in stored.tensors.items()}
+        tensors |= {f"history.{name}": values for name, values in self.history.items()}
+        tensors["steps"] = self.steps
+        described = {
+            "kind": KIND,
+            "problem": type(self.problem).__qualname__,
+            "status": [status.name for status in self.status],
+            "bound_kind": self.bound_kind,
+            "bound_note": self.bound_note,
+        }
+        write_tensors(target, tensors, content | described)
+        return target
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], problem: StackelbergProblem) -> "Solution":
+        """Read what `save` wrote.
+
+        Args:
+            path: the file.
+            problem: the problem that was solved, made as it was then: files hold no code.
+
+        Returns:
+            The solution, on the CPU, with the same bits. Its state goes on as it would have.
+
+        Raises:
+            ResultsError: the file is missing, damaged, no solution, or of another problem.
+
+        Examples:
+            >>> import bilevel, tempfile
+            >>> from problems.toy import ScalarProduct
+            >>> solved = bilevel.solve(ScalarProduct(), bilevel.uniform(0.1), 5, seeds=2)
+            >>> path = solved.save(f"{tempfile.mkdtemp()}/toy.safetensors")
+            >>> bool((bilevel.Solution.load(path, ScalarProduct()).body == solved.body).all())
+            True
+        """
+        path = located(path)
+        tensors, content = read_tensors(path)
+        if content.get("kind") != KIND:
+            raise ResultsError(f"{path} holds no solution: `Solution.save` writes such files.")
+        levels = {}
+        for level in ("body", "head"):
+            one = getattr(problem, f"init_{level}")(generator(0, level))
+            places = {
+                name.removeprefix(level): leaf
+                for name, leaf in tensors.items()
+                if name.startswith(level)
+            }
+            levels[level] = StoredTree(places, {}).fill(one)
+            if levels[level] is None or not trees.same_structure(trees.take(levels[level], 0), one):
+                raise ResultsError(
+                    f"{path} holds a {level} of another form than `init_{level}` of "
+                    f"{type(problem).__name__} returns. Pass the problem that was solved "
+                    f"({content['problem']}), made with the same options."
+                )
+        return cls(
+            problem=problem,
+            seeds=tuple(content["seeds"]),
+            body=levels["body"],
+            head=levels["head"],
+            status=tuple(Status[name] for name in content["status"]),
+            steps=tensors["steps"],
+            history={
+                name.removeprefix("history."): values
+                for name, values in tensors.items()
+                if name.startswith("history.")
+            },
+            bound_kind=content["bound_kind"],
+            bound_note=content["bound_note"],
+            state=TrainingState.unpack(tensors, content),
+        )
 
     def __repr__(self) -> str:
         """One line per outcome."""

@@ -1,0 +1,81 @@
+"""Tensors with their description in one file: safetensors, with a checksum over all of it.
+
+No pickle: reading a file runs nothing that is in it.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from bilevel.errors import ResultsError
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
+    """Write a file that `read_tensors` gives back, bit for bit.
+
+    The file appears when all of it is written: whatever interrupts this, a file that was there
+    before stays whole.
+
+    Args:
+        path: File to write; one that is there is replaced.
+        tensors: On any device.
+        content: What JSON can hold.
+    """
+    own = {  # of their own: the format has no word for tensors that share memory
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    text = json.dumps(content, sort_keys=True)
+    metadata = {"content": text, "sha256": _digest(own, text)}
+    hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        with hidden.open("wb") as file:
+            file.write(safetensors.torch.save(own, metadata))
+            file.flush()
+            os.fsync(file.fileno())
+        hidden.replace(path)
+    except OSError as error:
+        raise ResultsError(f"{path} cannot be written: {error}.") from error
+    finally:
+        hidden.unlink(missing_ok=True)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_tensors` wrote.
+
+    Args:
+        path: File to read.
+
+    Returns:
+        The tensors, on the CPU, and the content.
+
+    Raises:
+        ResultsError: If it is missing, cut off, changed or of another kind; names the file.
+    """
+    if not path.is_file():
+        raise ResultsError(f"There is no file {path}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ResultsError(f"{path} is damaged: it was cut off or changed ({error}).") from error
+    text = metadata.get("content", "")
+    if metadata.get("sha256") != _digest(tensors, text):
+        raise ResultsError(f"{path} is damaged: its checksum does not fit what it holds.")
+    content: dict[str, Any] = json.loads(text)
+    return tensors, content
+
+
+def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    """SHA-256 of the text and of the tensors as they are written."""
+    return hashlib.sha256(text.encode() + safetensors.torch.save(dict(tensors))).hexdigest()
