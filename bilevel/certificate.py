@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.heads.closed_form import (
+from bilevel.heads.quadratic import (
     LARGEST_GENERAL_HEAD,
     all_penalised,
     is_quadratic,
@@ -57,7 +57,7 @@ class Certifier:
         kind: "proven" for quadratic heads, "estimated" where only the local Hessian is known,
             "unknown" where the head is too large for a Hessian (no bound is given then).
         exact: whether theta* itself can be computed beside the bound.
-        penalised: see `bilevel.heads.closed_form.all_penalised`.
+        penalised: see `bilevel.heads.quadratic.all_penalised`.
         note: where mu comes from, in words.
     """
 

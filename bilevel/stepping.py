@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bilevel import hyperparameters, trees
 from bilevel.errors import ProblemError
+from bilevel.linear.system import RETRY
 from bilevel.oracles import Oracles
 from bilevel.sampling import Drawn, Sampler
 from bilevel.strategies import AbstractStrategy
@@ -46,12 +47,25 @@ class CompiledSteps:
         runs, self.device = len(sampler.data.seeds), sampler.data.device
         self.at_once = STEPS_PER_CALL if numbers / runs <= SMALL else 1
         self.oracles, self.sampler = oracles, sampler
+        self.eager = strategy
         self.strategy = hyperparameters.as_tensors(strategy, self.device)
         key = (hyperparameters.structure(strategy), runs, self.at_once)
         self.function = compiled_for(oracles.problem, key)
 
     def __call__(self, state: Any, k: int) -> Any:
-        """The state after steps k, ..., k + at_once - 1."""
+        """The state after steps k, ..., k + at_once - 1.
+
+        Where a run met what only eager code can solve (see `factorise`), they are repeated eagerly.
+        """
+        made = self._compiled(state, k)
+        codes = self.strategy.status(made)
+        if codes is None or not bool((codes == RETRY).any()):
+            return made
+        for j in range(k, k + self.at_once):
+            state = self.eager.step(self.oracles, state, self.sampler.rows(j), j)
+        return state
+
+    def _compiled(self, state: Any, k: int) -> Any:
         drawn = trees.stack([self.sampler.draw(j) for j in range(k, k + self.at_once)])
         step = torch.tensor(float(k), dtype=torch.float64, device=self.device)
         try:

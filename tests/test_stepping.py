@@ -86,10 +86,11 @@ def test_noise_reaches_compiled_steps():
 
 
 def test_what_decides_on_values_runs_eagerly_and_says_so():
-    problem, exact = network(), bilevel.BestResponse(5e-3)
+    to_tolerance = bilevel.FastSGD(0.1, steps=5, tolerance=1e-3)
+    problem, strategy = network(), bilevel.BestResponse(5e-3, solver=to_tolerance)
     with pytest.warns(UserWarning, match="runs eagerly"):
-        compiled = train(problem, exact, 20, compile=True)
-    assert torch.equal(compiled.head, train(problem, exact, 20).head)
+        compiled = train(problem, strategy, 20, compile=True)
+    assert torch.equal(compiled.head, train(problem, strategy, 20).head)
 
 
 def test_functions_are_forgotten_with_their_problem():

@@ -67,6 +67,15 @@ class AbstractHeadSolver(abc.ABC):
         return False
 
     @property
+    def uses_batch(self) -> bool:
+        """Whether the heads depend on the rows of the step, not on `rows.full` alone (a hook).
+
+        `BestResponse` then solves the head on the rows of a step before it moves the body on the
+        same rows. The head in its state answers to the body before the last step.
+        """
+        return False
+
+    @property
     @abc.abstractmethod
     def cost(self) -> Cost:
         """What one call of `solve` costs."""

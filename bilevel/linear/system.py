@@ -19,6 +19,9 @@ from bilevel.status import Status
 EPS = torch.finfo(torch.float64).eps
 JITTERS = (1e-12, 1e-10, 1e-8, 1e-6, 1e-4)
 """Tried in turn, as multiples of the largest diagonal entry; more would change the problem."""
+RETRY = int(max(Status)) + 1
+"""The code of a run that compiled code could not factor; no `Status`, and worse than all of them,
+so that it survives where codes are joined by their maximum."""
 
 
 class AbstractSystem(abc.ABC):
@@ -182,8 +185,10 @@ def factorise(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     A numerically singular run gets the smallest of `JITTERS` that makes its factorisation succeed,
     and the status `JITTERED`. Runs that are not finite, or so indefinite that none helps, give NaN
-    and `DIVERGED`.
+    and `DIVERGED`. Compiled code cannot try and look: see `factorise_once`.
     """
+    if torch.compiler.is_compiling():
+        return factorise_once(matrix)
     safe, bad = replace_bad(matrix)
     factor, weak = _attempt(safe)
     status = torch.full((len(matrix),), int(Status.CONVERGED), device=matrix.device)
@@ -201,6 +206,18 @@ def factorise(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     nothing = bad | weak
     status = status.masked_fill(nothing, int(Status.DIVERGED))
     return factor.masked_fill(nothing.reshape(-1, 1, 1, 1), torch.nan), safe, status
+
+
+def factorise_once(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`factorise` without a decision: runs that need a jitter give NaN and the code `RETRY`.
+
+    The caller throws such results away and computes them again eagerly, as `bilevel.stepping` does.
+    """
+    safe, bad = replace_bad(matrix)
+    factor, weak = _attempt(safe)
+    status = torch.full((len(matrix),), int(Status.CONVERGED), device=matrix.device)
+    status = status.masked_fill(weak, RETRY).masked_fill(bad, int(Status.DIVERGED))
+    return factor.masked_fill((bad | weak).reshape(-1, 1, 1, 1), torch.nan), safe, status
 
 
 def _attempt(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,8 @@ from bilevel.schedules import AbstractSchedule, Number, as_schedule
 from bilevel.strategies.base import AbstractStrategy
 from bilevel.trees import Tree
 
+EXACT = ClosedForm()  # made once: the compiler does not make parts
+
 
 class BestResponseState(NamedTuple):
     """The body, its best response, and what the parts remember."""
@@ -31,9 +33,12 @@ class BestResponseState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BestResponse(AbstractStrategy):
-    """w <- Proj_W[ w - alpha_k grad Phi(w; xi_k) ] with theta = theta*(w) on all rows.
+    """w <- Proj_W[ w - alpha_k grad Phi(w; xi_k) ] with theta = theta*(w).
 
-    The head of a state always answers to the body of that state, so a recorded head is exact too.
+    The head is solved on all rows, and the head of a state answers to the body of that state: a
+    recorded head is exact too. With a solver that uses the rows of the step, such as
+    `ClosedForm(BatchData())`, the head is solved on them at the current body, and then the body
+    moves; the head of a state answers to the body before the last step.
 
     Args:
         body_lr: alpha, a number or a schedule.
@@ -65,32 +70,46 @@ class BestResponse(AbstractStrategy):
         solver = self.solver or default_solver(oracles.problem)
         memory = solver.init(oracles, body, head, rows)
         solved = solver.solve(oracles, body, head, rows, memory, 0)
-        moments = self.optimizer.init(body)
-        return BestResponseState(body, solved.head, moments, solved.state, solved.status)
+        # step 0 solves on its rows itself, which must not be remembered twice
+        kept = memory if solver.uses_batch else solved.state
+        return BestResponseState(body, solved.head, self.optimizer.init(body), kept, solved.status)
 
     def step(
         self, oracles: Oracles, state: BestResponseState, rows: Rows, k: int
     ) -> BestResponseState:
-        """A body step at the exact head, then the head of the new body."""
+        """A body step at the exact head, then the head of the new body.
+
+        With a solver that uses the rows of the step: the head of the body, then the body step.
+        """
         solver = self.solver or default_solver(oracles.problem)
-        slope = (self.gradient or Envelope()).gradient(oracles, state.body, state.head, rows)
-        alpha = as_schedule(self.body_lr, "")(k)
-        body, moments = self.optimizer.update(slope, state.moments, state.body, alpha)
-        body = oracles.problem.body_set.project(body)
-        solved = solver.solve(oracles, body, state.head, rows, state.solver, k + 1)
+        if solver.uses_batch:
+            solved = solver.solve(oracles, state.body, state.head, rows, state.solver, k)
+            body, moments = self._move(oracles, state, solved.head, rows, k)
+        else:
+            body, moments = self._move(oracles, state, state.head, rows, k)
+            solved = solver.solve(oracles, body, state.head, rows, state.solver, k + 1)
         # codes only grow in severity: a run that was jittered once says so at the end
         codes = state.codes.maximum(solved.status)
         return BestResponseState(body, solved.head, moments, solved.state, codes)
 
+    def _move(
+        self, oracles: Oracles, state: BestResponseState, head: Tree, rows: Rows, k: int
+    ) -> tuple[Tree, Tree]:
+        """The body after a step at `head`, and the moments."""
+        slope = (self.gradient or Envelope()).gradient(oracles, state.body, head, rows)
+        alpha = as_schedule(self.body_lr, "")(k)
+        body, moments = self.optimizer.update(slope, state.moments, state.body, alpha)
+        return oracles.problem.body_set.project(body), moments
+
     @property
     def compilable(self) -> bool:
         """As far as the solver is."""
-        return (self.solver or ClosedForm()).compilable
+        return (self.solver or EXACT).compilable
 
     @property
     def cost(self) -> Cost:
         """One gradient, and what the solver costs."""
-        return Cost(gradients=1).plus((self.solver or ClosedForm()).cost)
+        return Cost(gradients=1).plus((self.solver or EXACT).cost)
 
     def status(self, state: BestResponseState) -> Tensor:
         """The worst code of the head solves so far."""
@@ -104,4 +123,4 @@ def default_solver(problem: StackelbergProblem) -> AbstractHeadSolver:
             f"There is no exact default solver for {type(problem.criterion).__name__}: pass "
             "`solver=`, for example FastSGD(lr, steps, tolerance=1e-8)."
         )
-    return ClosedForm()
+    return EXACT

@@ -1,0 +1,121 @@
+"""Quadratic heads: their linear system, and whether it can be solved."""
+
+import torch
+
+from bilevel import trees
+from bilevel.errors import IncompatibleError, SingularHeadError
+from bilevel.linear.system import EPS, AbstractSystem, PrimalSystem, linear_system
+from bilevel.oracles import Oracles
+from bilevel.problem import LinearHeadProblem, StackelbergProblem
+from bilevel.sampling import Rows, generator
+from bilevel.status import Status
+from bilevel.trees import Tree
+
+LARGEST_GENERAL_HEAD = 1024
+
+
+def quadratic_system(
+    oracles: Oracles, body: Tree, head: Tree, rows: Rows, penalised: bool
+) -> AbstractSystem:
+    """The system of a quadratic head on `rows`.
+
+    For a linear head its solution is theta*; for another head it is theta* - head.
+    """
+    if isinstance(oracles.problem, LinearHeadProblem):
+        return linear_system(oracles.linear_parts(body, rows), penalised=penalised)
+    hessian = oracles.head_hessian(body, head, rows).double()
+    slope = trees.flatten(oracles.head_gradient(body, head, rows)).double()
+    hessian = 0.5 * (hessian + hessian.mT)
+    return PrimalSystem(
+        hessian.unsqueeze(1), -slope[:, None, :, None], torch.full_like(slope[:, 0], -torch.inf)
+    )
+
+
+def all_penalised(oracles: Oracles, body: Tree, head: Tree) -> bool:
+    """Whether every coefficient of a linear head has a positive penalty, in every run."""
+    problem = oracles.problem
+    if not isinstance(problem, LinearHeadProblem) or not problem.penalises_all:
+        return False
+    return bool((oracles.linear_penalty(body, head) > 0).all())
+
+
+def refuse_singular(system: AbstractSystem, problem: StackelbergProblem, remedy: str = "") -> None:
+    """Raise `SingularHeadError` if H is not numerically positive definite in some run.
+
+    Args:
+        system: of all runs.
+        problem: whose system it is.
+        remedy: for linear heads; empty: that of a head solved on all rows.
+    """
+    smallest, largest = system.curvature()
+    if isinstance(system, PrimalSystem):
+        relative = system.hessian.shape[-1] * EPS * largest
+        # curvature() already subtracted one such margin; a floor above it is a proof
+        bad = (smallest <= relative) & (system.floor <= 0)
+    else:
+        bad = smallest <= 0
+    if bool(smallest.isnan().any()):
+        raise SingularHeadError(
+            f"The head's Hessian is not finite in run {int(smallest.isnan().nonzero()[0])}: check "
+            "the scale of the features, and that row weights and penalties are not negative."
+        )
+    if bool(bad.any()):
+        run = int(bad.nonzero()[0])
+        linear = isinstance(problem, LinearHeadProblem)
+        what = "The Gram matrix of the features has" if linear else "The head's Hessian has"
+        if not linear:
+            remedy = "Add a strongly convex term to `head_objective`."
+        elif not remedy:
+            remedy = (
+                "Set `ridge` (or `penalty`) to a positive number, or use fewer features than rows."
+            )
+        raise SingularHeadError(
+            f"{what} smallest eigenvalue {float(smallest[run]):.2g} (largest "
+            f"{float(largest[run]):.2g}) in run {run}: the head has no unique minimiser, so there "
+            f"is no closed form. {remedy}"
+        )
+
+
+def check_quadratic(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> None:
+    """Raise `IncompatibleError` unless g is quadratic in the head."""
+    size = trees.flatten(head).shape[1]
+    if size > LARGEST_GENERAL_HEAD:
+        raise IncompatibleError(
+            f"The head has {size} numbers; ClosedForm forms a Hessian of at most "
+            f"{LARGEST_GENERAL_HEAD}. Use LinearHeadProblem if the head is linear in features, or "
+            "an iterative solver."
+        )
+    if not is_quadratic(oracles, body, head, rows):
+        raise IncompatibleError(
+            f"`head_objective` of {type(oracles.problem).__name__} is not quadratic in the head: "
+            "its Hessian is not the same everywhere, so there is no closed form. Use an iterative "
+            "solver, such as FastSGD."
+        )
+
+
+def is_quadratic(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> bool:
+    """Whether g is quadratic in the head, as far as three heads can tell, in float64.
+
+    Its Hessian must agree at two random heads to 1e-8, and its gradient must vanish, to 1e-6 of
+    what it was, at the head that this Hessian leads to.
+    """
+    body, rows = trees.cast(body, torch.float64), rows.cast(torch.float64)
+    like = trees.flatten(trees.cast(head, torch.float64))
+
+    def random_head(stream: int) -> Tree:
+        source = generator(stream, "quadratic")
+        numbers = torch.randn(like.shape[1], generator=source, dtype=torch.float64)
+        return trees.unflatten(numbers.to(like.device).expand(like.shape), head)
+
+    start = random_head(0)
+    first = oracles.head_hessian(body, start, rows)
+    second = oracles.head_hessian(body, random_head(1), rows)
+    scale = torch.maximum(first.abs().amax(), second.abs().amax())
+    if not bool((first - second).abs().amax() <= 1e-8 * scale):
+        return False
+    system = quadratic_system(oracles, body, start, rows, False)
+    step, status = system.solve()
+    landed = trees.tree_map(torch.add, start, trees.unflatten(step.squeeze(2), start))
+    before, after = (trees.norm(oracles.head_gradient(body, at, rows)) for at in (start, landed))
+    # a singular Hessian leads nowhere; it is refused, or not certified, as such
+    return bool(((after <= 1e-6 * before) | (status != int(Status.CONVERGED))).all())
