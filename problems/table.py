@@ -27,6 +27,7 @@ def table(
     ridge: float = 1e-4,
     validation: float = 0.2,
     test: float = 0.2,
+    weight_decay: float = 0.0,
 ) -> Regression:
     """A CSV file of your own: one column from all the others.
 
@@ -40,6 +41,7 @@ def table(
         ridge: lambda, at least 0.
         validation: share of the rows for validation; 0 for none.
         test: share of the rows for testing.
+        weight_decay: of the hidden layers, at least 0.
 
     Returns:
         The problem: the rows split anew for every seed, standardised with the training rows.
@@ -63,8 +65,10 @@ def table(
     ]
     remark = f" The same in every row, so of no use: {quoted(constant)}." if constant else ""
     note = f"{path.name}: {len(targets)} rows, target {target!r} from {len(others)} columns."
+    sizes = sizes_of_fractions(len(targets), validation, test)
+    note += remark + describe(targets, validation, test)
     network = Network(width, depth, activation)
-    return _regression(inputs, targets, network, ridge, validation, test, note + remark)
+    return Regression(random_split(inputs, targets, sizes), network, ridge, note, weight_decay)
 
 
 def from_arrays(
@@ -77,6 +81,7 @@ def from_arrays(
     ridge: float = 1e-4,
     validation: float = 0.2,
     test: float = 0.2,
+    weight_decay: float = 0.0,
     note: str = "",
 ) -> Regression:
     """The same problem from NumPy arrays or tensors, which are copied.
@@ -90,6 +95,7 @@ def from_arrays(
         ridge: lambda, at least 0.
         validation: share of the rows for validation; 0 for none.
         test: share of the rows for testing.
+        weight_decay: of the hidden layers, at least 0.
         note: one sentence on the data, for reports.
 
     Raises:
@@ -119,16 +125,18 @@ def from_arrays(
             f"`inputs` has {len(x)} rows and `targets` {len(y)}: each row needs one target."
         )
     check_table(x, y, "", "`targets`")
+    sizes = sizes_of_fractions(len(y), validation, test)
     note = note or f"Arrays: {len(y)} rows of {x.shape[1]} columns."
+    note += describe(y, validation, test)
     network = Network(width, depth, activation)
-    return _regression(x, y, network, ridge, validation, test, note)
+    return Regression(random_split(x, y, sizes), network, ridge, note, weight_decay)
 
 
 def numbers(name: str, given: Any) -> NDArray[np.float64]:
     """A float64 copy of an argument, or an error that names it."""
     if isinstance(given, Tensor):
         array = given.detach().cpu()
-        found = np.array(array.double() if not array.is_complex() else array)
+        found = (array if array.is_complex() else array.double()).numpy()
     elif np.ma.is_masked(given):
         raise DataError(f"`{name}` is a masked array: drop the rows with masked values.")
     else:
@@ -174,22 +182,14 @@ def check_table(
         raise DataError(f"{where}all columns but the target are the same in every row.")
 
 
-def _regression(
-    inputs: NDArray[np.float64],
-    targets: NDArray[np.float64],
-    network: Network,
-    ridge: float,
-    validation: float,
-    test: float,
-    note: str,
-) -> Regression:
-    sizes = sizes_of_fractions(len(targets), validation, test)
+def describe(targets: NDArray[np.float64], validation: float, test: float) -> str:
+    """Sentences for the note: how the rows are split, and whether the target looks like classes."""
     shares = f"{validation:.0%} validation, {test:.0%} test" if validation else f"{test:.0%} test"
-    note += f" Split anew for every seed, {shares}; standardised with training rows."
+    note = f" Split anew for every seed, {shares}; standardised with training rows."
     values = len(np.unique(targets))
     if values <= FEW_VALUES and (targets == np.round(targets)).all():
         note += (
             f" The target has only {values} values, all whole numbers: if they stand for classes, "
             "the squared error used here is not made for them."
         )
-    return Regression(random_split(inputs, targets, sizes), network, ridge, note)
+    return note

@@ -16,12 +16,17 @@ def test_names_are_sorted_and_complete():
     assert registry.names("no.such.group") == []
 
 
-def test_every_factory_has_a_summary_and_only_options_with_defaults():
+def test_every_factory_has_a_summary_and_options():
     for name in registry.names():
         factory = registry.load(name)
         assert len(registry.summary(factory)) > 20
         assert registry.options_of(factory)
-        registry.make(name)
+        if name == "table":
+            assert registry.required_options(factory) == ["file", "target"]
+        else:
+            assert registry.required_options(factory) == []
+        if name not in {"boston", "table"}:  # these need a file
+            registry.make(name)
 
 
 def test_options_reach_the_factory():
@@ -49,6 +54,18 @@ def test_a_name_like_no_other_shows_what_there_is():
         registry.load("zzzzzz")
     assert "Did you mean" not in str(caught.value)
     assert "diabetes" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "table cannot do without file and target: .* --set file=... target=..."),
+        ({"target": "y"}, "table cannot do without file: .* --set file=..."),
+    ],
+)
+def test_required_options_are_asked_for(options, message):
+    with pytest.raises(ArgumentError, match=message):
+        registry.make("table", **options)
 
 
 @pytest.mark.parametrize(
