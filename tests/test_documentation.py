@@ -20,6 +20,7 @@ MUST_HAVE_EXAMPLES = [
     "docs/extend/head-solver.md",
     "docs/extend/optimizer.md",
     "docs/problems/regression.md",
+    "docs/problems/table.md",
     "docs/problems/toy.md",
 ]
 

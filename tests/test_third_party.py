@@ -1,0 +1,111 @@
+"""A package of somebody else: installed by pip, found by name, compared by name."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PYPROJECT = """
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "wave-problems"
+version = "1.0"
+
+[project.entry-points."bilevel.problems"]
+waves = "wave_problems.waves:waves"
+needs-a-key = "wave_problems.waves:needs_a_key"
+"""
+
+WAVES = '''
+"""The problem of docs/extend/problem.md, in a package."""
+
+import bilevel
+import torch
+
+
+class Waves(bilevel.LinearHeadProblem):
+    criterion = bilevel.SquaredError()
+
+    def __init__(self, units, ridge):
+        self.units, self.ridge = units, ridge
+
+    def data(self, seed=None):
+        generator = torch.Generator().manual_seed(0)
+        inputs = 2 * torch.rand(90, 2, generator=generator) - 1
+        targets = torch.sin(3 * inputs).sum(1)
+        return {
+            "train": bilevel.Batch(inputs[:60], targets[:60]),
+            "test": bilevel.Batch(inputs[60:], targets[60:]),
+        }
+
+    def init_body(self, generator):
+        return torch.randn(2, self.units, generator=generator)
+
+    def init_head(self, generator):
+        return torch.zeros(self.units)
+
+    def features(self, body, inputs):
+        return torch.tanh(inputs @ body)
+
+
+def waves(units: int = 16, ridge: float = 1e-3) -> Waves:
+    """Sums of sines, fitted by hidden units."""
+    return Waves(units, ridge)
+
+
+def needs_a_key(key: str) -> Waves:
+    """Waves that need a key."""
+    return Waves(4, 1e-3)
+'''
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder into which pip has installed the package, without the network."""
+    project = tmp_path_factory.mktemp("wave-problems")
+    (project / "wave_problems").mkdir()
+    (project / "pyproject.toml").write_text(PYPROJECT)
+    (project / "wave_problems/__init__.py").touch()
+    (project / "wave_problems/waves.py").write_text(WAVES)
+    folder = tmp_path_factory.mktemp("site")
+    offline = ["--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
+    command = [sys.executable, "-m", "pip", "install", "-q", *offline, "--target", str(folder)]
+    made = subprocess.run([*command, str(project)], capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    assert (folder / "wave_problems-1.0.dist-info" / "entry_points.txt").exists()
+    return folder
+
+
+def bilevel(site, *arguments, cwd):
+    """The installed command, with the folder among the places where Python looks for packages."""
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    program = str(Path(sys.executable).parent / "bilevel")
+    return subprocess.run(
+        [program, *arguments], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+
+
+def test_it_is_listed_beside_ours(site, tmp_path):
+    found = bilevel(site, "problems", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    lines = found.stdout.splitlines()
+    place = lines.index("waves            Sums of sines, fitted by hidden units.")
+    assert lines[place + 1].split() == ["units=16", "ridge=0.001"]
+    place = lines.index("needs-a-key      Waves that need a key.")
+    assert lines[place + 1].split() == ["key=(needed)"]
+    assert any(line.startswith("diabetes ") for line in lines)
+
+
+def test_it_is_compared_by_name(site, tmp_path):
+    options = ["--set", "units=6", "--steps", "20", "--seeds", "2", "--output", "run"]
+    found = bilevel(site, "compare", "waves", *options, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert "final test MSE" in found.stdout
+    assert found.stdout.count("2 completed") == 6
+    assert "<h1" in (tmp_path / "run" / "report.html").read_text()
+    assert found.stdout.endswith("Report: run/report.html\n")
