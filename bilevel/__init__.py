@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
     "problem": "StackelbergProblem LinearHeadProblem Batch",
+    "modules": "split assign SplitModule",
     "criteria": "AbstractCriterion SquaredError",
     "sets": "ConvexSet Everywhere Box Ball",
     "schedules": "AbstractSchedule Constant Polynomial",
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
     from bilevel.hypergradients import AbstractHypergradient as AbstractHypergradient
     from bilevel.hypergradients import Envelope as Envelope
     from bilevel.loop import solve as solve
+    from bilevel.modules import SplitModule as SplitModule
+    from bilevel.modules import assign as assign
+    from bilevel.modules import split as split
     from bilevel.optimizers import SGD as SGD
     from bilevel.optimizers import AbstractOptimizer as AbstractOptimizer
     from bilevel.optimizers import Adam as Adam

@@ -1,0 +1,117 @@
+"""What a network is made of: its linear layers, and what cannot be trained as body and head."""
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import is_lazy
+
+from bilevel.errors import ArgumentError, unknown_name
+
+
+def linear_layers(module: nn.Module) -> dict[str, nn.Linear]:
+    """All linear layers by name. Layers derived from `nn.Linear` may compute something else."""
+    return {
+        name: child
+        for name, child in module.named_modules(remove_duplicate=False)
+        if type(child) is nn.Linear and name
+    }
+
+
+def head_layer(module: nn.Module, head: str) -> nn.Linear:
+    """The linear layer called `head`."""
+    known = linear_layers(module)
+    if head not in known:
+        children = dict(module.named_modules(remove_duplicate=False))
+        if head in children and head:
+            raise ArgumentError(
+                f"The head {head!r} must be an `nn.Linear` (not a class derived from it), got "
+                f"{type(children[head]).__name__}. Linear layers: {', '.join(sorted(known))}."
+            )
+        raise unknown_name("linear layer", head, known)
+    return known[head]
+
+
+def layout(module: nn.Module) -> dict[str, str]:
+    """Names, shapes and types of the parameters and buffers, in words."""
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    return {name: f"{tuple(x.shape)} {x.dtype}" for name, x in tensors}
+
+
+def refuse(module: nn.Module, layer: nn.Linear, head: str) -> None:
+    """Raise unless the module is a function of floating parameters that can be batched."""
+    own = {id(p) for p in layer.parameters()}
+    for name, child in module.named_modules():
+        kind = f"{name or 'The module itself'} ({type(child).__name__})"
+        if isinstance(child, _BatchNorm) and (child.training or child.running_mean is None):
+            raise ArgumentError(
+                f"{kind} uses statistics of the batch, so that a row's features depend on the "
+                "other rows and change with every call. Use `nn.LayerNorm` or `nn.GroupNorm`, or "
+                "freeze trained statistics: `lambda: Net().eval()`."
+            )
+        if _draws(child):
+            raise ArgumentError(
+                f"{kind} draws random numbers in training mode, inside the objective. Set its "
+                "probability to 0, or make the module with `.eval()`: `lambda: Net().eval()`."
+            )
+        if isinstance(child, nn.RNNBase):
+            raise ArgumentError(
+                f"{kind} is fused and cannot be batched over runs. Write the recurrence with "
+                "`nn.Linear` layers, in a loop over time."
+            )
+        for leaf, parameter in child.named_parameters(recurse=False):
+            path = f"{name}.{leaf}" if name else leaf
+            if is_lazy(parameter):
+                raise ArgumentError(
+                    f"The parameter {path!r} has no shape yet. Give layers their sizes, or call "
+                    "the module once on an example before `make_module` returns it."
+                )
+            if child is not layer and id(parameter) in own:
+                raise ArgumentError(
+                    f"The head {head!r} shares its parameter {path!r} with the body, so the two "
+                    "levels are not separate. Give the head weights of its own."
+                )
+            if not parameter.requires_grad:
+                raise ArgumentError(
+                    f"The parameter {path!r} is frozen, but the body is trained. Make it a buffer, "
+                    "or compute the frozen layers once and use their outputs as inputs."
+                )
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if tensor.device.type != "cpu":
+            raise ArgumentError(
+                f"{name!r} is on {tensor.device}. Make the module on the CPU, where a seed means "
+                "the same everywhere; `solve(device=...)` moves what it trains."
+            )
+
+
+def refuse_shared(first: nn.Module, second: nn.Module) -> None:
+    """Raise if two modules that should be new have a parameter in common."""
+    known = {id(p) for p in first.parameters()}
+    shared = [name for name, p in second.named_parameters() if id(p) in known]
+    if shared:
+        raise ArgumentError(
+            f"`make_module` returned the parameter {shared[0]!r} twice; every call must make a new "
+            "module, because every seed has a start of its own. Make all layers inside it."
+        )
+
+
+def _draws(child: nn.Module) -> bool:
+    """Whether a layer draws random numbers when it is called."""
+    if not child.training:
+        return False
+    if isinstance(child, _DropoutNd):
+        return child.p > 0
+    return isinstance(child, nn.RReLU) or (
+        isinstance(child, nn.MultiheadAttention) and child.dropout > 0
+    )
+
+
+def unfuse(module: nn.Module) -> None:
+    """Keep attention layers from their fused inference path, which cannot be batched over runs.
+
+    Layers in training mode do not take it; without dropout they compute the same in both modes.
+    """
+    for child in module.modules():
+        if type(child) in (nn.MultiheadAttention, nn.TransformerEncoderLayer):
+            if isinstance(child, nn.MultiheadAttention):
+                child.dropout = 0.0  # in training mode it was 0, or the module was refused
+            child.training = True
