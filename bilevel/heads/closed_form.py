@@ -94,8 +94,8 @@ class ClosedForm(AbstractHeadSolver):
 
     @property
     def cost(self) -> Cost:
-        """One exact solve."""
-        return Cost(solves=1)
+        """One exact solve; a pass through all rows unless it is on the batch."""
+        return Cost(solves=1, passes=0 if self.uses_batch else 1)
 
     @staticmethod
     def _constrain(problem: StackelbergProblem, head: Tree, status: Tensor) -> tuple[Tree, Tensor]:

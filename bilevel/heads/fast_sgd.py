@@ -91,8 +91,10 @@ class FastSGD(AbstractHeadSolver):
 
     @property
     def cost(self) -> Cost:
-        """A gradient per inner step, and one for the residual."""
-        return Cost(gradients=self.steps + 1)
+        """A gradient per inner step, on a batch or on all rows, and one on all for the residual."""
+        if self.batch_size is None:
+            return Cost(passes=self.steps + 1)
+        return Cost(gradients=self.steps, passes=1)
 
     def _rows(self, rows: Rows, j: int) -> Rows:
         """All rows, or the rows of inner step j in the place of the training rows."""

@@ -192,7 +192,7 @@ class RunningData(AbstractHeadData):
         for name in ("decay", "extra_ridge"):
             checked = positive(getattr(self, name), f"`{name}`", zero_allowed=True)
             object.__setattr__(self, name, checked)
-        if bool((torch.as_tensor(self.decay) >= 1).any()):
+        if bool((torch.as_tensor(self.decay, dtype=torch.float64) >= 1).any()):
             raise ArgumentError(
                 f"`decay` must be below 1, got {self.decay}: 1 would never forget a batch."
             )
