@@ -9,17 +9,20 @@ from small_problems import Scalar, Smooth, TrueBilevel, points, sampler
 import bilevel
 from bilevel import (
     SGD,
+    BatchData,
     BestResponse,
+    ClosedForm,
     Constant,
     FastSGD,
     Polynomial,
     RMSProp,
+    RunningData,
     TwoTimescale,
     preset_strategies,
     uniform,
 )
 from bilevel.cost import Cost
-from bilevel.errors import ArgumentError, IncompatibleError
+from bilevel.errors import ArgumentError, IncompatibleError, UnknownNameError
 from bilevel.oracles import Oracles
 
 ALPHA, BETA = Polynomial(0.2, 3 / 5), Polynomial(0.3, 2 / 5, 2.0)
@@ -56,6 +59,17 @@ def test_presets_are_the_experiments_by_name():
     assert {s.order for s in found.values() if hasattr(s, "order")} == {"simultaneous"}
 
 
+def test_presets_by_name():
+    assert len(preset_strategies(1e-4, 4e-4)) == 6
+    names = ["best response running", "two-timescale"]
+    found = preset_strategies(1e-4, 4e-4, optimizer=SGD(), names=names)
+    assert list(found) == names
+    assert isinstance(found["best response running"].solver.data, RunningData)
+    assert isinstance(found["best response running"].optimizer, SGD)
+    with pytest.raises(UnknownNameError, match="Did you mean 'best response running'"):
+        preset_strategies(1e-4, 4e-4, names=["best response runing"])
+
+
 @pytest.mark.parametrize("rates", [(0.1, 0.01), (0.1, 0.1)])
 def test_presets_whose_names_would_be_false_are_refused(rates):
     with pytest.raises(ArgumentError, match=r"must be below.*build the strategies yourself"):
@@ -69,8 +83,10 @@ def test_presets_whose_names_would_be_false_are_refused(rates):
         (TwoTimescale(0.1, 0.2, order="simultaneous"), Cost(gradients=1)),
         (TwoTimescale(0.1, 0.2, head_steps=3), Cost(gradients=4)),
         (TwoTimescale(0.1, 0.2, order="simultaneous", head_steps=3), Cost(gradients=3)),
-        (BestResponse(0.1), Cost(gradients=1, solves=1)),
-        (BestResponse(0.1, FastSGD(0.1, 4)), Cost(gradients=1 + 4 + 1)),
+        (BestResponse(0.1), Cost(gradients=1, solves=1, passes=1)),
+        (BestResponse(0.1, ClosedForm(BatchData())), Cost(gradients=1, solves=1)),
+        (BestResponse(0.1, ClosedForm(RunningData())), Cost(gradients=1, solves=1)),
+        (BestResponse(0.1, FastSGD(0.1, 4)), Cost(gradients=1 + 4 + 1, passes=4 + 1)),
     ],
 )
 def test_the_cost_of_a_step_is_the_number_of_backward_passes(strategy, cost, monkeypatch):

@@ -1,6 +1,9 @@
 """The strategies one compares to learn whether two rates help."""
 
-from bilevel.errors import ArgumentError
+from collections.abc import Sequence
+
+from bilevel.errors import ArgumentError, unknown_name
+from bilevel.heads import ClosedForm, RunningData
 from bilevel.optimizers import AbstractOptimizer, RMSProp
 from bilevel.schedules import positive
 from bilevel.strategies.base import AbstractStrategy
@@ -9,6 +12,8 @@ from bilevel.strategies.two_timescale import Order, TwoTimescale, uniform
 
 CONTROLS = ("uniform slow", "uniform fast", "swapped", "uniform sqrt")
 """The presets that serve as baselines."""
+RUNNING = "best response running"
+"""The preset that is made only where its name is asked for."""
 
 
 def preset_strategies(
@@ -17,11 +22,13 @@ def preset_strategies(
     *,
     order: Order = "alternating",
     optimizer: AbstractOptimizer | None = None,
+    names: Sequence[str] | None = None,
 ) -> dict[str, AbstractStrategy]:
     """Two-timescale training, exact best response, and four controls.
 
     uniform slow (alpha, alpha) · uniform fast (beta, beta) · two-timescale (alpha, beta) ·
-    swapped (beta, alpha) · uniform sqrt, both sqrt(alpha beta) · best response, body alpha.
+    swapped (beta, alpha) · uniform sqrt, both sqrt(alpha beta) · best response, body alpha. By
+    name only: best response running, body alpha, the head from `RunningData()`.
 
     The last two controls make the question fair: they have the same pair of rates the other way
     round, and a single rate with the same geometric mean.
@@ -31,12 +38,14 @@ def preset_strategies(
         head_lr: beta, above alpha.
         order: of the two-timescale strategies.
         optimizer: of all; None: `RMSProp()`, as in the paper.
+        names: which ones, in this order; None: the first six.
 
     Returns:
-        Name -> strategy, in the order above.
+        Name -> strategy, in the order of `names`.
 
     Raises:
         ArgumentError: If alpha is not below beta: the names would say what is not so.
+        UnknownNameError: If there is no strategy of a name.
 
     Source: arXiv 2605.15530, section 5. Differs from the source in: 1. the controls swapped and
     uniform sqrt are ours; 2. best response too.
@@ -45,6 +54,9 @@ def preset_strategies(
         >>> from bilevel import preset_strategies
         >>> list(preset_strategies(5e-4, 5e-3))[2]
         'two-timescale'
+        >>> pair = preset_strategies(5e-4, 5e-3, names=["best response", "best response running"])
+        >>> pair["best response running"].solver
+        ClosedForm(data=RunningData(decay=0.95, extra_ridge=0.001))
     """
     for name, rate in (("body_lr", body_lr), ("head_lr", head_lr)):
         positive(rate, f"`{name}`")
@@ -57,11 +69,17 @@ def preset_strategies(
         )
     optimizer = optimizer or RMSProp()
     middle = (body_lr * head_lr) ** 0.5
-    return {
+    made: dict[str, AbstractStrategy] = {
         "uniform slow": uniform(body_lr, optimizer, order),
         "uniform fast": uniform(head_lr, optimizer, order),
         "two-timescale": TwoTimescale(body_lr, head_lr, optimizer, order),
         "swapped": TwoTimescale(head_lr, body_lr, optimizer, order),
         "uniform sqrt": uniform(middle, optimizer, order),
         "best response": BestResponse(body_lr, optimizer=optimizer),
+        RUNNING: BestResponse(body_lr, ClosedForm(RunningData()), optimizer=optimizer),
     }
+    chosen = [name for name in made if name != RUNNING] if names is None else names
+    for name in chosen:
+        if name not in made:
+            raise unknown_name("strategy", name, made)
+    return {name: made[name] for name in chosen}
