@@ -16,13 +16,15 @@ _PUBLIC = {
     "optimizers": "AbstractOptimizer SGD RMSProp Adam Clipped",
     "heads": "AbstractHeadSolver ClosedForm FastSGD FullData BatchData RunningData",
     "hypergradients": "AbstractHypergradient Envelope",
-    "strategies": "AbstractStrategy TwoTimescale uniform BestResponse preset_strategies",
+    "strategies": "AbstractStrategy TwoTimescale uniform BestResponse OwnLoop preset_strategies",
     "cost": "Cost",
     "status": "Status",
     "point": "best_response hypergradient HeadResponse Hypergradient",
     "loop": "solve",
     "solution": "Solution",
-    "comparing": "compare Progress",
+    "comparing": "compare",
+    "contest": "Progress",
+    "tuning": "Tuning",
     "comparison": "Comparison",
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names.split()}
@@ -31,9 +33,9 @@ __all__ = [*sorted(_HOME), "errors"]
 
 if TYPE_CHECKING:
     from bilevel import errors as errors
-    from bilevel.comparing import Progress as Progress
     from bilevel.comparing import compare as compare
     from bilevel.comparison import Comparison as Comparison
+    from bilevel.contest import Progress as Progress
     from bilevel.cost import Cost as Cost
     from bilevel.criteria import AbstractCriterion as AbstractCriterion
     from bilevel.criteria import SquaredError as SquaredError
@@ -72,9 +74,11 @@ if TYPE_CHECKING:
     from bilevel.status import Status as Status
     from bilevel.strategies import AbstractStrategy as AbstractStrategy
     from bilevel.strategies import BestResponse as BestResponse
+    from bilevel.strategies import OwnLoop as OwnLoop
     from bilevel.strategies import TwoTimescale as TwoTimescale
     from bilevel.strategies import preset_strategies as preset_strategies
     from bilevel.strategies import uniform as uniform
+    from bilevel.tuning import Tuning as Tuning
 
 
 def __getattr__(name: str) -> Any:

@@ -81,7 +81,8 @@ def check_state(state: Any, fresh: TrainingState) -> TrainingState:
             "`state` does not fit: it comes from another problem, strategy or `dtype`. Pass those "
             "of the training that it ended."
         )
-    return state
+    checked: TrainingState = state
+    return checked
 
 
 def check_problem_instance(problem: Any) -> None:

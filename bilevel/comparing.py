@@ -1,65 +1,57 @@
 """Many strategies on one problem: same starts, same rows, same budget, few trainings."""
 
 import contextlib
+import hashlib
+import os
 import statistics
+import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from bilevel import hyperparameters
+from bilevel import hyperparameters, trees
 from bilevel.arguments import check_problem_instance, check_strategy, float_type, seed_list
+from bilevel.budget import Budget, BudgetKind
+from bilevel.checkpoint import Checkpoint
 from bilevel.comparison import Comparison
+from bilevel.contest import Contest, Options, Progress
+from bilevel.drawing import Sampling
 from bilevel.errors import AllRunsFailedError, ArgumentError, unknown_name
-from bilevel.loop import Loop, record_steps
 from bilevel.problem import StackelbergProblem
 from bilevel.sampling import BatchSize, TrainingData
-from bilevel.solution import Solution
 from bilevel.status import Status
 from bilevel.storage.environment import environment
-from bilevel.strategies import AbstractStrategy, TwoTimescale
+from bilevel.strategies import AbstractStrategy, OwnLoop, TwoTimescale
 from bilevel.strategies.presets import CONTROLS
 from bilevel.training import Training
+from bilevel.tuning import Tuning, tune_strategies
 
+Array = NDArray[np.float64]
 WARM_UP, ROUNDS, STEPS_PER_ROUND = 10, 5, 10
-RECORDS = 50
-
-
-class Progress(NamedTuple):
-    """Where a comparison stands.
-
-    Attributes:
-        strategies: what is trained now, together.
-        step: of `steps`.
-        steps: of each strategy.
-        done: strategies that are finished.
-        total: how many there are.
-    """
-
-    strategies: tuple[str, ...]
-    step: int
-    steps: int
-    done: int
-    total: int
 
 
 def compare(
     problem: StackelbergProblem,
-    strategies: Mapping[str, AbstractStrategy],
+    strategies: Mapping[str, AbstractStrategy | Callable[..., Any]],
     seeds: int | Sequence[int] = 20,
     *,
     steps: int = 2000,
-    budget: Literal["steps"] = "steps",
+    budget: BudgetKind = "steps",
     batch_size: BatchSize = 64,
     every: int | None = None,
+    sampling: Sampling = "iid",
+    tune: Sequence[float] | Tuning | None = None,
     baselines: Sequence[str] | None = None,
     headline: str | None = None,
     name: str | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     compile: bool = False,
+    max_runs_at_once: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     settings: Mapping[str, object] | None = None,
     callback: Callable[[Progress], object] | None = None,
 ) -> Comparison:
@@ -70,12 +62,16 @@ def compare(
 
     Args:
         problem: what to solve.
-        strategies: by name.
+        strategies: by name. A generator function is a training loop of your own, see `OwnLoop`.
         seeds: how many (0, 1, ...), or the seeds themselves.
-        steps: body steps of every strategy.
-        budget: what is equal for all: "steps".
+        steps: body steps of every strategy; with `budget="gradients"` its gradient evaluations.
+        budget: what is equal for all: "steps", or "gradients", which makes strategies with dear
+            steps take fewer; `Cost.evaluations` says what a step counts.
         batch_size: rows per step; None: all rows.
-        every: steps between records; None: about 50 records.
+        every: steps (or gradient evaluations) between records; None: about 50 records.
+        sampling: how rows are drawn, see `solve`.
+        tune: factors to multiply the rates with, such as (0.1, 0.3, 1, 3, 10), or a `Tuning`: the
+            best rates of every strategy, found on seeds of their own, take part as "NAME, tuned".
         baselines: names to compare the others with; None: the preset controls and uniform
             strategies among them, or else the first strategy.
         headline: the metric to judge by; None: the first that starts with "test_", else
@@ -84,6 +80,9 @@ def compare(
         device: where to compute.
         dtype: of the training.
         compile: compile the steps, see `solve`.
+        max_runs_at_once: bounds memory, see `solve`.
+        checkpoint: a folder to keep the training in. If it holds this comparison, the training
+            goes on from there, with the same numbers as if it had never stopped.
         settings: more entries for the report's settings, such as the command.
         callback: called with a `Progress` at every record.
 
@@ -93,6 +92,7 @@ def compare(
 
     Raises:
         AllRunsFailedError: every run of every strategy diverged.
+        ResultsError: `checkpoint` holds another comparison, or a damaged file.
         BilevelError: bad arguments, data or problems, before the training starts.
 
     Examples:
@@ -104,62 +104,69 @@ def compare(
         >>> sorted(comparison.final("body_error"))
         ['slow', 'two']
     """
-    if budget != "steps":
-        raise ArgumentError(f'`budget` must be "steps", got {budget!r}.')
     check_problem_instance(problem)
-    if not isinstance(strategies, Mapping) or not all(isinstance(name, str) for name in strategies):
-        raise ArgumentError("`strategies` must be a dict of strategies by name.")
-    if not strategies:
-        raise ArgumentError("`strategies` is empty: there is nothing to compare.")
+    entrants = _entrants(strategies)
+    baselines = _baselines(entrants, baselines)
     seed_numbers = seed_list(seeds)
-    if isinstance(steps, int) and steps > 0 and every is None:
-        every = max(1, round(steps / RECORDS))
-    for strategy in strategies.values():
-        check_strategy(strategy, 1)
-    baselines = _baselines(strategies, baselines)
     data = TrainingData(problem, seed_numbers, float_type(dtype), device)
-    groups = _group(strategies)
+    options = Options(batch_size, sampling, compile, max_runs_at_once)
     # everything is checked and initialised before the first step of the first strategy
-    trainings = {
-        names: Loop(
-            problem,
-            hyperparameters.stack([strategies[n] for n in names], len(seed_numbers)),
-            data.repeated(len(names)),
-            batch_size,
-            compile=compile,
-        )
-        for names in groups
-    }
+    contest = Contest(problem, entrants, data, options)
     if headline is not None:
-        _headline(next(iter(trainings.values())).recorded_names(), headline)
-    solutions = _train(trainings, steps, 1 if every is None else every, callback)
-    history, status = _split(solutions, len(seed_numbers))
-    trained = {name: strategies[name] for name in strategies if name in history}
-    missing = [name for name in strategies if name not in history]  # after Ctrl-C
-    recorded = next(iter(solutions.values()))
-    steps_recorded = max((s.steps for s in solutions.values()), key=len).numpy()
-    failed = {Status[code].failed for codes in status.values() for code in codes}
-    if failed == {True}:
-        raise AllRunsFailedError(
-            f"All runs of all strategies failed. {Status.DIVERGED.message}", solutions
-        )
-    interrupted = any(Status.INTERRUPTED in s.status for s in solutions.values())
-    seconds = dict.fromkeys(trained, np.nan)
-    if not interrupted:
-        with contextlib.suppress(KeyboardInterrupt):  # the trainings are worth more than the times
-            seconds = _seconds(problem, trained, data, batch_size, compile=compile)
-    metrics = list(dict.fromkeys(metric for table in history.values() for metric in table))
+        headline = _headline(contest.recorded_names(), headline)
+    dearest = max(contest.gradients_per_step().values())
+    plan = Budget(budget, steps, every, dearest)
+    tuning = None if tune is None else Tuning.of(tune, seed_numbers)
     described: dict[str, Any] = {
         "seeds": seed_numbers,
         "steps": steps,
         "batch_size": dict(batch_size) if isinstance(batch_size, Mapping) else batch_size,
-        "every": every,
+        "every": plan.marks[1] - plan.marks[0],
         "budget": budget,
+        "sampling": sampling,
         "dtype": str(dtype).removeprefix("torch."),
         "device": str(device),
+    }
+    kept = None
+    if checkpoint is not None:
+        what = {
+            "problem": type(problem).__qualname__,
+            "data_sha256": _digest(data),
+            "strategies": {key: hyperparameters.signature(s, numbers=True) for key, s in
+                           entrants.items()},
+            "tune": None if tuning is None else repr(tuning),
+            "compile": compile,
+        }  # fmt: skip
+        kept = Checkpoint(checkpoint, {**described, **what})
+    if tuning is not None:
+        metric = headline or _headline(contest.recorded_names(), None)
+        found = tune_strategies(
+            problem, entrants, tuning, plan, options, data, metric, callback, kept
+        )
+        baselines = [*baselines, *(found.names[key] for key in baselines if key in found.names)]
+        entrants = {**entrants, **found.strategies}
+        described["tuning"] = found.described
+        contest = Contest(problem, entrants, data, options)
+    outcome = contest.train(plan, callback, kept)
+    trained = {key: entrants[key] for key in entrants if key in outcome.history}
+    missing = [key for key in entrants if key not in outcome.history]  # after Ctrl-C
+    failed = {Status[code].failed for codes in outcome.status.values() for code in codes}
+    if failed == {True}:
+        raise AllRunsFailedError(
+            f"All runs of all strategies failed. {Status.DIVERGED.message}", outcome.solutions
+        )
+    seconds = dict.fromkeys(trained, np.nan)
+    if not outcome.interrupted:
+        with contextlib.suppress(KeyboardInterrupt):  # the trainings are worth more than the times
+            seconds = _seconds(problem, trained, data, options)
+    some = next(iter(outcome.solutions.values()))
+    records = max(len(solution.steps) for solution in outcome.solutions.values())
+    costs = contest.gradients_per_step()
+    metrics = list(dict.fromkeys(m for table in outcome.history.values() for m in table))
+    described |= {
         "threads": torch.get_num_threads(),
         "data_note": problem.note,
-        "bound_note": recorded.bound_note,
+        "bound_note": some.bound_note,
         **({"not_trained": missing} if missing else {}),
         **(settings or {}),
     }
@@ -167,71 +174,45 @@ def compare(
         problem=name or type(problem).__name__,
         settings=described,
         strategies={key: repr(strategy) for key, strategy in trained.items()},
-        steps=steps_recorded,
-        history={key: _pad(table, len(steps_recorded)) for key, table in history.items()},
-        status=status,
-        gradients_per_step={k: float(s.cost.gradients) for k, s in trained.items()},
+        steps=np.array(plan.marks[:records]),
+        history={key: _pad(table, records) for key, table in outcome.history.items()},
+        status=outcome.status,
+        gradients_per_step={key: costs[key] for key in trained},
         seconds_per_step=seconds,
         baselines=tuple(key for key in baselines if key in trained),
         headline=_headline(metrics, headline),
         environment=environment(
             dtype=described["dtype"], device=str(device), threads=torch.get_num_threads()
         ),
-        bound_kind=recorded.bound_kind,
+        bound_kind=some.bound_kind,
     )
 
 
-Groups = dict[tuple[str, ...], Loop]
+def _entrants(strategies: object) -> dict[str, AbstractStrategy]:
+    """The strategies by name; generator functions become strategies."""
+    if not isinstance(strategies, Mapping) or not all(isinstance(key, str) for key in strategies):
+        raise ArgumentError("`strategies` must be a dict of strategies by name.")
+    if not strategies:
+        raise ArgumentError("`strategies` is empty: there is nothing to compare.")
+    entrants = {
+        key: OwnLoop(value) if isinstance(value, types.FunctionType) else value
+        for key, value in strategies.items()
+    }
+    for strategy in entrants.values():
+        check_strategy(strategy, 1)
+    return entrants
 
 
-def _group(strategies: Mapping[str, AbstractStrategy]) -> list[tuple[str, ...]]:
-    """Names of strategies of equal structure, in the order given."""
-    found: dict[object, list[str]] = {}
-    for name, strategy in strategies.items():
-        found.setdefault(hyperparameters.structure(strategy), []).append(name)
-    return [tuple(names) for names in found.values()]
+def _digest(data: TrainingData) -> str:
+    """What tells one data set from another."""
+    found = hashlib.sha256()
+    for place, leaf in trees.named_leaves(data.groups):
+        found.update(f"{place} {tuple(leaf.shape)} {leaf.dtype}".encode())
+        found.update(leaf.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
-def _train(
-    trainings: Groups, steps: int, every: int, callback: Callable[[Progress], object] | None
-) -> dict[tuple[str, ...], Solution]:
-    """Run the groups one after another; an interrupted one is the last."""
-    solutions: dict[tuple[str, ...], Solution] = {}
-    total, done = sum(map(len, trainings)), 0
-    for names, training in trainings.items():
-
-        def report(
-            k: int, _: dict[str, Tensor], names: tuple[str, ...] = names, done: int = done
-        ) -> None:
-            if callback is not None:
-                callback(Progress(names, k, steps, done, total))
-
-        try:
-            solutions[names] = training.run(record_steps(0, steps, every), callback=report)
-        except KeyboardInterrupt:
-            if not solutions:
-                raise
-            break
-        done += len(names)
-        if Status.INTERRUPTED in solutions[names].status:
-            break
-    return solutions
-
-
-def _split(
-    solutions: Mapping[tuple[str, ...], Solution], seeds: int
-) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, list[str]]]:
-    """History and status of each strategy, from the runs of its group."""
-    history, status = {}, {}
-    for names, solution in solutions.items():
-        for i, name in enumerate(names):
-            runs = slice(i * seeds, (i + 1) * seeds)
-            history[name] = {m: v[:, runs].numpy() for m, v in solution.history.items()}
-            status[name] = [code.name for code in solution.status[runs]]
-    return history, status
-
-
-def _pad(table: dict[str, np.ndarray], records: int) -> dict[str, np.ndarray]:
+def _pad(table: dict[str, Array], records: int) -> dict[str, Array]:
     """NaN for the records that an interrupted or ended strategy does not have."""
     return {
         metric: np.concatenate(
@@ -245,13 +226,14 @@ def _seconds(
     problem: StackelbergProblem,
     strategies: Mapping[str, AbstractStrategy],
     data: TrainingData,
-    batch_size: BatchSize,
-    *,
-    compile: bool,
+    options: Options,
 ) -> dict[str, float]:
     """Seconds of a step per run when all seeds train together: interleaved rounds, medians."""
+    size, sampling = options.batch_size, options.sampling
     trainings = {
-        name: Training(problem, strategy, data, batch_size, compile=compile and strategy.compilable)
+        name: Training(
+            problem, strategy, data, size, sampling, compile=options.compile and strategy.compilable
+        )
         for name, strategy in strategies.items()
     }
     for training in trainings.values():

@@ -7,7 +7,7 @@ class Cost(NamedTuple):
     """Work of one step of one run; how budgets are compared.
 
     Attributes:
-        gradients: backward passes through g or F on a batch (a joint gradient is one).
+        gradients: of g or F on a batch (a joint gradient is one).
         products: Hessian-vector and cross products.
         solves: exact head solves.
         passes: passes through all training rows, over and above those on batches.
@@ -17,6 +17,17 @@ class Cost(NamedTuple):
     products: float = 0
     solves: float = 0
     passes: float = 0
+
+    def evaluations(self, batches: float) -> float:
+        """The cost in gradients on a batch.
+
+        A product counts as two gradients, and a pass through all rows as one for every batch that
+        they make. The algebra of an exact solve, which is of another kind, is left out.
+
+        Args:
+            batches: rows of the training group per row of a batch, n / B.
+        """
+        return self.gradients + 2 * self.products + self.passes * batches
 
     def plus(self, other: "Cost") -> "Cost":
         """The sum of two costs."""

@@ -47,8 +47,13 @@ def structure(part: Any) -> Hashable:
     return tuple(described)
 
 
-def signature(part: Any) -> str:
-    """The structure as text, the same in every process: what a stored state must fit."""
+def signature(part: Any, *, numbers: bool = False) -> str:
+    """The structure as text, the same in every process: what a stored state must fit.
+
+    Args:
+        part: what to describe.
+        numbers: whether its numbers are part of the text.
+    """
 
     def spell(value: Any) -> str:
         if isinstance(value, tuple):
@@ -57,7 +62,7 @@ def signature(part: Any) -> str:
             return f"{value.__module__}.{value.__qualname__}"
         return repr(value)
 
-    return spell(structure(part))
+    return spell(structure(part)) + (spell(tuple(_numbers(part))) if numbers else "")
 
 
 def stack(parts: Sequence[Part], repeats: int) -> Part:
@@ -138,3 +143,15 @@ def _rebuild(function: Callable[..., Any], *parts: Part) -> Part:
             new = values[0]
         object.__setattr__(copy, field.name, new)
     return copy
+
+
+def _numbers(part: Any) -> list[Any]:
+    """All numbers of a part, in the order of its fields."""
+    found: list[Any] = []
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if is_number(value):
+            found.append(value.tolist() if isinstance(value, Tensor) else value)
+        elif is_part(value):
+            found += _numbers(value)
+    return found

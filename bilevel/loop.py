@@ -17,7 +17,7 @@ from bilevel.arguments import (
 )
 from bilevel.contract import check_data, check_problem
 from bilevel.drawing import Sampling
-from bilevel.errors import AllRunsFailedError
+from bilevel.errors import AllRunsFailedError, ArgumentError
 from bilevel.oracles import Oracles
 from bilevel.problem import StackelbergProblem
 from bilevel.sampling import BatchSize, Sampler, TrainingData
@@ -185,8 +185,39 @@ class Loop:
         made = training.state.strategy
         return list(training.recorder.record(made.body, made.head))
 
+    @property
+    def resumable(self) -> bool:
+        """Whether its state can be stored and gone on from."""
+        return self.trainings[0].strategy.resumable
+
+    def history(self) -> dict[str, Tensor]:
+        """The records so far: name -> (T, R), float64, on the CPU."""
+        names = self.records[0]
+        return {name: torch.stack([r[name] for r in self.records]).cpu() for name in names}
+
+    def restore(
+        self, state: TrainingState, recorded: list[int], history: dict[str, Tensor]
+    ) -> None:
+        """Stand where a training of the same kind stood, with its records."""
+        if self.resumable:
+            self.go_on_from(state)
+        else:  # it is finished: what became of its runs is all that is needed
+            for part, training in zip(self.parts, self.trainings, strict=True):
+                training.state = training.state._replace(codes=state.codes[part])
+        self.recorded = list(recorded)
+        self.records = [
+            {name: values[i].to(self.data.device) for name, values in history.items()}
+            for i in range(len(recorded))
+        ]
+
     def go_on_from(self, state: TrainingState) -> None:
         """Start from `state` instead of the initial points."""
+        if not self.resumable:
+            name = type(self.trainings[0].strategy).__name__
+            raise ArgumentError(
+                f"{name} cannot go on from a `state`: Python cannot copy what "
+                "it is in the middle of. Train all steps in one call."
+            )
         states = [training.state for training in self.trainings]
         whole = check_state(state, TrainingState.join(states))
         for part, training in zip(self.parts, self.trainings, strict=True):
@@ -240,8 +271,6 @@ class Loop:
     def solution(self, ending: Status) -> Solution:
         """What there is, if the runs that can go on end as `ending`."""
         state = self.state
-        names = self.records[0]
-        history = {name: torch.stack([r[name] for r in self.records]).cpu() for name in names}
         certifier = self.trainings[0].recorder.certifier
         return Solution(
             problem=self.problem,
@@ -250,7 +279,7 @@ class Loop:
             head=state.strategy.head,
             status=tuple(s for training in self.trainings for s in training.status(ending)),
             steps=torch.tensor(self.recorded),
-            history=history,
+            history=self.history(),
             bound_kind=certifier.kind,
             bound_note=certifier.note,
             state=state,

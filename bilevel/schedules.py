@@ -20,6 +20,10 @@ class AbstractSchedule(abc.ABC):
     def __call__(self, k: int) -> Number:
         """The step size of step `k`: a number, or (R,) numbers."""
 
+    def scaled(self, factor: float) -> "AbstractSchedule":
+        """The schedule times a positive factor."""
+        return Scaled(self, factor)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Constant(AbstractSchedule):
@@ -40,6 +44,10 @@ class Constant(AbstractSchedule):
     def __call__(self, k: int) -> Number:
         """The value, whatever `k` is."""
         return self.value
+
+    def scaled(self, factor: float) -> "Constant":
+        """A constant again."""
+        return Constant(self.value * factor)
 
     def __repr__(self) -> str:
         return f"Constant({self.value!r})"
@@ -79,6 +87,27 @@ class Polynomial(AbstractSchedule):
     def __call__(self, k: int) -> Number:
         """The step size of step `k`."""
         return self.initial * (k + self.offset) ** (-self.exponent)
+
+    def scaled(self, factor: float) -> "Polynomial":
+        """The same fall from another start."""
+        return dataclasses.replace(self, initial=self.initial * factor)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scaled(AbstractSchedule):
+    """A schedule of any kind, times a factor.
+
+    Args:
+        schedule: what is multiplied.
+        factor: positive.
+    """
+
+    schedule: AbstractSchedule
+    factor: Number
+
+    def __call__(self, k: int) -> Number:
+        """The scaled step size of step `k`."""
+        return self.factor * self.schedule(k)
 
 
 def as_schedule(value: Number | AbstractSchedule, name: str) -> AbstractSchedule:

@@ -4,7 +4,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bilevel.comparing import Progress
+    from bilevel.contest import Progress
 
 
 class Display:

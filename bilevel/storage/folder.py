@@ -99,7 +99,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         ResultsError: If something in it cannot be written as JSON.
     """
     try:
-        text = json.dumps(_plain(content), indent=2, sort_keys=True, allow_nan=False)
+        text = json.dumps(plain(content), indent=2, sort_keys=True, allow_nan=False)
     except TypeError as error:
         raise ResultsError(f"{path.name} cannot be written as JSON: {error}.") from error
     path.write_text(text + "\n", encoding="utf-8")
@@ -177,14 +177,14 @@ def _text(path: Path) -> str:
         raise ResultsError(f"{path} cannot be read: {error}.") from error
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Built-in types only; JSON has no word for NaN and infinity."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if not isinstance(value, (str, bytes)) and callable(getattr(value, "tolist", None)):
-        return _plain(value.tolist())  # numpy arrays and numbers
+        return plain(value.tolist())  # numpy arrays and numbers
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -1,6 +1,7 @@
 """What a strategy is."""
 
 import abc
+import dataclasses
 from typing import Any
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from bilevel.cost import Cost
 from bilevel.oracles import Oracles
 from bilevel.problem import StackelbergProblem
 from bilevel.sampling import Rows
+from bilevel.schedules import AbstractSchedule
 from bilevel.trees import Tree
 
 
@@ -44,9 +46,27 @@ class AbstractStrategy(abc.ABC):
         return False
 
     @property
+    def resumable(self) -> bool:
+        """Whether its state can be stored and gone on from (a hook)."""
+        return True
+
+    @property
     @abc.abstractmethod
     def cost(self) -> Cost:
         """What one step costs."""
+
+    @property
+    def rates(self) -> tuple[tuple[str, ...], ...]:
+        """The fields that hold rates, for `Tuning`; those of a group are one rate (a hook).
+
+        By default every schedule in a field whose name ends in `_lr` is a rate of its own.
+        """
+        return tuple(
+            (field.name,)
+            for field in dataclasses.fields(self)  # type: ignore[arg-type]
+            if field.name.endswith("_lr")
+            and isinstance(getattr(self, field.name), AbstractSchedule)
+        )
 
     def status(self, state: Any) -> Tensor | None:
         """`Status` codes (R,) of the last head solve (a hook); None if there is none."""

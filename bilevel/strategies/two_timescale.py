@@ -112,6 +112,11 @@ class TwoTimescale(AbstractStrategy):
         return body is head
 
     @property
+    def rates(self) -> tuple[tuple[str, ...], ...]:
+        """Two, or one if both levels share it."""
+        return (("body_lr", "head_lr"),) if self.is_uniform else (("body_lr",), ("head_lr",))
+
+    @property
     def compilable(self) -> bool:
         """Always."""
         return True

@@ -1,0 +1,89 @@
+"""A comparison on disk while it is trained, so that an interruption costs seconds."""
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bilevel.errors import ResultsError
+from bilevel.loop import Loop
+from bilevel.solution import TrainingState
+from bilevel.storage.folder import located, plain, read_json, write_atomically, write_json
+from bilevel.storage.tensors import read_tensors, write_tensors
+
+DESCRIPTION = "comparison.json"
+SECONDS = 10.0
+"""At most this much work is lost; saving more often would slow small trainings."""
+
+
+class Checkpoint:
+    """A folder in which the trainings of one comparison are kept.
+
+    One file for each group of strategies that are trained together: its records and where it
+    stands. Files are replaced as a whole, so that one is complete whatever happens.
+
+    Args:
+        folder: made if it is missing; otherwise it must hold the same comparison.
+        description: everything the numbers depend on.
+
+    Raises:
+        ResultsError: the folder holds another comparison, or none.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], description: Mapping[str, Any]) -> None:
+        self.folder: Path = located(folder)
+        self._saved = time.monotonic()
+        if not self.folder.exists():
+            with write_atomically(self.folder) as hidden:
+                write_json(hidden / DESCRIPTION, description)
+        found, asked = read_json(self.folder / DESCRIPTION), plain(description)
+        different = sorted(
+            key for key in found.keys() | asked.keys() if found.get(key) != asked.get(key)
+        )
+        if different:
+            raise ResultsError(
+                f"{self.folder} holds a comparison that differs in {', '.join(different)}. Ask for "
+                "the same one, or name another folder."
+            )
+
+    def restore(self, name: str, loop: Loop) -> None:
+        """Put a training where it stood, if it was kept.
+
+        Raises:
+            ResultsError: the file is damaged; it is named, and the others stay as they are.
+        """
+        path = self.folder / f"{name}.safetensors"
+        if not path.exists():
+            return
+        try:
+            tensors, content = read_tensors(path)
+        except ResultsError as error:
+            raise ResultsError(
+                f"{error} Delete it to train its strategies anew; what the other files of "
+                f"{self.folder} hold is kept."
+            ) from error
+        records = {
+            name.removeprefix("record."): values
+            for name, values in tensors.items()
+            if name.startswith("record.")
+        }
+        loop.restore(TrainingState.unpack(tensors, content), content["recorded"], records)
+
+    def keep(self, name: str, loop: Loop, *, now: bool = False, finished: bool = False) -> None:
+        """Save a training if `now`, or if the last time is long ago.
+
+        One that cannot be gone on from is saved when it is `finished`, its records alone.
+        """
+        state = loop.state
+        if not loop.resumable:
+            if not finished:
+                return
+            state = state._replace(strategy=())
+        elif not now and time.monotonic() - self._saved < SECONDS:
+            return
+        tensors, content = state.pack()
+        records = {f"record.{key}": values for key, values in loop.history().items()}
+        content["recorded"] = loop.recorded
+        write_tensors(self.folder / f"{name}.safetensors", tensors | records, content)
+        self._saved = time.monotonic()
