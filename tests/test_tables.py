@@ -198,7 +198,7 @@ def test_the_note_says_what_the_data_are(file, tmp_path):
         (b"a,,b,,price\n", "columns 2, 4 are without a name"),
         (b"a,b,a,price,b\n", "more than one column is called 'a', 'b'. Rename"),
         (b"a,price\n1,2\n\n1,2,3\n", r"line 4 has 3 values, but there are 2 columns"),
-        (b"a,price\n1,2\n1\n", r"line 3 has 1 values.*decimals are written with a point"),
+        (b"a,price\n1,2\n1\n", r"line 3 has 1 value, .*decimals are written with a point"),
         (b'a,price\n1,2\n1,"2\n', "line 3 cannot be read as CSV.*quotation mark"),
     ],
 )
