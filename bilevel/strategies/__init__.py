@@ -2,7 +2,15 @@
 
 from bilevel.strategies.base import AbstractStrategy
 from bilevel.strategies.best_response import BestResponse
+from bilevel.strategies.own_loop import OwnLoop
 from bilevel.strategies.presets import preset_strategies
 from bilevel.strategies.two_timescale import TwoTimescale, uniform
 
-__all__ = ["AbstractStrategy", "BestResponse", "TwoTimescale", "preset_strategies", "uniform"]
+__all__ = [
+    "AbstractStrategy",
+    "BestResponse",
+    "OwnLoop",
+    "TwoTimescale",
+    "preset_strategies",
+    "uniform",
+]
