@@ -26,18 +26,25 @@ class Checkpoint:
     Args:
         folder: made if it is missing; otherwise it must hold the same comparison.
         description: everything the numbers depend on.
+        settings: anything else, written when the folder is made.
 
     Raises:
         ResultsError: the folder holds another comparison, or none.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], description: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        description: Mapping[str, Any],
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         self.folder: Path = located(folder)
         self._saved = time.monotonic()
         if not self.folder.exists():
             with write_atomically(self.folder) as hidden:
-                write_json(hidden / DESCRIPTION, description)
-        found, asked = read_json(self.folder / DESCRIPTION), plain(description)
+                content = {"comparison": description, "settings": settings or {}}
+                write_json(hidden / DESCRIPTION, content)
+        found, asked = read_description(self.folder)["comparison"], plain(description)
         different = sorted(
             key for key in found.keys() | asked.keys() if found.get(key) != asked.get(key)
         )
@@ -87,3 +94,23 @@ class Checkpoint:
         content["recorded"] = loop.recorded
         write_tensors(self.folder / f"{name}.safetensors", tensors | records, content)
         self._saved = time.monotonic()
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says it is: "comparison", and "settings" as they were given.
+
+    Raises:
+        ResultsError: It is none.
+    """
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise ResultsError(f"{folder} holds no comparison to go on from: there is no {path}.")
+    found = read_json(path)
+    if not all(isinstance(found.get(key), dict) for key in ("comparison", "settings")):
+        raise ResultsError(f"{path} is malformed: it does not describe a comparison.")
+    return found
+
+
+def trained_files(folder: Path) -> list[Path]:
+    """The files of the trainings that a checkpoint holds."""
+    return sorted(folder.glob("*.safetensors"))

@@ -137,7 +137,7 @@ def compare(
             "tune": None if tuning is None else repr(tuning),
             "compile": compile,
         }  # fmt: skip
-        kept = Checkpoint(checkpoint, {**described, **what})
+        kept = Checkpoint(checkpoint, {**described, **what}, settings)
     if tuning is not None:
         metric = headline or _headline(contest.recorded_names(), None)
         found = tune_strategies(

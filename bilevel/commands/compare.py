@@ -4,7 +4,11 @@ import ast
 import dataclasses
 import datetime
 import shlex
+import shutil
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,11 +16,14 @@ import tyro
 
 from bilevel import registry
 from bilevel.commands.display import Display
-from bilevel.commands.exit_codes import FAILED, OK
-from bilevel.errors import ArgumentError, unknown_name
+from bilevel.commands.exit_codes import FAILED, INTERRUPTED, OK
+from bilevel.errors import AllRunsFailedError, ArgumentError, BilevelError, ResultsError
 
 if TYPE_CHECKING:
     from bilevel.comparison import Comparison
+
+PARTIAL = ".partial"
+"""What the folder of a comparison is called, after its name, until it is finished."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +45,7 @@ class Compare:
     steps: int = 1500
     """Body steps of every strategy."""
     batch_size: int = 64
-    """Rows per step, drawn i.i.d.; 0 means all rows."""
+    """Rows per step; 0 means all rows."""
     strategies: tuple[str, ...] = ()
     """Names from `bilevel strategies`; all by default."""
     order: Literal["alternating", "simultaneous"] = "alternating"
@@ -49,6 +56,16 @@ class Compare:
     """Options of the problem as key=value, such as width=128 ridge=1e-3."""
     every: int | None = None
     """Steps between records; about 50 records by default."""
+    budget: Literal["steps", "gradients"] = "steps"
+    """What is equal for all; with gradients, --steps counts gradient evaluations."""
+    sampling: Literal["iid", "epochs"] = "iid"
+    """Rows with replacement, or in epochs without."""
+    tune: tuple[float, ...] = ()
+    """Factors to search every strategy's rates with, such as 0.1 0.3 1 3 10."""
+    clip: float | None = None
+    """The largest norm of a gradient of a run, for body and head each; none by default."""
+    max_runs_at_once: int | None = None
+    """Bounds memory; more runs take turns."""
     output: Path | None = None
     """A new folder for the results; results/PROBLEM-TIME by default."""
     threads: int = 1
@@ -60,20 +77,58 @@ class Compare:
     dtype: Literal["float32", "float64"] = "float32"
     """Floating type of the training; records are always computed in float64."""
 
+    resume: Path | None = None
+    """A folder NAME.partial that an interrupted comparison left: go on with it."""
+
     def run(self) -> int:
         """Train, print, write."""
         from bilevel.storage.folder import reserve
 
+        if self.resume is not None:
+            return resumed(self, self.resume).run_in(self.resume)
         now = datetime.datetime.now()
         folder = self.output or Path("results") / f"{self.name}-{now:%Y%m%d-%H%M%S}"
+        partial = folder.with_name(folder.name + PARTIAL)
         reserve(folder)
-        comparison = self.compare()
+        reserve(partial)
+        return dataclasses.replace(self, output=folder).run_in(partial)
+
+    def run_in(self, partial: Path) -> int:
+        """Train in the folder `partial`, which is gone when the report is written."""
+        from bilevel.checkpoint import trained_files
+        from bilevel.storage.folder import reserve
+
+        assert self.output is not None
+        reserve(self.output)
+        try:
+            with terminated_as_interrupted():
+                comparison = self.compare(partial)
+        except AllRunsFailedError:
+            shutil.rmtree(partial)  # going on would not help
+            raise
+        except (BilevelError, KeyboardInterrupt) as error:
+            if not trained_files(partial):
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+            if isinstance(error, BilevelError):
+                raise
+            print(f"Interrupted. {go_on(partial)}", file=sys.stderr)
+            return INTERRUPTED
+        codes = {code for run in comparison.status.values() for code in run}
+        interrupted = "INTERRUPTED" in codes or "not_trained" in comparison.settings
+        folder = partial / "report" if interrupted else self.output
+        if interrupted:
+            shutil.rmtree(folder, ignore_errors=True)  # of an earlier interruption
         try:  # the report first: a closed pipe, as of `| head`, must not cost it
             page = comparison.report(folder)
+            if not interrupted:
+                shutil.rmtree(partial)
         finally:
             print(comparison.table())
         print(f"\nReport: {page}")
-        codes = {code for run in comparison.status.values() for code in run}
+        if interrupted:
+            print(f"Interrupted. {go_on(partial)}", file=sys.stderr)
+            return INTERRUPTED
         return FAILED if "DIVERGED" in codes else OK
 
     @property
@@ -98,8 +153,8 @@ class Compare:
             raise ArgumentError(f"--set {name}=... contradicts --csv and --target: leave it out.")
         return {"file": str(self.csv), "target": self.target, **options}
 
-    def compare(self) -> "Comparison":
-        """The comparison itself."""
+    def compare(self, partial: Path | None = None) -> "Comparison":
+        """The comparison itself, kept in the folder `partial` while it is trained."""
         import torch
 
         import bilevel
@@ -108,25 +163,38 @@ class Compare:
         options = self.options()
         problem = registry.make("table" if self.csv else self.name, **options)
         optimizers = {"rmsprop": bilevel.RMSProp, "adam": bilevel.Adam, "sgd": bilevel.SGD}
+        optimizer = optimizers[self.optimizer]()
+        if self.clip is not None:
+            optimizer = bilevel.Clipped(self.clip, optimizer)
         presets = bilevel.preset_strategies(
-            self.body_lr, self.head_lr, order=self.order, optimizer=optimizers[self.optimizer]()
+            self.body_lr,
+            self.head_lr,
+            order=self.order,
+            optimizer=optimizer,
+            names=self.strategies or None,
         )
-        for name in self.strategies:
-            if name not in presets:
-                raise unknown_name("strategy", name, presets)
         with Display() as display:
             return bilevel.compare(
                 problem,
-                {name: presets[name] for name in self.strategies or presets},
+                presets,
                 self.seeds,
                 steps=self.steps,
                 batch_size=self.batch_size or None,
                 every=self.every,
+                budget=self.budget,
+                sampling=self.sampling,
+                tune=self.tune or None,
+                max_runs_at_once=self.max_runs_at_once,
+                checkpoint=partial,
                 name=self.name,
                 compile=self.compile,
                 device=self.device,
                 dtype=getattr(torch, self.dtype),
-                settings={"command": command_line(), "options": options},
+                settings={
+                    "command": command_line(),
+                    "options": options,
+                    "arguments": as_plain(self),
+                },
                 callback=display.show,
             )
 
@@ -154,3 +222,61 @@ def set_threads(threads: int) -> None:
 def command_line() -> str:
     """The command that was typed."""
     return shlex.join(["bilevel", *sys.argv[1:]])
+
+
+def as_plain(command: Compare) -> dict[str, Any]:
+    """The arguments as JSON holds them."""
+    return {
+        key: str(value) if isinstance(value, Path) else value
+        for key, value in dataclasses.asdict(command).items()
+    }
+
+
+def resumed(command: Compare, partial: Path) -> Compare:
+    """The interrupted command that left the folder `partial`.
+
+    Args:
+        command: what was asked for now: nothing but the folder, and perhaps another output.
+        partial: the folder.
+    """
+    from bilevel.checkpoint import read_description
+
+    asked = {key for key, value in as_plain(command).items() if value != as_plain(Compare())[key]}
+    if further := asked - {"resume", "output"}:
+        raise ArgumentError(
+            f"--resume goes on with what was asked for then: leave out {', '.join(sorted(further))}"
+            ". Only --output may be named anew."
+        )
+    found = read_description(partial)["settings"].get("arguments")
+    if not isinstance(found, dict) or set(found) != set(as_plain(command)):
+        raise ResultsError(
+            f"{partial} was not made by this version of `bilevel compare`. In Python, pass it as "
+            "`compare(..., checkpoint=folder)` with the same arguments."
+        )
+    paths = {key: Path(found[key]) for key in ("csv", "output") if found[key] is not None}
+    lists = {key: tuple(value) for key, value in found.items() if isinstance(value, list)}
+    then = Compare(**{**found, **paths, **lists})
+    return dataclasses.replace(then, output=command.output or then.output)
+
+
+def go_on(partial: Path) -> str:
+    """How to go on with an interrupted comparison."""
+    return f"To go on: {shlex.join(['bilevel', 'compare', '--resume', str(partial)])}"
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM ends a training like Ctrl-C: what there is is kept."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread, which alone receives signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

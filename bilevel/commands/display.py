@@ -31,7 +31,8 @@ class Display:
     def show(self, progress: "Progress") -> None:
         """Show where the comparison stands."""
         group = progress.strategies
-        what = f"{len(group)} strategies together" if len(group) > 1 else group[0]
+        several = "trials" if progress.stage == "tuning" else "strategies"
+        what = f"{len(group)} {several} together" if len(group) > 1 else group[0]
         if self.bar is not None:
             self.bar.update(
                 self.task,
@@ -40,4 +41,7 @@ class Display:
                 total=progress.total * progress.steps,
             )
         elif progress.step == progress.steps:
-            print(f"trained {', '.join(group)}: {progress.steps} steps", file=sys.stderr)
+            unit = "steps" if progress.unit == "steps" else "gradient evaluations"
+            named = what if progress.stage == "tuning" else ", ".join(group)
+            verb = "tuned" if progress.stage == "tuning" else "trained"
+            print(f"{verb} {named}: {progress.steps} {unit}", file=sys.stderr)
