@@ -8,6 +8,8 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.trees import Tree
 
+PLAIN = bool | int | float | str | None
+
 
 class StoredTree(NamedTuple):
     """A tree that was read from a file.
@@ -22,10 +24,10 @@ class StoredTree(NamedTuple):
 
     @classmethod
     def of(cls, tree: Tree) -> "StoredTree":
-        """The leaves of a tree by their place in it."""
+        """The leaves of a tree by their place in it; objects that no file can hold are left out."""
         named = trees.named_leaves(tree)
         tensors = {place: leaf for place, leaf in named if isinstance(leaf, Tensor)}
-        plain = {place: leaf for place, leaf in named if not isinstance(leaf, Tensor)}
+        plain = {place: leaf for place, leaf in named if isinstance(leaf, PLAIN)}
         return cls(tensors, plain)
 
     def fill(self, like: Tree, device: torch.device | str | None = None) -> Tree | None:

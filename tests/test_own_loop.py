@@ -227,13 +227,30 @@ def test_loops_are_closed_with_the_solution():
     assert sorted(closed) == [0, 1, 2]
 
 
-def test_a_training_cannot_go_on():
+def test_solutions_are_stored_without_their_loops(tmp_path):
+    solution = train(Smooth(), OwnLoop(in_place), 3)
+    loaded = bilevel.Solution.load(solution.save(tmp_path / "solution"), Smooth())
+    assert trees.equal((loaded.body, loaded.head), (solution.body, solution.head))
+    for other in (solution, loaded):
+        with pytest.raises(ArgumentError, match="OwnLoop cannot go on from a `state`"):
+            train(Smooth(), OwnLoop(in_place), 3, state=other.state)
+
+
+def test_compare_takes_the_function_itself_and_keeps_what_is_finished(tmp_path):
+    options = {"seeds": 2, "steps": 20, "batch_size": 6, "checkpoint": tmp_path / "kept"}
+    first, again = (
+        bilevel.compare(Smooth(), {"mine": in_place, "two": TWO}, **options) for _ in range(2)
+    )
+    assert first.strategies["mine"] == "OwnLoop(in_place, gradients=1)"
+    for name in ("mine", "two"):
+        for metric, values in first.history[name].items():
+            assert (again.history[name][metric] == values).all()
+
+
+def test_it_says_what_it_cannot_do():
     assert TWO.resumable
     assert not OwnLoop(in_place).resumable
     assert not OwnLoop(in_place).compilable
-    solution = train(Smooth(), OwnLoop(in_place), 3)
-    with pytest.raises(ArgumentError, match="OwnLoop cannot go on from a `state`"):
-        train(Smooth(), OwnLoop(in_place), 3, state=solution.state)
 
 
 def test_a_dict_in_another_order_is_the_same_tree():
