@@ -63,6 +63,20 @@ class Transformer(nn.Module):
         return self.fc(self.mix(self.embed(x.squeeze(1))).mean(1))
 
 
+class Patches(nn.Module):
+    """A convolution makes tokens, one attention layer mixes them; few operations to compile."""
+
+    def __init__(self):
+        super().__init__()
+        self.cut = nn.Conv2d(1, 4, 2, stride=2)
+        self.mix = nn.MultiheadAttention(4, 2, dropout=0.1, batch_first=True)
+        self.fc = nn.Linear(4, 10)
+
+    def forward(self, x):
+        z = torch.tanh(self.cut(x)).flatten(2).mT
+        return self.fc(self.mix(z, z, z, need_weights=False)[0].mean(1))
+
+
 class Normed(nn.Module):
     """Layer and group norm, one output, whose axis the network drops itself."""
 
@@ -120,6 +134,7 @@ NETWORKS = {
     "attention": (Attention, "fc"),
     "transformer": (Transformer, "fc"),
     "transformer, eval": (lambda: Transformer(0.1).eval(), "fc"),
+    "patches, eval": (lambda: Patches().eval(), "fc"),
     "norms, one output": (Normed, "fc"),
     "recurrence, no bias": (Recurrent, "fc"),
     "frozen batch norm": (frozen_statistics, "4"),

@@ -17,6 +17,7 @@ MUST_HAVE_EXAMPLES = [
     "docs/index.md",
     "docs/how-to-choose.md",
     "docs/extend/problem.md",
+    "docs/extend/module.md",
     "docs/extend/head-solver.md",
     "docs/extend/optimizer.md",
     "docs/problems/regression.md",

@@ -235,12 +235,11 @@ def test_token_inputs_are_embedded():
     assert bool((objective[-1] < 0.95 * objective[0]).all())
 
 
-@pytest.mark.slow  # two compilations
+@pytest.mark.slow  # the compilation of a convolution with attention
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own compiler
-@pytest.mark.parametrize("name", ["convolution", "transformer, eval"])
-def test_networks_compile(name, monkeypatch):
+def test_convolution_and_attention_compile(monkeypatch):
     monkeypatch.setattr(stepping, "STEPS_PER_CALL", 1)
-    problem = Digits(*NETWORKS[name])
+    problem = Digits(*NETWORKS["patches, eval"])
     # SGD: the bias of keys has no gradient but rounding, which RMSProp would scale up
     strategy = bilevel.TwoTimescale(1e-2, 1e-1, bilevel.SGD(), order="simultaneous")
     compiled, eager = (
