@@ -57,6 +57,8 @@ def boston(
     Source: D. Harrison, D. L. Rubinfeld, "Hedonic housing prices and the demand for clean air",
     J. Environ. Economics and Management 5 (1978).
     """
+    if not isinstance(include_b, bool):  # "false" on a command line is a word, and true
+        raise ArgumentError(f"`include_b` must be True or False, got {include_b!r}.")
     for size in (validation, test):
         if isinstance(size, bool) or not isinstance(size, int):
             raise ArgumentError(f"`validation` and `test` are rows, got {validation=}, {test=}.")

@@ -230,6 +230,12 @@ def test_reproduce_asks_for_boston_by_name(file, tmp_path, absent, capsys):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("word", ["false", "no", 0])
+def test_column_b_is_not_let_in_by_a_word(file, word):
+    with pytest.raises(ArgumentError, match="`include_b` must be True or False"):
+        boston(file, include_b=word)
+
+
 def test_options_are_checked_by_name(file):
     with pytest.raises(UnknownNameError, match="include_b"):
         registry.make("boston", include_B=True)
