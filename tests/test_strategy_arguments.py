@@ -24,6 +24,7 @@ from bilevel import (
 from bilevel.cost import Cost
 from bilevel.errors import ArgumentError, IncompatibleError, UnknownNameError
 from bilevel.oracles import Oracles
+from bilevel.strategies.presets import PRESETS
 
 ALPHA, BETA = Polynomial(0.2, 3 / 5), Polynomial(0.3, 2 / 5, 2.0)
 
@@ -60,7 +61,8 @@ def test_presets_are_the_experiments_by_name():
 
 
 def test_presets_by_name():
-    assert len(preset_strategies(1e-4, 4e-4)) == 6
+    assert tuple(preset_strategies(1e-4, 4e-4)) == PRESETS
+    assert len(PRESETS) == 6
     names = ["best response running", "two-timescale"]
     found = preset_strategies(1e-4, 4e-4, optimizer=SGD(), names=names)
     assert list(found) == names

@@ -12,6 +12,8 @@ from bilevel.strategies.two_timescale import Order, TwoTimescale, uniform
 
 CONTROLS = ("uniform slow", "uniform fast", "swapped", "uniform sqrt")
 """The presets that serve as baselines."""
+PRESETS = (*CONTROLS[:2], "two-timescale", *CONTROLS[2:], "best response")
+"""The presets that are made unless names are asked for."""
 RUNNING = "best response running"
 """The preset that is made only where its name is asked for."""
 
@@ -78,7 +80,7 @@ def preset_strategies(
         "best response": BestResponse(body_lr, optimizer=optimizer),
         RUNNING: BestResponse(body_lr, ClosedForm(RunningData()), optimizer=optimizer),
     }
-    chosen = [name for name in made if name != RUNNING] if names is None else names
+    chosen = PRESETS if names is None else names
     for name in chosen:
         if name not in made:
             raise unknown_name("strategy", name, made)
