@@ -20,6 +20,7 @@ MUST_HAVE_EXAMPLES = [
     "docs/extend/module.md",
     "docs/extend/head-solver.md",
     "docs/extend/optimizer.md",
+    "docs/extend/loop.md",
     "docs/problems/regression.md",
     "docs/problems/table.md",
     "docs/problems/toy.md",
