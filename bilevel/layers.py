@@ -53,7 +53,7 @@ def refuse(module: nn.Module, layer: nn.Linear, head: str) -> None:
                 f"{kind} draws random numbers in training mode, inside the objective. Set its "
                 "probability to 0, or make the module with `.eval()`: `lambda: Net().eval()`."
             )
-        if isinstance(child, nn.RNNBase):
+        if isinstance(child, nn.RNNBase | nn.LSTMCell):
             raise ArgumentError(
                 f"{kind} is fused and cannot be batched over runs. Write the recurrence with "
                 "`nn.Linear` layers, in a loop over time."

@@ -108,6 +108,7 @@ REFUSED = {
     ),
     "transformer dropout": (lambda: Transformer(0.1), "fc", ArgumentError, "draws random numbers"),
     "recurrent": (layers(lambda: nn.GRU(8, 8)), "2", ArgumentError, "cannot be batched"),
+    "recurrent cell": (layers(lambda: nn.LSTMCell(8, 8)), "2", ArgumentError, "cannot be batched"),
     "lazy": (
         lambda: nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 3)),
         "1",
