@@ -218,7 +218,7 @@ class Oracles:
         """
         problem, train, axis = self.problem, rows.groups["train"], rows.axes["train"]
         assert isinstance(problem, LinearHeadProblem)
-        mapped = vmap(problem.checked_features, in_dims=(0, axis))
+        mapped = vmap(problem.checked_features, in_dims=0 if axis == 0 else (0, axis))
         penalised = problem.overrides("body_penalty")
 
         def parts(w: Tree) -> tuple[Tensor, ...]:
@@ -237,12 +237,9 @@ class Oracles:
         if problem.fit_bias:
             predictions = predictions + columns[:, -1:]
         targets = train.targets if axis == 0 else train.targets.expand(runs, *train.targets.shape)
-        flat = targets.flatten(0, 1)
-        total, pull_loss = pullback(
-            lambda p: problem.criterion.rows(p, flat).sum() / n,
-            predictions.reshape(runs * n, *head.shape[2:]),
+        slope = self._loss_gradient(predictions.reshape(targets.shape), targets).reshape(
+            runs, n, -1
         )
-        slope = pull_loss(torch.ones_like(total)).reshape(runs, n, -1)
         in_body = in_head = None
         if level != "body":
             in_head = design.mT @ slope + problem.ridge * weights
@@ -254,6 +251,20 @@ class Oracles:
         if level != "head":
             in_body = pull((slope @ weights.mT, *map(torch.ones_like, penalties)))
         return in_body, in_head
+
+    def _loss_gradient(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """The derivative of the mean loss of every run in its predictions, (R, n) or (R, n, K)."""
+        problem, n = self.problem, predictions.shape[1]
+        assert isinstance(problem, LinearHeadProblem)
+        criterion = problem.criterion
+        if criterion.quadratic:
+            return (predictions - targets) * (1 / n)
+        flat = targets.flatten(0, 1)
+        total, pull = pullback(
+            lambda p: criterion.rows(p, flat).sum() / n, predictions.flatten(0, 1)
+        )
+        gradient: Tensor = pull(torch.ones_like(total))
+        return gradient.reshape(predictions.shape)
 
     def _body_penalties(self, body: Tree, like: Tensor) -> Tensor:
         """h, summed over runs."""
