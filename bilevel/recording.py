@@ -13,8 +13,10 @@ from bilevel.oracles import Oracles
 from bilevel.sampling import Rows, Sampler
 from bilevel.trees import Tree
 
-RECORD_BYTES = 2**27
-"""Memory that a record may take beside the data; runs that do not fit are evaluated in turn."""
+RECORD_BYTES = 2**26
+"""Memory that a record may take beside the data; runs that do not fit are evaluated in turn.
+
+With twice as much, single tensors are mapped and cleared anew at each use, in twice the time."""
 
 
 class Recorder:
