@@ -45,7 +45,9 @@ class CompiledSteps:
     ) -> None:
         numbers = sum(leaf.numel() for leaf in trees.leaves((state.body, state.head)))
         runs, self.device = len(sampler.data.seeds), sampler.data.device
-        self.at_once = STEPS_PER_CALL if numbers / runs <= SMALL else 1
+        # an exact solve costs more than the overhead that several steps in a call save
+        several = numbers / runs <= SMALL and not strategy.cost.solves
+        self.at_once = STEPS_PER_CALL if several else 1
         self.oracles, self.sampler = oracles, sampler
         self.eager = strategy
         self.strategy = hyperparameters.as_tensors(strategy, self.device)
