@@ -37,8 +37,9 @@ lint: $(LINT) ## check style, types, import directions and dependencies
 docs: $(DOCS) ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-bench: $(RUN) ## print the speed against the loop one would write by hand
-	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/core.py $(ARGS)
+BENCH ?= core large grid
+bench: $(RUN) ## print speed and memory: make bench BENCH=core (or large, grid)
+	@for part in $(BENCH); do OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$part.py $(ARGS) || exit 1; done
 
 clean: ## remove built files and caches; .venv and results stay
 	@rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
