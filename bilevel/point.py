@@ -9,14 +9,14 @@ from bilevel.certificate import BoundKind, Certifier, envelope_bound
 from bilevel.contract import check_data, check_problem
 from bilevel.errors import ArgumentError, ShapeError
 from bilevel.heads import AbstractHeadSolver
-from bilevel.hypergradients import AbstractHypergradient, Envelope
+from bilevel.hypergradients import AbstractHypergradient, Answer, Envelope
 from bilevel.hyperparameters import check_part, run_counts
 from bilevel.oracles import Oracles
 from bilevel.problem import Groups, StackelbergProblem
 from bilevel.row_groups import check_groups
 from bilevel.sampling import Rows, Sampler, TrainingData, generator
 from bilevel.status import Status
-from bilevel.strategies.best_response import default_solver
+from bilevel.strategies.best_response import default_gradient, default_solver
 from bilevel.trees import Tree
 
 
@@ -127,13 +127,17 @@ def hypergradient(
         >>> bilevel.hypergradient(ScalarProduct(curvature=0.0), torch.tensor(1.0)).body
         tensor(-0.2500)
     """
-    method = method or Envelope()
+    check_part(problem, StackelbergProblem, "problem", "an instance of your problem")
+    method, solver = method or default_gradient(problem), solver or default_solver(problem)
     check_part(method, AbstractHypergradient, "method", "Envelope()")
-    method.check(problem)
+    check_part(solver, AbstractHeadSolver, "solver", "ClosedForm()")
+    method.check(problem, solver)
     point = _Point(problem, body, batch)
     response = point.respond(solver)
     head = trees.single(response.head)
-    slope = method.gradient(point.oracles, point.body, head, point.rows)
+    made = method.init(point.oracles, point.body, head, point.rows)
+    answer = Answer(head, solver, point.head, 0)
+    found = method.gradient(point.oracles, point.body, answer, point.rows, made)
     value = point.oracles.body_value(point.body, head, point.rows)
     bound, kind = torch.tensor([torch.nan]), response.bound_kind
     if isinstance(method, Envelope) and kind != "unknown":
@@ -143,7 +147,12 @@ def hypergradient(
         bound = envelope_bound(point.oracles, *double, point.rows.cast(torch.float64), distance)
         kind = "estimated"
     return Hypergradient(
-        trees.take(slope, 0), float(value), response, float(bound), kind, response.status
+        trees.take(found.body, 0),
+        float(value),
+        response,
+        float(bound),
+        kind,
+        max(response.status, Status(int(found.status))),
     )
 
 

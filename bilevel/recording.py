@@ -8,7 +8,6 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.certificate import Certifier
 from bilevel.errors import BilevelError, ProblemError
-from bilevel.hypergradients import Envelope
 from bilevel.oracles import Oracles
 from bilevel.sampling import Rows, Sampler
 from bilevel.trees import Tree
@@ -96,7 +95,7 @@ class Recorder:
             values["head_gap"] = gap.masked_fill(certificate.mu.isnan(), torch.nan)
             values["phi"] = oracles.body_value(body, best, rows)
             if oracles.problem.is_stackelberg:
-                slope = Envelope().gradient(oracles, body, best, rows)
+                slope = oracles.direct_gradient(body, best, rows)
                 values["phi_gradient_norm"] = self._projected_norm(body, slope)
         values.update(self._metrics(body, head, everything, values))
         return {name: value.detach().double() for name, value in values.items()}

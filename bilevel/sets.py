@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.errors import ArgumentError, ShapeError
+from bilevel.errors import ArgumentError, IncompatibleError, ShapeError
 from bilevel.trees import Tree
 
 
@@ -28,6 +28,25 @@ class ConvexSet(abc.ABC):
             A tree of the same structure and shapes; points of the set come back unchanged.
         """
 
+    def free(self, tree: Tree, direction: Tree) -> Tree | None:
+        """Which coordinates stay off the boundary, for derivatives of a minimiser (a hook).
+
+        Args:
+            tree: points of the set, leaves (R, ...).
+            direction: where they are pushed, such as the negative gradient there.
+
+        Returns:
+            A tree of booleans, False where a point is on the boundary and pushed outwards; None
+            if every coordinate is free.
+
+        Raises:
+            IncompatibleError: the boundary is no coordinate plane.
+        """
+        raise IncompatibleError(
+            f"Derivatives of a head on {type(self).__name__} are not available: its boundary is "
+            "no coordinate plane. Use a Box, or the whole space with a penalty."
+        )
+
     def check(self, tree: Tree) -> None:  # noqa: B027 - a hook: most sets fit any tree
         """Raise `ShapeError` if the set does not fit a tree of this shape (no run axis)."""
 
@@ -39,6 +58,10 @@ class Everywhere(ConvexSet):
     def project(self, tree: Tree) -> Tree:
         """The tree itself."""
         return tree
+
+    def free(self, tree: Tree, direction: Tree) -> None:
+        """Every coordinate."""
+        return None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,11 +91,24 @@ class Box(ConvexSet):
         """Clip every leaf."""
 
         def clip(leaf: Tensor) -> Tensor:
-            low = torch.as_tensor(self.low, dtype=leaf.dtype, device=leaf.device)
-            high = torch.as_tensor(self.high, dtype=leaf.dtype, device=leaf.device)
+            low, high = self._bounds(leaf)
             return torch.minimum(torch.maximum(leaf, low), high)
 
         return trees.tree_map(clip, tree)
+
+    def free(self, tree: Tree, direction: Tree) -> Tree:
+        """All but those at a bound that are pushed beyond it."""
+
+        def one(leaf: Tensor, push: Tensor) -> Tensor:
+            low, high = self._bounds(leaf)
+            return ~(((leaf <= low) & (push < 0)) | ((leaf >= high) & (push > 0)))
+
+        return trees.tree_map(one, tree, direction)
+
+    def _bounds(self, leaf: Tensor) -> tuple[Tensor, Tensor]:
+        low = torch.as_tensor(self.low, dtype=leaf.dtype, device=leaf.device)
+        high = torch.as_tensor(self.high, dtype=leaf.dtype, device=leaf.device)
+        return low, high
 
     def check(self, tree: Tree) -> None:
         """Bounds that are tensors must broadcast against every leaf, without enlarging it."""

@@ -21,12 +21,14 @@ class HeadSolution(NamedTuple):
             the gradient mapping.
         status: a `Status` code per run, (R,).
         state: for the next call of the same solver.
+        factor: of the Hessian, for adjoint solves: see `bilevel.linear.factor`; () if none.
     """
 
     head: Tree
     residual: Tensor
     status: Tensor
     state: Any
+    factor: Any = ()
 
 
 class AbstractHeadSolver(abc.ABC):
@@ -64,6 +66,11 @@ class AbstractHeadSolver(abc.ABC):
     @property
     def compilable(self) -> bool:
         """Whether `solve` is tensor operations only, no decision on values (a hook)."""
+        return False
+
+    @property
+    def exact(self) -> bool:
+        """Whether d_theta g vanishes at its heads, up to rounding and what their status says."""
         return False
 
     @property

@@ -1,30 +1,107 @@
 """What a hypergradient is."""
 
 import abc
+from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.cost import Cost
+from bilevel.heads import AbstractHeadSolver
 from bilevel.oracles import Oracles
 from bilevel.problem import StackelbergProblem
 from bilevel.sampling import Rows
+from bilevel.status import Status
 from bilevel.trees import Tree
+
+
+class Answer(NamedTuple):
+    """A head, and how it came about.
+
+    Attributes:
+        head: near theta*(w), leaves (R, ...).
+        solver: what solved it.
+        start: where the solver started from.
+        k: the number it was called with.
+        factor: what the solver factored, for adjoint solves; None if nothing.
+    """
+
+    head: Tree
+    solver: AbstractHeadSolver
+    start: Tree
+    k: int
+    factor: Any = None
+
+
+class BodyGradient(NamedTuple):
+    """Gradients of R bodies.
+
+    Attributes:
+        body: grad Phi, a tree like the body.
+        status: a `Status` code per run, (R,).
+        adjoint: v, near H^{-1} d_theta F, like the head; None where none is computed.
+        residual: |H v - d_theta F|, (R,); None without an adjoint.
+        state: for the next call of the same method.
+    """
+
+    body: Tree
+    status: Tensor
+    adjoint: Tree | None = None
+    residual: Tensor | None = None
+    state: Any = ()
 
 
 class AbstractHypergradient(abc.ABC):
     """The gradient of Phi(w) = F(w, theta*(w)), from a head close to theta*(w).
 
-    Implementations are frozen dataclasses. How the head was solved is not their concern.
+    Implementations are frozen dataclasses; what evolves is in the state.
     """
 
     @abc.abstractmethod
-    def check(self, problem: StackelbergProblem) -> None:
-        """Raise `IncompatibleError` if this gradient would be wrong for `problem`."""
+    def check(self, problem: StackelbergProblem, solver: AbstractHeadSolver) -> None:
+        """Raise `IncompatibleError` if this gradient would be wrong for `problem` and `solver`."""
+
+    def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Any:
+        """The state before the first call (a hook); nothing by default."""
+        return ()
 
     @abc.abstractmethod
-    def gradient(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Tree:
-        """grad Phi, a tree like the body with a leading run axis.
+    def gradient(
+        self, oracles: Oracles, body: Tree, answer: Answer, rows: Rows, state: Any
+    ) -> BodyGradient:
+        """grad Phi at the bodies.
 
         Args:
             oracles: of the problem.
             body: leaves (R, ...).
-            head: near theta*(w), leaves (R, ...).
-            rows: the rows of the step.
+            answer: the heads, near theta*(w).
+            rows: the rows of the step; `rows.full` are all rows.
+            state: of `init` or of the call before.
         """
+
+    @property
+    def compilable(self) -> bool:
+        """Whether `gradient` is tensor operations only, no decision on values (a hook)."""
+        return False
+
+    @property
+    def wants_start(self) -> bool:
+        """Whether it uses `answer.start`, which strategies otherwise do not keep (a hook)."""
+        return False
+
+    @property
+    def wants_factor(self) -> bool:
+        """Whether it uses `answer.factor`, which strategies otherwise do not keep (a hook)."""
+        return False
+
+    @property
+    @abc.abstractmethod
+    def cost(self) -> Cost:
+        """What one call costs."""
+
+
+def fine(body: Tree) -> Tensor:
+    """The status of gradients that cannot fail, (R,)."""
+    leaf = trees.leaves(body)[0]
+    return torch.full((len(leaf),), int(Status.COMPLETED), device=leaf.device)

@@ -1,9 +1,12 @@
 """Danskin's gradient."""
 
 import dataclasses
+from typing import Any
 
+from bilevel.cost import Cost
 from bilevel.errors import IncompatibleError
-from bilevel.hypergradients.base import AbstractHypergradient
+from bilevel.heads import AbstractHeadSolver
+from bilevel.hypergradients.base import AbstractHypergradient, Answer, BodyGradient, fine
 from bilevel.oracles import Oracles
 from bilevel.problem import StackelbergProblem
 from bilevel.sampling import Rows
@@ -19,7 +22,7 @@ class Envelope(AbstractHypergradient):
     Source: Danskin's theorem. Differs from the source in: None.
     """
 
-    def check(self, problem: StackelbergProblem) -> None:
+    def check(self, problem: StackelbergProblem, solver: AbstractHeadSolver | None = None) -> None:
         """Refuse problems that override `body_objective`."""
         if not problem.is_stackelberg:
             raise IncompatibleError(
@@ -30,6 +33,18 @@ class Envelope(AbstractHypergradient):
                 "belong in `body_penalty`, which keeps F = g.)"
             )
 
-    def gradient(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Tree:
+    def gradient(
+        self, oracles: Oracles, body: Tree, answer: Answer, rows: Rows, state: Any
+    ) -> BodyGradient:
         """d_w g at the head."""
-        return oracles.direct_gradient(body, head, rows)
+        return BodyGradient(oracles.direct_gradient(body, answer.head, rows), fine(body))
+
+    @property
+    def compilable(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
+    def cost(self) -> Cost:
+        """One gradient."""
+        return Cost(gradients=1)

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from bilevel.cost import Cost
 from bilevel.errors import IncompatibleError
-from bilevel.heads import AbstractHeadSolver, ClosedForm
-from bilevel.hypergradients import AbstractHypergradient, Envelope
+from bilevel.heads import AbstractHeadSolver, ClosedForm, HeadSolution
+from bilevel.hypergradients import AbstractHypergradient, Answer, Envelope
 from bilevel.hyperparameters import check_part
 from bilevel.optimizers import AbstractOptimizer, RMSProp
 from bilevel.oracles import Oracles
@@ -18,17 +18,32 @@ from bilevel.schedules import AbstractSchedule, Number, as_schedule
 from bilevel.strategies.base import AbstractStrategy
 from bilevel.trees import Tree
 
-EXACT = ClosedForm()  # made once: the compiler does not make parts
+EXACT, ENVELOPE = ClosedForm(), Envelope()  # made once: the compiler does not make parts
 
 
 class BestResponseState(NamedTuple):
-    """The body, its best response, and what the parts remember."""
+    """The body, its best response, and what the parts remember.
+
+    Attributes:
+        body: leaves (R, ...).
+        head: leaves (R, ...).
+        moments: of the optimiser.
+        solver: what the head solver remembers.
+        codes: the worst `Status` code of each run so far, (R,).
+        gradient: what the hypergradient remembers.
+        start: where the head was solved from, and `factor` what it was solved with: kept only for
+            hypergradients that want them.
+        factor: see `start`.
+    """
 
     body: Tree
     head: Tree
     moments: Tree
     solver: Any
     codes: Tensor
+    gradient: Any = ()
+    start: Any = ()
+    factor: Any = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,7 +58,8 @@ class BestResponse(AbstractStrategy):
     Args:
         body_lr: alpha, a number or a schedule.
         solver: how the head is solved; None: `ClosedForm`, where g is quadratic in the head.
-        gradient: how the body's gradient is obtained; None: `Envelope`, where F is g.
+        gradient: how the body's gradient is obtained; None: `Envelope` where F is g, else
+            `Implicit`.
         optimizer: turns the body's gradients into steps.
     """
 
@@ -62,17 +78,27 @@ class BestResponse(AbstractStrategy):
 
     def check(self, problem: StackelbergProblem) -> None:
         """Solver and gradient must fit the problem."""
-        (self.solver or default_solver(problem)).check(problem)
-        (self.gradient or Envelope()).check(problem)
+        solver = self.solver or default_solver(problem)
+        solver.check(problem)
+        (self.gradient or default_gradient(problem)).check(problem, solver)
 
     def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> BestResponseState:
         """Solve the heads of the initial bodies."""
         solver = self.solver or default_solver(oracles.problem)
+        gradient = self.gradient or default_gradient(oracles.problem)
         memory = solver.init(oracles, body, head, rows)
         solved = solver.solve(oracles, body, head, rows, memory, 0)
         # step 0 solves on its rows itself, which must not be remembered twice
         kept = memory if solver.uses_batch else solved.state
-        return BestResponseState(body, solved.head, self.optimizer.init(body), kept, solved.status)
+        made = BestResponseState(
+            body,
+            solved.head,
+            self.optimizer.init(body),
+            kept,
+            solved.status,
+            gradient.init(oracles, body, solved.head, rows),
+        )
+        return self._answered(gradient, made, head, solved)
 
     def step(
         self, oracles: Oracles, state: BestResponseState, rows: Rows, k: int
@@ -82,34 +108,59 @@ class BestResponse(AbstractStrategy):
         With a solver that uses the rows of the step: the head of the body, then the body step.
         """
         solver = self.solver or default_solver(oracles.problem)
+        gradient = self.gradient or default_gradient(oracles.problem)
         if solver.uses_batch:
             solved = solver.solve(oracles, state.body, state.head, rows, state.solver, k)
-            body, moments = self._move(oracles, state, solved.head, rows, k)
-        else:
-            body, moments = self._move(oracles, state, state.head, rows, k)
-            solved = solver.solve(oracles, body, state.head, rows, state.solver, k + 1)
-        # codes only grow in severity: a run that was jittered once says so at the end
-        codes = state.codes.maximum(solved.status)
-        return BestResponseState(body, solved.head, moments, solved.state, codes)
+            state = self._answered(gradient, state, state.head, solved)
+            return self._moved(oracles, solver, gradient, state, rows, k)
+        state = self._moved(oracles, solver, gradient, state, rows, k)
+        solved = solver.solve(oracles, state.body, state.head, rows, state.solver, k + 1)
+        return self._answered(gradient, state, state.head, solved)
 
-    def _move(
-        self, oracles: Oracles, state: BestResponseState, head: Tree, rows: Rows, k: int
-    ) -> tuple[Tree, Tree]:
-        """The body after a step at `head`, and the moments."""
-        slope = (self.gradient or Envelope()).gradient(oracles, state.body, head, rows)
+    def _moved(
+        self,
+        oracles: Oracles,
+        solver: AbstractHeadSolver,
+        gradient: AbstractHypergradient,
+        state: BestResponseState,
+        rows: Rows,
+        k: int,
+    ) -> BestResponseState:
+        """The body after a step at the head of the state."""
+        answer = Answer(state.head, solver, state.start, k, state.factor)
+        slope = gradient.gradient(oracles, state.body, answer, rows, state.gradient)
         alpha = as_schedule(self.body_lr, "")(k)
-        body, moments = self.optimizer.update(slope, state.moments, state.body, alpha)
-        return oracles.problem.body_set.project(body), moments
+        body, moments = self.optimizer.update(slope.body, state.moments, state.body, alpha)
+        return state._replace(
+            body=oracles.problem.body_set.project(body),
+            moments=moments,
+            codes=state.codes.maximum(slope.status),
+            gradient=slope.state,
+        )
+
+    @staticmethod
+    def _answered(
+        gradient: AbstractHypergradient, state: BestResponseState, start: Tree, solved: HeadSolution
+    ) -> BestResponseState:
+        """The state with a new head, and what the hypergradient wants to know about it."""
+        return state._replace(
+            head=solved.head,
+            solver=solved.state,
+            # codes only grow in severity: a run that was jittered once says so at the end
+            codes=state.codes.maximum(solved.status),
+            start=start if gradient.wants_start else (),
+            factor=solved.factor if gradient.wants_factor else (),
+        )
 
     @property
     def compilable(self) -> bool:
-        """As far as the solver is."""
-        return (self.solver or EXACT).compilable
+        """As far as solver and gradient are."""
+        return (self.solver or EXACT).compilable and (self.gradient or Envelope()).compilable
 
     @property
     def cost(self) -> Cost:
-        """One gradient, and what the solver costs."""
-        return Cost(gradients=1).plus((self.solver or EXACT).cost)
+        """What solver and gradient cost."""
+        return (self.gradient or Envelope()).cost.plus((self.solver or EXACT).cost)
 
     def status(self, state: BestResponseState) -> Tensor:
         """The worst code of the head solves so far."""
@@ -124,3 +175,8 @@ def default_solver(problem: StackelbergProblem) -> AbstractHeadSolver:
             "`solver=`, for example FastSGD(lr, steps, tolerance=1e-8)."
         )
     return EXACT
+
+
+def default_gradient(problem: StackelbergProblem) -> AbstractHypergradient:
+    """`Envelope`."""
+    return ENVELOPE
