@@ -14,6 +14,7 @@ _PUBLIC = {
     "sets": "ConvexSet Everywhere Box Ball",
     "schedules": "AbstractSchedule Constant Polynomial",
     "optimizers": "AbstractOptimizer SGD RMSProp Adam Clipped",
+    "linear": "AbstractLinearSolver CG Dense Neumann",
     "heads": "AbstractHeadSolver ClosedForm FastSGD FullData BatchData RunningData",
     "hypergradients": "AbstractHypergradient Envelope",
     "strategies": "AbstractStrategy TwoTimescale uniform BestResponse OwnLoop preset_strategies",
@@ -47,6 +48,10 @@ if TYPE_CHECKING:
     from bilevel.heads import RunningData as RunningData
     from bilevel.hypergradients import AbstractHypergradient as AbstractHypergradient
     from bilevel.hypergradients import Envelope as Envelope
+    from bilevel.linear import CG as CG
+    from bilevel.linear import AbstractLinearSolver as AbstractLinearSolver
+    from bilevel.linear import Dense as Dense
+    from bilevel.linear import Neumann as Neumann
     from bilevel.loop import solve as solve
     from bilevel.modules import SplitModule as SplitModule
     from bilevel.modules import assign as assign

@@ -4,7 +4,7 @@ import enum
 
 
 class Status(enum.IntEnum):
-    """The outcome of one run, or of one head solve; `message` names the cause and the remedy.
+    """The outcome of one run, head solve or linear solve; `message` names cause and remedy.
 
     Higher codes are worse.
 
@@ -20,7 +20,12 @@ class Status(enum.IntEnum):
     NOT_CONVERGED = 3
     JITTERED = 4
     OUTSIDE_SET = 5
-    DIVERGED = 6
+    INEXACT_HEAD = 6
+    ADJOINT_NOT_CONVERGED = 7
+    NOT_CONTRACTING = 8
+    SINGULAR = 9
+    INDEFINITE = 10
+    DIVERGED = 11
 
     @property
     def message(self) -> str:
@@ -29,7 +34,10 @@ class Status(enum.IntEnum):
 
     @property
     def failed(self) -> bool:
-        """Whether the numbers of such a run must not be used."""
+        """Whether the numbers of such a run must not be used.
+
+        A gradient without a number makes the body NaN, and the next record finds it `DIVERGED`.
+        """
         return self is Status.DIVERGED
 
 
@@ -49,9 +57,35 @@ _MESSAGES = {
         "The closed-form head lies outside `head_set` and was projected, which is not the "
         "constrained minimiser. Use a solver that handles the set, such as FastSGD."
     ),
+    Status.INEXACT_HEAD: (
+        "The head is not solved well enough for implicit differentiation, which assumes that the "
+        "gradient of g in the head is zero. Use an exact head solver, or give an iterative one "
+        "more steps or a smaller `tolerance`."
+    ),
+    Status.ADJOINT_NOT_CONVERGED: (
+        "The linear solver stopped before its residual reached its tolerance: the Hessian of the "
+        "head is ill-conditioned, or there were too few steps. Use a larger ridge, more "
+        "`max_steps`, `dtype=torch.float64`, or Dense()."
+    ),
+    Status.NOT_CONTRACTING: (
+        "The Neumann series does not contract: its step size exceeds 2 / L, or the Hessian of the "
+        "head has a negative eigenvalue. Leave out `step_size`, or use CG(), which tells the two "
+        "apart."
+    ),
+    Status.SINGULAR: (
+        "The Hessian of the head is numerically singular, so the head that answers to the body is "
+        "not unique and has no derivative. Use a larger ridge, or fewer features."
+    ),
+    Status.INDEFINITE: (
+        "The Hessian of the head has a negative eigenvalue, so the head is not at a minimum of g. "
+        "Check that g is strongly convex in the head, use a larger ridge, or solve the head more "
+        "accurately."
+    ),
     Status.DIVERGED: (
         "Values became infinite or NaN. Use a smaller step size (below 2 / L for plain SGD), "
-        "standardise the inputs and the targets, or bound the levels with `body_set`, `head_set`."
+        "standardise the inputs and the targets, or bound the levels with `body_set`, `head_set`. "
+        "If the body's gradient needs a linear solve, a singular or indefinite Hessian of the head "
+        "does the same: use a larger ridge."
     ),
 }
 
