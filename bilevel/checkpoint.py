@@ -1,10 +1,15 @@
 """A comparison on disk while it is trained, so that an interruption costs seconds."""
 
+import hashlib
+import json
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from bilevel.errors import ResultsError
 from bilevel.loop import Loop
@@ -53,18 +58,22 @@ class Checkpoint:
                 f"{self.folder} holds a comparison that differs in {', '.join(different)}. Ask for "
                 "the same one, or name another folder."
             )
+        self._digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
     def restore(self, name: str, loop: Loop) -> None:
         """Put a training where it stood, if it was kept.
 
         Raises:
-            ResultsError: the file is damaged; it is named, and the others stay as they are.
+            ResultsError: the file is damaged, or of another training; it is named, and the others
+                stay as they are.
         """
         path = self.folder / f"{name}.safetensors"
         if not path.exists():
             return
         try:
             tensors, content = read_tensors(path)
+            if content.get("comparison") != self._digest or content.get("training") != name:
+                raise ResultsError(f"{path} belongs to another comparison or training.")
         except ResultsError as error:
             raise ResultsError(
                 f"{error} Delete it to train its strategies anew; what the other files of "
@@ -75,6 +84,7 @@ class Checkpoint:
             for name, values in tensors.items()
             if name.startswith("record.")
         }
+        self._check_start(path, loop, records)
         loop.restore(TrainingState.unpack(tensors, content), content["recorded"], records)
 
     def keep(self, name: str, loop: Loop, *, now: bool = False, finished: bool = False) -> None:
@@ -91,9 +101,23 @@ class Checkpoint:
             return
         tensors, content = state.pack()
         records = {f"record.{key}": values for key, values in loop.history().items()}
-        content["recorded"] = loop.recorded
+        content |= {"recorded": loop.recorded, "comparison": self._digest, "training": name}
         write_tensors(self.folder / f"{name}.safetensors", tensors | records, content)
         self._saved = time.monotonic()
+
+    @staticmethod
+    def _check_start(path: Path, loop: Loop, records: Mapping[str, Tensor]) -> None:
+        """Options of a problem are known to nobody, but most of them show in the first record."""
+        training = loop.trainings[0]
+        made = training.state.strategy
+        fresh = training.recorder.record(made.body, made.head)["objective"].cpu()
+        kept = records["objective"][0, : len(fresh)]
+        # equal on one machine; another one may round differently
+        if not torch.allclose(fresh, kept, rtol=1e-3, atol=0, equal_nan=True):
+            raise ResultsError(
+                f"{path} holds a training that started elsewhere. Make the problem with the "
+                "options that it had then, or name another folder."
+            )
 
 
 def read_description(folder: Path) -> dict[str, Any]:

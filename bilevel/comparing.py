@@ -114,9 +114,17 @@ def compare(
     contest = Contest(problem, entrants, data, options)
     if headline is not None:
         headline = _headline(contest.recorded_names(), headline)
-    dearest = max(contest.gradients_per_step().values())
-    plan = Budget(budget, steps, every, dearest)
-    tuning = None if tune is None else Tuning.of(tune, seed_numbers)
+    costs = contest.gradients_per_step()
+    plan = Budget(budget, steps, every, max(costs.values()))
+    if budget == "gradients" and (free := [key for key, cost in costs.items() if not cost > 0]):
+        raise ArgumentError(
+            f"The steps of {', '.join(map(repr, free))} cost no gradients, so a budget of "
+            'gradients does not end them: use `budget="steps"`, or return the `cost` of a step.'
+        )
+    tuning, metric = None, ""
+    if tune is not None:
+        tuning = Tuning.of(tune, seed_numbers, entrants)
+        metric = headline or _headline(contest.recorded_names(), None)
     described: dict[str, Any] = {
         "seeds": seed_numbers,
         "steps": steps,
@@ -132,14 +140,14 @@ def compare(
         what = {
             "problem": type(problem).__qualname__,
             "data_sha256": _digest(data),
-            "strategies": {key: hyperparameters.signature(s, numbers=True) for key, s in
-                           entrants.items()},
-            "tune": None if tuning is None else repr(tuning),
+            # in their order, which is that of the runs
+            "strategies": [[key, hyperparameters.signature(s, numbers=True)] for key, s in
+                           entrants.items()],
+            "tune": None if tuning is None else [repr(tuning), metric],
             "compile": compile,
         }  # fmt: skip
         kept = Checkpoint(checkpoint, {**described, **what}, settings)
     if tuning is not None:
-        metric = headline or _headline(contest.recorded_names(), None)
         found = tune_strategies(
             problem, entrants, tuning, plan, options, data, metric, callback, kept
         )

@@ -123,13 +123,15 @@ class Contest:
             callback: called with a `Progress` at every record.
             checkpoint: where to keep what is trained, and to go on from.
         """
+        if checkpoint is not None:  # damage is found before hours of training
+            for number, loop in enumerate(self.loops.values()):
+                checkpoint.restore(f"{self.stage}-{number}", loop)
         solutions: dict[Names, Solution] = {}
         total, done = sum(map(len, self.loops)), 0
         for number, (names, loop) in enumerate(self.loops.items()):
+            before = (loop.step, len(loop.recorded))
             records = budget.steps(self.gradients_per_step()[names[0]])
             file = f"{self.stage}-{number}"
-            if checkpoint is not None:
-                checkpoint.restore(file, loop)
 
             def report(
                 k: int,
@@ -153,7 +155,7 @@ class Contest:
                     raise
                 break
             interrupted = Status.INTERRUPTED in solutions[names].status
-            if checkpoint is not None:
+            if checkpoint is not None and (loop.step, len(loop.recorded)) != before:
                 checkpoint.keep(file, loop, now=True, finished=not interrupted)
             done += len(names)
             if interrupted:

@@ -6,6 +6,7 @@ static. Objects of equal `structure` can therefore be stacked and trained as one
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
@@ -60,7 +61,7 @@ def signature(part: Any, *, numbers: bool = False) -> str:
             return f"({', '.join(map(spell, value))})"
         if callable(value) and hasattr(value, "__qualname__"):
             return f"{value.__module__}.{value.__qualname__}"
-        return repr(value)
+        return re.sub(r" at 0x[0-9a-f]+", "", repr(value))  # addresses differ between processes
 
     return spell(structure(part)) + (spell(tuple(_numbers(part))) if numbers else "")
 

@@ -16,9 +16,12 @@ from bilevel.contest import Contest, Options, Outcome, Progress
 from bilevel.errors import ArgumentError
 from bilevel.problem import StackelbergProblem
 from bilevel.sampling import TrainingData
-from bilevel.schedules import positive
+from bilevel.schedules import AbstractSchedule, positive
 from bilevel.status import FAILED
 from bilevel.strategies import AbstractStrategy
+
+TUNED = ", tuned"
+"""What comes after the name of a strategy whose rates were found."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +64,21 @@ class Tuning:
         object.__setattr__(self, "factors", tuple(sorted(set(factors))))
 
     @classmethod
-    def of(cls, asked: "Sequence[float] | Tuning", compared: Sequence[int]) -> "Tuning":
-        """What was asked for, with seeds that are not among those `compared`."""
-        tuning = asked if isinstance(asked, Tuning) else cls(tuple(asked))
+    def of(
+        cls,
+        asked: "Sequence[float] | Tuning",
+        compared: Sequence[int],
+        strategies: Mapping[str, AbstractStrategy],
+    ) -> "Tuning":
+        """What was asked for, with seeds that are not among those `compared`, for `strategies`."""
+        tuning = asked if isinstance(asked, Tuning) else cls(asked)  # type: ignore[arg-type]
+        if not any(strategy.rates for strategy in strategies.values()):
+            raise ArgumentError("`tune` finds no rates: no strategy has any.")
+        if taken := [name for name in strategies if f"{name}{TUNED}" in strategies]:
+            raise ArgumentError(
+                f"`tune` gives the name {taken[0] + TUNED!r} to what it finds, which a strategy "
+                "has already: rename that one."
+            )
         seeds = seed_list(tuning.seeds)
         if isinstance(tuning.seeds, int):
             seeds = [max(compared) + 1 + i for i in seeds]
@@ -155,15 +170,13 @@ def tune_strategies(
         checkpoint: see `compare`.
     """
     trials = tuning.trials(strategies)
-    if not trials:
-        raise ArgumentError("`tune` finds no rates: no strategy has any.")
     own = TrainingData(problem, seed_list(tuning.seeds), data.dtype, data.device)
     entrants = {
         f"{name} {i}": trial.strategy for name in trials for i, trial in enumerate(trials[name])
     }
     contest = Contest(problem, entrants, own, options, "tuning")
     metric = headline.replace("test_", "validation_", 1)
-    if metric == headline or metric not in contest.recorded_names():
+    if not metric.startswith("validation_") or metric not in contest.recorded_names():
         metric = "objective"
     outcome = contest.train(dataclasses.replace(budget, every=budget.total), callback, checkpoint)
     if outcome.interrupted:
@@ -173,7 +186,7 @@ def tune_strategies(
     for name, tried in trials.items():
         scores = [_score(outcome, f"{name} {i}", metric) for i in range(len(tried))]
         best = tried[int(np.argmin(scores))]
-        found[f"{name}, tuned"] = best.strategy
+        found[name + TUNED] = best.strategy
         sign = -1 if higher_is_better(metric) else 1
         described[name] = {
             "trials": len(tried),
@@ -184,7 +197,7 @@ def tune_strategies(
         }
     return Tuned(
         found,
-        {name: f"{name}, tuned" for name in trials},
+        {name: name + TUNED for name in trials},
         {
             "metric": metric,
             "seeds": seed_list(tuning.seeds),
@@ -198,11 +211,11 @@ def scaled(
     strategy: AbstractStrategy, factors: Mapping[tuple[str, ...], float]
 ) -> AbstractStrategy:
     """The strategy with its rates multiplied, those of a group by the same factor."""
-    changes = {
-        name: getattr(strategy, name).scaled(factor)
-        for group, factor in factors.items()
-        for name in group
-    }
+    changes: dict[str, AbstractSchedule] = {}
+    for group, factor in factors.items():
+        rates = [getattr(strategy, name) for name in group]
+        made = {id(rate): rate.scaled(factor) for rate in rates}  # one that is shared stays so
+        changes |= {name: made[id(rate)] for name, rate in zip(group, rates, strict=True)}
     changed: AbstractStrategy = dataclasses.replace(strategy, **changes)  # type: ignore[type-var]
     return changed
 
