@@ -99,11 +99,17 @@ class Scaled(AbstractSchedule):
 
     Args:
         schedule: what is multiplied.
-        factor: positive.
+        factor: positive; a float or (R,) numbers.
+
+    Raises:
+        ArgumentError: the factor is not positive and finite.
     """
 
     schedule: AbstractSchedule
     factor: Number
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "factor", positive(self.factor, "`factor`"))
 
     def __call__(self, k: int) -> Number:
         """The scaled step size of step `k`."""
