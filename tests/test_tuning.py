@@ -1,6 +1,5 @@
 """Tuned rates: equal effort for all, seeds of their own, never a look at the test rows."""
 
-
 import numpy as np
 import pytest
 import torch
