@@ -1,11 +1,5 @@
 """Checkpoints: a comparison that was interrupted goes on with the numbers of one that was not."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -307,38 +301,3 @@ def test_diverged_own_loops_are_kept(tmp_path, counted):
     for _ in range(2):
         found = compare(Scalar(), strategies, checkpoint=tmp_path / "kept", **OPTIONS)
         assert_same(found, expected)
-
-
-# killed
-
-SCRIPT = """
-import sys, time
-import torch
-from bilevel import checkpoint, compare
-from test_checkpoint import OPTIONS, PAIR
-from small_problems import Smooth
-
-checkpoint.SECONDS = 0
-compare(Smooth(), PAIR, checkpoint=sys.argv[1], callback=lambda _: time.sleep(0.2), **OPTIONS)
-"""
-
-
-def test_a_killed_comparison_goes_on_bitwise(tmp_path, counted):
-    folder = tmp_path / "kept"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, folder], env=environment)
-    deadline = time.monotonic() + 60
-    try:
-        while not (folder / "training-0.safetensors").exists():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == -signal.SIGKILL
-    assert not (folder / "training-1.safetensors").exists()
-    found = compare(Smooth(), PAIR, checkpoint=folder, **OPTIONS)
-    assert 12 <= len(counted.made) <= 24
-    assert_same(found, compare(Smooth(), PAIR, **OPTIONS))
