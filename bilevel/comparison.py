@@ -1,7 +1,7 @@
 """The result of `compare()`: what every strategy did on every seed, and what follows from it."""
 
-import itertools
 import os
+from collections.abc import Container
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from bilevel.analysis.costs import Positions, positions, spent
+from bilevel.analysis.families import all_pairs, family_results, tuning_results
 from bilevel.analysis.paired import (
     PairedResult,
     compare_pairs,
@@ -20,6 +22,7 @@ from bilevel.analysis.records import best_values, common_record, last_values
 from bilevel.analysis.thresholds import reach_common_level
 from bilevel.errors import ArgumentError, ResultsError, UnknownNameError
 from bilevel.report import html, tables
+from bilevel.report.units import UNITS, Unit
 from bilevel.status import FAILED
 from bilevel.storage.folder import located, write_atomically, write_csv
 from bilevel.storage.history import write_history
@@ -34,13 +37,17 @@ class Comparison:
 
     `compare()` makes it, `load` reads it back. Runs that failed have no final and no
     validation-best value: both are NaN, and such a run loses its seed. All strategies are compared
-    at the same step: after Ctrl-C, at the last one that all have.
+    at the same place of their budget: after Ctrl-C, at the last one that all have.
+
+    With `budget="gradients"`, whatever is said of steps here counts gradient evaluations instead; a
+    strategy has made as many whole steps by then as they pay for.
 
     Attributes:
         problem: Name of the problem.
-        settings: How it was trained; must hold "seeds", the R seeds.
+        settings: How it was trained; must hold "seeds", the R seeds. "budget" is what was equal
+            for all strategies; "tuning" is how rates were searched.
         strategies: Name -> how it is written in Python.
-        steps: (T,) recorded steps.
+        steps: (T,) recorded steps; gradient evaluations if they were the budget.
         history: Name -> metric -> (T, R) values.
         status: Name -> R names of `Status` members.
         gradients_per_step: Name -> gradient evaluations of one step.
@@ -66,11 +73,15 @@ class Comparison:
     bound_kind: str = ""
 
     def __post_init__(self) -> None:
-        """Check once that the parts belong together."""
+        """Check once that the parts belong together, and bring all into one order."""
         names, shape = list(self.strategies), (len(self.steps), len(self.settings["seeds"]))
+        if (budget := self.settings.get("budget", "steps")) not in UNITS:
+            raise ResultsError(f"The budget must be one of {list(UNITS)}, got {budget!r}.")
         for part in ("history", "status", "gradients_per_step", "seconds_per_step"):
-            if set(getattr(self, part)) != set(names):
+            found = getattr(self, part)
+            if set(found) != set(names):
                 raise ResultsError(f"`{part}` must have the strategies {names} as its keys.")
+            object.__setattr__(self, part, {name: found[name] for name in names})
         if unknown := set(self.baselines) - set(names):
             raise ResultsError(f"Baselines {sorted(unknown)} are not among {names}.")
         for name in names:
@@ -85,7 +96,7 @@ class Comparison:
     def __repr__(self) -> str:
         return (
             f"Comparison(problem={self.problem!r}, strategies={list(self.strategies)}, "
-            f"seeds={len(self.settings['seeds'])}, steps={int(self.steps[-1])})"
+            f"seeds={len(self.settings['seeds'])}, {self._unit.budget}={int(self.steps[-1])})"
         )
 
     def __str__(self) -> str:
@@ -98,18 +109,17 @@ class Comparison:
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """(strategy, baseline): the others against each baseline, then the others in pairs."""
-        others = [name for name in self.strategies if name not in self.baselines]
-        if not others:
-            first, *rest = self.strategies
-            return [(name, first) for name in rest]
-        pairs = [(name, baseline) for name in others for baseline in self.baselines]
-        return pairs + [(later, early) for early, later in itertools.combinations(others, 2)]
+        """(strategy, baseline): the others against each baseline, then the others in pairs.
+
+        Where rates were tuned, these are tuned with tuned, then those with the rates as given;
+        then comes every tuned strategy with its own rates as given.
+        """
+        return all_pairs(*self._sorted())
 
     @property
     def step(self) -> int:
         """The step that is compared: the last one that all strategies have."""
-        return int(self.steps[common_record(self.history, self.status, len(self.steps))])
+        return int(self.steps[self._common()])
 
     def final(self, metric: str | None = None) -> dict[str, Array]:
         """Value of each run at `step`, or where it converged before.
@@ -196,39 +206,43 @@ class Comparison:
         """
         final, best = self.final(), self.validation_best()
         threshold, steps_to = self.steps_to_threshold()
-        last, total = int(self.steps[-1]), self.step
+        last, total, places = int(self.steps[-1]), self.step, self._positions()
+        planned = self.settings.get("steps", last)
         interrupted = any("INTERRUPTED" in codes for codes in self.status.values())
+        cut = total < last or (interrupted and total < planned)
+        paired = [asdict(result) for result in self.paired()]
         return {
             **{part.name: getattr(self, part.name) for part in fields(self)},
             "runs": len(self.settings["seeds"]),
             "higher": higher_is_better(self.headline),
+            "unit": self._unit,
             "step": total,
-            "planned": (planned := self.settings.get("steps", last)),
+            "planned": planned,
             "interrupted": interrupted,
-            "cut": total < last or (interrupted and total < planned),
+            "cut": cut,
+            "at": self._unit.at(total) if cut else "",
             "counts": {name: _finite(runs) for name, runs in final.items()},
             "counts_validation": {name: _finite(runs) for name, runs in best.items()},
             "final": final,
             "intervals": {name: asdict(mean_interval(runs)) for name, runs in final.items()},
             "validation": {name: asdict(mean_interval(runs)) for name, runs in best.items()},
-            "paired": [asdict(result) for result in self.paired()],
+            "paired": paired,
             "paired_validation": [asdict(result) for result in self.paired(which="validation")],
+            "families": family_results(*self._sorted(), paired),
+            "tuning": tuning_results(self.settings.get("tuning"), self.strategies, paired),
             "threshold": threshold,
             "steps_to": steps_to,
-            "positions": self._positions(),
-            "cost": {
-                name: {"gradients": total * self.gradients_per_step[name],
-                       "seconds": total * self.seconds_per_step[name]}
-                for name in self.strategies
-            },
-        }  # fmt: skip
+            "positions": places,
+            "cost": spent(places, self._common()),
+        }
 
-    def plot(self, metric: str | None = None, against: str = "steps") -> Figure:
+    def plot(self, metric: str | None = None, against: str | None = None) -> Figure:
         """Median and 10 % to 90 % band of a metric over training.
 
         Args:
             metric: Name of a metric; None for the headline.
-            against: "steps", "gradients" (evaluations) or "seconds" (per run).
+            against: "steps", "gradients" (evaluations) or "seconds" (per run); None: what the
+                budget counts.
 
         Returns:
             A matplotlib figure; `figure.savefig("curves.svg")` writes it.
@@ -236,13 +250,13 @@ class Comparison:
         Raises:
             ArgumentError: If `against` is unknown, or seconds were not measured.
         """
-        positions = self._positions()
-        if against not in positions:
+        places, against = self._positions(), against or self._unit.budget
+        if against not in places:
             raise ArgumentError(
-                f"`against` must be one of {list(positions)} here, got {against!r}"
+                f"`against` must be one of {list(places)} here, got {against!r}"
                 + (": seconds were not measured." if against == "seconds" else ".")
             )
-        return html.curve_figure(self.history, positions[against], self._known(metric), against)
+        return html.curve_figure(self.history, places[against], self._known(metric), against)
 
     def report(self, folder: str | os.PathLike[str]) -> Path:
         """Write everything to a new folder: tables, figures as SVG and one page.
@@ -261,6 +275,8 @@ class Comparison:
             write_results(hidden, content)
             write_csv(hidden / "summary.csv", *tables.summary(content))
             write_csv(hidden / "paired.csv", *tables.paired(content))
+            if content["tuning"]:
+                write_csv(hidden / "tuning.csv", *tables.tuned(content))
             drawn = html.draw(content)
             for name, (_, svg) in drawn.items():
                 (hidden / f"{name}.svg").write_text(svg, encoding="utf-8")
@@ -268,12 +284,13 @@ class Comparison:
         return located(folder) / "report.html"
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write the whole history as one table: strategy, seed, step, then the metrics.
+        """Write the whole history as one table: strategy, seed, step (or gradients), metrics.
 
         Args:
             path: File to write.
         """
-        write_history(located(path), self.history, self.settings["seeds"], self.steps)
+        seeds, column = self.settings["seeds"], self._unit.column
+        write_history(located(path), self.history, seeds, self.steps, column)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> "Comparison":
@@ -304,21 +321,29 @@ class Comparison:
     def _failed(self, name: str) -> Array:
         return np.array([status in FAILED for status in self.status[name]])
 
+    @property
+    def _unit(self) -> Unit:
+        """What the recorded steps count."""
+        return UNITS[self.settings.get("budget", "steps")]
+
+    def _sorted(self) -> tuple[list[str], tuple[str, ...], Container[str]]:
+        """Strategies, baselines, and those whose rates were searched."""
+        searched = (self.settings.get("tuning") or {}).get("strategies", {})
+        return list(self.strategies), self.baselines, searched
+
+    def _common(self) -> int:
+        """The last record that all strategies have."""
+        return common_record(self.history, self.status, len(self.steps))
+
     def _compared(self) -> dict[str, dict[str, Array]]:
-        """The history up to the last record that all strategies have."""
-        end = common_record(self.history, self.status, len(self.steps)) + 1
+        """The history up to that record."""
+        end = self._common() + 1
         return {name: {metric: values[:end] for metric, values in table.items()}
                 for name, table in self.history.items()}  # fmt: skip
 
-    def _positions(self) -> dict[str, dict[str, Array]]:
-        """Where records lie on each horizontal axis; seconds only for strategies with a time."""
-        timed = {key: cost for key, cost in self.seconds_per_step.items() if np.isfinite(cost)}
-        found = {
-            "steps": dict.fromkeys(self.strategies, self.steps),
-            "gradients": {key: self.steps * cost for key, cost in self.gradients_per_step.items()},
-            "seconds": {key: self.steps * cost for key, cost in timed.items()},
-        }
-        return {against: positions for against, positions in found.items() if positions}
+    def _positions(self) -> Positions:
+        gradients, seconds = self.gradients_per_step, self.seconds_per_step
+        return positions(self._unit, self.steps, gradients, seconds)
 
 
 def _finite(runs: Array) -> int:

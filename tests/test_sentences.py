@@ -5,7 +5,7 @@ import math
 import pytest
 from comparison_example import BASELINES
 
-from bilevel.report import html, sentences, words
+from bilevel.report import sentences, verdicts, words
 
 NAN = float("nan")
 RESULT = {
@@ -110,24 +110,28 @@ def test_headlines():
     means = {"a": {"value": 0.9, "low": 0.8, "high": 1.0}, "b": {"value": 0.5, "low": NAN},
              "c": {"value": NAN, "low": NAN}}  # fmt: skip
     counts, rest = {"a": 3, "b": 3, "c": 0}, {"partial": {}, "runs": 3}
-    assert [html._best(means, counts, 3, higher) for higher in (True, False)] == ["a", "b"]
-    assert html._best(means, counts | {"b": 2}, 3, False) == "a"
-    assert html._best({"c": means["c"]}, counts, 3, True) is None
-    high = sentences.headline("a", means["a"], "test_r2", True, 1500, **rest)
+    content = {"intervals": means, "counts": counts, "runs": 3}
+    best = [verdicts.ranked(content | {"higher": higher}, "intervals", "counts", "abc")
+            for higher in (True, False)]  # fmt: skip
+    assert best == ["a", "b"]
+    content |= {"counts": counts | {"b": 2}, "higher": False}
+    assert verdicts.ranked(content, "intervals", "counts", "abc") == "a"
+    assert verdicts.ranked(content, "intervals", "counts", "bc") is None
+    high = verdicts.headline("a", means["a"], "test_r2", True, "1,500 steps", **rest)
     assert high == (
         "After 1,500 steps, a has the highest mean test R²: 0.900, 95 % interval 0.800 to 1.00."
     )
-    assert sentences.headline("b", means["b"], "test_mse", False, 1, **rest).startswith(
+    assert verdicts.headline("b", means["b"], "test_mse", False, "1 step", **rest).startswith(
         "After 1 step, b has"
     )
-    assert "No strategy" in sentences.headline(None, {}, "test_mse", False, 1, **rest)
+    assert "No strategy" in verdicts.headline(None, {}, "test_mse", False, "1 step", **rest)
     rest["partial"] = {"b": 2}
-    none = sentences.headline(None, {}, "test_mse", False, 1, **rest)
+    none = verdicts.headline(None, {}, "test_mse", False, "1 step", **rest)
     assert none == "No strategy ended with a finite test MSE in every run."
-    some = sentences.headline("a", means["a"], "test_mse", False, 1, **rest)
+    some = verdicts.headline("a", means["a"], "test_mse", False, "1 step", **rest)
     assert some.endswith("Without a value of every run, b (2 of 3 runs) is not ranked.")
-    assert sentences.early("b", means["b"], False).endswith("best, b has the lowest: 0.500.")
-    assert sentences.early(None, {}, False) == ""
+    assert verdicts.early("b", means["b"], False).endswith("best, b has the lowest: 0.500.")
+    assert verdicts.early(None, {}, False) == ""
 
 
 def against(baseline, wins, significant, effect=0.9):
@@ -148,7 +152,7 @@ def against(baseline, wins, significant, effect=0.9):
     ],
 )  # fmt: skip
 def test_short_answers(results, short):
-    (card,) = sentences.answers(results, ["two-timescale"], BASELINES[:2])
+    (card,) = verdicts.answers(results, ["two-timescale"], BASELINES[:2])
     ((question, answer, reasons),) = card
     assert question == "Does two-timescale beat uniform rates?"
     assert answer == short
@@ -158,18 +162,18 @@ def test_short_answers(results, short):
 
 def test_other_baselines_get_their_own_question():
     results = [against("uniform slow", 12, True), against("swapped", 6, False)]
-    (card,) = sentences.answers(results, ["two-timescale"], ["uniform slow", "swapped"])
+    (card,) = verdicts.answers(results, ["two-timescale"], ["uniform slow", "swapped"])
     assert [question for question, _, _ in card] == [
         "Does two-timescale beat uniform rates?",
         "Is two-timescale better than swapped?",
     ]
-    ((question, _, _),) = sentences.answers(results[1:], ["two-timescale"], ["swapped"])[0]
+    ((question, _, _),) = verdicts.answers(results[1:], ["two-timescale"], ["swapped"])[0]
     assert question == "Does two-timescale beat swapped?"
 
 
 def test_reasons_name_size_and_direction():
     results = [against("uniform slow", 12, True, 0.8), against("uniform fast", 6, False, 1.1)]
-    ((_, _, reasons),) = sentences.answers(results, ["two-timescale"], BASELINES[:2])[0]
+    ((_, _, reasons),) = verdicts.answers(results, ["two-timescale"], BASELINES[:2])[0]
     assert reasons == (
         "Significantly better than uniform slow (20 % below); "
         "no significant difference from uniform fast (10 % above)."

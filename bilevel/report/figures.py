@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from bilevel.report.palette import Line, lines
+from bilevel.report.scales import EXPLODED, ROUNDING, log_ticks, scale_x, scale_y
 from bilevel.report.sentences import change
 from bilevel.report.svg import FAINT, INK, style
 from bilevel.report.ticks import ratio_axis
@@ -22,10 +23,6 @@ from bilevel.report.words import number
 Array = NDArray[Any]
 
 WIDTH = 3.9
-# A curve may leave the frame at the top once it is this many times worse than where it began.
-EXPLODED = 5.0
-# Numbers this far below the largest are rounding errors of zero and would flatten all the rest.
-ROUNDING = 1e-9
 
 
 def curves(
@@ -59,11 +56,11 @@ def curves(
         axes.set_xlabel(xlabel)
         bands = {name: _band(values) for name, (_, values) in series.items()}
         places = {name: np.asarray(x, dtype=np.float64) for name, (x, _) in series.items()}
-        if _scale_x(axes, list(places.values())):  # the start, at 0, has no place there
+        if scale_x(axes, list(places.values())):  # the start, at 0, has no place there
             places = {name: np.where(x > 0, x, np.nan) for name, x in places.items()}
         for name, x in places.items():
             _draw_band(axes, x, bands[name], drawn[name], name)
-        _scale_y(axes, list(bands.values()))
+        scale_y(axes, list(bands.values()))
         if legend and series:
             figure.legend(loc="lower left", ncols=2, fontsize=9.5, handlelength=2.4)
     return figure
@@ -71,10 +68,11 @@ def curves(
 
 def gaps(
     name: str,
-    steps: Array,
+    places: Array,
     gap: Array,
     bound: Array | None,
     limits: tuple[float, float],
+    xlabel: str = "step",
     *,
     names: Sequence[str] = (),
 ) -> Figure:
@@ -82,10 +80,11 @@ def gaps(
 
     Args:
         name: The strategy, which gives colour and title.
-        steps: (T,) recorded steps.
+        places: (T,) horizontal positions.
         gap: (T, R) distances |theta - theta*|.
         bound: (T, R) upper bounds, or None.
         limits: Lowest and highest value of the logarithmic axis, shared by all strategies.
+        xlabel: What the horizontal positions are.
         names: All strategies of the report.
 
     Returns:
@@ -95,11 +94,11 @@ def gaps(
     with style():
         figure, axes = _panel(2.4)
         axes.set_title(name)
-        axes.set_xlabel("step")
+        axes.set_xlabel(xlabel)
         axes.set_yscale("log")
         axes.set_ylim(*limits)
-        _log_ticks(axes, *limits)
-        x = np.asarray(steps, dtype=np.float64)
+        log_ticks(axes, *limits)
+        x = np.asarray(places, dtype=np.float64)
         band = _band(gap)
         _draw_band(axes, x, band, drawn[name], "distance")
         shown = {"distance": band[1]}
@@ -184,7 +183,7 @@ def strip(
         )
         if finite.size and finite.min() > 0 and finite.max() > 3 * finite.min():
             axes.set_xscale("log")
-            _log_ticks(axes, float(finite.min()), float(finite.max()), axis="x")
+            log_ticks(axes, float(finite.min()), float(finite.max()), axis="x")
     return figure
 
 
@@ -273,64 +272,3 @@ def _draw_band(
     (drawn,) = axes.plot(x, middle, color=line.colour, linewidth=1.6, label=label)
     if line.dashes:
         drawn.set_dashes(line.dashes)
-
-
-def _scale_x(axes: Axes, positions: Sequence[Array]) -> bool:
-    """Logarithmic where one strategy's steps cost several times another's; says whether it is."""
-    ends = [float(x[-1]) for x in positions if x.size and x[-1] > 0]
-    firsts = [float(x[x > 0][0]) for x in positions if (x > 0).any()]
-    if ends and max(ends) > 4 * min(ends):
-        axes.set_xscale("log")
-        axes.set_xlim(min(firsts), max(ends))
-        _log_ticks(axes, min(firsts), max(ends), axis="x")
-        return True
-    if ends:
-        axes.set_xlim(0, max(ends))
-    return False
-
-
-def _scale_y(axes: Axes, bands: Sequence[tuple[Array, Array, Array]]) -> None:
-    values = np.concatenate([np.ravel(part) for band in bands for part in band] or [np.empty(0)])
-    values = values[np.isfinite(values)]
-    if values.size == 0:
-        axes.text(0.5, 0.5, "no finite value", transform=axes.transAxes, ha="center", color=FAINT)
-        return
-    starts = [band[1][0] for band in bands if band[1].size and np.isfinite(band[1][0])]
-    low, high = float(values.min()), float(values.max())
-    if starts and min(starts) > 0:
-        high = min(high, EXPLODED * max(starts))
-    if low >= 0 and high > 3 * low and high > 0:
-        positive = values[values > 0]
-        low = max(float(positive.min()), high * ROUNDING)
-        axes.set_yscale("log")
-        axes.set_ylim(low / 1.1, high * 1.1)
-        _log_ticks(axes, low / 1.1, high * 1.1)
-    elif high > low:
-        margin = 0.05 * (high - low)
-        axes.set_ylim(low - margin, high + margin)
-
-
-def _log_ticks(axes: Axes, low: float, high: float, axis: str = "y") -> None:
-    """Few plain numbers instead of powers of ten where the range is short."""
-    chosen = axes.yaxis if axis == "y" else axes.xaxis
-    decades = np.log10(high / low)
-    if decades < 0.5:
-        spans = np.linspace(low, high, 4)
-        digits = max(0, int(np.ceil(-np.log10((spans[1] - spans[0]) or 1.0))))
-        ticks = sorted({round(float(tick), digits) for tick in spans})
-        chosen.set_ticks([tick for tick in ticks if low <= tick <= high])
-        chosen.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    elif decades < 3:
-        fine = (1.0, 2.0, 3.0, 5.0, 7.0) if decades < 1 else (1.0, 2.0, 5.0)
-        subs = fine if decades < 2 else (1.0, 3.0)
-        chosen.set_major_locator(LogLocator(subs=subs, numticks=12))
-        chosen.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    else:
-        chosen.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
-    chosen.set_minor_locator(NullLocator())
-
-
-def _power(value: float) -> str:
-    """A power of ten with a raised exponent, as text: mathtext is slow and splits it in pieces."""
-    exponent = f"{np.log10(value):.0f}" if value > 0 else ""
-    return "10" + exponent.translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))

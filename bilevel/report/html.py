@@ -11,7 +11,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
-from bilevel.report import figures, palette, sentences, words
+from bilevel.report import facts, figures, palette, sentences, tuning, verdicts, words
 from bilevel.report.svg import inline_svg, to_svg
 from bilevel.status import FAILED, Status
 
@@ -52,13 +52,15 @@ def page(content: Mapping[str, Any], drawn: Mapping[str, tuple[str, str]]) -> st
         sentence=sentences.pair_sentence,
         interval=sentences.interval,
         verdict=sentences.verdict,
-        setting=_setting,
+        setting=words.setting,
+        factors=tuning.factors,
+        trials=tuning.trials,
+        doubt=tuning.note,
         tied=_tied,
+        paired_file=paired_file,
     )
-    runs, higher = content["runs"], content["higher"]
     alone = len(content["strategies"]) == 1
-    best = _best(content["intervals"], content["counts"], runs, higher)
-    early = _best(content["validation"], content["counts_validation"], runs, higher)
+    best = verdicts.ranked(content, "intervals", "counts", list(content["strategies"]))
     files = resources.files("bilevel.report")
     template = environment.from_string(files.joinpath("template.html").read_text("utf-8"))
     curve_metrics, more_metrics = _metrics(content)
@@ -69,19 +71,17 @@ def page(content: Mapping[str, Any], drawn: Mapping[str, tuple[str, str]]) -> st
         **content,
         css=files.joinpath("style.css").read_text("utf-8"),
         lines=palette.lines(content["strategies"]),
-        meanings=MEANINGS,
+        meanings=_meanings(content),
         statuses={name: words.status_words(runs) for name, runs in content["status"].items()},
-        answer=sentences.headline(
-            best, content["intervals"].get(best, {}), content["headline"], higher, content["step"],
-            partial={name: count for name, count in content["counts"].items() if count < runs},
-            runs=runs,
-            alone=alone,
-        ),
+        leads=verdicts.leads(content),
         ending=sentences.ending(content),
-        early=sentences.early(early, content["validation"].get(early, {}), higher,
-                              alone=alone),
-        answers=sentences.answers(content["paired"], list(content["strategies"]),
-                              content["baselines"]),
+        cards=verdicts.cards(content),
+        titles=verdicts.TITLES,
+        searched=tuning.introduction(content) if content["tuning"] else "",
+        rows_note=facts.rows(content),
+        budget_note=facts.budget(content),
+        facts=facts.settings(content),
+        legend=_legend(content),
         power=sentences.power(content),
         drawn={name: inline_svg(svg, title) for name, (title, svg) in {**drawn, **plain}.items()},
         gap_names=[name for name in drawn if name.startswith("head-gap-")],
@@ -116,16 +116,25 @@ def draw(content: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     name = words.metric_name(content["headline"])
     names, found = list(content["strategies"]), {}
     if content["final"]:
-        short = f"{name} at step {content['step']:,}" if content["cut"] else f"final {name}"
+        short = f"{name} {content['at']}" if content["at"] else f"final {name}"
         title = f"{short[:1].upper()}{short[1:]} of every run, with mean and 95 % interval"
-        figure = figures.strip(content["final"], content["intervals"], short, names=names)
+        values = {key: content["final"][key] for key in _side_by_side(content)}
+        figure = figures.strip(values, content["intervals"], short, names=names)
         found["final"] = (title, figure)
-    if content["paired"]:
-        title = f"{content['paired'][0]['kind']} of {name}"
-        found["paired"] = (f"Paired comparison: {title} with 95 % intervals",
-                           figures.forest(content["paired"], title, names=names))  # fmt: skip
+    for family in content["families"]:
+        if not family["paired"]:
+            continue
+        title = f"{family['paired'][0]['kind']} of {name}{verdicts.WITH[family['kind']]}"
+        figure = figures.forest(verdicts.labelled(family), title, names=names)
+        key = paired_file(family["kind"])
+        found[key] = (f"Paired comparison: {title} with 95 % intervals", figure)
     found |= _curves(content, legend=True) | _gap_figures(content)
     return {name: (title, to_svg(figure)) for name, (title, figure) in found.items()}
+
+
+def paired_file(kind: str) -> str:
+    """Name of the figure of a family's paired results, without ending."""
+    return f"paired-{kind}" if kind else "paired"
 
 
 def curve_figure(
@@ -158,7 +167,7 @@ def curve_figure(
 
 
 def _metrics(content: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Training and headline metric, shown against every axis; the others against steps only."""
+    """Training and headline metric, against every axis; the others against the budget only."""
     known = list(dict.fromkeys(key for table in content["history"].values() for key in table))
     headline = content["headline"]
     train = headline.replace("test_", "train_", 1)
@@ -168,12 +177,34 @@ def _metrics(content: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     return shown, [metric for metric in known if metric not in own.union(shown)]
 
 
-def _best(
-    intervals: Mapping[str, Mapping[str, float]], counts: Mapping[str, int], runs: int, higher: bool
-) -> str | None:
-    """Name of the strategy with the best mean among those with a value of every run, or None."""
-    means = {name: mean["value"] for name, mean in intervals.items() if counts[name] == runs}
-    return (max if higher else min)(means, key=lambda name: means[name]) if means else None
+def _legend(content: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Words and strategies of each entry: a tuned one shares the entry of the one as given."""
+    pairs = {row["strategy"]: row["tuned"] for row in _searched(content)}
+    return [
+        (name, [name, pairs[name]] if name in pairs else [name])
+        for name in content["strategies"]
+        if name not in pairs.values()
+    ]
+
+
+def _side_by_side(content: Mapping[str, Any]) -> list[str]:
+    """Strategies with final values, a tuned one after the one as given."""
+    names = [name for _, entry in _legend(content) for name in entry]
+    return [name for name in names if name in content["final"]]
+
+
+def _meanings(content: Mapping[str, Any]) -> dict[str, str]:
+    """Strategies in words."""
+    tuned = {
+        row["tuned"]: f"{row['strategy']} with the rates that did best in the search: "
+        f"{tuning.factors(row)}."
+        for row in _searched(content)
+    }
+    return {**MEANINGS, **tuned}
+
+
+def _searched(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return content["tuning"]["rows"] if content["tuning"] else []
 
 
 def _failed(content: Mapping[str, Any]) -> str:
@@ -196,7 +227,7 @@ def _first_failures(content: Mapping[str, Any]) -> dict[str, str]:
             part = f"seed {content['settings']['seeds'][run]}"
             if values is not None and not np.isfinite(values[:, run]).all():
                 record = int((~np.isfinite(values[:, run])).argmax())
-                part += f" by step {int(content['steps'][record]):,}"
+                part += f" by {content['unit'].by(int(content['steps'][record]))}"
             parts.append(part)
         more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
         found[name] = ", ".join(parts[:3]) + more
@@ -212,10 +243,10 @@ def _messages(content: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _curves(content: Mapping[str, Any], *, legend: bool) -> dict[str, tuple[str, Figure]]:
-    """The main metrics against every axis, the others against steps."""
+    """The main metrics against every axis, the others against the budget."""
     main, more = _metrics(content)
     shown = [(metric, against) for metric in main for against in content["positions"]]
-    shown += [(metric, "steps") for metric in more]
+    shown += [(metric, content["unit"].budget) for metric in more]
     return {
         f"{metric}-{against}": (
             f"{words.metric_name(metric)} against {AGAINST[against]}",
@@ -234,12 +265,13 @@ def _gap_figures(content: Mapping[str, Any]) -> dict[str, tuple[str, Figure]]:
     limits = figures.gap_limits(parts)
     if limits is None:
         return {}
-    slugs = _slugs(list(history))
+    slugs, budget = _slugs(list(history)), content["unit"].budget
+    places = content["positions"][budget]
     return {
         f"head-gap-{slugs[name]}": (
             f"{name}: distance of the head from its best response, and the bound on it",
-            figures.gaps(name, content["steps"], table["head_gap"], table.get("head_bound"),
-                         limits, names=list(content["strategies"])),
+            figures.gaps(name, places[name], table["head_gap"], table.get("head_bound"),
+                         limits, AGAINST[budget], names=list(content["strategies"])),
         )
         for name, table in history.items()
     }  # fmt: skip
@@ -260,27 +292,6 @@ def _slugs(names: Sequence[str]) -> dict[str, str]:
 def _numbered(plain: str) -> Iterator[str]:
     yield plain
     yield from (f"{plain}-{number}" for number in itertools.count(2))
-
-
-def _setting(value: Any) -> str:
-    """A setting as one reads it: lists without brackets, ranges of seeds short."""
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, Mapping):
-        return (
-            ", ".join(f"{key} {_setting(item)}" for key, item in sorted(value.items()))
-            or words.UNKNOWN
-        )
-    if isinstance(value, (list, tuple)):
-        whole = all(isinstance(item, int) for item in value)
-        if whole and len(value) > 2 and bool((np.diff(value) == 1).all()):
-            return f"{value[0]} to {value[-1]}"
-        return ", ".join(_setting(item) for item in value) or words.UNKNOWN
-    if isinstance(value, float):
-        return f"{value:g}" if math.isfinite(value) else words.number(value)
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _tied(text: str) -> str:

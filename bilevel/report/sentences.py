@@ -1,7 +1,7 @@
 """Sentences that say what the numbers say: direction, size, certainty, and what was left out."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from bilevel.report.words import UNKNOWN, counted, joined, metric_name, number, probability
@@ -74,12 +74,12 @@ def verdict(result: Result) -> str:
     return f"significantly {'better' if result['wins'] > result['losses'] else 'worse'}"
 
 
-def pair_sentence(result: Result, step: int | None = None) -> str:
+def pair_sentence(result: Result, at: str = "") -> str:
     """One comparison in words.
 
     Args:
         result: Fields of `PairedResult`.
-        step: At which step, where that is not the last one that was asked for.
+        at: Where, such as "at step 10", if that is not the end of the budget.
 
     Returns:
         Such as "two-timescale is 5 % below uniform slow on test MSE, interval 0.89 to 1.01,
@@ -87,7 +87,7 @@ def pair_sentence(result: Result, step: int | None = None) -> str:
     """
     strategy, baseline, pairs = result["strategy"], result["baseline"], result["pairs"]
     seeds = counted(pairs + result["lost"], "seed")
-    name = metric_name(result["metric"]) + ("" if step is None else f" at step {step:,}")
+    name = f"{metric_name(result['metric'])} {at}".rstrip()
     if verdict(result) == "not comparable":
         return (
             f"{strategy} cannot be compared with {baseline} on {name}: both failed on all {seeds}."
@@ -150,7 +150,7 @@ def power(content: Mapping[str, Any]) -> str:
 
 
 def ending(content: Mapping[str, Any]) -> str:
-    """At which step things are compared and what was not trained, if not as asked for.
+    """Where things are compared and what was not trained, if not as asked for.
 
     Args:
         content: As `Comparison.content` gives it.
@@ -161,141 +161,11 @@ def ending(content: Mapping[str, Any]) -> str:
     found = []
     if content["cut"]:
         why = "training was interrupted" if content["interrupted"] else "the last that all have"
-        found.append(f"Compared at step {content['step']:,} of {content['planned']:,}; {why}.")
+        where = content["unit"].at(content["step"], content["planned"])
+        found.append(f"Compared {where}; {why}.")
     if missing := content["settings"].get("not_trained"):
         found.append(f"Not trained, because of an interruption: {joined(missing)}.")
     return " ".join(found)
-
-
-def headline(
-    best: str | None,
-    mean: Mapping[str, float],
-    metric: str,
-    higher: bool,
-    steps: int,
-    *,
-    partial: Mapping[str, int],
-    runs: int,
-    alone: bool = False,
-) -> str:
-    """Which strategy has the best mean final value.
-
-    Args:
-        best: Name of that strategy; None if there is none with a finite value of all runs.
-        mean: Its value, low and high.
-        metric: Name of the metric.
-        higher: Whether higher is better.
-        steps: Number of steps.
-        partial: Strategies without a value of some runs -> how many runs have one.
-        runs: Runs of each strategy.
-        alone: Whether there is no other strategy, so that none is best.
-
-    Returns:
-        One sentence, or two.
-    """
-    name = metric_name(metric)
-    some = [f"{key} ({count} of {runs} runs)" for key, count in partial.items() if count]
-    if best is None:
-        return f"No strategy ended with a finite {name}" + (" in every run." if some else ".")
-    what = name if runs == 1 else f"mean {name}"
-    if alone:
-        return f"After {counted(steps, 'step')}, the {what} of {best} is {_value(mean)}."
-    extreme = "highest" if higher else "lowest"
-    text = f"After {counted(steps, 'step')}, {best} has the {extreme} {what}: {_value(mean)}."
-    if partial:
-        verb = "is" if len(partial) == 1 else "are"
-        every = [f"{key} ({count} of {runs} runs)" for key, count in partial.items()]
-        text += f" Without a value of every run, {joined(every)} {verb} not ranked."
-    return text
-
-
-def early(best: str | None, mean: Mapping[str, float], higher: bool, *, alone: bool = False) -> str:
-    """Which strategy is best when each run stops at its best validation score.
-
-    Args:
-        best: Name of that strategy; None if there is none with such a value of all runs.
-        mean: Its value, low and high.
-        higher: Whether higher is better.
-        alone: Whether there is no other strategy, so that none is best.
-
-    Returns:
-        A sentence, or "".
-    """
-    if best is None:
-        return ""
-    start = "With every run stopped where its validation score was best,"
-    if alone:
-        return f"{start} it is {_value(mean)}."
-    return f"{start} {best} has the {'highest' if higher else 'lowest'}: {_value(mean)}."
-
-
-def answers(
-    results: Sequence[Result], strategies: Sequence[str], baselines: Sequence[str]
-) -> list[list[tuple[str, str, str]]]:
-    """Questions with a short answer and its reasons, for each strategy that is not a baseline.
-
-    Args:
-        results: Fields of `PairedResult` for each pair.
-        strategies: All names, in order.
-        baselines: The names of the baselines.
-
-    Returns:
-        Per strategy, (question, answer, reasons) against the uniform rates among the baselines (or
-        against all baselines, if there are none) and against the others.
-    """
-    uniform = [name for name in baselines if name.startswith("uniform")]
-    first = uniform or list(baselines)
-    group = "uniform rates" if uniform else joined(first, "or")
-    found = []
-    for name in strategies:
-        own = [result for result in results if result["strategy"] == name]
-        against = [result for result in own if result["baseline"] in first]
-        others = [result for result in own if result["baseline"] not in first]
-        card = []
-        if against:
-            card.append((f"Does {name} beat {group}?", _short(against), _reasons(against)))
-        if others:
-            rivals = joined([result["baseline"] for result in others], "or")
-            card.append((f"Is {name} better than {rivals}?", _short(others), _reasons(others)))
-        if card:
-            found.append(card)
-    return found
-
-
-def _short(results: Sequence[Result]) -> str:
-    verdicts = [verdict(result) for result in results]
-    better, worse = "significantly better" in verdicts, "significantly worse" in verdicts
-    if better and worse:
-        return "It depends on which."
-    if better:
-        return "Yes." if set(verdicts) == {"significantly better"} else "In part."
-    if worse:
-        return "No."
-    return "Cannot be said." if set(verdicts) == {"not comparable"} else "Not shown."
-
-
-def _reasons(results: Sequence[Result]) -> str:
-    """Group baselines by verdict: "Significantly better than a (5 % below); no ... b (...)."."""
-    parts = []
-    for word, start in (
-        ("significantly better", "significantly better than"),
-        ("significantly worse", "significantly worse than"),
-        ("not significant", "no significant difference from"),
-        ("not comparable", "not comparable with"),
-    ):
-        group = [_brief(result) for result in results if verdict(result) == word]
-        if group:
-            parts.append(f"{start} {joined(group)}")
-    text = "; ".join(parts)
-    return f"{text[:1].upper()}{text[1:]}."
-
-
-def _brief(result: Result) -> str:
-    if result["pairs"] == 0:
-        return f"{result['baseline']} (no seed on which both runs ended with a number)"
-    words = change(result)
-    words = "equal" if words == "equal to" else words
-    return f"{result['baseline']} ({words}{', failed runs aside' if result['lost'] else ''})"
 
 
 def _aside(result: Result) -> str:
@@ -313,9 +183,3 @@ def _aside(result: Result) -> str:
     if both:
         parts.append(f"both failed on {both}, which count{'s' * (both == 1)} as equal")
     return f" ({'; '.join(parts)})" if parts else ""
-
-
-def _value(mean: Mapping[str, float]) -> str:
-    if not math.isfinite(mean["low"]):
-        return number(mean["value"])
-    return f"{number(mean['value'])}, 95 % interval {number(mean['low'])} to {number(mean['high'])}"

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bilevel.report import sentences, words
+from bilevel.report import sentences, tuning, words
 
 Rows = tuple[list[str], list[list[Any]]]
 
@@ -20,21 +20,25 @@ def plain(content: Mapping[str, Any]) -> str:
     """
     name = words.metric_name(content["headline"])
     threshold, costs = content["threshold"], content["cost"].values()
-    title = f"{name} at step {content['step']:,}" if content["cut"] else f"final {name}"
+    unit, at = content["unit"], content["at"]
+    title = f"{name} {at}" if at else f"final {name}"
     columns = [(title, _means(content, "intervals", "counts"))]
     if content["validation"]:
         columns.append(("validation-best", _means(content, "validation", "counts_validation")))
     if math.isfinite(threshold):
         reach = [_steps(content["steps_to"].get(key)) for key in content["strategies"]]
-        columns.append((f"steps to {words.number(threshold)}", reach))
+        columns.append((f"{unit.noun}s to {words.number(threshold)}", reach))
     if any(math.isfinite(cost["seconds"]) for cost in costs):
         columns.append(("seconds/run", [words.number(cost["seconds"]) for cost in costs]))
     statuses = [words.status_words(content["status"][key]) for key in content["strategies"]]
     rows = list(zip(content["strategies"], *(cells for _, cells in columns), statuses,
                     strict=True))  # fmt: skip
     table = aligned(["strategy", *(title for title, _ in columns), "runs"], rows)
-    step = content["step"] if content["cut"] else None
-    said = [sentences.pair_sentence(result, step) for result in content["paired"]]
+    if content["tuning"]:
+        searched = tuning.plain_rows(content)
+        table += "\n\n" + aligned(tuning.COLUMNS, searched)
+        table += "\n" + tuning.introduction(content)
+    said = [sentences.pair_sentence(result, at) for result in content["paired"]]
     first, last = sentences.power(content), sentences.ending(content)
     return "\n".join([table, "", *filter(None, [first, *said, last])]).rstrip()
 
@@ -49,11 +53,12 @@ def summary(content: Mapping[str, Any]) -> Rows:
         Names of the columns, and rows.
     """
     ends = ("value", "low", "high")
-    columns = ["strategy", "metric", "step", "runs", "runs_with_value",
+    unit = content["unit"]
+    columns = ["strategy", "metric", unit.column, "runs", "runs_with_value",
                *(f"final_{end}" for end in ends), "validation_best_runs_with_value",
                *(f"validation_best_{end}" for end in ends),
-               "threshold", "median_steps_to_threshold", "gradients_per_run", "seconds_per_run",
-               "statuses"]  # fmt: skip
+               "threshold", f"median_{unit.budget}_to_threshold", "steps_per_run",
+               "gradients_per_run", "seconds_per_run", "statuses"]  # fmt: skip
     rows = []
     for name in content["strategies"]:
         final = content["intervals"].get(name, {})
@@ -63,8 +68,8 @@ def summary(content: Mapping[str, Any]) -> Rows:
             [name, content["headline"], content["step"], content["runs"],
              content["counts"].get(name, 0), *(final.get(end) for end in ends),
              content["counts_validation"].get(name), *(best.get(end) for end in ends),
-             content["threshold"], content["steps_to"].get(name), cost["gradients"],
-             cost["seconds"], words.status_words(content["status"][name])]
+             content["threshold"], content["steps_to"].get(name), cost["steps"],
+             cost["gradients"], cost["seconds"], words.status_words(content["status"][name])]
         )  # fmt: skip
     return columns, rows
 
@@ -82,6 +87,32 @@ def paired(content: Mapping[str, Any]) -> Rows:
     results += [("validation-best", result) for result in content["paired_validation"]]
     names = list(results[0][1]) if results else []
     return ["values", *names], [[which, *result.values()] for which, result in results]
+
+
+def tuned(content: Mapping[str, Any]) -> Rows:
+    """One row per strategy whose rates were searched.
+
+    Args:
+        content: As `Comparison.content` gives it, with a tuning.
+
+    Returns:
+        Names of the columns, and rows.
+    """
+    effect = ("kind", "effect", "low", "high", "wins", "losses", "p_adjusted", "significant")
+    columns = ["strategy", "metric", "final_as_given", "final_tuned",
+               *(f"change_{key}" if key in ("kind", "effect", "low", "high") else key
+                 for key in effect),
+               "factors", "trials", "failed", "edge", "search_metric", "search_score"]  # fmt: skip
+    rows = []
+    for row in content["tuning"]["rows"]:
+        change = row["change"] or {}
+        ends = (content["intervals"].get(row[key], {}) for key in ("strategy", "tuned"))
+        rows.append(
+            [row["strategy"], content["headline"], *(mean.get("value") for mean in ends),
+             *(change.get(key) for key in effect), tuning.factors(row), row["trials"],
+             row["failed"], row["edge"], content["tuning"]["metric"], row["score"]]
+        )  # fmt: skip
+    return columns, rows
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

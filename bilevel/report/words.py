@@ -1,7 +1,9 @@
 """Names and numbers as readers write them."""
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 NAMES = {
     "objective": "training objective g",
@@ -13,6 +15,8 @@ NAMES = {
 }
 ABBREVIATIONS = {"mse": "MSE", "r2": "R²", "mae": "MAE", "rmse": "RMSE"}
 UNKNOWN = "n/a"
+TUNED = ", tuned"
+"""What `compare` puts behind the name of a strategy whose rates were searched."""
 STATUSES = {
     "COMPLETED": "completed",
     "CONVERGED": "converged",
@@ -115,3 +119,31 @@ def status_words(statuses: Sequence[str]) -> str:
         f"{counts[status]} {STATUSES.get(status, status.lower().replace('_', ' '))}"
         for status in order
     )
+
+
+def setting(value: Any) -> str:
+    """A setting as one reads it: lists without brackets, ranges of seeds short.
+
+    Examples:
+        >>> setting([0, 1, 2, 3]), setting({"width": 1000}), setting(None)
+        ('0 to 3', 'width 1,000', 'none')
+    """
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        parts = [f"{key} {setting(item)}" for key, item in sorted(value.items())]
+        return ", ".join(parts) or UNKNOWN
+    if isinstance(value, (list, tuple)):
+        if len(value) > 2 and _consecutive(value):
+            return f"{value[0]} to {value[-1]}"
+        return ", ".join(setting(item) for item in value) or UNKNOWN
+    if isinstance(value, float):
+        return f"{value:g}" if math.isfinite(value) else number(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _consecutive(values: Sequence[Any]) -> bool:
+    whole = all(isinstance(value, int) for value in values)
+    return whole and all(later - early == 1 for early, later in itertools.pairwise(values))

@@ -13,10 +13,12 @@ from bilevel.storage.folder import read_csv, write_csv
 Array = NDArray[Any]
 History = Mapping[str, Mapping[str, Array]]
 
-KEYS = ["strategy", "seed", "step"]
+KEYS = ["strategy", "seed"]
 
 
-def write_history(path: Path, history: History, seeds: Sequence[int], steps: Array) -> None:
+def write_history(
+    path: Path, history: History, seeds: Sequence[int], steps: Array, column: str = "step"
+) -> None:
     """Write a history so that `read_history` gives the same numbers, bit for bit.
 
     Args:
@@ -25,13 +27,14 @@ def write_history(path: Path, history: History, seeds: Sequence[int], steps: Arr
             cells.
         seeds: The R seeds.
         steps: (T,) recorded steps.
+        column: What they are called.
     """
     metrics = list(dict.fromkeys(metric for table in history.values() for metric in table))
-    write_csv(path, [*KEYS, *metrics], _rows(history, seeds, steps, metrics))
+    write_csv(path, [*KEYS, column, *metrics], _rows(history, seeds, steps, metrics))
 
 
 def read_history(
-    path: Path, strategies: Sequence[str], seeds: Sequence[int]
+    path: Path, strategies: Sequence[str], seeds: Sequence[int], column: str = "step"
 ) -> tuple[Array, dict[str, dict[str, Array]]]:
     """Read what `write_history` wrote.
 
@@ -39,6 +42,7 @@ def read_history(
         path: CSV file to read.
         strategies: The strategies it must hold, in order.
         seeds: The seeds it must hold, in order.
+        column: What the steps are called.
 
     Returns:
         (T,) steps, and strategy -> metric -> (T, R) float64 values.
@@ -48,8 +52,9 @@ def read_history(
             same steps for each; names the file and the line.
     """
     columns, rows = read_csv(path)
-    if columns[:3] != KEYS:
-        raise ResultsError(f"{path} must begin with the columns {KEYS}, got {columns[:3]}.")
+    keys = [*KEYS, column]
+    if columns[:3] != keys:
+        raise ResultsError(f"{path} must begin with the columns {keys}, got {columns[:3]}.")
     runs = len(strategies) * len(seeds)
     if not runs or not rows or len(rows) % runs:
         raise ResultsError(

@@ -29,7 +29,8 @@ def write_results(folder: Path, fields: Mapping[str, Any]) -> None:
     write_json(folder / "config.json", {"format": FORMAT, **plain, "strategies": strategies})
     write_json(folder / "environment.json", fields["environment"])
     seeds = fields["settings"]["seeds"]
-    write_history(folder / "history.csv", fields["history"], seeds, fields["steps"])
+    column = _column(fields["settings"])
+    write_history(folder / "history.csv", fields["history"], seeds, fields["steps"], column)
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -55,7 +56,8 @@ def read_results(folder: Path) -> dict[str, Any]:
         plain = {key: config[key] for key in PLAIN}
         strategies = {row["name"]: row["code"] for row in config["strategies"]}
         seeds = plain["settings"]["seeds"]
-        steps, history = read_history(folder / "history.csv", list(strategies), seeds)
+        column = _column(plain["settings"])
+        steps, history = read_history(folder / "history.csv", list(strategies), seeds, column)
         seconds = plain["seconds_per_step"].items()  # null where not measured
         plain["seconds_per_step"] = {k: np.nan if v is None else v for k, v in seconds}
         plain["baselines"] = tuple(plain["baselines"])
@@ -64,6 +66,11 @@ def read_results(folder: Path) -> dict[str, Any]:
     environment = read_json(folder / "environment.json")
     return {**plain, "strategies": strategies, "steps": steps, "history": history,
             "environment": environment}  # fmt: skip
+
+
+def _column(settings: Mapping[str, Any]) -> str:
+    """What recorded steps are called: by what the budget counts."""
+    return "gradients" if settings.get("budget") == "gradients" else "step"
 
 
 def malformed(folder: Path, error: Exception) -> ResultsError:

@@ -1,0 +1,119 @@
+"""What a search for rates changed: every strategy with the rates as given next to its tuned one."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from bilevel.report import sentences, words
+
+EDGE = "at the edge of the grid: the best rate may lie outside"
+COLUMNS = ("strategy", "as given", "tuned", "change", "factors", "trials", "note")
+NUMBERS = re.compile(r"\d+\.\d+(?:e-?\d+)?")
+
+
+def introduction(content: Mapping[str, Any]) -> str:
+    """How the search was done, and why it is fair.
+
+    Args:
+        content: As `Comparison.content` gives it, with a tuning.
+
+    Returns:
+        Sentences.
+    """
+    tuning, unit = content["tuning"], content["unit"]
+    counts = sorted({row["trials"] for row in tuning["rows"]})
+    if len(counts) == 1:
+        trials, equal = f"{words.counted(counts[0], 'trial')} each", "with equal effort"
+    else:  # grids of one, two and three rates cannot all have the same number of points
+        trials = f"{counts[0]} to {counts[-1]} trials each"
+        equal = "with as equal an effort as grids of different numbers of rates allow"
+    seeds = tuning["seeds"]
+    text = (
+        f"Before the comparison the rates of the strategies were searched, {equal}: {trials}, "
+        f"every trial with {unit.counted(content['planned'])} on "
+        f"{words.counted(len(seeds), 'seed')} ({words.setting(seeds)}). The best mean "
+        f"{words.metric_name(tuning['metric'])} at the end won. The tuned strategies were then "
+        "trained anew, like all others, on seeds that the search never saw."
+    )
+    if untuned := tuning["untuned"]:
+        verb = "has no rates and takes" if len(untuned) == 1 else "have no rates and take"
+        text += f" {words.joined(untuned)} {verb} part in both comparisons unchanged."
+    codes: dict[str, list[str]] = {}
+    for row in tuning["rows"]:
+        code = content["strategies"][row["tuned"]]
+        codes.setdefault(NUMBERS.sub(_rounded, code), []).append(row["strategy"])
+    for same in codes.values():
+        if len(same) > 1:
+            text += f" Tuned, {words.joined(same)} are one and the same strategy."
+    return text
+
+
+def factors(row: Mapping[str, Any]) -> str:
+    """What the rates were multiplied with.
+
+    Args:
+        row: One of the rows of a tuning.
+
+    Returns:
+        Such as "body_lr × 1, head_lr × 0.1".
+
+    Examples:
+        >>> factors({"factors": {"body_lr = head_lr": 1.78}})
+        'body_lr and head_lr × 1.78'
+    """
+    return ", ".join(
+        f"{rates.replace(' = ', ' and ')} × {factor:g}" for rates, factor in row["factors"].items()
+    )
+
+
+def trials(row: Mapping[str, Any]) -> str:
+    """How many there were, and how many failed."""
+    return f"{row['trials']}, {row['failed']} failed" if row["failed"] else str(row["trials"])
+
+
+def note(row: Mapping[str, Any]) -> str:
+    """What casts doubt on the choice, or ""."""
+    if row["failed"] == row["trials"]:
+        return "every trial failed: this is the first of them, not the best"
+    return EDGE if row["edge"] else ""
+
+
+def change(row: Mapping[str, Any]) -> str:
+    """The paired effect of tuning, with its interval."""
+    result = row["change"]
+    if result is None or not result["pairs"]:
+        return words.UNKNOWN
+    text = words.number(result["effect"])
+    ends = sentences.interval(result)
+    return text if ends == words.UNKNOWN else f"{text} ({ends})"
+
+
+def plain_rows(content: Mapping[str, Any]) -> list[list[str]]:
+    """The cells of the table, as text.
+
+    Args:
+        content: As `Comparison.content` gives it, with a tuning.
+
+    Returns:
+        A row for each strategy, with the cells of `COLUMNS`.
+    """
+    unknown = {"value": float("nan")}
+    return [
+        [
+            row["strategy"],
+            *(
+                words.number(content["intervals"].get(row[key], unknown)["value"])
+                for key in ("strategy", "tuned")
+            ),
+            change(row),
+            factors(row),
+            trials(row),
+            note(row),
+        ]
+        for row in content["tuning"]["rows"]
+    ]
+
+
+def _rounded(number: re.Match[str]) -> str:
+    """Products of factors and rates that differ in their last digits are the same rate."""
+    return f"{float(number.group()):.3g}"
