@@ -11,7 +11,7 @@ from bilevel import trees
 from bilevel.cost import Cost
 from bilevel.errors import ArgumentError
 from bilevel.linear.base import AbstractLinearSolver, LinearSolution
-from bilevel.linear.operator import Operator, to_tree, to_vectors
+from bilevel.linear.operator import Operator, normalised, to_tree, to_vectors
 from bilevel.schedules import Number, positive
 from bilevel.status import Status
 from bilevel.trees import Tree
@@ -75,9 +75,7 @@ class CG(AbstractLinearSolver):
     @torch.no_grad()
     def solve(self, operator: Operator, right: Tree, start: Tree | None = None) -> LinearSolution:
         """The solutions; finished runs stand still while others go on."""
-        b = trees.flatten(right).detach()
-        scale = _power_of_two(trees.norm(b))
-        b = b / scale
+        b, scale = normalised(trees.flatten(right).detach())
         product = operator.on_vectors(right)
         state = _begin(b)
         if start is not None:
@@ -239,9 +237,3 @@ def _ratio(length: Tensor, vectors: Tensor) -> Tensor:
     """|H x| / |x|, 0 for a vector of zeros."""
     size = trees.norm(vectors)
     return torch.where(size > 0, length / size, torch.zeros_like(size))
-
-
-def _power_of_two(size: Tensor) -> Tensor:
-    """The scale of each run, (R, 1); 1 where it is zero or not finite."""
-    scale = size.log2().floor().exp2()
-    return torch.where(scale.isfinite() & (scale > 0), scale, torch.ones_like(scale)).unsqueeze(1)

@@ -10,13 +10,14 @@ from bilevel import trees
 from bilevel.cost import Cost
 from bilevel.errors import ArgumentError
 from bilevel.linear.base import AbstractLinearSolver, LinearSolution
-from bilevel.linear.operator import Operator, to_tree, to_vectors
+from bilevel.linear.operator import Operator, normalised, to_tree, to_vectors
+from bilevel.linear.system import replace_bad
 from bilevel.schedules import Number, positive
 from bilevel.status import Status
 from bilevel.trees import Tree
 
-POWER_STEPS = 10
-SAFETY = 1.5
+LANCZOS_STEPS = 10
+SAFETY = 1.1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,10 +31,10 @@ class Neumann(AbstractLinearSolver):
 
     since then |1 - eta lambda| <= 1 - eta mu for every eigenvalue lambda.
 
-    The default of eta is 1 / (1.5 l), l the largest |H u| / |u| in 10 steps of the power method
-    from one fixed random vector. l never exceeds L; the factor makes up for what it falls short.
-    The rate needs l >= (L + mu) / 3. For mu << L, it is missed with a probability below
-    5e-6 sqrt(P) over such vectors, P the numbers of the head.
+    The default of eta is 1 / (1.1 l), l the largest eigenvalue in size of H on the Krylov space of
+    10 products, from one fixed random vector. l never exceeds L; the factor makes up for what it
+    falls short. The rate needs l >= (L + mu) / 2.2. For mu << L, this is missed with a probability
+    below 2e-6 sqrt(P) over such vectors, P the numbers of the head.
 
     Statuses: `COMPLETED` when all steps were made, however large the residual is, which is the
     reader's to judge; `NOT_CONTRACTING` when eta l > 2 or the residual grew in a step, neither of
@@ -44,7 +45,7 @@ class Neumann(AbstractLinearSolver):
 
     Args:
         steps: K, at least 1.
-        step_size: eta, a number or (R,) numbers; None: from the power method. It has nothing to do
+        step_size: eta, a number or (R,) numbers; None: as above. It has nothing to do
             with the step size of a head or a body.
 
     Raises:
@@ -77,26 +78,26 @@ class Neumann(AbstractLinearSolver):
     @torch.no_grad()
     def solve(self, operator: Operator, right: Tree, start: Tree | None = None) -> LinearSolution:
         """K steps for all runs."""
-        b = trees.flatten(right).detach()
+        b, scale = normalised(trees.flatten(right).detach())
         product = operator.on_vectors(right)
         largest = largest_seen(product, b)
         rate, beyond = self._rate(largest)
-        eps = torch.finfo(b.dtype).eps
         if start is None:
             v, residual = torch.zeros_like(b), b
         else:
-            v = to_vectors(start, b)
+            v = to_vectors(start, b) / scale
             residual = b - product(v)
-        norm, size, grew = trees.norm(residual), trees.norm(b), torch.zeros_like(beyond)
+        size, norm, grew = b.norm(dim=1), residual.norm(dim=1), torch.zeros_like(beyond)
+        # of a product: 10 eps (|b| + |H| |v|), with |H| <= 2 / eta if the series contracts
+        margin = 10 * torch.finfo(b.dtype).eps
         for _ in range(self.steps):
             v = v + rate * residual
             residual = b - product(v)
-            # of a product of this length, for any eta that might contract
-            rounding = 10 * eps * (size + 2 * trees.norm(v) / rate[:, 0])
-            before, norm = norm, trees.norm(residual)
-            grew = grew | (norm > before + rounding)
+            before, norm = norm, residual.norm(dim=1)
+            grew |= norm > before + margin * (size + 2 / rate[:, 0] * v.norm(dim=1))
         status = torch.full_like(norm, int(Status.COMPLETED), dtype=torch.int64)
         status = status.masked_fill((largest == 0) & (size > 0), int(Status.SINGULAR))
+        v, norm = v * scale, norm * scale[:, 0]
         lost = ~(v.isfinite().all(1) & norm.isfinite())
         status = status.masked_fill(lost, int(Status.DIVERGED))
         known = largest.isfinite() & size.isfinite()  # so whatever overflowed, the steps did it
@@ -109,20 +110,22 @@ class Neumann(AbstractLinearSolver):
         if self.step_size is None:
             rate = 1 / (SAFETY * torch.where(largest > 0, largest, torch.ones_like(largest)))
             return rate.unsqueeze(1), torch.zeros_like(rate, dtype=torch.bool)
-        rate = torch.as_tensor(self.step_size).to(largest).expand_as(largest)
+        rate = torch.as_tensor(self.step_size, dtype=largest.dtype, device=largest.device)
+        rate = rate.expand_as(largest)
         slack = 1 + 100 * torch.finfo(rate.dtype).eps
         return rate.unsqueeze(1), rate * largest > 2 * slack
 
     @property
     def cost(self) -> Cost:
-        """A product per step, the power method, and one for a start."""
-        return Cost(products=self.steps + POWER_STEPS + 1)
+        """A product per step, 10 for l, and one for a start."""
+        return Cost(products=self.steps + LANCZOS_STEPS + 1)
 
 
 def largest_seen(product: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
-    """The largest |H u| / |u| of the power method, (R,): at most L, and seldom far below it.
+    """A lower bound on |H|, seldom far below it, by the Lanczos method, (R,).
 
-    The start is the same for every run and every call.
+    The start is the same for every run and every call. Vectors are not orthogonalised again, which
+    takes their memory and would only make eigenvalues that are found already appear once.
 
     Args:
         product: of H with vectors (R, P).
@@ -130,11 +133,21 @@ def largest_seen(product: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
     """
     generator = torch.Generator().manual_seed(0)
     first = torch.randn(like.shape[1], generator=generator, dtype=torch.float64)
-    u = (first / first.norm()).to(like).expand_as(like)
-    largest = torch.zeros_like(like[:, 0])
-    for _ in range(POWER_STEPS):
-        image = product(u)
-        length = trees.norm(image)
-        largest = torch.maximum(largest, length)
-        u = image / torch.where(length > 0, length, torch.ones_like(length)).unsqueeze(1)
-    return largest
+    q = (first / first.norm()).to(like).expand_as(like)
+    before, above = torch.zeros_like(q), torch.zeros_like(like[:, :1])
+    matrix = like.new_zeros(len(like), LANCZOS_STEPS, LANCZOS_STEPS)  # H in the basis, tridiagonal
+    for j in range(LANCZOS_STEPS):
+        image = product(q)
+        ahead = image - above * before
+        matrix[:, j, j] = trees.dot(q, ahead)
+        ahead = ahead - matrix[:, j, j].unsqueeze(1) * q
+        size = trees.norm(ahead)
+        # what is left when the space is complete is rounding
+        size = size.masked_fill(size <= 10 * torch.finfo(q.dtype).eps * trees.norm(image), 0.0)
+        if j + 1 < LANCZOS_STEPS:
+            matrix[:, j, j + 1] = matrix[:, j + 1, j] = size
+        above, before = size.unsqueeze(1), q
+        q = torch.where(above == 0, torch.zeros_like(q), ahead / above)
+    safe, bad = replace_bad(matrix.unsqueeze(1))
+    largest: Tensor = torch.linalg.eigvalsh(safe[:, 0]).abs().amax(1)
+    return largest.masked_fill(bad, torch.nan)

@@ -81,3 +81,15 @@ def to_vectors(tree: Tree, like: Tensor) -> Tensor:
             f"`right` has {tuple(like.shape)}."
         )
     return torch.where(made.isfinite().all(1, keepdim=True), made, torch.zeros_like(made))
+
+
+def normalised(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Vectors (R, P) of lengths in [1, 2), and the powers of two they were divided by, (R, 1).
+
+    Dividing by a power of two is exact, and the squares of what is left neither overflow nor
+    vanish. Runs that are zero or not finite are left alone.
+    """
+    scale = trees.norm(vectors).log2().floor().exp2()
+    usable = scale.isfinite() & (scale > 0)
+    scale = torch.where(usable, scale, torch.ones_like(scale)).unsqueeze(1)
+    return vectors / scale, scale

@@ -13,6 +13,13 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.linear.factor import (
+    DualFactor,
+    Factor,
+    PrimalFactor,
+    merge_outputs,
+    split_outputs,
+)
 from bilevel.oracles import LinearParts
 from bilevel.status import Status
 
@@ -28,8 +35,12 @@ class AbstractSystem(abc.ABC):
     """A symmetric positive definite system with its right-hand sides."""
 
     @abc.abstractmethod
+    def factorised(self) -> tuple[Tensor, Tensor, Factor]:
+        """The minimiser (R, m, K), a `Status` code per run (R,), and the factor of H."""
+
     def solve(self) -> tuple[Tensor, Tensor]:
         """The minimiser (R, m, K) and a `Status` code per run (R,)."""
+        return self.factorised()[:2]
 
     @abc.abstractmethod
     def gradient_norm(self, theta: Tensor) -> Tensor:
@@ -56,12 +67,11 @@ class PrimalSystem(AbstractSystem):
     floor: Tensor
     rows: int = 0
 
-    def solve(self) -> tuple[Tensor, Tensor]:
+    def factorised(self) -> tuple[Tensor, Tensor, PrimalFactor]:
         """Cholesky, then one step of iterative refinement."""
-        factor, hessian, status = factorise(self.hessian)
-        theta = torch.cholesky_solve(self.moment, factor)
-        theta = theta + torch.cholesky_solve(self.moment - hessian @ theta, factor)
-        return merge_outputs(theta), status
+        cholesky, hessian, status = factorise(self.hessian)
+        factor = PrimalFactor(cholesky, hessian)
+        return factor.solve(merge_outputs(self.moment)), status, factor
 
     def gradient_norm(self, theta: Tensor) -> Tensor:
         """From the matrix."""
@@ -93,7 +103,7 @@ class DualSystem(AbstractSystem):
     targets: Tensor
     penalty: Tensor
 
-    def solve(self) -> tuple[Tensor, Tensor]:
+    def factorised(self) -> tuple[Tensor, Tensor, DualFactor]:
         """Cholesky of the kernel, then one step of iterative refinement in the n unknowns."""
         n = self.design.shape[1]
         scaled = self.design.unsqueeze(1) / self.penalty.unsqueeze(2)
@@ -103,7 +113,8 @@ class DualSystem(AbstractSystem):
         factor, kernel, status = factorise(kernel)
         dual = torch.cholesky_solve(targets, factor)
         dual = dual + torch.cholesky_solve(targets - kernel @ dual, factor)
-        return merge_outputs(scaled.mT @ dual), status
+        theta = merge_outputs(scaled.mT @ dual)
+        return theta, status, DualFactor(factor, self.design, self.penalty)
 
     def gradient_norm(self, theta: Tensor) -> Tensor:
         """From the rows: A'(A theta - u)/n + p theta."""
@@ -161,16 +172,6 @@ def weighted(parts: LinearParts) -> tuple[Tensor, Tensor]:
 def by_output(penalty: Tensor) -> Tensor:
     """(R, m) to (R, 1, m), (R, m, K) to (R, K, m)."""
     return penalty.unsqueeze(1) if penalty.ndim == 2 else penalty.mT
-
-
-def split_outputs(columns: Tensor, count: int) -> Tensor:
-    """(R, m, K) to (R, 1, m, K), or to (R, K, m, 1) if every output has its own matrix."""
-    return columns.unsqueeze(1) if count == 1 else columns.mT.unsqueeze(3)
-
-
-def merge_outputs(columns: Tensor) -> Tensor:
-    """The inverse of `split_outputs`."""
-    return columns[:, 0] if columns.shape[1] == 1 else columns.squeeze(3).mT
 
 
 def replace_bad(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,78 @@
+"""Factors of the Hessian of a quadratic head, kept to solve for adjoints too.
+
+They are NamedTuples of tensors with the run axis first, so that a state can hold them.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class PrimalFactor(NamedTuple):
+    """H = L L', factored as it is.
+
+    Attributes:
+        cholesky: L, (R, J, m, m): J = 1, or one matrix for each output.
+        hessian: H, the matrix that was factored.
+    """
+
+    cholesky: Tensor
+    hessian: Tensor
+
+    def product(self, columns: Tensor) -> Tensor:
+        """H x for (R, m, K)."""
+        count = self.hessian.shape[1]
+        return merge_outputs(self.hessian @ split_outputs(columns, count))
+
+    def solve(self, columns: Tensor) -> Tensor:
+        """H^{-1} b for (R, m, K), with one step of iterative refinement."""
+        right = split_outputs(columns, self.hessian.shape[1])
+        found = torch.cholesky_solve(right, self.cholesky)
+        found = found + torch.cholesky_solve(right - self.hessian @ found, self.cholesky)
+        return merge_outputs(found)
+
+
+class DualFactor(NamedTuple):
+    """H = A'A/n + P through n I + A P^{-1} A' = L L', for fewer rows than features.
+
+    H^{-1} b = P^{-1} b - P^{-1} A' (n I + A P^{-1} A')^{-1} A P^{-1} b.
+
+    Attributes:
+        cholesky: L, (R, J, n, n).
+        design: A, (R, n, m).
+        penalty: the diagonal of P, (R, J, m); J is 1 or K.
+    """
+
+    cholesky: Tensor
+    design: Tensor
+    penalty: Tensor
+
+    def product(self, columns: Tensor) -> Tensor:
+        """H x for (R, m, K)."""
+        fitted = self.design.mT @ (self.design @ columns) / self.design.shape[1]
+        return fitted + self.penalty.mT * columns
+
+    def solve(self, columns: Tensor) -> Tensor:
+        """H^{-1} b for (R, m, K), with one step of iterative refinement."""
+        found = self._once(columns)
+        return found + self._once(columns - self.product(found))
+
+    def _once(self, columns: Tensor) -> Tensor:
+        scaled = split_outputs(columns, self.penalty.shape[1]) / self.penalty.unsqueeze(3)
+        design = self.design.unsqueeze(1)
+        inner = torch.cholesky_solve(design @ scaled, self.cholesky)
+        return merge_outputs(scaled - (design.mT @ inner) / self.penalty.unsqueeze(3))
+
+
+Factor = PrimalFactor | DualFactor
+
+
+def split_outputs(columns: Tensor, count: int) -> Tensor:
+    """(R, m, K) to (R, 1, m, K), or to (R, K, m, 1) if every output has its own matrix."""
+    return columns.unsqueeze(1) if count == 1 else columns.mT.unsqueeze(3)
+
+
+def merge_outputs(columns: Tensor) -> Tensor:
+    """The inverse of `split_outputs`."""
+    return columns[:, 0] if columns.shape[1] == 1 else columns.squeeze(3).mT
