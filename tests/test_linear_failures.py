@@ -18,6 +18,8 @@ from linear_systems import (
 from bilevel import CG, Dense, Neumann, Status, trees
 from bilevel.errors import ArgumentError, IncompatibleError, ShapeError
 from bilevel.linear import Operator
+from bilevel.linear.system import RETRY
+from bilevel.report import words
 
 SINGULAR = torch.cat([spread(1e2, SIZE - 2), torch.zeros(2)])
 INDEFINITE = torch.cat([spread(1e2, SIZE - 1), torch.tensor([-0.3])])
@@ -115,3 +117,11 @@ def test_operators_that_do_not_fit():
         Dense().solve(Operator(operator.product, lambda: eye[:1]), b)
     with pytest.raises(IncompatibleError, match=r"4,097 numbers.*CG\(\)"):
         Dense().solve(Operator(lambda v: v, lambda: pytest.fail("formed")), torch.ones(1, 4097))
+
+
+def test_every_status_has_its_own_words():
+    names = {status.name for status in Status}
+    assert set(words.STATUSES) == names  # reports look them up
+    assert len({status.message for status in Status}) == len(names)
+    assert [status for status in Status if status.failed] == [max(Status)] == [Status.DIVERGED]
+    assert max(Status) < RETRY

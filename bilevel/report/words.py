@@ -24,6 +24,11 @@ STATUSES = {
     "NOT_CONVERGED": "head solver stopped early",
     "JITTERED": "singular head, solved with jitter",
     "OUTSIDE_SET": "head projected, not solved",
+    "INEXACT_HEAD": "head too rough for its derivative",
+    "ADJOINT_NOT_CONVERGED": "adjoint not converged",
+    "NOT_CONTRACTING": "Neumann series not contracting",
+    "SINGULAR": "singular head",
+    "INDEFINITE": "head not at a minimum",
     "DIVERGED": "diverged",
 }
 
