@@ -23,6 +23,7 @@ from bilevel import (
     compare,
     comparing,
     sampling,
+    solve,
     uniform,
 )
 from bilevel.training import Training
@@ -187,6 +188,26 @@ def test_diverged_runs_stay_as_they_were(records, tmp_path, counted):
     compare(Steep(), strategies, checkpoint=folder, **options)
     assert_same(compare(Steep(), strategies, checkpoint=folder, **options), expected)
     assert len(counted.made) == needed
+
+
+class Barred(Scalar):
+    """Infinite where the run of seed 0 is after four steps, without a slope: it could go on."""
+
+    def head_objective(self, body, head, batch):
+        bar = torch.where((body - self.barred).abs() < 1e-9, torch.inf, 0.0)
+        return super().head_objective(body, head, batch) + bar
+
+
+def test_a_diverged_run_is_not_moved_although_it_could_be(tmp_path):
+    two, problem = {"two": TwoTimescale(0.05, 0.1, SGD())}, Barred()
+    places = solve(Scalar(), two["two"], 4, seeds=[4, 0, 2], dtype=torch.float64).body
+    problem.barred = float(places[1])
+    expected = compare(problem, two, **OPTIONS)
+    assert expected.status["two"] == ["COMPLETED", "DIVERGED", "COMPLETED"]
+    assert np.isinf(expected.history["two"]["objective"][1:, 1]).all()
+    folder = tmp_path / "kept"
+    compare(problem, two, callback=at_record(2), checkpoint=folder, **OPTIONS)
+    assert_same(compare(problem, two, checkpoint=folder, **OPTIONS), expected)
 
 
 def test_finished_strategies_are_not_trained_again(tmp_path, counted):
