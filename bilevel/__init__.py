@@ -16,7 +16,7 @@ _PUBLIC = {
     "optimizers": "AbstractOptimizer SGD RMSProp Adam Clipped",
     "linear": "AbstractLinearSolver CG Dense Neumann",
     "heads": "AbstractHeadSolver ClosedForm FastSGD FullData BatchData RunningData",
-    "hypergradients": "AbstractHypergradient Envelope",
+    "hypergradients": "AbstractHypergradient Answer BodyGradient Envelope Implicit Unrolled",
     "strategies": "AbstractStrategy TwoTimescale uniform BestResponse OwnLoop preset_strategies",
     "cost": "Cost",
     "status": "Status",
@@ -47,7 +47,11 @@ if TYPE_CHECKING:
     from bilevel.heads import FullData as FullData
     from bilevel.heads import RunningData as RunningData
     from bilevel.hypergradients import AbstractHypergradient as AbstractHypergradient
+    from bilevel.hypergradients import Answer as Answer
+    from bilevel.hypergradients import BodyGradient as BodyGradient
     from bilevel.hypergradients import Envelope as Envelope
+    from bilevel.hypergradients import Implicit as Implicit
+    from bilevel.hypergradients import Unrolled as Unrolled
     from bilevel.linear import CG as CG
     from bilevel.linear import AbstractLinearSolver as AbstractLinearSolver
     from bilevel.linear import Dense as Dense

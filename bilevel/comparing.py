@@ -240,7 +240,12 @@ def _seconds(
     size, sampling = options.batch_size, options.sampling
     trainings = {
         name: Training(
-            problem, strategy, data, size, sampling, compile=options.compile and strategy.compilable
+            problem,
+            strategy,
+            data,
+            size,
+            sampling,
+            compile=options.compile and strategy.fitted(problem).compilable,
         )
         for name, strategy in strategies.items()
     }

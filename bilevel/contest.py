@@ -87,7 +87,8 @@ class Contest:
         options: Options,
         stage: str = "training",
     ) -> None:
-        self.strategies, self.stage, self.seeds = strategies, stage, len(data.seeds)
+        self.problem, self.strategies = problem, strategies
+        self.stage, self.seeds = stage, len(data.seeds)
         self.batches = batches(data, options.batch_size)
         self.loops: dict[Names, Loop] = {
             names: Loop(
@@ -104,7 +105,10 @@ class Contest:
 
     def gradients_per_step(self) -> dict[str, float]:
         """Gradient evaluations of one step of every strategy."""
-        return {name: s.cost.evaluations(self.batches) for name, s in self.strategies.items()}
+        return {
+            name: strategy.fitted(self.problem).cost.evaluations(self.batches)
+            for name, strategy in self.strategies.items()
+        }
 
     def recorded_names(self) -> list[str]:
         """What every record holds, of the first group."""

@@ -45,6 +45,10 @@ class SingularHeadError(BilevelError, ArithmeticError):
     """The head has no unique minimiser: its Hessian is singular or indefinite."""
 
 
+class InexactHeadError(BilevelError, ArithmeticError):
+    """A head does not satisfy its optimality condition well enough for an implicit gradient."""
+
+
 class UnknownNameError(BilevelError, LookupError):
     """A name is not known; the message shows the nearest one."""
 

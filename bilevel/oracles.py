@@ -46,6 +46,8 @@ class Oracles:
 
     def __init__(self, problem: StackelbergProblem) -> None:
         self.problem = problem
+        # asked once: the compiler does not answer questions about bound methods rightly
+        self.is_stackelberg = problem.is_stackelberg
         self._plain_linear_head = (
             isinstance(problem, LinearHeadProblem)
             and problem.is_stackelberg

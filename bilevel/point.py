@@ -128,7 +128,10 @@ def hypergradient(
         tensor(-0.2500)
     """
     check_part(problem, StackelbergProblem, "problem", "an instance of your problem")
-    method, solver = method or default_gradient(problem), solver or default_solver(problem)
+    method, solver = (
+        method or default_gradient(problem.is_stackelberg),
+        solver or default_solver(problem),
+    )
     check_part(method, AbstractHypergradient, "method", "Envelope()")
     check_part(solver, AbstractHeadSolver, "solver", "ClosedForm()")
     method.check(problem, solver)

@@ -43,6 +43,7 @@ class Training:
         *,
         compile: bool = False,
     ) -> None:
+        strategy = strategy.fitted(problem)
         self.data, self.oracles = data, Oracles(problem)
         self.strategy = hyperparameters.cast(strategy, data.dtype, data.device)
         self.sampler = Sampler(problem, data, batch_size, self.oracles.sampled_groups, sampling)

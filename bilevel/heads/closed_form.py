@@ -10,7 +10,7 @@ from bilevel import trees
 from bilevel.cost import Cost
 from bilevel.errors import IncompatibleError
 from bilevel.heads.base import AbstractHeadSolver, HeadSolution
-from bilevel.heads.head_data import AbstractHeadData, FullData
+from bilevel.heads.head_data import AbstractHeadData, FullData, RunningData
 from bilevel.hyperparameters import check_part
 from bilevel.oracles import Oracles
 from bilevel.problem import LinearHeadProblem, StackelbergProblem
@@ -62,7 +62,7 @@ class ClosedForm(AbstractHeadSolver):
     ) -> HeadSolution:
         """The exact heads on the rows of `data`."""
         system, state = self.data.system(oracles, body, head, rows, state)
-        numbers, status = system.solve()
+        numbers, status, factor = system.factorised()
         if isinstance(oracles.problem, LinearHeadProblem):
             solved = numbers if head.ndim == 3 else numbers.squeeze(2)
             solved = solved.to(head.dtype)
@@ -71,7 +71,8 @@ class ClosedForm(AbstractHeadSolver):
             solved = trees.tree_map(torch.add, head, step)
         solved, status = self._constrain(oracles.problem, solved, status)
         residual = system.gradient_norm(self._numbers(oracles.problem, solved, head))
-        return HeadSolution(solved, residual, status, state)
+        kept = factor if self.exact else ()  # averages are no Hessian of g
+        return HeadSolution(solved, residual, status, state, kept)
 
     @staticmethod
     def _numbers(problem: StackelbergProblem, solved: Tree, start: Tree) -> Tensor:
@@ -86,6 +87,11 @@ class ClosedForm(AbstractHeadSolver):
     def uses_batch(self) -> bool:
         """As the data do."""
         return self.data.uses_batch
+
+    @property
+    def exact(self) -> bool:
+        """Of the g of its rows; running averages have an answer of their own."""
+        return not isinstance(self.data, RunningData)
 
     @property
     def compilable(self) -> bool:

@@ -1,7 +1,8 @@
 """The head by projected gradient steps on a fast timescale."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,22 @@ from bilevel.schedules import AbstractSchedule, Number, as_schedule, positive
 from bilevel.sets import Everywhere
 from bilevel.status import Status
 from bilevel.trees import Tree
+
+
+class Step(NamedTuple):
+    """One inner step.
+
+    Attributes:
+        head: before the step.
+        lr: its size.
+        rows: its rows.
+        free: coordinates that the projection left alone; None: all.
+    """
+
+    head: Tree
+    lr: Number
+    rows: Rows
+    free: Tree | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,6 +100,18 @@ class FastSGD(AbstractHeadSolver):
         last = schedule(self.steps - 1)
         residual = _residual(oracles, head, slope, last)
         return HeadSolution(head, residual, self._status(residual), state)
+
+    def path(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows, k: int) -> Iterator[Step]:
+        """The steps that `solve` makes from `head` with the number `k`, one after the other."""
+        head_set, schedule = oracles.problem.head_set, as_schedule(self.lr, "lr")
+        for j in range(self.steps):
+            lr, batch = schedule(j), self._rows(rows, k * self.steps + j)
+            landed = descend(head, oracles.head_gradient(body, head, batch), lr)
+            moved = head_set.project(landed)
+            everywhere = isinstance(head_set, Everywhere)
+            free = None if everywhere else trees.tree_map(torch.eq, moved, landed)
+            yield Step(head, lr, batch, free)
+            head = moved
 
     @property
     def compilable(self) -> bool:

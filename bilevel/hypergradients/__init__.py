@@ -2,5 +2,7 @@
 
 from bilevel.hypergradients.base import AbstractHypergradient, Answer, BodyGradient
 from bilevel.hypergradients.envelope import Envelope
+from bilevel.hypergradients.implicit import Implicit
+from bilevel.hypergradients.unrolled import Unrolled
 
-__all__ = ["AbstractHypergradient", "Answer", "BodyGradient", "Envelope"]
+__all__ = ["AbstractHypergradient", "Answer", "BodyGradient", "Envelope", "Implicit", "Unrolled"]

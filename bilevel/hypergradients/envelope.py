@@ -28,9 +28,9 @@ class Envelope(AbstractHypergradient):
             raise IncompatibleError(
                 f"{type(problem).__name__} overrides `body_objective`, so F is not g and the "
                 "envelope gradient d_w F lacks the term -(d2_{w theta} g)(d2_{theta theta} g)^{-1} "
-                "d_theta F: it leads to a wrong point. It takes `Implicit`, which this "
-                "version does not have; `best_response` works. (Terms in the body alone "
-                "belong in `body_penalty`, which keeps F = g.)"
+                "d_theta F: it leads to a wrong point. Use `Implicit`, for example "
+                "BestResponse(body_lr, gradient=Implicit()). (Terms in the body alone belong in "
+                "`body_penalty`, which keeps F = g.)"
             )
 
     def gradient(

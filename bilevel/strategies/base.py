@@ -25,6 +25,10 @@ class AbstractStrategy(abc.ABC):
     def check(self, problem: StackelbergProblem) -> None:
         """Raise `IncompatibleError` if this strategy would follow a wrong gradient."""
 
+    def fitted(self, problem: StackelbergProblem) -> "AbstractStrategy":
+        """The strategy with parts in the place of defaults that depend on the problem (a hook)."""
+        return self
+
     @abc.abstractmethod
     def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Any:
         """The state before the first step.

@@ -8,7 +8,7 @@ from torch import Tensor
 from bilevel.cost import Cost
 from bilevel.errors import IncompatibleError
 from bilevel.heads import AbstractHeadSolver, ClosedForm, HeadSolution
-from bilevel.hypergradients import AbstractHypergradient, Answer, Envelope
+from bilevel.hypergradients import AbstractHypergradient, Answer, Envelope, Implicit
 from bilevel.hyperparameters import check_part
 from bilevel.optimizers import AbstractOptimizer, RMSProp
 from bilevel.oracles import Oracles
@@ -18,7 +18,8 @@ from bilevel.schedules import AbstractSchedule, Number, as_schedule
 from bilevel.strategies.base import AbstractStrategy
 from bilevel.trees import Tree
 
-EXACT, ENVELOPE = ClosedForm(), Envelope()  # made once: the compiler does not make parts
+# made once: the compiler does not make parts
+EXACT, ENVELOPE, IMPLICIT = ClosedForm(), Envelope(), Implicit()
 
 
 class BestResponseState(NamedTuple):
@@ -80,12 +81,20 @@ class BestResponse(AbstractStrategy):
         """Solver and gradient must fit the problem."""
         solver = self.solver or default_solver(problem)
         solver.check(problem)
-        (self.gradient or default_gradient(problem)).check(problem, solver)
+        (self.gradient or default_gradient(problem.is_stackelberg)).check(problem, solver)
+
+    def fitted(self, problem: StackelbergProblem) -> "BestResponse":
+        """With the solver and the gradient that None stands for."""
+        return dataclasses.replace(
+            self,
+            solver=self.solver or default_solver(problem),
+            gradient=self.gradient or default_gradient(problem.is_stackelberg),
+        )
 
     def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> BestResponseState:
         """Solve the heads of the initial bodies."""
         solver = self.solver or default_solver(oracles.problem)
-        gradient = self.gradient or default_gradient(oracles.problem)
+        gradient = self.gradient or default_gradient(oracles.is_stackelberg)
         memory = solver.init(oracles, body, head, rows)
         solved = solver.solve(oracles, body, head, rows, memory, 0)
         # step 0 solves on its rows itself, which must not be remembered twice
@@ -94,11 +103,11 @@ class BestResponse(AbstractStrategy):
             body,
             solved.head,
             self.optimizer.init(body),
-            kept,
+            (),
             solved.status,
             gradient.init(oracles, body, solved.head, rows),
         )
-        return self._answered(gradient, made, head, solved)
+        return self._answered(gradient, made, head, solved)._replace(solver=kept)
 
     def step(
         self, oracles: Oracles, state: BestResponseState, rows: Rows, k: int
@@ -108,7 +117,7 @@ class BestResponse(AbstractStrategy):
         With a solver that uses the rows of the step: the head of the body, then the body step.
         """
         solver = self.solver or default_solver(oracles.problem)
-        gradient = self.gradient or default_gradient(oracles.problem)
+        gradient = self.gradient or default_gradient(oracles.is_stackelberg)
         if solver.uses_batch:
             solved = solver.solve(oracles, state.body, state.head, rows, state.solver, k)
             state = self._answered(gradient, state, state.head, solved)
@@ -177,6 +186,6 @@ def default_solver(problem: StackelbergProblem) -> AbstractHeadSolver:
     return EXACT
 
 
-def default_gradient(problem: StackelbergProblem) -> AbstractHypergradient:
-    """`Envelope`."""
-    return ENVELOPE
+def default_gradient(is_stackelberg: bool) -> AbstractHypergradient:
+    """`Envelope` where F is g, else `Implicit`."""
+    return ENVELOPE if is_stackelberg else IMPLICIT

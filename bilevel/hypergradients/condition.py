@@ -1,0 +1,170 @@
+"""The optimality condition of heads, whose derivative leads to implicit gradients."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.errors import ProblemError
+from bilevel.heads.quadratic import quadratic_system
+from bilevel.linear import CG, AbstractLinearSolver, Dense, LinearSolution, Operator
+from bilevel.linear.factor import Factor
+from bilevel.oracles import Oracles
+from bilevel.problem import LinearHeadProblem
+from bilevel.sampling import Rows, generator
+from bilevel.sets import Everywhere
+from bilevel.status import Status
+from bilevel.trees import Tree
+
+LARGEST_DENSE = 512
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Condition:
+    """The optimality condition of heads: d_theta g = 0, on the free coordinates of a box.
+
+    Args:
+        oracles: of the problem.
+        body: leaves (R, ...).
+        head: leaves (R, ...).
+        rows: on which the head answers.
+    """
+
+    oracles: Oracles
+    body: Tree
+    head: Tree
+    rows: Rows
+
+    @functools.cached_property
+    def slope(self) -> Tree:
+        """d_theta g."""
+        return self.oracles.head_gradient(self.body, self.head, self.rows)
+
+    @functools.cached_property
+    def free(self) -> Tree | None:
+        """Which coordinates are not held by a bound; None: all."""
+        head_set = self.oracles.problem.head_set
+        if isinstance(head_set, Everywhere):
+            return None
+        return head_set.free(self.head, trees.tree_map(torch.neg, self.slope))
+
+    def restricted(self, vector: Tree) -> Tree:
+        """The free coordinates of a vector, zero elsewhere."""
+        if self.free is None:
+            return vector
+        return trees.tree_map(torch.mul, vector, self.free)
+
+    def relative_residual(self) -> Tensor:
+        """|d_theta g| on the free coordinates, relative to |d_theta g| at the zero head, (R,)."""
+        nothing = trees.tree_map(torch.zeros_like, self.head)
+        scale = trees.norm(self.oracles.head_gradient(self.body, nothing, self.rows))
+        size = trees.norm(self.restricted(self.slope))
+        return torch.where(size > 0, size / scale, size)
+
+    def operator(self) -> Operator:
+        """H on the free coordinates, the identity on the others."""
+
+        def product(vector: Tree) -> Tree:
+            inside = self.restricted(vector)
+            found = self.oracles.head_hvp(self.body, self.head, inside, self.rows)
+            if self.free is None:
+                return found
+            return trees.tree_map(torch.where, self.free, found, vector)
+
+        def matrix() -> Tensor:
+            found = self.oracles.head_hessian(self.body, self.head, self.rows)
+            if self.free is None:
+                return found
+            kept = trees.flatten(self.free)
+            inside = kept.unsqueeze(1) & kept.unsqueeze(2)
+            return torch.where(inside, found, torch.eye(len(kept[0])).to(found))
+
+        return Operator(product, matrix)
+
+    def solve(
+        self,
+        right: Tree,
+        solver: AbstractLinearSolver | None = None,
+        start: Tree | None = None,
+        factor: Any = (),
+    ) -> LinearSolution:
+        """v with H v = `right` on the free coordinates, and zero on the others.
+
+        Args:
+            right: leaves (R, ...).
+            solver: None: by the factor, or else by what fits the size.
+            start: of iterative solvers.
+            factor: of H on all coordinates, if there is one.
+        """
+        right = self.restricted(right)
+        if solver is None and self.free is None:
+            if not factor and self.oracles.quadratic_linear_head:
+                at = (self.oracles, self.body, self.head, self.rows)
+                factor = quadratic_system(*at, penalised=False).factorised()[2]
+            if factor:
+                linear = isinstance(self.oracles.problem, LinearHeadProblem)
+                return solve_by_factor(factor, right, by_output=linear)
+        if solver is None:
+            small = trees.flatten(right).shape[1] <= LARGEST_DENSE
+            solver = Dense() if small else CG()
+        return solver.solve(
+            self.operator(), right, None if start is None else self.restricted(start)
+        )
+
+    def refined(self, solver: AbstractLinearSolver | None) -> "Condition":
+        """The condition after a Newton step, projected onto the set of heads."""
+        step = self.solve(self.slope, solver)
+        moved = trees.tree_map(torch.sub, self.head, step.value)
+        better = self.oracles.problem.head_set.project(moved)
+        return dataclasses.replace(self, head=better)
+
+
+def solve_by_factor(factor: Factor, right: Tree, *, by_output: bool) -> LinearSolution:
+    """v with H v = `right`, in float64, from a factor of H; NaN and `SINGULAR` without one.
+
+    Args:
+        factor: of H.
+        right: leaves (R, ...).
+        by_output: whether H is the matrix of every output of a linear head, not of the whole head.
+    """
+    like = trees.cast(right, torch.float64)
+    side_by_side = by_output and trees.leaves(like)[0].ndim == 3
+    columns = like if side_by_side else trees.flatten(like).unsqueeze(2)
+    found = factor.solve(columns)
+    residual = trees.norm(factor.product(found) - columns)
+    value = found if side_by_side else trees.unflatten(found.squeeze(2), like)
+    dtype = trees.leaves(right)[0].dtype
+    status = torch.full_like(residual, int(Status.CONVERGED), dtype=torch.int64)
+    status = status.masked_fill(~residual.isfinite(), int(Status.SINGULAR))
+    return LinearSolution(trees.cast(value, dtype), residual, status)
+
+
+def check_dependence(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> None:
+    """Raise if d_theta g changes with the body while autograd sees no such change.
+
+    An implicit gradient would silently be zero: `detach`, rounding or an operation without a
+    derivative cuts the way from the body to g.
+    """
+    source = generator(0, "dependence")
+
+    def random_like(tree: Tree) -> Tree:
+        return trees.tree_map(
+            lambda leaf: torch.randn(leaf.shape, generator=source, dtype=torch.float64).to(leaf),
+            tree,
+        )
+
+    seen = trees.norm(oracles.cross_vjp(body, head, random_like(head), rows))
+    if bool((seen > 0).any()):
+        return
+    moved = trees.tree_map(lambda w, d: w + 0.1 * (1 + w.abs()) * d, body, random_like(body))
+    before, after = (oracles.head_gradient(at, head, rows) for at in (body, moved))
+    if bool((trees.norm(trees.tree_map(torch.sub, after, before)) > 0).any()):
+        raise ProblemError(
+            f"`head_objective` of {type(oracles.problem).__name__} depends on the body, but its "
+            "derivative d2_{w theta} g is zero: something cuts the body off from autograd, such as "
+            "`.detach()`, `torch.no_grad()`, rounding or a comparison. The implicit gradient would "
+            "lack its second term."
+        )

@@ -1,0 +1,128 @@
+"""The implicit gradient."""
+
+import dataclasses
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.cost import Cost
+from bilevel.errors import ArgumentError, InexactHeadError
+from bilevel.heads import AbstractHeadSolver
+from bilevel.hypergradients.base import AbstractHypergradient, Answer, BodyGradient, fine
+from bilevel.hypergradients.condition import Condition, check_dependence
+from bilevel.hyperparameters import check_part
+from bilevel.linear import AbstractLinearSolver
+from bilevel.oracles import Oracles
+from bilevel.problem import StackelbergProblem
+from bilevel.sampling import Rows
+from bilevel.schedules import Number, positive
+from bilevel.status import Status
+from bilevel.trees import Tree
+
+OnInexact = Literal["warn", "raise", "refine"]
+REFINEMENTS = 20
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Implicit(AbstractHypergradient):
+    """grad Phi = d_w F - (d2_{w theta} g) v with H v = d_theta F, H = d2_{theta theta} g.
+
+    It differentiates the optimality condition d_theta g = 0 of the head and asks nothing of how
+    the head was solved. On a `Box` of heads the condition holds on the free coordinates, and v is
+    zero on those at a bound; where a coordinate touches its bound without being pushed against it
+    Phi has a kink, and this is one of its one-sided derivatives. H is taken on the rows that the
+    head answers to, the other derivatives on the rows of the step.
+
+    Args:
+        linear_solver: of H v = d_theta F. None: the factor that a closed-form head was solved with;
+            without one, `Dense()` for heads of up to 512 numbers and `CG()` for larger ones. CG and
+            the like start from the adjoint of the step before.
+        tolerance: of the head, which must satisfy the condition: |d_theta g| at the head relative
+            to |d_theta g| at the zero head; with a box, of the free coordinates.
+        on_inexact: what to do with heads beyond the tolerance. "warn": the run's status becomes
+            `INEXACT_HEAD`; "raise": `InexactHeadError`; "refine": Newton steps theta - H^{-1}
+            d_theta g with the same linear solver, up to 20 of them.
+
+    Source: Bengio 2000, Pedregosa 2016 (arXiv 1602.02355). Differs from the source in: 1. the
+    active bounds of a box are held.
+
+    Examples:
+        >>> import bilevel, torch
+        >>> from problems.analytic import analytic
+        >>> float(bilevel.hypergradient(analytic("A5"), torch.tensor(2.0), bilevel.Implicit()).body)
+        2.0
+    """
+
+    linear_solver: AbstractLinearSolver | None = None
+    tolerance: Number = 1e-4
+    on_inexact: OnInexact = "warn"
+
+    def __post_init__(self) -> None:
+        if self.linear_solver is not None:
+            check_part(self.linear_solver, AbstractLinearSolver, "linear_solver", "CG()")
+        object.__setattr__(self, "tolerance", positive(self.tolerance, "`tolerance`"))
+        if self.on_inexact not in get_args(OnInexact):
+            raise ArgumentError(
+                f'`on_inexact` must be "warn", "raise" or "refine", got {self.on_inexact!r}.'
+            )
+
+    def check(self, problem: StackelbergProblem, solver: AbstractHeadSolver) -> None:
+        """It is right for any problem; sets of heads are looked at in `init`."""
+
+    def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Tree:
+        """Adjoints of zero; check the set of heads, and that g depends on the body."""
+        oracles.problem.head_set.free(head, head)
+        check_dependence(oracles, body, head, rows)
+        return trees.tree_map(torch.zeros_like, head)
+
+    def gradient(
+        self, oracles: Oracles, body: Tree, answer: Answer, rows: Rows, state: Tree
+    ) -> BodyGradient:
+        """The adjoint, then its pull-back to the body."""
+        on = rows if answer.solver.uses_batch else rows.full
+        at, status = Condition(oracles, body, answer.head, on), fine(body)
+        factor = answer.factor
+        if not answer.solver.exact:
+            at, status, moved = self._examined(at)
+            factor = () if moved else factor
+        direct, right = oracles.body_gradients(body, at.head, rows)
+        solved = at.solve(right, self.linear_solver, state, factor)
+        pulled = oracles.cross_vjp(body, at.head, solved.value, rows)
+        slope = trees.tree_map(torch.sub, direct, pulled)
+        # an adjoint that is not finite is no place to start the next one from
+        usable = trees.finite(solved.value)
+        kept = trees.where(usable, solved.value, trees.tree_map(torch.zeros_like, solved.value))
+        worst = torch.maximum(status, solved.status)
+        return BodyGradient(slope, worst, solved.value, solved.residual, kept)
+
+    def _examined(self, at: "Condition") -> tuple["Condition", Tensor, bool]:
+        """Heads that satisfy the condition, their status, and whether they were moved."""
+        inexact = at.relative_residual() > self.tolerance
+        moved = self.on_inexact == "refine" and bool(inexact.any())
+        for _ in range(REFINEMENTS if moved else 0):
+            at = at.refined(self.linear_solver)
+            inexact = at.relative_residual() > self.tolerance
+            if not bool(inexact.any()):
+                break
+        if self.on_inexact == "raise" and bool(inexact.any()):
+            run = int(inexact.nonzero()[0])
+            raise InexactHeadError(
+                f"The head of run {run} has |d_theta g| = "
+                f"{float(at.relative_residual()[run]):.2g} of that at the zero head, above "
+                f"`tolerance` = {self.tolerance}. {Status.INEXACT_HEAD.message}"
+            )
+        status = fine(at.body).masked_fill(inexact, int(Status.INEXACT_HEAD))
+        return at, status, moved
+
+    @property
+    def wants_factor(self) -> bool:
+        """Unless another solver was asked for."""
+        return self.linear_solver is None
+
+    @property
+    def cost(self) -> Cost:
+        """A gradient, a cross product, and the adjoint."""
+        adjoint = Cost() if self.linear_solver is None else self.linear_solver.cost
+        return Cost(gradients=1, products=1).plus(adjoint)
