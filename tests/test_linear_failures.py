@@ -21,6 +21,18 @@ from bilevel.linear import Operator
 from bilevel.linear.system import RETRY
 from bilevel.report import words
 
+
+@pytest.mark.parametrize("solver", [CG(), Dense(), Neumann(900)])
+def test_a_solution_that_overflows_is_no_number(solver):
+    matrix, b = with_spectrum(spread(10.0)), tensor(4, shape=(RUNS, SIZE))
+    matrix[1] *= 1e-9
+    b[1] *= 1e303
+    solution = solver.solve(Operator.from_matrix(matrix, b), b)
+    assert codes(solution)[1] == "DIVERGED"
+    assert solution.value[1].isnan().all()
+    assert solution.value[[0, 2]].isfinite().all()
+
+
 SINGULAR = torch.cat([spread(1e2, SIZE - 2), torch.zeros(2)])
 INDEFINITE = torch.cat([spread(1e2, SIZE - 1), torch.tensor([-0.3])])
 BEYOND = torch.tensor([0.2, 1.02, 0.2]).double()  # L is 2

@@ -209,7 +209,8 @@ def test_warm_starts():
         counts.append(counted.products)
     assert counts[0] == 1
     assert counts[1] < counts[2]
-    assert counts[3] == counts[4] == counts[2] + 1  # bad starts are dropped
+    assert counts[3] == counts[2] + 1  # worse than zeros, so dropped
+    assert counts[4] == counts[2]
 
 
 def test_each_run_has_its_own_tolerance():
@@ -255,7 +256,7 @@ def test_no_graph_comes_out(solver):
 
 def test_what_a_solve_costs():
     assert CG().cost.products == 2
-    assert CG(max_steps=7).cost.products == 8
+    assert CG(max_steps=7).cost.products == 9
     assert Dense().cost == (0, 0, 1, 0)
     counted = Counted(with_spectrum(spread(10.0)), torch.ones(RUNS, SIZE).double())
     Neumann(6).solve(counted(), torch.ones(RUNS, SIZE).double(), torch.ones(RUNS, SIZE).double())

@@ -39,8 +39,8 @@ class CG(AbstractLinearSolver):
 
     Args:
         rtol: of the residual relative to |b|, between 0 and 1; a number or (R,) numbers.
-        max_steps: the largest number of products, those of checks included, but for the check at
-            the end; None: 10 P + 10 for heads of P numbers.
+        max_steps: the largest number of products, those of checks included, but for the product
+            of a start and the check at the end; None: 10 P + 10 for heads of P numbers.
 
     Raises:
         ArgumentError: `rtol` is not between 0 and 1, or `max_steps` is not a positive integer.
@@ -78,8 +78,8 @@ class CG(AbstractLinearSolver):
         b, scale = normalised(trees.flatten(right).detach())
         product = operator.on_vectors(right)
         state = _begin(b)
-        if start is not None:
-            guess = to_vectors(start, b) / scale
+        guess = None if start is None else to_vectors(start, b) / scale
+        if guess is not None and bool(guess.any()):
             state = _take_start(state, guess, b - product(guess))
         limit = 10 * b.shape[1] + 10 if self.max_steps is None else self.max_steps
         for k in range(limit + 1):
@@ -88,15 +88,20 @@ class CG(AbstractLinearSolver):
                 break
             state = _advance(state, product, b, self.rtol, last=k == limit)
         status = _status(state, self.rtol)
-        lost = (status == int(Status.DIVERGED)).unsqueeze(1)
-        value = (state.best * scale).masked_fill(lost, torch.nan)
-        residual = (state.best_norm * scale[:, 0]).masked_fill(lost[:, 0], torch.nan)
-        return LinearSolution(to_tree(value, right), residual, status)
+        value, residual = state.best * scale, state.best_norm * scale[:, 0]
+        lost = (status == int(Status.DIVERGED)) | ~value.isfinite().all(1)
+        value = value.masked_fill(lost.unsqueeze(1), torch.nan)
+        status = status.masked_fill(lost, int(Status.DIVERGED))
+        return LinearSolution(to_tree(value, right), residual.masked_fill(lost, torch.nan), status)
 
     @property
     def cost(self) -> Cost:
-        """`max_steps` and the last check; without `max_steps` the least, a step and a check."""
-        return Cost(products=2 if self.max_steps is None else self.max_steps + 1)
+        """The most with `max_steps`, start and last check; else the least, a step and a check.
+
+        How many steps CG takes without `max_steps` depends on H. Give it where budgets in gradients
+        are compared.
+        """
+        return Cost(products=2 if self.max_steps is None else self.max_steps + 2)
 
 
 class _State(NamedTuple):
