@@ -50,7 +50,7 @@ def load(name: str, group: str = PROBLEMS) -> Callable[..., Any]:
         ) from error
 
 
-def make(name: str, **options: Any) -> Any:
+def make(name: str, /, **options: Any) -> Any:
     """The problem of a name.
 
     Args:

@@ -33,6 +33,7 @@ def test_options_reach_the_factory():
     assert registry.make("scalar-product", ridge=2.0, curvature=0.3).curvature == 0.3
     assert registry.make("diabetes", width=7).network.width == 7
     assert registry.options_of(registry.load("diabetes"))["width"] == 64
+    assert registry.make("analytic", name="A5").name == "A5"
 
 
 @pytest.mark.parametrize(
