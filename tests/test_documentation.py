@@ -16,6 +16,7 @@ MUST_HAVE_EXAMPLES = [
     "README.md",
     "docs/index.md",
     "docs/how-to-choose.md",
+    "docs/hypergradients.md",
     "docs/extend/problem.md",
     "docs/extend/module.md",
     "docs/extend/head-solver.md",
