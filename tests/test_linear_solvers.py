@@ -261,3 +261,10 @@ def test_what_a_solve_costs():
     counted = Counted(with_spectrum(spread(10.0)), torch.ones(RUNS, SIZE).double())
     Neumann(6).solve(counted(), torch.ones(RUNS, SIZE).double(), torch.ones(RUNS, SIZE).double())
     assert Neumann(6).cost.products == counted.products
+
+
+def test_dense_uses_the_symmetric_part():
+    matrix, b = with_spectrum(spread(10.0)), tensor(4, shape=(RUNS, SIZE))
+    skew = 1e-3 * tensor(5, shape=matrix.shape)
+    solution = Dense().solve(Operator.from_matrix(matrix + skew - skew.mT, b), b)
+    torch.testing.assert_close(solution.value, reference(matrix, b), rtol=1e-12, atol=1e-14)
