@@ -43,6 +43,7 @@ class BodyGradient(NamedTuple):
         adjoint: v, near H^{-1} d_theta F, like the head; None where none is computed.
         residual: |H v - d_theta F|, (R,); None without an adjoint.
         state: for the next call of the same method.
+        head: where it was taken, for methods that move the head; None: at the answer's.
     """
 
     body: Tree
@@ -50,6 +51,7 @@ class BodyGradient(NamedTuple):
     adjoint: Tree | None = None
     residual: Tensor | None = None
     state: Any = ()
+    head: Tree | None = None
 
 
 class AbstractHypergradient(abc.ABC):

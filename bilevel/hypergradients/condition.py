@@ -20,6 +20,7 @@ from bilevel.status import Status
 from bilevel.trees import Tree
 
 LARGEST_DENSE = 512
+SMALLEST_SCALE = 1e-8
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,21 +59,30 @@ class Condition:
         return trees.tree_map(torch.mul, vector, self.free)
 
     def relative_residual(self) -> Tensor:
-        """|d_theta g| on the free coordinates, relative to |d_theta g| at the zero head, (R,)."""
-        nothing = trees.tree_map(torch.zeros_like, self.head)
-        scale = trees.norm(self.oracles.head_gradient(self.body, nothing, self.rows))
+        """|d_theta g| on the free coordinates, relative to |d_theta g| at the zero head, (R,).
+
+        Where the zero head is (nearly) a stationary point, 1e-8 of that at the head of ones.
+        """
+        zeros, ones = (
+            trees.norm(self.oracles.head_gradient(self.body, at, self.rows))
+            for at in (
+                trees.tree_map(make, self.head) for make in (torch.zeros_like, torch.ones_like)
+            )
+        )
+        scale = torch.maximum(zeros, SMALLEST_SCALE * ones)
         size = trees.norm(self.restricted(self.slope))
         return torch.where(size > 0, size / scale, size)
 
     def operator(self) -> Operator:
-        """H on the free coordinates, the identity on the others."""
+        """H on the free coordinates, for right-hand sides that are zero on the others.
+
+        Products are zero on the others, so that they add no eigenvalue to those that iterations
+        see. The matrix, which is factored, has its largest entry on their diagonal.
+        """
 
         def product(vector: Tree) -> Tree:
             inside = self.restricted(vector)
-            found = self.oracles.head_hvp(self.body, self.head, inside, self.rows)
-            if self.free is None:
-                return found
-            return trees.tree_map(torch.where, self.free, found, vector)
+            return self.restricted(self.oracles.head_hvp(self.body, self.head, inside, self.rows))
 
         def matrix() -> Tensor:
             found = self.oracles.head_hessian(self.body, self.head, self.rows)
@@ -80,7 +90,10 @@ class Condition:
                 return found
             kept = trees.flatten(self.free)
             inside = kept.unsqueeze(1) & kept.unsqueeze(2)
-            return torch.where(inside, found, torch.eye(len(kept[0])).to(found))
+            found = torch.where(inside, found, torch.zeros_like(found))
+            largest = found.abs().amax((1, 2)).unsqueeze(1)
+            held = torch.where(largest > 0, largest, torch.ones_like(largest)) * ~kept
+            return found + torch.diag_embed(held)
 
         return Operator(product, matrix)
 
@@ -101,12 +114,14 @@ class Condition:
         """
         right = self.restricted(right)
         if solver is None and self.free is None:
-            if not factor and self.oracles.quadratic_linear_head:
-                at = (self.oracles, self.body, self.head, self.rows)
-                factor = quadratic_system(*at, penalised=False).factorised()[2]
             if factor:
                 linear = isinstance(self.oracles.problem, LinearHeadProblem)
                 return solve_by_factor(factor, right, by_output=linear)
+            if self.oracles.quadratic_linear_head:
+                at = (self.oracles, self.body, self.head, self.rows)
+                _, codes, factor = quadratic_system(*at, penalised=False).factorised()
+                found = solve_by_factor(factor, right, by_output=True)
+                return _without_jitter(found, codes)
         if solver is None:
             small = trees.flatten(right).shape[1] <= LARGEST_DENSE
             solver = Dense() if small else CG()
@@ -114,12 +129,12 @@ class Condition:
             self.operator(), right, None if start is None else self.restricted(start)
         )
 
-    def refined(self, solver: AbstractLinearSolver | None) -> "Condition":
-        """The condition after a Newton step, projected onto the set of heads."""
+    def refined(self, solver: AbstractLinearSolver | None, which: Tensor) -> "Condition":
+        """The condition after a Newton step of the runs `which`, projected onto the head set."""
         step = self.solve(self.slope, solver)
         moved = trees.tree_map(torch.sub, self.head, step.value)
         better = self.oracles.problem.head_set.project(moved)
-        return dataclasses.replace(self, head=better)
+        return dataclasses.replace(self, head=trees.where(which, better, self.head))
 
 
 def solve_by_factor(factor: Factor, right: Tree, *, by_output: bool) -> LinearSolution:
@@ -142,6 +157,17 @@ def solve_by_factor(factor: Factor, right: Tree, *, by_output: bool) -> LinearSo
     return LinearSolution(trees.cast(value, dtype), residual, status)
 
 
+def _without_jitter(found: LinearSolution, codes: Tensor) -> LinearSolution:
+    """NaN and `SINGULAR` in runs whose matrix was factored with something added to it."""
+    jittered = codes == int(Status.JITTERED)
+    nothing = trees.tree_map(lambda leaf: torch.full_like(leaf, torch.nan), found.value)
+    return LinearSolution(
+        trees.where(jittered, nothing, found.value),
+        found.residual.masked_fill(jittered, torch.nan),
+        found.status.masked_fill(jittered, int(Status.SINGULAR)),
+    )
+
+
 def check_dependence(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> None:
     """Raise if d_theta g changes with the body while autograd sees no such change.
 
@@ -156,10 +182,11 @@ def check_dependence(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> No
             tree,
         )
 
-    seen = trees.norm(oracles.cross_vjp(body, head, random_like(head), rows))
-    if bool((seen > 0).any()):
-        return
     moved = trees.tree_map(lambda w, d: w + 0.1 * (1 + w.abs()) * d, body, random_like(body))
+    for at in (body, moved):  # at one body it may vanish for good reason, such as at a saddle
+        seen = trees.norm(oracles.cross_vjp(at, head, random_like(head), rows))
+        if bool((seen > 0).any()):
+            return
     before, after = (oracles.head_gradient(at, head, rows) for at in (body, moved))
     if bool((trees.norm(trees.tree_map(torch.sub, after, before)) > 0).any()):
         raise ProblemError(

@@ -40,7 +40,8 @@ class Implicit(AbstractHypergradient):
             without one, `Dense()` for heads of up to 512 numbers and `CG()` for larger ones. CG and
             the like start from the adjoint of the step before.
         tolerance: of the head, which must satisfy the condition: |d_theta g| at the head relative
-            to |d_theta g| at the zero head; with a box, of the free coordinates.
+            to |d_theta g| at the zero head; with a box, of the free coordinates. (Where the zero
+            head is nearly stationary itself, to 1e-8 of |d_theta g| at the head of ones.)
         on_inexact: what to do with heads beyond the tolerance. "warn": the run's status becomes
             `INEXACT_HEAD`; "raise": `InexactHeadError`; "refine": Newton steps theta - H^{-1}
             d_theta g with the same linear solver, up to 20 of them.
@@ -95,14 +96,14 @@ class Implicit(AbstractHypergradient):
         usable = trees.finite(solved.value)
         kept = trees.where(usable, solved.value, trees.tree_map(torch.zeros_like, solved.value))
         worst = torch.maximum(status, solved.status)
-        return BodyGradient(slope, worst, solved.value, solved.residual, kept)
+        return BodyGradient(slope, worst, solved.value, solved.residual, kept, at.head)
 
     def _examined(self, at: "Condition") -> tuple["Condition", Tensor, bool]:
         """Heads that satisfy the condition, their status, and whether they were moved."""
         inexact = at.relative_residual() > self.tolerance
         moved = self.on_inexact == "refine" and bool(inexact.any())
         for _ in range(REFINEMENTS if moved else 0):
-            at = at.refined(self.linear_solver)
+            at = at.refined(self.linear_solver, inexact)
             inexact = at.relative_residual() > self.tolerance
             if not bool(inexact.any()):
                 break
