@@ -23,9 +23,9 @@ class Status(enum.IntEnum):
     INEXACT_HEAD = 6
     ADJOINT_NOT_CONVERGED = 7
     NOT_CONTRACTING = 8
-    SINGULAR = 9
-    INDEFINITE = 10
-    DIVERGED = 11
+    DIVERGED = 9
+    SINGULAR = 10
+    INDEFINITE = 11
 
     @property
     def message(self) -> str:
@@ -34,11 +34,8 @@ class Status(enum.IntEnum):
 
     @property
     def failed(self) -> bool:
-        """Whether the numbers of such a run must not be used.
-
-        A gradient without a number makes the body NaN, and the next record finds it `DIVERGED`.
-        """
-        return self is Status.DIVERGED
+        """Whether the numbers of such a run must not be used."""
+        return self >= Status.DIVERGED
 
 
 _MESSAGES = {
@@ -83,9 +80,7 @@ _MESSAGES = {
     ),
     Status.DIVERGED: (
         "Values became infinite or NaN. Use a smaller step size (below 2 / L for plain SGD), "
-        "standardise the inputs and the targets, or bound the levels with `body_set`, `head_set`. "
-        "If the body's gradient needs a linear solve, a singular or indefinite Hessian of the head "
-        "does the same: use a larger ridge."
+        "standardise the inputs and the targets, or bound the levels with `body_set`, `head_set`."
     ),
 }
 

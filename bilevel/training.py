@@ -109,7 +109,7 @@ class Training:
             x for x in trees.leaves(made) if isinstance(x, Tensor) and x.shape[:1] == codes.shape
         ]
         finite = trees.finite(moving) & values["objective"].isfinite()
-        codes = codes.masked_fill(active & ~finite, int(Status.DIVERGED))
+        codes = torch.where(active & ~finite, self._cause(), codes)
         norm = values.get("phi_gradient_norm")
         if tolerance is not None:
             if norm is None:
@@ -127,6 +127,12 @@ class Training:
         if bool((codes != ACTIVE).any()):
             self._frozen = made
         return values
+
+    def _cause(self) -> Tensor:
+        """Why runs that are not finite are so, (R,): DIVERGED, or what their strategy knows."""
+        known = self.strategy.status(self.state.strategy)
+        diverged = torch.full_like(self.state.codes, int(Status.DIVERGED))
+        return diverged if known is None else torch.maximum(diverged, known)
 
     def restore(self) -> None:
         """Put the runs that ended back to where they ended: steps move all runs."""

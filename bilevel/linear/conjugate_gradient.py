@@ -229,7 +229,8 @@ def _status(state: _State, rtol: Number) -> Tensor:
     status = torch.full_like(state.code, int(Status.ADJOINT_NOT_CONVERGED))
     status = status.masked_fill(flat & (length > 0), int(Status.SINGULAR))
     status = torch.where(state.code == GOING, status, state.code)
-    solved = solved & (state.code <= int(Status.SINGULAR))
+    hopeless = (state.code == int(Status.INDEFINITE)) | (state.code == int(Status.DIVERGED))
+    solved = solved & ~hopeless
     return status.masked_fill(solved, int(Status.CONVERGED))
 
 
