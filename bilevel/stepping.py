@@ -87,7 +87,7 @@ def can_compile(strategy: AbstractStrategy) -> bool:
     """Whether to compile, where asked to; says so if not."""
     if not strategy.compilable:
         warnings.warn(
-            f"{type(strategy).__name__} decides on values while it runs and is not compiled: it "
+            f"{type(strategy).__name__} is more than tensor operations and is not compiled: it "
             "runs eagerly, with the same numbers.",
             stacklevel=2,
         )
