@@ -18,6 +18,7 @@ _PUBLIC = {
     "heads": "AbstractHeadSolver ClosedForm FastSGD FullData BatchData RunningData",
     "hypergradients": "AbstractHypergradient Answer BodyGradient Envelope Implicit Unrolled",
     "strategies": "AbstractStrategy TwoTimescale uniform BestResponse OwnLoop preset_strategies",
+    "constants": "Curvature Lipschitz",
     "cost": "Cost",
     "status": "Status",
     "point": "best_response hypergradient HeadResponse Hypergradient",
@@ -27,6 +28,7 @@ _PUBLIC = {
     "contest": "Progress",
     "tuning": "Tuning",
     "comparison": "Comparison",
+    "testing": "check_problem",
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names.split()}
 
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from bilevel import errors as errors
     from bilevel.comparing import compare as compare
     from bilevel.comparison import Comparison as Comparison
+    from bilevel.constants import Curvature as Curvature
+    from bilevel.constants import Lipschitz as Lipschitz
     from bilevel.contest import Progress as Progress
     from bilevel.cost import Cost as Cost
     from bilevel.criteria import AbstractCriterion as AbstractCriterion
@@ -87,6 +91,7 @@ if TYPE_CHECKING:
     from bilevel.strategies import TwoTimescale as TwoTimescale
     from bilevel.strategies import preset_strategies as preset_strategies
     from bilevel.strategies import uniform as uniform
+    from bilevel.testing import check_problem as check_problem
     from bilevel.tuning import Tuning as Tuning
 
 

@@ -1,4 +1,4 @@
-"""Error bounds: how far a head is from the best response, and what that does to a hypergradient.
+"""Error bounds: how far a head is from the best response.
 
 With mu the strong convexity of g in the head: |theta - theta*| <= |d_theta g| / mu and
 g - g* <= |d_theta g|^2 / (2 mu). With a set of heads, the gradient mapping
@@ -8,6 +8,7 @@ value bound |G|^2 / (2 mu) holds at the projected point; theta adds its own dist
 """
 
 import dataclasses
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -29,7 +30,6 @@ from bilevel.status import Status
 from bilevel.trees import Tree
 
 BoundKind = Literal["proven", "estimated", "unknown"]
-PROBES = 512
 
 
 class HeadCertificate(NamedTuple):
@@ -40,12 +40,14 @@ class HeadCertificate(NamedTuple):
         mu: a lower bound on (an estimate of) the strong convexity of g in the head.
         bound: on |theta - theta*|.
         value_bound: on g(w, theta) - g(w, theta*).
+        largest: an upper bound on (an estimate of) the curvature of g in the head; NaN if unknown.
     """
 
     residual: Tensor
     mu: Tensor
     bound: Tensor
     value_bound: Tensor
+    largest: Tensor
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,11 +56,15 @@ class Certifier:
 
     Args:
         oracles: of the problem.
-        kind: "proven" for quadratic heads, "estimated" where only the local Hessian is known,
-            "unknown" where the head is too large for a Hessian (no bound is given then).
+        kind: "proven" for quadratic heads and where the problem knows its curvature, "estimated"
+            where only the local Hessian is known, "unknown" where the head is too large for a
+            Hessian (no bound is given then).
         exact: whether theta* itself can be computed beside the bound.
         penalised: see `bilevel.heads.quadratic.all_penalised`.
         note: where mu comes from, in words.
+        quadratic: whether g is quadratic in the head.
+        large: whether the head is too large for a Hessian.
+        stated: whether mu and L are those that the problem states.
     """
 
     oracles: Oracles
@@ -66,10 +72,23 @@ class Certifier:
     exact: bool
     penalised: bool
     note: str
+    quadratic: bool = False
+    large: bool = False
+    stated: bool = False
 
     @classmethod
-    def for_problem(cls, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> "Certifier":
-        """Find out once, at initial points, what can be certified."""
+    def for_problem(
+        cls, oracles: Oracles, body: Tree, head: Tree, rows: Rows, *, stated: bool = False
+    ) -> "Certifier":
+        """Find out once, at initial points, what can be certified.
+
+        Args:
+            oracles: of the problem.
+            body: leaves (R, ...), float64.
+            head: likewise.
+            rows: on which g is meant.
+            stated: whether what the problem states of itself holds for these rows.
+        """
         problem = oracles.problem
         everywhere = isinstance(problem.head_set, Everywhere)
         if isinstance(problem, LinearHeadProblem) and problem.criterion.quadratic:
@@ -77,18 +96,29 @@ class Certifier:
             note = "mu is the smallest eigenvalue of the Gram matrix plus the penalty"
             if not problem.penalises_all:
                 note += "; the bias is not penalised, so mu depends on the data"
-            return cls(oracles, "proven", everywhere, penalised, note + ".")
-        if trees.flatten(head).shape[1] > LARGEST_GENERAL_HEAD:
-            return cls(oracles, "unknown", False, False, "The head is too large for its Hessian.")
-        if is_quadratic(oracles, body, head, rows):
+            return cls(oracles, "proven", everywhere, penalised, note + ".", quadratic=True)
+        large = trees.flatten(head).shape[1] > LARGEST_GENERAL_HEAD
+        if not large and is_quadratic(oracles, body, head, rows):
             one = trees.flatten(head).shape[1] == 1
             note = "mu is the smallest eigenvalue of the head's Hessian, constant in the head."
-            return cls(oracles, "proven", everywhere or one, False, note)
+            return cls(oracles, "proven", everywhere or one, False, note, quadratic=True)
+        known = problem.known_curvature(trees.take(body, 0)) if stated else None
+        if known is not None and (math.isfinite(known.largest) or (everywhere and not large)):
+            note = "mu is what the problem states."
+            return cls(oracles, "proven", False, False, note, large=large, stated=True)
+        if large:
+            note = "The head is too large for its Hessian."
+            return cls(oracles, "unknown", False, False, note, large=True)
         note = "mu is the smallest eigenvalue of the Hessian at this head: a local estimate."
         return cls(oracles, "estimated", False, False, note)
 
-    def system(self, body: Tree, head: Tree, rows: Rows) -> AbstractSystem:
-        """The head's linear system; its solution is theta*, or theta* - head (general heads)."""
+    def system(self, body: Tree, head: Tree, rows: Rows) -> AbstractSystem | None:
+        """The head's linear system; its solution is theta*, or theta* - head (general heads).
+
+        None for heads that are too large.
+        """
+        if self.large:
+            return None
         return quadratic_system(self.oracles, body, head, rows, self.penalised)
 
     def best_response(self, system: AbstractSystem, head: Tree) -> Tree:
@@ -107,7 +137,7 @@ class Certifier:
         """Bounds for a head.
 
         Args:
-            system: of `self.system` at the same point; None where the kind is "unknown".
+            system: of `self.system` at the same point.
             body: leaves (R, ...), float64, as everything here.
             head: leaves (R, ...).
             rows: on which g is meant.
@@ -115,10 +145,10 @@ class Certifier:
         oracles, head_set = self.oracles, self.oracles.problem.head_set
         slope = oracles.head_gradient(body, head, rows)
         size = trees.norm(slope)
-        if system is None:
+        if self.kind == "unknown":
             nothing = torch.full_like(size, torch.nan)
-            return HeadCertificate(size, nothing, nothing, nothing)
-        mu, largest = system.curvature()
+            return HeadCertificate(size, nothing, nothing, nothing, nothing)
+        mu, largest = self._curvature(system, body, size)
         mu = torch.where(mu > 0, mu, torch.nan)
         residual, descent = size, torch.zeros_like(size)
         if not isinstance(head_set, Everywhere):
@@ -128,7 +158,24 @@ class Certifier:
             here, there = (oracles.head_value(body, x, rows) for x in (head, at))
             descent = here - there + 10 * EPS * (here.abs() + there.abs())
         safe = residual + self._rounding(body, head, rows, largest)
-        return HeadCertificate(residual, mu, safe / mu, descent + safe.square() / (2 * mu))
+        value = descent + safe.square() / (2 * mu)
+        return HeadCertificate(residual, mu, safe / mu, value, largest)
+
+    def _curvature(
+        self, system: AbstractSystem | None, body: Tree, like: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """mu and L; where the problem states no finite L, that of the Hessian at the heads."""
+        if not self.stated:
+            assert system is not None
+            return system.curvature()
+        states = [
+            self.oracles.problem.known_curvature(trees.take(body, i)) for i in range(len(like))
+        ]
+        mu = like.new_tensor([torch.nan if state is None else state.smallest for state in states])
+        largest = like.new_tensor([torch.nan if s is None else s.largest for s in states])
+        if system is None:
+            return mu, largest
+        return mu, torch.where(largest.isfinite(), largest, system.curvature()[1])
 
     def _rounding(self, body: Tree, head: Tree, rows: Rows, largest: Tensor) -> Tensor:
         """How much of the computed gradient may be rounding, (R,)."""
@@ -144,27 +191,3 @@ class Certifier:
             terms: Tensor = weight * design * fit / n + penalty
             return EPS * (n + m + 10) * terms
         return EPS * (trees.flatten(head).shape[1] + 10) * largest * (length + 1)
-
-
-def envelope_bound(
-    oracles: Oracles, body: Tree, head: Tree, rows: Rows, distance: Tensor
-) -> Tensor:
-    """An estimate of the envelope gradient's error, (R,), at heads that are off by `distance` (R,).
-
-    |g_{w theta}(w, theta)|_F times the distance: the first order of the sup over the ball, with the
-    norm bounded by its Frobenius norm. That norm is exact for heads of up to 512 numbers and
-    estimated from as many random probes for larger ones.
-    """
-    flat = trees.flatten(head)
-    runs, size = flat.shape
-    if size <= PROBES:
-        probes = torch.eye(size, dtype=flat.dtype, device=flat.device)
-    else:
-        source = torch.Generator().manual_seed(0)
-        signs = torch.randint(0, 2, (PROBES, size), generator=source).to(flat) * 2 - 1
-        probes = signs / PROBES**0.5
-    squares = torch.zeros(runs, dtype=flat.dtype, device=flat.device)
-    for probe in probes:
-        vector = trees.unflatten(probe.expand(runs, size), head)
-        squares += trees.norm(oracles.cross_vjp(body, head, vector, rows)).square()
-    return squares.sqrt() * distance

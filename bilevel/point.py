@@ -5,11 +5,12 @@ import dataclasses
 import torch
 
 from bilevel import trees
-from bilevel.certificate import BoundKind, Certifier, envelope_bound
+from bilevel.certificate import BoundKind, Certifier, HeadCertificate
 from bilevel.contract import check_data, check_problem
 from bilevel.errors import ArgumentError, ShapeError
+from bilevel.gradient_bounds import GradientBound, GradientCertifier
 from bilevel.heads import AbstractHeadSolver
-from bilevel.hypergradients import AbstractHypergradient, Answer, Envelope
+from bilevel.hypergradients import AbstractHypergradient, Answer, BodyGradient, Envelope
 from bilevel.hyperparameters import check_part, run_counts
 from bilevel.oracles import Oracles
 from bilevel.problem import Groups, StackelbergProblem
@@ -55,7 +56,8 @@ class Hypergradient:
         response: the head it was taken at, with its own bound.
         bound: on the norm of the gradient's error; NaN if none is known.
         bound_kind: "proven", "estimated" or "unknown".
-        status: how the head solver ended.
+        status: the worse one of the head solver's and the method's.
+        note: where the constants of the bound come from.
     """
 
     body: Tree
@@ -64,6 +66,7 @@ class Hypergradient:
     bound: float
     bound_kind: BoundKind
     status: Status
+    note: str
 
 
 def best_response(
@@ -111,7 +114,7 @@ def hypergradient(
     Args:
         problem: the problem.
         body: w, without a run axis.
-        method: None: `Envelope`, where F is g.
+        method: None: `Envelope` where F is g, else `Implicit`.
         solver: of the head; None: `ClosedForm`, where g is quadratic in the head.
         batch: row groups; None: all rows.
 
@@ -142,20 +145,15 @@ def hypergradient(
     answer = Answer(head, solver, point.head, 0)
     found = method.gradient(point.oracles, point.body, answer, point.rows, made)
     value = point.oracles.body_value(point.body, head, point.rows)
-    bound, kind = torch.tensor([torch.nan]), response.bound_kind
-    if isinstance(method, Envelope) and kind != "unknown":
-        device = trees.leaves(point.body)[0].device
-        distance = torch.tensor([response.bound], dtype=torch.float64, device=device)
-        double = (trees.cast(point.body, torch.float64), trees.cast(head, torch.float64))
-        bound = envelope_bound(point.oracles, *double, point.rows.cast(torch.float64), distance)
-        kind = "estimated"
+    bound = point.bound(method, found, head)
     return Hypergradient(
         trees.take(found.body, 0),
         float(value),
         response,
-        float(bound),
-        kind,
+        float(bound.bound),
+        bound.kind,
         max(response.status, Status(int(found.status))),
+        bound.note,
     )
 
 
@@ -184,6 +182,10 @@ class _Point:
             per_seed = False
             groups = trees.cast(check_groups(batch), dtype, device)
             self.rows = Rows(groups, dict.fromkeys(groups))
+        self.double = self.rows.cast(torch.float64)
+        # what a problem states of itself it states of its own rows, not of rounded ones
+        own = batch is None and (dtype == torch.float64 or not self.rows.groups)
+        self.stated = own and not problem.redraws_data
         check_data(problem, self.rows.without("noise").groups, per_seed=per_seed)
         check_problem(self.oracles, self.body, self.head, self.rows)
 
@@ -198,11 +200,7 @@ class _Point:
             )
         memory = solver.init(self.oracles, self.body, self.head, self.rows)
         solved = solver.solve(self.oracles, self.body, self.head, self.rows, memory, 0)
-        body, head = trees.cast(self.body, torch.float64), trees.cast(solved.head, torch.float64)
-        rows = self.rows.cast(torch.float64)
-        certifier = Certifier.for_problem(self.oracles, body, head, rows)
-        system = None if certifier.kind == "unknown" else certifier.system(body, head, rows)
-        found = certifier.certify(system, body, head, rows)
+        certifier, found = self.certify(solved.head)
         return HeadResponse(
             trees.take(solved.head, 0),
             float(found.residual),
@@ -213,6 +211,31 @@ class _Point:
             float(found.value_bound),
             certifier.note,
         )
+
+    def certify(self, head: Tree) -> tuple[Certifier, HeadCertificate]:
+        """The certificate of a head, in float64."""
+        at = (*(trees.cast(x, torch.float64) for x in (self.body, head)), self.double)
+        certifier = Certifier.for_problem(self.oracles, *at, stated=self.stated)
+        return certifier, certifier.certify(certifier.system(*at), *at)
+
+    def bound(
+        self, method: AbstractHypergradient, found: BodyGradient, head: Tree
+    ) -> GradientBound:
+        """The bound of a gradient that was taken at `head`, or where the method moved it to."""
+        head = head if found.head is None else found.head
+        certifier, certificate = self.certify(head)
+        body, head, slope, adjoint = (
+            None if tree is None else trees.cast(tree, torch.float64)
+            for tree in (self.body, head, found.body, found.adjoint)
+        )
+        made = GradientCertifier(
+            certifier, body, head, self.double, certificate, stated=self.stated
+        )
+        if isinstance(method, Envelope):
+            bound = made.envelope(slope)
+        else:
+            bound = made.implicit(slope, adjoint)
+        return bound._replace(kind="unknown") if bool(bound.bound.isnan()) else bound
 
 
 def _shapes(tree: Tree) -> str:

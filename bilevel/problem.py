@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple, final
 import torch
 from torch import Tensor
 
+from bilevel.constants import Curvature, Lipschitz
 from bilevel.criteria import AbstractCriterion, SquaredError
 from bilevel.errors import FinalMethodError, ShapeError
 from bilevel.sets import ConvexSet, Everywhere
@@ -108,6 +109,29 @@ class StackelbergProblem(abc.ABC):
 
         Step k sees its entry as `batch["noise"]`. Evaluations on all rows see zeros instead, so
         the noise must have mean zero and enter the objective so that zeros switch it off.
+        """
+        return None
+
+    def known_curvature(self, body: Tree) -> Curvature | None:
+        """The eigenvalues of d2_{theta theta} g over all heads (a hook); None: not known.
+
+        What a problem states is taken as proven. It is asked for all rows of `data` only.
+
+        Args:
+            body: one run's body, float64.
+        """
+        return None
+
+    def known_lipschitz(self, body: Tree, head: Tree, radius: float) -> Lipschitz | None:
+        """Lipschitz constants in the head (a hook); None: not known.
+
+        They must hold for all heads between `head` and theta*(w), which are at most `radius`
+        apart. What a problem states is taken as proven. It is asked for all rows of `data` only.
+
+        Args:
+            body: one run's body, float64.
+            head: one run's head, float64.
+            radius: a bound on |head - theta*(w)|.
         """
         return None
 

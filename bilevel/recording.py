@@ -83,10 +83,10 @@ class Recorder:
         oracles, certifier = self.oracles, self.certifier
         rows = self.sampler.noiseless(everything, torch.float64)
         values = {"objective": oracles.head_value(body, head, rows)}
-        system = None if certifier.kind == "unknown" else certifier.system(body, head, rows)
+        system = certifier.system(body, head, rows)
         certificate = certifier.certify(system, body, head, rows)
         values["head_residual"] = certificate.residual
-        if system is not None:
+        if certifier.kind != "unknown":
             values["head_bound"] = certificate.bound
         if system is not None and certifier.exact:
             best = certifier.best_response(system, head)

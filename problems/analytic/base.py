@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 import bilevel
+from bilevel import Curvature as Curvature
+from bilevel import Lipschitz as Lipschitz
 from bilevel import trees
 from bilevel.trees import Tree
 
@@ -15,38 +17,6 @@ from bilevel.trees import Tree
 def double(*values: float) -> Tensor:
     """A float64 tensor: 0-dim for one value, 1-d for more."""
     return torch.tensor(values[0] if len(values) == 1 else values, dtype=torch.float64)
-
-
-class Curvature(NamedTuple):
-    """The eigenvalues of d2_{theta theta} g, over all heads.
-
-    Attributes:
-        smallest: mu.
-        largest: L; inf where it grows without bound.
-    """
-
-    smallest: float
-    largest: float
-
-
-class Lipschitz(NamedTuple):
-    """Constants in theta, for one body; inf where there is none.
-
-    Norms are Euclidean for gradients and spectral for second derivatives.
-
-    Attributes:
-        body_gradient: L_Fw, of d_w F.
-        head_gradient: L_Ft, of d_theta F.
-        cross: L_gwt, of d2_{w theta} g.
-        hessian: L_gtt, of d2_{theta theta} g.
-        cross_norm: B, a bound on |d2_{w theta} g| itself.
-    """
-
-    body_gradient: float
-    head_gradient: float
-    cross: float
-    hessian: float
-    cross_norm: float
 
 
 class Optimum(NamedTuple):
@@ -98,6 +68,14 @@ class AnalyticProblem(bilevel.StackelbergProblem):
     @abc.abstractmethod
     def lipschitz(self, body: Tensor, radius: float = math.inf) -> Lipschitz:
         """Constants that hold for all heads of the head set within `radius` of theta*(w)."""
+
+    def known_curvature(self, body: Tensor) -> Curvature:
+        """`curvature`, for the library's bounds."""
+        return self.curvature(body)
+
+    def known_lipschitz(self, body: Tensor, head: Tree, radius: float) -> Lipschitz:
+        """`lipschitz`, likewise: the heads between `head` and theta*(w) are near theta*(w)."""
+        return self.lipschitz(body, radius)
 
     def phi(self, body: Tensor) -> Tensor:
         """Phi(w), 0-dim."""
