@@ -8,6 +8,8 @@ import pytest
 from command_line import PAIR, TINY, run
 
 from bilevel.comparison import Comparison
+from bilevel.storage.folder import write_atomically
+from bilevel.storage.results import write_results
 from bilevel.training import Training
 
 LONG = ["diabetes", *TINY, "--steps", "12", "--every", "3", "--strategies", "uniform slow",
@@ -19,6 +21,21 @@ def _untimed(monkeypatch):
     monkeypatch.setattr(
         "bilevel.comparing._seconds", lambda _, trained, *__: dict.fromkeys(trained, 1.0)
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _undrawn():
+    """Results without figures, which take seconds."""
+
+    def report(self, folder):
+        with write_atomically(folder) as hidden:
+            write_results(hidden, self.content())
+            (hidden / "report.html").touch()
+        return folder / "report.html"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Comparison, "report", report)
+        yield
 
 
 @pytest.fixture

@@ -241,4 +241,4 @@ def test_hooks_set_on_an_instance_count():
     plain = build(Z, Y, ridge=0.1)
     plain.body_objective = lambda w, head, batch: (head**2).sum()
     with pytest.raises(TypeError, match="`Implicit`"):
-        bilevel.hypergradient(plain, ONE)
+        bilevel.hypergradient(plain, ONE, bilevel.Envelope())

@@ -133,8 +133,10 @@ def test_bad_head_steps_are_refused(head_steps):
         TwoTimescale(0.1, 0.1, head_steps=head_steps)
 
 
-@pytest.mark.parametrize("strategy", [TwoTimescale(0.1, 0.1), uniform(0.1), BestResponse(0.1),
-                                      BestResponse(0.1, FastSGD(0.1, 3))])  # fmt: skip
+ENVELOPES = [BestResponse(0.1, solver, bilevel.Envelope()) for solver in (None, FastSGD(0.1, 3))]
+
+
+@pytest.mark.parametrize("strategy", [TwoTimescale(0.1, 0.1), uniform(0.1), *ENVELOPES])
 def test_a_true_bilevel_problem_is_refused_and_implicit_named(strategy):
     for refuse in (
         lambda: strategy.check(TrueBilevel()),
@@ -148,7 +150,7 @@ def test_a_true_bilevel_problem_is_refused_and_implicit_named(strategy):
 
 def test_a_linear_head_with_its_own_body_objective_is_refused_too():
     problem = type("Validated", (Smooth,), {"body_objective": lambda *a: torch.zeros(())})()
-    for strategy in (TwoTimescale(0.1, 0.1), BestResponse(0.1)):
+    for strategy in (TwoTimescale(0.1, 0.1), ENVELOPES[0]):
         with pytest.raises(IncompatibleError, match=r"Validated overrides.*`Implicit`"):
             strategy.check(problem)
 
