@@ -16,7 +16,8 @@ _PUBLIC = {
     "optimizers": "AbstractOptimizer SGD RMSProp Adam Clipped",
     "linear": "AbstractLinearSolver CG Dense Neumann",
     "heads": "AbstractHeadSolver ClosedForm FastSGD FullData BatchData RunningData",
-    "hypergradients": "AbstractHypergradient Answer BodyGradient Envelope Implicit Unrolled",
+    "hypergradients": "AbstractHypergradient Answer BodyGradient Envelope Implicit Unrolled "
+    "FiniteDifferences",
     "strategies": "AbstractStrategy TwoTimescale uniform BestResponse OwnLoop preset_strategies",
     "constants": "Curvature Lipschitz",
     "cost": "Cost",
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from bilevel.hypergradients import Answer as Answer
     from bilevel.hypergradients import BodyGradient as BodyGradient
     from bilevel.hypergradients import Envelope as Envelope
+    from bilevel.hypergradients import FiniteDifferences as FiniteDifferences
     from bilevel.hypergradients import Implicit as Implicit
     from bilevel.hypergradients import Unrolled as Unrolled
     from bilevel.linear import CG as CG
