@@ -47,7 +47,7 @@ class Compare:
     batch_size: int = 64
     """Rows per step; 0 means all rows."""
     strategies: tuple[str, ...] = ()
-    """Names from `bilevel strategies`; all by default."""
+    """Names from `bilevel strategies`; the first six by default."""
     order: Literal["alternating", "simultaneous"] = "alternating"
     """Whether the head's gradient is taken at the new body or at the old one."""
     optimizer: Literal["rmsprop", "adam", "sgd"] = "rmsprop"

@@ -33,7 +33,10 @@ class Strategies:
     def run(self) -> int:
         """Print them."""
         import bilevel
+        from bilevel.strategies.presets import PRESETS, RUNNING
 
-        for name, strategy in bilevel.preset_strategies(self.body_lr, self.head_lr).items():
-            print(f"{name:16} {strategy}")
+        names = (*PRESETS, RUNNING)
+        presets = bilevel.preset_strategies(self.body_lr, self.head_lr, names=names)
+        for name, strategy in presets.items():
+            print(f"{name:22} {strategy}")
         return OK
