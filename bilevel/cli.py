@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from bilevel import registry
+from bilevel.commands.check import Check
 from bilevel.commands.compare import Compare
 from bilevel.commands.doctor import Doctor
 from bilevel.commands.exit_codes import FAILED, INTERRUPTED, OK, USAGE
@@ -22,6 +23,7 @@ Command = (
     Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Problems, tyro.conf.subcommand("problems")]
     | Annotated[Strategies, tyro.conf.subcommand("strategies")]
+    | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
 )
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if arguments[:1] == ["--version"]:
             print(f"bilevel {metadata.version('bilevel')}")
             return OK
-        known = ("compare", "problems", "strategies", "report", "doctor", *extra)
+        known = ("compare", "problems", "strategies", "check", "report", "doctor", *extra)
         if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
             raise unknown_name("command", arguments[0], known)
         description = "Compare training strategies for bilevel and Stackelberg problems."

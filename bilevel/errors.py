@@ -69,6 +69,10 @@ class AllRunsFailedError(BilevelError, RuntimeError):
         self.solution = solution
 
 
+class CheckError(BilevelError, AssertionError):
+    """A conformance check of `bilevel.testing` found something that is wrong."""
+
+
 class ResultsError(BilevelError, ValueError):
     """A results folder is incomplete or malformed."""
 

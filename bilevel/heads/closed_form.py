@@ -70,6 +70,9 @@ class ClosedForm(AbstractHeadSolver):
             step = trees.unflatten(numbers.squeeze(2).to(trees.leaves(head)[0].dtype), head)
             solved = trees.tree_map(torch.add, head, step)
         solved, status = self._constrain(oracles.problem, solved, status)
+        # a right side that is no number does not show in the factorisation
+        lost = ~trees.finite(solved)
+        status = torch.where(lost, status.clamp(min=int(Status.DIVERGED)), status)
         residual = system.gradient_norm(self._numbers(oracles.problem, solved, head))
         kept = factor if self.exact else ()  # averages are no Hessian of g
         return HeadSolution(solved, residual, status, state, kept)

@@ -1,0 +1,229 @@
+"""Does a head solver keep its contract?"""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.errors import IncompatibleError
+from bilevel.heads import AbstractHeadSolver, HeadSolution
+from bilevel.hyperparameters import check_part
+from bilevel.problem import StackelbergProblem
+from bilevel.sets import Everywhere
+from bilevel.status import Status
+from bilevel.testing.bench import RUNS, Bench
+from bilevel.testing.finding import (
+    Finding,
+    check_codes,
+    check_like,
+    check_run_axis,
+    check_unchanged,
+    copied,
+    gap,
+    refusals,
+    require,
+)
+from bilevel.testing.quadratics import quadratics
+
+SET_STEP = 1e-2
+
+
+def check_head_solver(
+    solver: AbstractHeadSolver,
+    problem: StackelbergProblem | None = None,
+    *,
+    tolerance: float = 1e-6,
+) -> list[Finding]:
+    """Check a head solver, in float64 and with all rows.
+
+    The residual must be |d_theta g| at the head that is returned, and small where the status says
+    CONVERGED; no head may be worse than the start. Many runs must equal single runs, a run that is
+    not a number must harm no other, arguments must be left as they are, and a solve that starts
+    from its own solution must keep it.
+
+    Args:
+        solver: with plain numbers; one that draws rows on its own needs `batch_size=None` here.
+        problem: what to solve; None: small quadratic heads (a number, vectors, a tree, two linear
+            heads), those that the solver does not refuse.
+        tolerance: the largest |d_theta g| of heads called CONVERGED, relative to the start.
+
+    Returns:
+        What was looked at.
+
+    Raises:
+        CheckError: the first thing that is wrong.
+
+    Examples:
+        >>> import bilevel
+        >>> from bilevel.testing import check_head_solver
+        >>> len(check_head_solver(bilevel.ClosedForm()))    # one finding for each problem
+        6
+    """
+    with refusals():
+        check_part(solver, AbstractHeadSolver, "solver", "ClosedForm()")
+        found, refused = [], []
+        for one in quadratics() if problem is None else [problem]:
+            try:
+                solver.check(one)
+            except IncompatibleError as error:
+                refused.append(f"{type(one).__name__}: {error}")
+                continue
+            found.append(_check_on(solver, Bench.of(one), tolerance))
+        require(bool(found), f"{type(solver).__name__} refuses every problem. {' '.join(refused)}")
+        return found
+
+
+def _check_on(solver: AbstractHeadSolver, bench: Bench, tolerance: float) -> Finding:
+    name = f"{type(solver).__name__} on {bench.name}"
+    solution, codes = _solve(solver, bench, name)
+    worst = _check_residual(solver, bench, solution, codes, name, tolerance)
+    _check_warm_start(solver, bench, solution, codes, name)
+    apart = _check_runs(solver, bench, solution, codes, name)
+    names = ", ".join(sorted({code.name for code in codes}))
+    return Finding(
+        bench.name, f"{names}; |d_theta g| at most {worst:.0e} of the start; runs alone {apart:.0e}"
+    )
+
+
+def _solve(
+    solver: AbstractHeadSolver, bench: Bench, name: str, state: object = None, k: int = 0
+) -> tuple[HeadSolution, list[Status]]:
+    """The heads, in form."""
+    at = (bench.oracles, bench.body, bench.head, bench.rows)
+    before = copied((bench.body, bench.head))
+    memory = solver.init(*at) if k == 0 else state
+    solution = solver.solve(*at, memory, k)
+    for what, now, then in zip(("body", "head"), (bench.body, bench.head), before, strict=True):
+        check_unchanged(now, then, f"`{what}` of {name}")
+    require(
+        isinstance(solution, HeadSolution),
+        f"{name} must return a `bilevel.heads.HeadSolution`, got {type(solution).__name__}.",
+    )
+    runs = len(trees.leaves(bench.head)[0])
+    check_like(solution.head, bench.head, f"`head` of {name}")
+    codes = check_codes(solution.status, runs, name)
+    require(
+        isinstance(solution.residual, Tensor) and solution.residual.shape == (runs,),
+        f"`residual` of {name} must have shape ({runs},), got {solution.residual!r}.",
+    )
+    if runs > 1:
+        check_run_axis(solution.state, runs, name)
+    return solution, codes
+
+
+def _slope(bench: Bench) -> Tensor:
+    """|d_theta g|, or with a set of heads the norm of the gradient mapping, (R,)."""
+    slope = bench.oracles.head_gradient(bench.body, bench.head, bench.rows)
+    head_set = bench.problem.head_set
+    if isinstance(head_set, Everywhere):
+        return trees.norm(slope)
+    moved = head_set.project(trees.tree_map(lambda x, d: x - SET_STEP * d, bench.head, slope))
+    return trees.norm(trees.tree_map(torch.sub, bench.head, moved)) / SET_STEP
+
+
+def _check_residual(
+    solver: AbstractHeadSolver,
+    bench: Bench,
+    solution: HeadSolution,
+    codes: list[Status],
+    name: str,
+    tolerance: float,
+) -> float:
+    """The residual is that of the head, and small where it must be; the largest relative one."""
+    start, true = _slope(bench), _slope(dataclasses.replace(bench, head=solution.head))
+    own_objective = solver.uses_batch and not solver.exact  # averages over batches, say
+    for run, code in enumerate(codes):
+        if code.failed or own_objective:
+            continue
+        told = solution.residual[run]
+        honest = not isinstance(bench.problem.head_set, Everywhere) or bool(
+            (told - true[run]).abs() <= 1e-6 * true[run] + 1e-10 * start[run]
+        )
+        require(
+            honest,
+            f"{name} returns residual {float(told):.2e} in run {run}, but |d_theta g| at the head "
+            f"it returns is {float(true[run]):.2e}. Compute it from that head, on `rows.full`: "
+            "certificates are made from it.",
+        )
+        require(
+            code is not Status.CONVERGED or bool(true[run] <= tolerance * start[run]),
+            f"{name} says CONVERGED in run {run}, but |d_theta g| at its head is "
+            f"{float(true[run]):.2e}, which is {float(true[run] / start[run]):.1e} of that at the "
+            f"start; at most {tolerance:.0e} was expected. Say NOT_CONVERGED where the stopping "
+            "rule is not met, or pass the `tolerance` that the solver has.",
+        )
+        require(
+            true[run] <= 1.01 * start[run] + 1e-12,
+            f"{name} makes the head of run {run} worse, with status {code.name}: |d_theta g| rises "
+            f"from {float(start[run]):.2e} to {float(true[run]):.2e}. Use a smaller step size "
+            "(below 2 / L), or look at a sign.",
+        )
+    return float((true / start).nan_to_num().max())
+
+
+def _check_warm_start(
+    solver: AbstractHeadSolver,
+    bench: Bench,
+    solution: HeadSolution,
+    codes: list[Status],
+    name: str,
+) -> None:
+    """From its own solution, with its own state, a solver that converged stays."""
+    warm = dataclasses.replace(bench, head=solution.head)
+    again, now = _solve(solver, warm, name, solution.state, k=1)
+    for run, code in enumerate(codes):
+        if code is not Status.CONVERGED:
+            continue
+        rise = float(again.residual[run] - solution.residual[run])
+        require(
+            now[run] is Status.CONVERGED and rise <= 1e-9 + 10 * float(solution.residual[run]),
+            f"{name} leaves its own solution: started from it, run {run} ends with "
+            f"{now[run].name} and a residual of {float(again.residual[run]):.1e}, after "
+            f"{float(solution.residual[run]):.1e}. Start from `head`, and check what the state "
+            "carries over.",
+        )
+
+
+def _check_runs(
+    solver: AbstractHeadSolver,
+    bench: Bench,
+    solution: HeadSolution,
+    codes: list[Status],
+    name: str,
+) -> float:
+    """Runs do not interact; how far they are apart."""
+    worst = 0.0
+    for run in range(RUNS):
+        alone, now = _solve(solver, bench.alone(run), name)
+        expected = trees.part(solution.head, slice(run, run + 1))
+        worst = max(worst, gap(alone.head, expected))
+        require(
+            now[0] is codes[run],
+            f"{name} says {now[0].name} for run {run} alone and {codes[run].name} among others.",
+        )
+    require(
+        worst < 1e-8,
+        f"{name} gives other heads for a run alone than among others: they differ by {worst:.1e}. "
+        "A step size, a stopping rule or a norm is shared by the runs: reduce over all axes but "
+        "the first, and let finished runs stand still.",
+    )
+    body = copied(bench.body)
+    for leaf in trees.leaves(body):
+        leaf[1] = torch.nan
+    at = (bench.oracles, bench.body, bench.head, bench.rows)
+    mixed = solver.solve(bench.oracles, body, bench.head, bench.rows, solver.init(*at), 0)
+    status = check_codes(mixed.status, RUNS, name)
+    require(
+        status[1].failed and [status[0], status[2]] == [codes[0], codes[2]],
+        f"{name} gives {[code.name for code in status]} when the body of run 1 is NaN; expected "
+        f"DIVERGED there and {codes[0].name}, {codes[2].name} in the others.",
+    )
+    others = torch.tensor([0, 2])
+    off = gap(trees.take(mixed.head, others), trees.take(solution.head, others))
+    require(
+        off < 1e-8,
+        f"{name}: a body of NaN in run 1 changes the heads of the others by {off:.1e}. Mask failed "
+        "runs before batched factorisations, and reduce over all axes but the first.",
+    )
+    return worst

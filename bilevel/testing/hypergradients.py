@@ -1,0 +1,198 @@
+"""Does a hypergradient return grad Phi?"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.drawing import generator
+from bilevel.errors import IncompatibleError
+from bilevel.heads import AbstractHeadSolver
+from bilevel.hypergradients import AbstractHypergradient, Answer, BodyGradient
+from bilevel.hyperparameters import check_part
+from bilevel.problem import StackelbergProblem
+from bilevel.status import Status
+from bilevel.strategies.best_response import default_solver
+from bilevel.testing.bench import RUNS, STEPS, Bench, directions
+from bilevel.testing.derivatives import repeat
+from bilevel.testing.finding import (
+    Finding,
+    add,
+    check_codes,
+    check_like,
+    check_unchanged,
+    copied,
+    gap,
+    refusals,
+    require,
+)
+from bilevel.testing.quadratics import quadratics
+from bilevel.trees import Tree
+
+
+def check_hypergradient(
+    method: AbstractHypergradient,
+    solver: AbstractHeadSolver | None = None,
+    problems: Sequence[StackelbergProblem] | None = None,
+    *,
+    tolerance: float = 1e-6,
+) -> list[Finding]:
+    """Check a hypergradient against central differences of Phi, in float64 and with all rows.
+
+    Phi(w) = F(w, theta*(w)), the head solved again at every point: by the library's own exact
+    solver where there is one for the problem, else by `solver`. Many runs must equal single runs,
+    a run that is not a number must harm no other, arguments must be left as they are.
+
+    With a problem of your own it checks the problem as well: the objectives, their derivatives, and
+    that the head is solved.
+
+    Args:
+        method: the hypergradient.
+        solver: of the heads it is taken at; None: the library's own exact one.
+        problems: of your own; None: small quadratic ones, those that method and solver do not
+            refuse. In all but one of them F is not g.
+        tolerance: the largest error, relative to the largest entry of the gradient; more for
+            truncated methods.
+
+    Returns:
+        What was looked at.
+
+    Raises:
+        CheckError: the first thing that is wrong.
+
+    Examples:
+        >>> import bilevel
+        >>> from bilevel.testing import check_hypergradient
+        >>> [finding.what for finding in check_hypergradient(bilevel.Envelope())]
+        ['TanhFeatures']
+        >>> len(check_hypergradient(bilevel.Implicit(bilevel.CG())))
+        6
+    """
+    with refusals():
+        check_part(method, AbstractHypergradient, "method", "Implicit()")
+        found, refused = [], []
+        for problem in quadratics() if problems is None else problems:
+            check_part(problem, StackelbergProblem, "problems", "an instance of your problem")
+            try:
+                own = solver or default_solver(problem)
+                check_part(own, AbstractHeadSolver, "solver", "ClosedForm()")
+                own.check(problem)
+                method.check(problem, own)
+            except IncompatibleError as error:
+                refused.append(f"{type(problem).__name__}: {error}")
+                continue
+            found.append(_check_on(method, own, Bench.of(problem), tolerance))
+        require(bool(found), f"{type(method).__name__} refuses every problem. {' '.join(refused)}")
+        return found
+
+
+def _check_on(
+    method: AbstractHypergradient, solver: AbstractHeadSolver, bench: Bench, tolerance: float
+) -> Finding:
+    name = f"{type(method).__name__} on {bench.name}"
+    gradient, codes = _gradient(method, solver, bench, name)
+    reference, worst = bench.reference(solver), 0.0
+    for run in range(RUNS):
+        one = bench.alone(run)
+        of_run = trees.part(gradient.body, slice(run, run + 1))
+        error, along = _error(one, reference, of_run, run)
+        direct = one.oracles.direct_gradient(one.body, one.solved(reference), one.rows)
+        lacking = "" if error < tolerance else _hint(of_run, direct, bench)
+        require(
+            error < tolerance,
+            f"{name} differs from central differences of Phi by {error:.1e} in run {run}, relative "
+            f"to the largest entry, with status {codes[run].name}; at most {tolerance:.0e} was "
+            f"expected. Along the first direction it is {along[0]:.6g} and should be "
+            f"{along[1]:.6g}.{lacking}",
+        )
+        worst = max(worst, error)
+    _check_runs(method, solver, bench, gradient, name)
+    return Finding(bench.name, f"equal central differences of Phi up to {worst:.0e}")
+
+
+def _gradient(
+    method: AbstractHypergradient,
+    solver: AbstractHeadSolver,
+    bench: Bench,
+    name: str,
+    body: Tree = None,
+) -> tuple[BodyGradient, list[Status]]:
+    """The gradients at the bodies of the bench (or at others, after the same start), in form."""
+    oracles, rows, start = bench.oracles, bench.rows, bench.head
+    memory = solver.init(oracles, bench.body, start, rows)
+    first = solver.solve(oracles, bench.body, start, rows, memory, 0)
+    made = method.init(oracles, bench.body, first.head, rows)
+    at = bench.body if body is None else body
+    solved = first if body is None else solver.solve(oracles, at, start, rows, memory, 0)
+    answer = Answer(solved.head, solver, start, 0, solved.factor)
+    before = copied((at, solved.head))
+    found = method.gradient(oracles, at, answer, rows, made)
+    for what, now, then in zip(("body", "head"), (at, solved.head), before, strict=True):
+        check_unchanged(now, then, f"`{what}` of {name}")
+    require(
+        isinstance(found, BodyGradient),
+        f"{name} must return a `bilevel.BodyGradient`, got {type(found).__name__}.",
+    )
+    check_like(found.body, bench.body, f"`body` of {name}")
+    return found, check_codes(found.status, len(trees.leaves(bench.body)[0]), name)
+
+
+def _error(
+    one: Bench, reference: AbstractHeadSolver, gradient: Tree, run: int
+) -> tuple[float, tuple[float, float]]:
+    """How far the gradient of one run is off, and both slopes along the first direction."""
+    moves = directions(trees.take(one.body, 0), generator(run, "directions"))
+    claimed, body = trees.dot(repeat(gradient, moves), moves), repeat(one.body, moves)
+    errors, slopes = [], []
+    for step in STEPS:
+        ahead, behind = (one.at(add(body, moves, s)).phi(reference) for s in (step, -step))
+        found: Tensor = (ahead - behind) / (2 * step)
+        scale = max(float(found.abs().max()), float(claimed.abs().max()), 1e-3)
+        errors.append(((found - claimed).abs() / scale).nan_to_num(nan=torch.inf))
+        slopes.append(found)
+    every = torch.stack(errors)
+    best = int(every.amax(1).argmin())
+    return float(every.amin(0).max()), (float(claimed[0]), float(slopes[best][0]))
+
+
+def _hint(gradient: Tree, direct: Tree, bench: Bench) -> str:
+    """What the error looks like."""
+    if not bench.problem.is_stackelberg and gap(gradient, direct) < 1e-6:
+        return (
+            " It equals d_w F alone: the implicit term -(d2_{w theta} g)(d2_{theta theta} g)^{-1} "
+            "d_theta F is missing, or its sign of life is lost by a `detach`."
+        )
+    return (
+        " Look at the head (is it solved well enough?), the sign and the transpose of the implicit "
+        "term, and the tolerance of the linear solve."
+    )
+
+
+def _check_runs(
+    method: AbstractHypergradient,
+    solver: AbstractHeadSolver,
+    bench: Bench,
+    together: BodyGradient,
+    name: str,
+) -> None:
+    """Runs do not interact."""
+    for run in range(RUNS):
+        alone, _ = _gradient(method, solver, bench.alone(run), name)
+        off = gap(alone.body, trees.part(together.body, slice(run, run + 1)))
+        require(
+            off < 1e-7,
+            f"{name} gives another gradient for run {run} alone than among others: they differ by "
+            f"{off:.1e}. Reduce over all axes but the first (`trees.dot`, `trees.norm`).",
+        )
+    body = copied(bench.body)
+    for leaf in trees.leaves(body):
+        leaf[1] = torch.nan
+    mixed, _ = _gradient(method, solver, bench, name, body)
+    others = torch.tensor([0, 2])
+    off = gap(trees.take(mixed.body, others), trees.take(together.body, others))
+    require(
+        off < 1e-7,
+        f"{name}: a body of NaN in run 1 changes the gradients of the others by {off:.1e}. Mask "
+        "failed runs, and reduce over all axes but the first.",
+    )

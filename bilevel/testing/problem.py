@@ -1,0 +1,250 @@
+"""Does a problem keep its contract?"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.drawing import BLOCK, generator
+from bilevel.problem import Batch, LinearHeadProblem, StackelbergProblem
+from bilevel.testing.bench import RUNS, Bench
+from bilevel.testing.derivatives import (
+    check_body_derivatives,
+    check_head_derivatives,
+    check_second_derivatives,
+)
+from bilevel.testing.finding import Finding, add, gap, random_like, refusals, require
+
+LARGEST_HESSIAN = 256
+
+
+def check_problem(problem: StackelbergProblem) -> list[Finding]:
+    """Check what the library relies on and cannot see from the outside.
+
+    In float64 and at random points: the shapes; values that are finite; values of many runs at once
+    against those of single runs; derivatives by autograd against central differences; initial
+    points that depend on the seed and on nothing else; g strongly convex in the head (by the
+    eigenvalues of its Hessian for heads of up to 256 numbers, along random segments for all); data
+    that are not constant; noise of mean zero.
+
+    It cannot tell whether the problem is the one you mean, and looks at a few points only.
+
+    Args:
+        problem: an instance of your problem.
+
+    Returns:
+        What was looked at, in words and numbers.
+
+    Raises:
+        CheckError: the first thing that is wrong, and what to do. It is an `AssertionError`.
+
+    Examples:
+        >>> import bilevel
+        >>> from problems.analytic import analytic
+        >>> for what, found in bilevel.check_problem(analytic("A5")): print(what)
+        data
+        initial points
+        objectives
+        many runs at once
+        derivatives of g
+        derivatives of F
+        second derivatives of g
+        strong convexity
+        metrics
+    """
+    bench = Bench.of(problem)
+    checks: list[Callable[[Bench], Finding | None]] = [
+        _check_data,
+        _check_starts,
+        _check_finite,
+        _check_many,
+        check_head_derivatives,
+        check_body_derivatives,
+        check_second_derivatives,
+        _check_convexity,
+        _check_noise,
+        _check_metrics,
+    ]
+    with refusals():
+        found = [check(bench) for check in checks]
+    return [finding for finding in found if finding is not None]
+
+
+def _check_data(bench: Bench) -> Finding:
+    """Rows must differ from one another."""
+    rows = []
+    for name, group in bench.problem.data(0 if bench.problem.redraws_data else None).items():
+        leaves = [torch.as_tensor(leaf) for leaf in trees.leaves(group)]
+        fields: tuple[str, ...] = Batch._fields
+        looked_at = leaves
+        if not isinstance(group, Batch):
+            fields, looked_at = ("rows",), [torch.cat([_flat(leaf) for leaf in leaves], 1)]
+        for field, leaf in zip(fields, looked_at, strict=True):
+            constant = len(leaf) > 1 and bool((leaf == leaf[:1]).all())
+            require(
+                not constant,
+                f'The {field} of data["{name}"] of {bench.name} are the same in all {len(leaf)} '
+                "rows, so there is nothing to learn from them and mistakes do not show. Check how "
+                "they are read or drawn.",
+            )
+        rows.append(f"{len(leaves[0])} rows in {name}")
+    return Finding("data", ", ".join(rows) or "none, and none is needed")
+
+
+def _check_starts(bench: Bench) -> Finding:
+    """Initial points depend on the seed, and on nothing but the seed."""
+    moving = []
+    for level, draw in (("body", bench.problem.init_body), ("head", bench.problem.init_head)):
+        before = torch.get_rng_state()
+        first = [draw(generator(seed, level)) for seed in range(RUNS)]
+        untouched = torch.equal(before, torch.get_rng_state())
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            again = [draw(generator(seed, level)) for seed in range(RUNS)]
+        require(
+            all(trees.equal(a, b) for a, b in zip(first, again, strict=True)) and untouched,
+            f"`init_{level}` of {bench.name} draws from the global random state, so a seed does "
+            "not determine the initial point. Draw with `generator=generator`, and with nothing "
+            "else.",
+        )
+        if not all(trees.equal(first[0], other) for other in first[1:]):
+            moving.append(level)
+    require(
+        "body" in moving,
+        f"`init_body` of {bench.name} returns the same point for every seed, so that seeds are no "
+        "repetitions. Draw it with `generator=generator`, at least in a small neighbourhood.",
+    )
+    return Finding("initial points", f"{' and '.join(moving)} differ between seeds")
+
+
+def _check_finite(bench: Bench) -> Finding:
+    """Values at random points."""
+    values = {
+        "head_objective": bench.oracles.head_value(bench.body, bench.head, bench.rows),
+        "body_objective": bench.oracles.body_value(bench.body, bench.head, bench.rows),
+    }
+    for name, value in values.items():
+        require(
+            value.isfinite().all(),
+            f"`{name}` of {bench.name} is {value.tolist()} at {RUNS} initial bodies and random "
+            "heads; it must be finite on the whole of the sets. Check logarithms, roots and "
+            "divisions, or bound the levels with `body_set`, `head_set`.",
+        )
+    equal = "F is g" if bench.problem.is_stackelberg else "F is not g"
+    return Finding("objectives", f"finite at {RUNS} random points; {equal}")
+
+
+def _check_many(bench: Bench) -> Finding:
+    """Values of many runs at once against single calls of the problem's functions."""
+    worst = 0.0
+    for name in ("head_objective", "body_objective"):
+        function = getattr(bench.problem, name)
+        oracle = bench.oracles.head_value if name[0] == "h" else bench.oracles.body_value
+        together = oracle(bench.body, bench.head, bench.rows)
+        looped = []
+        for run in range(RUNS):
+            one = bench.alone(run)
+            groups = {
+                key: group if one.rows.axes[key] is None else trees.take(group, 0)
+                for key, group in one.rows.groups.items()
+            }
+            with torch.no_grad():
+                looped.append(function(trees.take(one.body, 0), trees.take(one.head, 0), groups))
+        off = gap(together, torch.stack(looped))
+        require(
+            off < 1e-10,
+            f"`{name}` of {bench.name} gives other values under `torch.func.vmap` than alone: they "
+            f"differ by {off:.1e}. Something in it depends on the number of runs: sums over all "
+            "axes, batch statistics, or shapes read as numbers.",
+        )
+        worst = max(worst, off)
+    return Finding("many runs at once", f"equal single runs up to {worst:.0e}")
+
+
+def _check_convexity(bench: Bench) -> Finding:
+    """The Hessian of g in the head is positive definite; g is convex along random segments."""
+    oracles = bench.oracles
+    other = random_like(bench.head, generator(0, "segments"))
+    other = bench.problem.head_set.project(add(bench.head, other, 2.0))
+    step = add(other, bench.head, -1.0)
+    slopes = [oracles.head_gradient(bench.body, at, bench.rows) for at in (bench.head, other)]
+    length = trees.dot(step, step).clamp(min=1e-300)
+    rise = trees.dot(add(slopes[1], slopes[0], -1.0), step) / length
+    moved = trees.norm(step) > 0
+    remedy = (
+        "The best response is unique, and has a derivative, only if g is strongly convex in the "
+        "head for every body: add a ridge, or check a sign."
+    )
+    require(
+        (rise[moved] > 0).all(),
+        f"g of {bench.name} is not strongly convex in the head: along a random segment its slope "
+        f"rises by {float(rise[moved].min()) if bool(moved.any()) else 0.0:.1e} per unit. {remedy}",
+    )
+    size = trees.flatten(bench.head).shape[1]
+    if size > LARGEST_HESSIAN:
+        return Finding("strong convexity", f"along {RUNS} random segments (head of {size} numbers)")
+    values = torch.stack(
+        [
+            torch.linalg.eigvalsh(oracles.head_hessian(bench.body, at, bench.rows))
+            for at in (bench.head, other)
+        ]
+    )
+    smallest, largest = float(values.min()), float(values.abs().max())
+    require(
+        smallest > 10 * size * torch.finfo(torch.float64).eps * largest,
+        f"g of {bench.name} is not strongly convex in the head: the eigenvalues of its Hessian "
+        f"reach from {smallest:.1e} to {largest:.1e} at random points. {remedy}",
+    )
+    return Finding(
+        "strong convexity", f"eigenvalues of the head's Hessian in [{smallest:.2g}, {largest:.2g}]"
+    )
+
+
+def _check_noise(bench: Bench) -> Finding | None:
+    """Mean zero, and from the generator only."""
+    problem = bench.problem
+    blocks = [problem.noise(generator(0, "noise", block), BLOCK) for block in range(16)]
+    if blocks[0] is None:
+        return None
+    require(
+        trees.equal(blocks[0], problem.noise(generator(0, "noise", 0), BLOCK)),
+        f"`noise` of {bench.name} gives two different draws for one generator. Draw with "
+        "`generator=generator`, and with nothing else.",
+    )
+    require(
+        not trees.equal(blocks[0], blocks[1]),
+        f"`noise` of {bench.name} ignores its generator: every block of steps has the same noise.",
+    )
+    worst = 0.0
+    for leaf in trees.leaves(trees.join(blocks)):
+        deviation = leaf.double().std(0) / len(leaf) ** 0.5
+        ratio = (leaf.double().mean(0).abs() / deviation.clamp(min=1e-300)).max()
+        worst = max(worst, float(ratio))
+    require(
+        worst < 6,
+        f"The mean of `noise` of {bench.name} is {worst:.1f} standard errors away from zero over "
+        f"{16 * BLOCK} draws. Evaluations see zeros in its place, so it must have mean zero: move "
+        "its mean into the objective.",
+    )
+    return Finding("noise", f"its mean is within {worst:.1f} standard errors of zero")
+
+
+def _check_metrics(bench: Bench) -> Finding:
+    """Finite 0-dim tensors."""
+    problem = bench.problem
+    data = problem.data(0 if problem.redraws_data else None)
+    data = trees.cast(trees.tree_map(torch.as_tensor, data), torch.float64)
+    one = bench.alone(0)
+    found = problem.metrics(trees.take(one.body, 0), trees.take(one.head, 0), data)
+    for name, value in found.items():
+        require(
+            isinstance(value, Tensor) and value.ndim == 0 and bool(value.isfinite()),
+            f"The metric {name!r} of {bench.name} must be a finite 0-dim tensor, got {value!r}.",
+        )
+    kind = "of the criterion" if isinstance(problem, LinearHeadProblem) else "of its own"
+    return Finding("metrics", f"{', '.join(found)} ({kind})" if found else "none")
+
+
+def _flat(leaf: Tensor) -> Tensor:
+    return leaf.reshape(len(leaf), -1).double()
