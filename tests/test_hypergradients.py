@@ -16,7 +16,7 @@ from points import Known, Point
 import bilevel
 from bilevel import CG, ClosedForm, FastSGD, Implicit, Neumann, Unrolled, trees
 from bilevel.linear import Dense as DenseSolver
-from problems.analytic import RandomQuadratic, analytic
+from problems.analytic import NAMES, RandomQuadratic, analytic
 
 CASES = CASES | {
     "A14-1e4": RandomQuadratic(4, 10, 1e-3, 10.0, seed=6),
@@ -145,3 +145,105 @@ def test_table(row, name):
     errors = (trees.flatten(found.body) - facts.gradient).norm(dim=1)
     assert (errors <= row.allowed(facts)).all(), (errors, row.allowed(facts))
     assert (found.status <= bilevel.Status.CONVERGED).all()
+
+
+def test_the_table_has_every_problem_and_no_gradient_of_zero():
+    assert set(NAMES) <= set(CASES)
+    for name in CASES:
+        facts = facts_of(name)
+        assert (facts.gradient.norm(dim=1) > 1e-6).all()
+        if name not in ("A3", "A13", "B7"):  # where there is no implicit term
+            assert (facts.cross * facts.head_slope > 0).any()
+
+
+# references that share nothing with the formulas of the problems
+
+
+def newton_response(problem, body, steps):
+    """theta*(w) as a graph: Newton steps from zero, and the projection of isotropic heads."""
+    start = Dense(problem, body)
+    theta = torch.zeros_like(start.theta)
+
+    def g(theta):
+        return problem.head_objective(body, shaped(theta, start.head), problem.rows())
+
+    for _ in range(steps):
+        slope, bend = torch.func.grad(g)(theta), torch.func.jacrev(torch.func.grad(g))(theta)
+        theta = theta - torch.linalg.solve(bend, slope)
+    return problem.head_set.project(shaped(theta, start.head))
+
+
+def phi_by_newton(problem, steps):
+    def phi(body):
+        return problem.body_objective(body, newton_response(problem, body, steps), problem.rows())
+
+    return phi
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "A14"])
+def test_against_autograd_through_a_dense_solve(name):
+    facts = facts_of(name)
+    phi = phi_by_newton(facts.problem, 8 if name == "A9" else 1)
+    expected = torch.stack([flat(torch.func.grad(phi)(w)) for w in facts.points])
+    found = Point(facts.problem, facts.points).gradient(Implicit(), exact_solver(facts.problem))
+    errors = (trees.flatten(found.body) - expected).norm(dim=1)
+    assert (errors <= 1e-8 * expected.norm(dim=1)).all()
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("A14-seed")])
+def test_against_differences_of_phi_with_heads_solved_anew(name):
+    problem, w = CASES[name], CASES[name].start
+    draw = torch.Generator().manual_seed(0)
+    direction = torch.randn(w.shape, generator=draw, dtype=torch.float64)
+    step = 1e-3 / float(direction.norm()) * (1 + float(w.norm()))
+    shifts = [-2, -1, 1, 2]
+    point = Point(problem, [w + s * step * direction for s in shifts])
+    largest = Facts(problem, [w]).largest
+    solver = FastSGD(1 / largest, 400) if name in NO_CLOSED_FORM else ClosedForm()
+    values = point.oracles.body_value(point.body, point.solved(solver).head, point.rows)
+    weights = numbers([1, -8, 8, -1])
+    expected = float((weights * values).sum()) / (12 * step)
+    found = bilevel.hypergradient(problem, w, Implicit(), solver=exact_solver(problem)).body
+    scale = float(found.norm() * direction.norm()) + float(values.abs().max())
+    assert abs(float((found * direction).sum()) - expected) <= 1e-7 * scale
+
+
+# kinks
+
+
+KINKS = {
+    "B1": [numbers([0.5, 0.5]), numbers([0.5, 1.0]), numbers([1.5, 0.5])],
+    "B5": [torch.tensor(0.0, dtype=torch.float64)],
+}
+METHODS = [
+    pytest.param(Implicit(), Known(), id="Implicit"),
+    pytest.param(Implicit(CG()), Known(), id="CG"),
+    pytest.param(Unrolled(60), FastSGD(0.25, 60), id="Unrolled"),
+]
+
+
+@pytest.mark.parametrize(("method", "solver"), METHODS)
+@pytest.mark.parametrize("name", KINKS)
+def test_beside_a_kink_gradients_are_the_one_sided_derivatives(name, method, solver):
+    problem = analytic(name)
+    for kink in KINKS[name]:
+        ways = [d for d in directions(kink) if (d.abs() > 0.01).all()]  # leave both bounds
+        near = [kink + 1e-7 * way for way in ways]
+        heads = [problem.best_response(w) for w in near]
+        found = Point(problem, near, heads).gradient(method, solver).body
+        for way, slope in zip(ways, found, strict=True):
+            expected = float(problem.directional_derivative(kink, way))
+            assert float((slope * way).sum()) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(("method", "solver"), METHODS)
+@pytest.mark.parametrize("name", KINKS)
+def test_at_a_kink_the_gradient_is_a_one_sided_derivative(name, method, solver):
+    problem = analytic(name)
+    for kink in KINKS[name]:
+        point = Point(problem, [kink], [problem.best_response(kink)])
+        found = point.gradient(method, solver).body[0].reshape(-1)
+        for i, slope in enumerate(found.tolist()):
+            axis = shaped(torch.eye(len(found)).double()[i], kink)
+            sides = [s * float(problem.directional_derivative(kink, s * axis)) for s in (1, -1)]
+            assert min(abs(slope - side) for side in sides) <= 1e-12
