@@ -200,7 +200,7 @@ class _Point:
             )
         memory = solver.init(self.oracles, self.body, self.head, self.rows)
         solved = solver.solve(self.oracles, self.body, self.head, self.rows, memory, 0)
-        certifier, found = self.certify(solved.head)
+        certifier, found = self.certified = self.certify(solved.head)
         return HeadResponse(
             trees.take(solved.head, 0),
             float(found.residual),
@@ -222,8 +222,9 @@ class _Point:
         self, method: AbstractHypergradient, found: BodyGradient, head: Tree
     ) -> GradientBound:
         """The bound of a gradient that was taken at `head`, or where the method moved it to."""
-        head = head if found.head is None else found.head
-        certifier, certificate = self.certify(head)
+        moved = found.head is not None and found.head is not head
+        head = found.head if moved else head
+        certifier, certificate = self.certify(head) if moved else self.certified
         body, head, slope, adjoint = (
             None if tree is None else trees.cast(tree, torch.float64)
             for tree in (self.body, head, found.body, found.adjoint)

@@ -6,12 +6,19 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.certificate import Certifier
+from bilevel.certificate import Certifier, HeadCertificate
 from bilevel.errors import BilevelError, ProblemError
+from bilevel.gradient_bounds import GradientCertifier
+from bilevel.hypergradients.condition import Condition
+from bilevel.linear.system import AbstractSystem
+from bilevel.lipschitz import cross_norm
 from bilevel.oracles import Oracles
+from bilevel.problem import StackelbergProblem
 from bilevel.sampling import Rows, Sampler
+from bilevel.sets import Box, Everywhere
 from bilevel.trees import Tree
 
+PROBES = 2
 RECORD_BYTES = 2**26
 """Memory that a record may take beside the data; runs that do not fit are evaluated in turn.
 
@@ -28,6 +35,10 @@ class Recorder:
     - `head_gap`: |theta - theta*(w)| itself; `phi`: Phi(w); `phi_gradient_norm`: |grad Phi(w)|,
       with a set of bodies |w - Proj(w - grad Phi)|. Where theta* has a closed form; NaN where the
       head's Hessian is singular.
+    - `gradient_gap`: |s - grad Phi(w)|, s the gradient at the head as it is: d_w g where F is g,
+      else the implicit gradient; the same. `gradient_bound`: a bound on it. Where F is g an
+      estimate, with the norm of d2_{w theta} g from two random products; where not, only if the
+      problem states its Lipschitz constants, and as proven as `head_bound`.
     - the problem's metrics.
 
     Args:
@@ -40,6 +51,13 @@ class Recorder:
     def __init__(self, oracles: Oracles, sampler: Sampler, body: Tree, head: Tree) -> None:
         self.oracles, self.sampler = oracles, sampler
         runs, one = len(sampler.data.seeds), slice(0, 1)
+        head_set, data = oracles.problem.head_set, sampler.data
+        self.differentiable = oracles.is_stackelberg or isinstance(head_set, Everywhere | Box)
+        # what a problem states of itself it states of its own rows, not of rounded ones
+        own = (data.dtype == torch.float64 or not data.groups) and not data.per_seed
+        states = oracles.problem.known_lipschitz
+        hook = getattr(states, "__func__", None) is not StackelbergProblem.known_lipschitz
+        self.stated = own and hook
         body, head = trees.cast(body, torch.float64), trees.cast(head, torch.float64)
         first = trees.part(body, one), trees.part(head, one)
         rows = sampler.noiseless(sampler.data.part(one).everything(torch.float64), torch.float64)
@@ -62,7 +80,7 @@ class Recorder:
             body, head = trees.part(body, part), trees.part(head, part)
             everything = sampler.data.part(part).everything(torch.float64)
             rows = sampler.noiseless(everything, torch.float64)
-        self.certifier = Certifier.for_problem(oracles, body, head, rows)
+        self.certifier = Certifier.for_problem(oracles, body, head, rows, stated=own)
 
     def record(self, body: Tree, head: Tree) -> dict[str, Tensor]:
         """The values at a point; NaN for runs that are not finite."""
@@ -94,11 +112,45 @@ class Recorder:
             # without a certified mu there may be many minimisers: a distance to one says nothing
             values["head_gap"] = gap.masked_fill(certificate.mu.isnan(), torch.nan)
             values["phi"] = oracles.body_value(body, best, rows)
-            if oracles.problem.is_stackelberg:
-                slope = oracles.direct_gradient(body, best, rows)
+            if self.differentiable:
+                slope = self._slope(body, best, rows, system)[0]
                 values["phi_gradient_norm"] = self._projected_norm(body, slope)
+                here, adjoint = self._slope(body, head, rows, system)
+                gap = trees.norm(trees.tree_map(torch.sub, here, slope))
+                values["gradient_gap"] = gap.masked_fill(certificate.mu.isnan(), torch.nan)
+                if oracles.is_stackelberg or self.stated:
+                    at = (body, head, rows, certificate)
+                    values["gradient_bound"] = self._bound(*at, here, adjoint)
         values.update(self._metrics(body, head, everything, values))
         return {name: value.detach().double() for name, value in values.items()}
+
+    def _slope(
+        self, body: Tree, head: Tree, rows: Rows, system: AbstractSystem
+    ) -> tuple[Tree, Tree | None]:
+        """The envelope gradient where F is g, else the implicit one and its adjoint."""
+        oracles = self.oracles
+        if oracles.is_stackelberg:
+            return oracles.direct_gradient(body, head, rows), None
+        direct, right = oracles.body_gradients(body, head, rows)
+        condition = Condition(oracles, body, head, rows)
+        adjoint = condition.solve(right, factor=system.factorised()[2]).value
+        pulled = oracles.cross_vjp(body, head, adjoint, rows)
+        return trees.tree_map(torch.sub, direct, pulled), adjoint
+
+    def _bound(
+        self,
+        body: Tree,
+        head: Tree,
+        rows: Rows,
+        certificate: HeadCertificate,
+        slope: Tree,
+        adjoint: Tree | None,
+    ) -> Tensor:
+        """A bound on the error of `slope`, or an estimate of one, that costs a few gradients."""
+        if adjoint is None:
+            return cross_norm(self.oracles, body, head, rows, PROBES) * certificate.bound
+        at = (self.certifier, body, head, rows, certificate)
+        return GradientCertifier(*at, stated=True, computed=False).implicit(slope, adjoint).bound
 
     def _metrics(
         self, body: Tree, head: Tree, everything: Rows, recorded: dict[str, Tensor]

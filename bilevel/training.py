@@ -115,7 +115,7 @@ class Training:
             if norm is None:
                 raise ArgumentError(
                     "`tolerance` needs |grad Phi|, which is recorded only where the head has a "
-                    "closed form and F is g. Leave it out and choose `steps`."
+                    "closed form. Leave it out and choose `steps`."
                 )
             scale = norm if self.state.first_norm is None else self.state.first_norm
             codes = codes.masked_fill(

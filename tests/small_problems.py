@@ -9,6 +9,9 @@ import torch
 import bilevel
 from bilevel import sampling
 
+ROUNDING = ("head_gap", "head_residual", "head_bound", "gradient_gap", "gradient_bound")
+"""Records that are rounding themselves at an exact head."""
+
 N, VALIDATION, TEST, D, M, K = 23, 7, 11, 3, 4, 2
 
 

@@ -12,6 +12,8 @@ NAMES = {
     "head_gap": "distance of the head from its best response",
     "head_residual": "size of the head's gradient",
     "head_bound": "certified bound on that distance",
+    "gradient_gap": "distance of the body's gradient from that of Φ",
+    "gradient_bound": "bound on the distance of the body's gradient",
 }
 ABBREVIATIONS = {"mse": "MSE", "r2": "R²", "mae": "MAE", "rmse": "RMSE"}
 UNKNOWN = "n/a"
