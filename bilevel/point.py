@@ -111,6 +111,16 @@ def hypergradient(
 ) -> Hypergradient:
     """grad Phi(w), Phi(w) = F(w, theta*(w)), with a bound on its error.
 
+    With e the bound of the head, B the norm of d2_{w theta} g, v the adjoint, r its residual and L
+    the Lipschitz constants in theta of d_w F, d_theta F, d2_{w theta} g and d2_{theta theta} g:
+
+        Envelope:  B e
+        Implicit:  (L_Fw + |v| L_gwt) e + B [(L_Ft + |v| L_gtt) e + |r|] / mu
+        others:    their distance from the implicit gradient, plus its bound
+
+    "proven" where these constants are known between theta and theta*, "estimated" elsewhere; see
+    `bilevel.gradient_bounds` for the derivation.
+
     Args:
         problem: the problem.
         body: w, without a run axis.
