@@ -118,6 +118,12 @@ def test_where_f_is_not_g_the_default_gradient_is_the_implicit_one():
         assert torch.equal(default.body, explicit.body)
         dense = train(problem, BestResponse(0.05, gradient=Implicit(Dense())))
         torch.testing.assert_close(default.body, dense.body, rtol=1e-8, atol=1e-10)
+    # the matrix too is the one of all rows, on which the head is solved
+    sampled, dense = (
+        train(WIDE, BestResponse(0.05, gradient=method), 5, **SAMPLED)
+        for method in (Implicit(), Implicit(Dense()))
+    )
+    torch.testing.assert_close(sampled.body, dense.body, rtol=1e-8, atol=1e-10)
 
 
 STRATEGIES = {
