@@ -6,19 +6,17 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.certificate import Certifier, HeadCertificate
+from bilevel.certificate import Certifier
 from bilevel.errors import BilevelError, ProblemError
 from bilevel.gradient_bounds import GradientCertifier
 from bilevel.hypergradients.condition import Condition
 from bilevel.linear.system import AbstractSystem
-from bilevel.lipschitz import cross_norm
 from bilevel.oracles import Oracles
 from bilevel.problem import StackelbergProblem
 from bilevel.sampling import Rows, Sampler
 from bilevel.sets import Box, Everywhere
 from bilevel.trees import Tree
 
-PROBES = 2
 RECORD_BYTES = 2**26
 """Memory that a record may take beside the data; runs that do not fit are evaluated in turn.
 
@@ -36,9 +34,9 @@ class Recorder:
       with a set of bodies |w - Proj(w - grad Phi)|. Where theta* has a closed form; NaN where the
       head's Hessian is singular.
     - `gradient_gap`: |s - grad Phi(w)|, s the gradient at the head as it is: d_w g where F is g,
-      else the implicit gradient; the same. `gradient_bound`: a bound on it. Where F is g an
-      estimate, with the norm of d2_{w theta} g from two random products; where not, only if the
-      problem states its Lipschitz constants, and as proven as `head_bound`.
+      else the implicit gradient; the same. `gradient_bound`: a bound on it, as proven as
+      `head_bound`, where F is not g and the problem states its Lipschitz constants. (Elsewhere it
+      would cost more than all other records together, and the gap itself is known.)
     - the problem's metrics.
 
     Args:
@@ -118,9 +116,10 @@ class Recorder:
                 here, adjoint = self._slope(body, head, rows, system)
                 gap = trees.norm(trees.tree_map(torch.sub, here, slope))
                 values["gradient_gap"] = gap.masked_fill(certificate.mu.isnan(), torch.nan)
-                if oracles.is_stackelberg or self.stated:
-                    at = (body, head, rows, certificate)
-                    values["gradient_bound"] = self._bound(*at, here, adjoint)
+                if self.stated and adjoint is not None:
+                    at = (certifier, body, head, rows, certificate)
+                    bounds = GradientCertifier(*at, stated=True, computed=False)
+                    values["gradient_bound"] = bounds.implicit(here, adjoint).bound
         values.update(self._metrics(body, head, everything, values))
         return {name: value.detach().double() for name, value in values.items()}
 
@@ -136,21 +135,6 @@ class Recorder:
         adjoint = condition.solve(right, factor=system.factorised()[2]).value
         pulled = oracles.cross_vjp(body, head, adjoint, rows)
         return trees.tree_map(torch.sub, direct, pulled), adjoint
-
-    def _bound(
-        self,
-        body: Tree,
-        head: Tree,
-        rows: Rows,
-        certificate: HeadCertificate,
-        slope: Tree,
-        adjoint: Tree | None,
-    ) -> Tensor:
-        """A bound on the error of `slope`, or an estimate of one, that costs a few gradients."""
-        if adjoint is None:
-            return cross_norm(self.oracles, body, head, rows, PROBES) * certificate.bound
-        at = (self.certifier, body, head, rows, certificate)
-        return GradientCertifier(*at, stated=True, computed=False).implicit(slope, adjoint).bound
 
     def _metrics(
         self, body: Tree, head: Tree, everything: Rows, recorded: dict[str, Tensor]
