@@ -100,7 +100,7 @@ def test_a_command_that_is_told_to_end_goes_on_bitwise(tmp_path, made, reports):
     assert (partial / "report" / "report.html").exists()
     assert not folder.exists()
     assert run("compare", "--resume", partial) == 0
-    assert 40 <= len(made) < 80
+    assert 40 <= len(made) <= 80  # told at the first record, no step was made before
     assert not partial.exists()
     assert run(*COMMAND, "--output", tmp_path / "whole") == 0
     assert_same(reports[folder], reports[tmp_path / "whole"])
