@@ -80,6 +80,7 @@ def test_the_optimum_is_noticed_by_a_tolerance(name):
     assert train(problem, strategy, 1, tolerance=1e-7).status == (Status.COMPLETED,) * 3
 
 
+@pytest.mark.slow  # thousands of steps that fall like a polynomial
 @pytest.mark.parametrize("name", ["B1", "B5"])
 def test_optima_on_kinks_are_reached(name):
     problem = analytic(name)
@@ -167,6 +168,7 @@ def test_a_training_goes_on_bit_for_bit(name, tmp_path):
     assert bool(trees.leaves(kept.gradient)) == (not name.startswith("Unrolled"))
 
 
+@pytest.mark.slow  # 200 steps of each
 @pytest.mark.parametrize("name", ["factor", "CG", "Unrolled"])
 def test_no_graph_is_kept_and_states_do_not_grow(name):
     sizes = []

@@ -41,7 +41,12 @@ def assert_equal(compiled, eager):
     torch.testing.assert_close(compiled.head, eager.head, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("strategy", [TWO, INNER], ids=["two-timescale", "best response"])
+@pytest.mark.parametrize(
+    "strategy",
+    # exact heads are compiled in test_exact_stepping
+    [TWO, pytest.param(INNER, marks=pytest.mark.slow)],
+    ids=["two-timescale", "best response"],
+)
 def test_compiled_equals_eager(strategy):
     problem = network()
     assert_equal(train(problem, strategy, compile=True), train(problem, strategy))

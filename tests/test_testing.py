@@ -79,7 +79,7 @@ def test_hypergradients_pass(method, solver, count):
     ("method", "solver"),
     [
         (bilevel.Implicit(bilevel.Neumann(80)), None),
-        (bilevel.Implicit(), FAST),
+        pytest.param(bilevel.Implicit(), FAST, marks=pytest.mark.slow),
         (bilevel.Unrolled(80), bilevel.FastSGD(0.1, 80)),
     ],
 )

@@ -192,6 +192,7 @@ def test_wrong_hypergradients_fail(kind):
         testing.check_hypergradient(WrongGradient(kind))
 
 
+@pytest.mark.slow  # heads of many steps, solved anew for every difference
 def test_truncated_hypergradients_need_their_tolerance():
     method = bilevel.Implicit(bilevel.Neumann(4))
     assert "differs from central differences" in failure(testing.check_hypergradient, method)
