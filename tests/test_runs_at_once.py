@@ -19,6 +19,7 @@ STRATEGIES = {
     "adam": bilevel.TwoTimescale(1e-2, 5e-2, bilevel.Adam(), "simultaneous"),
     "rates of their own": bilevel.TwoTimescale(torch.linspace(0.01, 0.05, 5), 0.05),
     "best response": bilevel.BestResponse(1e-2),
+    "running": bilevel.BestResponse(1e-2, bilevel.ClosedForm(bilevel.RunningData())),
     "inner sgd": bilevel.BestResponse(0.05, bilevel.FastSGD(0.2, 2, batch_size=4)),
 }
 
