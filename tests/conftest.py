@@ -1,7 +1,9 @@
 """Fixtures of several files."""
 
+import numpy as np
 import pytest
 
+from bilevel import comparing
 from bilevel.comparison import Comparison
 
 
@@ -17,3 +19,13 @@ def reports(monkeypatch):
 
     monkeypatch.setattr(Comparison, "report", report)
     return made
+
+
+@pytest.fixture
+def untimed(monkeypatch):
+    """No timing pass."""
+    monkeypatch.setattr(
+        comparing,
+        "_seconds",
+        lambda problem, strategies, *_, **__: dict.fromkeys(strategies, np.nan),
+    )

@@ -137,8 +137,6 @@ DAMAGE = {
 def test_a_damaged_file_is_refused_by_name_and_costs_its_strategies_only(
     name, file, folder, whole, monkeypatch
 ):
-    if name == "of another training" and file == "training-2.safetensors":
-        pytest.skip("like the file before it")
     DAMAGE[name](folder / file)
     message = refused(folder, monkeypatch, file)
     assert "Delete it to train its strategies anew" in message

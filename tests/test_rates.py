@@ -17,7 +17,6 @@ from bilevel import (
     Tuning,
     TwoTimescale,
     compare,
-    comparing,
     solve,
     uniform,
 )
@@ -30,14 +29,7 @@ OPTIONS = {"seeds": [4, 0, 2], "steps": 8, "every": 4, "batch_size": 6, "dtype":
 FACTORS = (0.3, 1, 3)
 
 
-@pytest.fixture(autouse=True)
-def untimed(monkeypatch):
-    """No timing pass."""
-    monkeypatch.setattr(
-        comparing,
-        "_seconds",
-        lambda problem, strategies, *_, **__: dict.fromkeys(strategies, np.nan),
-    )
+pytestmark = pytest.mark.usefixtures("untimed")
 
 
 class Halving(AbstractSchedule):

@@ -6,13 +6,12 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 from command_line import run
 from small_problems import Smooth
 from test_checkpoint import OPTIONS, PAIR, assert_same
 
-from bilevel import compare, comparing
+from bilevel import compare
 from bilevel.training import Training
 
 KILLED = """
@@ -42,14 +41,7 @@ COMMAND = ["compare", "scalar-product", "--seeds", "3", "--steps", "40", "--ever
            "--strategies", "uniform slow", "best response"]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def untimed(monkeypatch):
-    """No timing pass."""
-    monkeypatch.setattr(
-        comparing,
-        "_seconds",
-        lambda problem, strategies, *_, **__: dict.fromkeys(strategies, np.nan),
-    )
+pytestmark = pytest.mark.usefixtures("untimed")
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from bilevel import (
     Tuning,
     TwoTimescale,
     compare,
-    comparing,
     solve,
     uniform,
 )
@@ -25,14 +24,7 @@ OPTIONS = {"seeds": [4, 0, 2], "steps": 8, "every": 4, "batch_size": 6, "dtype":
 FACTORS = (0.3, 1, 3)
 
 
-@pytest.fixture(autouse=True)
-def untimed(monkeypatch):
-    """No timing pass."""
-    monkeypatch.setattr(
-        comparing,
-        "_seconds",
-        lambda problem, strategies, *_, **__: dict.fromkeys(strategies, np.nan),
-    )
+pytestmark = pytest.mark.usefixtures("untimed")
 
 
 class Quadratic(bilevel.StackelbergProblem):
