@@ -53,7 +53,7 @@ $(RUN): pyproject.toml constraints.txt
 	@rm -f .venv/.stamp-*
 	@$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || "$(PYTHON)" -m venv --clear .venv
 	@$(INSTALL) "$(TORCH)"
-	@$(INSTALL) --editable .
+	@$(INSTALL) --editable ".[cvxpy,data]"
 	@touch $@
 
 $(TEST) $(LINT) $(DOCS): .venv/.stamp-%: $(RUN)
