@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
     "problem": "StackelbergProblem LinearHeadProblem Batch",
+    "auxiliary": "AuxiliaryProblem Pullback",
     "modules": "split assign SplitModule",
-    "criteria": "AbstractCriterion SquaredError",
+    "criteria": "AbstractCriterion RowCurvature SquaredError LogisticLoss SoftmaxLoss HuberLoss",
     "sets": "ConvexSet Everywhere Box Ball",
     "schedules": "AbstractSchedule Constant Polynomial",
     "optimizers": "AbstractOptimizer SGD RMSProp Adam Clipped",
@@ -18,7 +19,8 @@ _PUBLIC = {
     "heads": "AbstractHeadSolver ClosedForm FastSGD FullData BatchData RunningData",
     "hypergradients": "AbstractHypergradient Answer BodyGradient Envelope Implicit Unrolled "
     "FiniteDifferences",
-    "strategies": "AbstractStrategy TwoTimescale uniform BestResponse OwnLoop preset_strategies",
+    "strategies": "AbstractStrategy TwoTimescale uniform BestResponse OwnLoop preset_strategies "
+    "SingleLoop",
     "constants": "Curvature Lipschitz",
     "cost": "Cost",
     "status": "Status",
@@ -37,6 +39,8 @@ __all__ = [*sorted(_HOME), "errors"]
 
 if TYPE_CHECKING:
     from bilevel import errors as errors
+    from bilevel.auxiliary import AuxiliaryProblem as AuxiliaryProblem
+    from bilevel.auxiliary import Pullback as Pullback
     from bilevel.comparing import compare as compare
     from bilevel.comparison import Comparison as Comparison
     from bilevel.constants import Curvature as Curvature
@@ -44,6 +48,10 @@ if TYPE_CHECKING:
     from bilevel.contest import Progress as Progress
     from bilevel.cost import Cost as Cost
     from bilevel.criteria import AbstractCriterion as AbstractCriterion
+    from bilevel.criteria import HuberLoss as HuberLoss
+    from bilevel.criteria import LogisticLoss as LogisticLoss
+    from bilevel.criteria import RowCurvature as RowCurvature
+    from bilevel.criteria import SoftmaxLoss as SoftmaxLoss
     from bilevel.criteria import SquaredError as SquaredError
     from bilevel.heads import AbstractHeadSolver as AbstractHeadSolver
     from bilevel.heads import BatchData as BatchData
@@ -90,6 +98,7 @@ if TYPE_CHECKING:
     from bilevel.strategies import AbstractStrategy as AbstractStrategy
     from bilevel.strategies import BestResponse as BestResponse
     from bilevel.strategies import OwnLoop as OwnLoop
+    from bilevel.strategies import SingleLoop as SingleLoop
     from bilevel.strategies import TwoTimescale as TwoTimescale
     from bilevel.strategies import preset_strategies as preset_strategies
     from bilevel.strategies import uniform as uniform

@@ -20,7 +20,7 @@ def check_data(problem: StackelbergProblem, groups: Groups, *, per_seed: bool) -
     """Check the targets of a linear head problem, for every seed.
 
     Raises:
-        DataError: targets are constant or of the wrong type.
+        DataError: targets are constant or of the wrong type, or labels out of range.
         ShapeError: their shape does not fit `outputs`.
     """
     if not isinstance(problem, LinearHeadProblem):
@@ -36,6 +36,8 @@ def check_data(problem: StackelbergProblem, groups: Groups, *, per_seed: bool) -
             _check_curvature(problem.criterion, problem.outputs)
         for targets in group.targets if per_seed else group.targets.unsqueeze(0):
             problem.criterion.check_targets(targets, problem.outputs)
+            if name == "train":
+                problem.criterion.check_training(targets, problem.outputs)
 
 
 def check_problem(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> None:

@@ -29,6 +29,10 @@ class MissingDataError(DataError):
     """The data of a problem are not on this machine; the message says where they can come from."""
 
 
+class MissingPackageError(BilevelError, ImportError):
+    """An optional package is not installed; the message says how to install it."""
+
+
 class ProblemError(BilevelError, TypeError):
     """A problem's functions do not return what the contract asks for."""
 

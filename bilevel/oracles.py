@@ -238,10 +238,9 @@ class Oracles:
         predictions = design @ weights
         if problem.fit_bias:
             predictions = predictions + columns[:, -1:]
+        predictions = predictions if problem.outputs is not None else predictions.squeeze(2)
         targets = train.targets if axis == 0 else train.targets.expand(runs, *train.targets.shape)
-        slope = self._loss_gradient(predictions.reshape(targets.shape), targets).reshape(
-            runs, n, -1
-        )
+        slope = self._loss_gradient(predictions, targets).reshape(runs, n, -1)
         in_body = in_head = None
         if level != "body":
             in_head = design.mT @ slope + problem.ridge * weights
@@ -261,10 +260,11 @@ class Oracles:
         criterion = problem.criterion
         if criterion.quadratic:
             return (predictions - targets) * (1 / n)
-        flat = targets.flatten(0, 1)
-        total, pull = pullback(
-            lambda p: criterion.rows(p, flat).sum() / n, predictions.flatten(0, 1)
-        )
+        rows, flat = predictions.flatten(0, 1), targets.flatten(0, 1)
+        found = criterion.slope(rows, flat)
+        if found is not None:
+            return found.reshape(predictions.shape) * (1 / n)
+        total, pull = pullback(lambda p: criterion.rows(p, flat).sum() / n, rows)
         gradient: Tensor = pull(torch.ones_like(total))
         return gradient.reshape(predictions.shape)
 

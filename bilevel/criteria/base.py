@@ -1,0 +1,92 @@
+"""What a criterion is."""
+
+import abc
+import math
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from bilevel.errors import IncompatibleError
+
+
+class RowCurvature(NamedTuple):
+    """The second derivative of every row in its prediction: diag(diagonal) - outer outer'.
+
+    Attributes:
+        diagonal: (n,), or (n, K) for K predictions a row.
+        outer: (n, K); None: nothing is subtracted.
+    """
+
+    diagonal: Tensor
+    outer: Tensor | None = None
+
+
+class AbstractCriterion(abc.ABC):
+    """A loss c(prediction, target) per row, convex in the prediction.
+
+    `rows`, `metrics` and `check_targets` are required. `slope`, `curvature` and the two constants
+    make heads quick to solve and their bounds proven: without them derivatives are taken by
+    automatic differentiation and bounds are estimated. `atom` is what `Cvxpy` needs.
+    """
+
+    quadratic: bool = False
+    """Whether c is quadratic in the prediction with curvature 1, so that heads have closed
+    forms."""
+    largest_curvature: float = math.inf
+    """An upper bound on the eigenvalues of the second derivative in the prediction."""
+    curvature_change: float = math.inf
+    """A Lipschitz constant of the second derivative in the prediction, in the spectral norm."""
+
+    @abc.abstractmethod
+    def rows(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """The loss of every row.
+
+        Args:
+            predictions: (n,) or (n, K).
+            targets: as the criterion asks.
+
+        Returns:
+            (n,) losses.
+        """
+
+    @abc.abstractmethod
+    def metrics(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Metrics in users' units: a dict of 0-dim tensors.
+
+        Names that end in "accuracy" or "r2" are better when higher, all others when lower.
+        """
+
+    @abc.abstractmethod
+    def check_targets(self, targets: Tensor, outputs: int | None) -> None:
+        """Raise unless `targets` of a group fit; `outputs` is None for one output without axis."""
+
+    def check_training(self, targets: Tensor, outputs: int | None) -> None:  # noqa: B027 - a hook
+        """Raise unless a head can be fitted to `targets`, those of "train" (a hook)."""
+
+    def slope(self, predictions: Tensor, targets: Tensor) -> Tensor | None:
+        """The derivative of `rows` in the predictions, shaped like them (a hook); None: not known.
+
+        Rows do not interact: those of several runs come one after the other.
+        """
+        return None
+
+    def curvature(self, predictions: Tensor, targets: Tensor) -> RowCurvature | None:
+        """The second derivative of every row in its prediction (a hook); None: not known."""
+        return None
+
+    def atom(self, predictions: Any, targets: Any) -> Any:
+        """`rows` as a convex cvxpy expression of shape (n,) (a hook).
+
+        Args:
+            predictions: a cvxpy expression, affine in the head: (n,) or (n, K).
+            targets: a NumPy array as the criterion asks; regression targets may be a
+                `cvxpy.Parameter` of their shape.
+
+        Raises:
+            IncompatibleError: the criterion has none.
+            MissingPackageError: cvxpy is not installed.
+        """
+        raise IncompatibleError(
+            f"{type(self).__name__} has no cvxpy atom. Define `atom(predictions, targets)`, which "
+            "returns the losses of all rows as a cvxpy expression, or solve the head by Newton()."
+        )

@@ -1,0 +1,64 @@
+"""What class labels must look like."""
+
+import torch
+from torch import Tensor
+
+from bilevel.errors import DataError, ShapeError
+
+
+def check_labels(targets: Tensor, classes: int) -> None:
+    """int64 labels (n,) between 0 and `classes` - 1.
+
+    Raises:
+        DataError: another type, or labels outside.
+        ShapeError: another shape.
+    """
+    if targets.dtype != torch.int64:
+        whole = not targets.is_complex() and bool((targets == targets.round()).all())
+        remedy = (
+            "Convert them with `.long()`, NumPy arrays with `.astype('int64')`."
+            if whole or not targets.is_floating_point()
+            else "They hold fractions, so they are no labels: use SquaredError() for regression."
+        )
+        raise DataError(f"Class labels must be int64, got {targets.dtype}. {remedy}")
+    if targets.ndim != 1:
+        raise ShapeError(
+            f"Class labels must have shape (n,), got {tuple(targets.shape)}. One-hot targets "
+            "become labels with `.argmax(1)`."
+        )
+    low, high = int(targets.min()), int(targets.max())
+    if low < 0 or high >= classes:
+        remedy = (
+            "Labels -1 and 1 become 0 and 1 with `(y + 1) // 2`; for more than two classes use "
+            "SoftmaxLoss()."
+            if classes == 2
+            else "Count them from 0, or set `outputs` to the number of classes."
+        )
+        raise DataError(
+            f"Class labels must lie between 0 and {classes - 1}, but they go from {low} to {high}. "
+            f"{remedy}"
+        )
+
+
+def check_variety(targets: Tensor) -> None:
+    """Raise if all training labels are the same."""
+    if bool((targets == targets[0]).all()):
+        raise DataError(
+            f"All {len(targets)} training labels are {int(targets[0])}: with one class only there "
+            "is nothing to learn. Check the split; shuffle rows that are sorted by class."
+        )
+
+
+def check_shapes(predictions: Tensor, targets: Tensor, outputs: str) -> None:
+    """Raise unless there is one label for each row of predictions.
+
+    Args:
+        predictions: (n,) or (n, K).
+        targets: (n,).
+        outputs: what the problem's `outputs` must be, for the message.
+    """
+    if targets.shape != predictions.shape[:1]:
+        raise ShapeError(
+            f"Predictions {tuple(predictions.shape)} do not fit labels {tuple(targets.shape)}: "
+            f"labels are (n,), and the problem needs `outputs = {outputs}`."
+        )

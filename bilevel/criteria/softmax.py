@@ -1,0 +1,92 @@
+"""The loss of K classes."""
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel.criteria.base import AbstractCriterion, RowCurvature
+from bilevel.criteria.labels import check_labels, check_shapes, check_variety
+from bilevel.errors import ShapeError
+from bilevel.extras import extra
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SoftmaxLoss(AbstractCriterion):
+    """log sum_k e^(u_k) - u_y for predictions u (K,) and a label y: -log of the probability of y.
+
+    Never overflows. Targets are int64 (n,) in 0 ... K - 1, `outputs` is K, the head (M, K). The
+    probabilities are softmax(u). Adding one number to all u of a row changes nothing, so without a
+    penalty the head is not unique.
+
+    Metrics: `cross_entropy`, the mean over rows in nats; `accuracy`, the fraction of rows whose
+    largest prediction is that of the label (the first one, where several are equal).
+
+    Source: arXiv 2605.15530, equation (11), for K classes. Differs from the source in: None.
+
+    Examples:
+        >>> import torch
+        >>> from bilevel import SoftmaxLoss
+        >>> SoftmaxLoss().rows(torch.tensor([[0.0, 0.0], [10000.0, 0.0]]), torch.tensor([0, 1]))
+        tensor([6.9315e-01, 1.0000e+04])
+    """
+
+    largest_curvature = 0.5
+    # the third cumulant of a variable that ranges over at most sqrt(2), as |v| = 1 allows
+    curvature_change = math.sqrt(8) / (6 * math.sqrt(3))
+
+    def rows(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """log sum_k exp(u_k - u_y)."""
+        _check(predictions, targets)
+        own = predictions.gather(1, targets.unsqueeze(1))
+        return torch.logsumexp(predictions - own, 1)
+
+    def metrics(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """`cross_entropy` and `accuracy`."""
+        losses = self.rows(predictions, targets)
+        right = predictions.argmax(1) == targets
+        return {"cross_entropy": losses.mean(), "accuracy": right.to(losses.dtype).mean()}
+
+    def check_targets(self, targets: Tensor, outputs: int | None) -> None:
+        """int64 labels 0 ... K - 1, for a head with K >= 2 outputs."""
+        if outputs is None or outputs < 2:
+            raise ShapeError(
+                f"SoftmaxLoss has a prediction for each class: set `outputs` to the number of "
+                f"classes, not {outputs}, or use LogisticLoss() for two classes and one prediction."
+            )
+        check_labels(targets, outputs)
+
+    def check_training(self, targets: Tensor, outputs: int | None) -> None:
+        """At least two classes must be there."""
+        check_variety(targets)
+
+    def slope(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """softmax(u) - e_y."""
+        _check(predictions, targets)
+        shares, column = torch.softmax(predictions, 1), targets.unsqueeze(1)
+        # 1 - p_y as the sum of the others loses no digits where p_y is close to 1
+        others = shares.scatter(1, column, 0.0)
+        return others.scatter(1, column, -others.sum(1, keepdim=True))
+
+    def curvature(self, predictions: Tensor, targets: Tensor) -> RowCurvature:
+        """diag(p) - p p' with p = softmax(u)."""
+        shares = torch.softmax(predictions, 1)
+        return RowCurvature(shares, shares)
+
+    def atom(self, predictions: Any, targets: Any) -> Any:
+        """`cvxpy.log_sum_exp`."""
+        cvxpy = extra("cvxpy", "cvxpy", "An atom of SoftmaxLoss")
+        classes = torch.eye(predictions.shape[1], dtype=torch.float64).numpy()
+        own = cvxpy.sum(cvxpy.multiply(classes[targets], predictions), axis=1)
+        return cvxpy.log_sum_exp(predictions, axis=1) - own
+
+
+def _check(predictions: Tensor, targets: Tensor) -> None:
+    if predictions.ndim != 2:
+        raise ShapeError(
+            f"SoftmaxLoss needs predictions (n, K), got {tuple(predictions.shape)}: set `outputs` "
+            "to the number of classes."
+        )
+    check_shapes(predictions, targets, "K")
