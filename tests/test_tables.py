@@ -16,7 +16,7 @@ from bilevel.errors import (
     UnknownNameError,
 )
 from problems.csv_file import read_columns
-from problems.regression import Network
+from problems.network import Network
 from problems.table import from_arrays, table
 
 ROWS = 50
