@@ -1,4 +1,4 @@
-"""The random streams of a seed, and two ways to draw rows from them.
+"""The random streams of a seed, and how rows are drawn from them.
 
 Rows are drawn in blocks of 256 steps: the block of a step, and with it the step's rows, can be
 drawn without the blocks before it.
@@ -15,8 +15,8 @@ from bilevel.errors import ArgumentError
 
 BLOCK = 256
 
-Sampling = Literal["iid", "epochs"]
-"""How rows are drawn: with replacement, or in epochs without."""
+Sampling = Literal["iid", "epochs", "sequential"]
+"""How rows are drawn: with replacement, in epochs without, or in the order of the data."""
 
 
 def generator(seed: int, *stream: str | int) -> torch.Generator:
@@ -48,10 +48,19 @@ def epoch_rows(total: int, size: int, block: int, seed: int, *stream: str) -> Te
     return torch.cat(epochs)[start - first * total :][:count].reshape(BLOCK, size)
 
 
+def sequential_rows(total: int, size: int, block: int) -> Tensor:
+    """Rows in the order of the data, over and over: (BLOCK, size).
+
+    Step k takes the positions [k size, (k + 1) size); after the last row comes the first.
+    """
+    start = block * BLOCK * size % total
+    return (start + torch.arange(BLOCK * size)).remainder(total).reshape(BLOCK, size)
+
+
 def check_sampling(sampling: object) -> None:
     """Raise unless `sampling` names a way to draw rows."""
     if sampling not in get_args(Sampling):
         raise ArgumentError(
-            '`sampling` must be "iid" (with replacement) or "epochs" (every row once per epoch), '
-            f"got {sampling!r}."
+            '`sampling` must be "iid" (with replacement), "epochs" (every row once per epoch) or '
+            f'"sequential" (in the order of the data, as a trajectory is), got {sampling!r}.'
         )

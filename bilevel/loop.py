@@ -66,7 +66,7 @@ def solve(
         tolerance: stop a run when |projected grad Phi| falls below this times its first value;
             looked at in records only. None: never.
         sampling: "iid": rows are drawn with replacement; "epochs": without, in random
-            permutations.
+            permutations; "sequential": in the order of the data, over and over (trajectories).
         compile: compile the steps: several times faster after 10 to 60 s of compilation, the same
             numbers up to rounding. Strategies that decide on values run eagerly, with a warning.
         state: of an earlier `Solution`, to go on for `steps` more.

@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.func import jacrev, vmap
 
 from bilevel import trees
+from bilevel.auxiliary import AuxiliaryProblem, Pullback
 from bilevel.errors import IncompatibleError
 from bilevel.problem import Groups, LinearHeadProblem, StackelbergProblem
+from bilevel.pullback import gradients, pullback, variable
 from bilevel.sampling import Rows
 from bilevel.trees import Tree
 
@@ -99,6 +101,24 @@ class Oracles:
         """d_w g and d_theta g in one backward pass."""
         return self._gradients(self.problem.head_objective, body, head, rows, "both")
 
+    def directions(
+        self, body: Tree, head: Tree, auxiliary: Tree, rows: Rows
+    ) -> tuple[Tree, Tree, Tree]:
+        """The directions of an `AuxiliaryProblem`, with pull-backs carried out."""
+        problem = self.problem
+        assert isinstance(problem, AuxiliaryProblem)
+        mapped = vmap(problem.directions, in_dims=(0, 0, 0, rows.in_dims))
+
+        def values(levels: Tree) -> tuple[Tree, Tree]:
+            found = mapped(levels, head, auxiliary, rows.groups)
+            return (found[0].values if isinstance(found[0], Pullback) else levels), found
+
+        (first, *others), pull = pullback(values, body, has_aux=True)
+        if isinstance(first, Pullback):
+            first = pull(first.along)
+        head_direction, auxiliary_direction = trees.detach(others)
+        return trees.detach(first), head_direction, auxiliary_direction
+
     # second derivatives of g
 
     def head_hvp(self, body: Tree, head: Tree, vector: Tree, rows: Rows) -> Tree:
@@ -108,6 +128,19 @@ class Oracles:
     def cross_vjp(self, body: Tree, head: Tree, vector: Tree, rows: Rows) -> Tree:
         """(d2_{w theta} g) v for v shaped like the head; the result is shaped like the body."""
         return self._second(body, head, vector, rows, "body")
+
+    def head_products(self, body: Tree, head: Tree, vector: Tree, rows: Rows) -> tuple[Tree, ...]:
+        """d_theta g, (d2_{theta theta} g) v and (d2_{w theta} g) v from one graph."""
+
+        def product(levels: Tree) -> tuple[Tensor, Tree]:
+            def total(at: Tree) -> Tensor:
+                return self._values(self.problem.head_objective, levels[0], at, rows).sum()
+
+            gradient = torch.func.grad(total)(levels[1])
+            return trees.dot(gradient, vector).sum(), gradient
+
+        (cross, along), gradient = torch.func.grad(product, has_aux=True)((body, head))
+        return gradient, along, cross
 
     def head_hessian(self, body: Tree, head: Tree, rows: Rows) -> Tensor:
         """d2_{theta theta} g as a matrix, (R, P, P) for a head of P numbers."""
@@ -283,51 +316,11 @@ class Oracles:
 
     def _second(self, body: Tree, head: Tree, vector: Tree, rows: Rows, level: str) -> Tree:
         with torch.enable_grad():
-            body, head = _variable(body), _variable(head)
+            body, head = variable(body), variable(head)
             value = self._values(self.problem.head_objective, body, head, rows).sum()
-            gradient = _grad([value], trees.leaves(head), create_graph=True)
+            gradient = gradients([value], trees.leaves(head), create_graph=True)
             products = [
                 (g * v.detach()).sum() for g, v in zip(gradient, trees.leaves(vector), strict=True)
             ]
             target = head if level == "head" else body
-            return trees.rebuild(target, _grad(products, trees.leaves(target)))
-
-
-def pullback(function: Callable[[Tree], Tree], tree: Tree) -> tuple[Tree, Callable[[Tree], Tree]]:
-    """The value of `function` at `tree`, and the map of a cotangent to its pull-back.
-
-    Recording a graph costs less than `torch.func.vjp`, which the compiler needs.
-    """
-    if torch.compiler.is_compiling():
-        found = torch.func.vjp(function, tree)
-        return found[0], lambda along: found[1](along)[0]
-    with torch.enable_grad():
-        variable = _variable(tree)
-        value = function(variable)
-    return trees.detach(value), lambda along: trees.rebuild(
-        tree, _grad(trees.leaves(value), trees.leaves(variable), trees.leaves(along))
-    )
-
-
-def _variable(tree: Tree) -> Tree:
-    """Fresh leaves of a graph."""
-    return trees.tree_map(lambda leaf: leaf.detach().requires_grad_(), tree)
-
-
-def _grad(
-    values: list[Tensor],
-    wanted: list[Tensor],
-    along: list[Tensor] | None = None,
-    *,
-    create_graph: bool = False,
-) -> list[Tensor]:
-    """Gradients of the sum of `values` (times `along`), zero where it does not depend on a leaf."""
-    kept = [i for i, value in enumerate(values) if value.requires_grad]
-    if not kept:
-        return [torch.zeros_like(leaf) for leaf in wanted]
-    outputs, weights = [values[i] for i in kept], along and [along[i] for i in kept]
-    return list(
-        torch.autograd.grad(
-            outputs, wanted, weights, create_graph=create_graph, materialize_grads=True
-        )
-    )
+            return trees.rebuild(target, gradients(products, trees.leaves(target)))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.drawing import BLOCK, Sampling, check_sampling, epoch_rows, iid_rows
+from bilevel.drawing import BLOCK, Sampling, check_sampling, epoch_rows, iid_rows, sequential_rows
 from bilevel.drawing import generator as generator
 from bilevel.errors import ArgumentError, ProblemError, ShapeError
 from bilevel.problem import Groups, StackelbergProblem
@@ -209,7 +209,7 @@ class Sampler:
             own; step k of batches of B takes the positions [k B, (k + 1) B) of these permutations
             one after the other. All batches have B rows: one may straddle two epochs (or hold
             several, where B > n), no row is dropped, and steps 0 to n - 1 visit every row exactly B
-            times.
+            times. "sequential": the same positions of the rows as they are, over and over.
 
     Raises:
         ArgumentError: a batch size, its groups or `sampling` are none of these.
@@ -285,6 +285,8 @@ class Sampler:
         pick = epoch_rows if self.sampling == "epochs" else iid_rows
 
         def draw(seed: int, block: int) -> Tensor:
+            if self.sampling == "sequential":
+                return sequential_rows(total, size, block)
             return pick(total, size, block, seed, stream, group)
 
         block = self._block((stream, group, size), k, draw)

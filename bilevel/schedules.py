@@ -14,7 +14,7 @@ Number = float | Tensor
 
 
 class AbstractSchedule(abc.ABC):
-    """A positive step size for each step k = 0, 1, 2, ..."""
+    """A step size for each step k = 0, 1, 2, ..., positive (`Frozen` alone is zero)."""
 
     @abc.abstractmethod
     def __call__(self, k: int) -> Number:
@@ -51,6 +51,19 @@ class Constant(AbstractSchedule):
 
     def __repr__(self) -> str:
         return f"Constant({self.value!r})"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Frozen(AbstractSchedule):
+    """The step size 0: what it moves stays where it is."""
+
+    def __call__(self, k: int) -> Number:
+        """Zero."""
+        return 0.0
+
+    def scaled(self, factor: float) -> "Frozen":
+        """Zero again."""
+        return self
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

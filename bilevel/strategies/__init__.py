@@ -4,12 +4,16 @@ from bilevel.strategies.base import AbstractStrategy
 from bilevel.strategies.best_response import BestResponse
 from bilevel.strategies.own_loop import OwnLoop
 from bilevel.strategies.presets import preset_strategies
+from bilevel.strategies.single_loop import SOBA, AbstractDirections, SingleLoop
 from bilevel.strategies.two_timescale import TwoTimescale, uniform
 
 __all__ = [
+    "SOBA",
+    "AbstractDirections",
     "AbstractStrategy",
     "BestResponse",
     "OwnLoop",
+    "SingleLoop",
     "TwoTimescale",
     "preset_strategies",
     "uniform",

@@ -1,0 +1,254 @@
+"""One step of body, head and an auxiliary variable at a time, each with its own step size."""
+
+import abc
+import dataclasses
+from typing import NamedTuple
+
+import torch
+
+from bilevel import trees
+from bilevel.auxiliary import AuxiliaryProblem
+from bilevel.cost import Cost
+from bilevel.errors import ArgumentError, IncompatibleError
+from bilevel.hyperparameters import check_part
+from bilevel.optimizers import SGD, AbstractOptimizer
+from bilevel.oracles import Oracles
+from bilevel.problem import StackelbergProblem
+from bilevel.sampling import Rows
+from bilevel.schedules import AbstractSchedule, Frozen, Number, as_schedule
+from bilevel.sets import ConvexSet, Everywhere
+from bilevel.strategies.base import AbstractStrategy
+from bilevel.strategies.two_timescale import Order
+from bilevel.trees import Tree
+
+
+class Levels(NamedTuple):
+    """A tree for each of the three: points, directions, moments or rates."""
+
+    body: Tree
+    head: Tree
+    auxiliary: Tree
+
+
+class SingleLoopState(NamedTuple):
+    """Body, head and auxiliary variable, and the state of their optimisers."""
+
+    body: Tree
+    head: Tree
+    auxiliary: Tree
+    moments: Levels
+
+
+class AbstractDirections(abc.ABC):
+    """Where the three variables of a `SingleLoop` go; frozen dataclasses without numbers."""
+
+    @abc.abstractmethod
+    def check(self, problem: StackelbergProblem) -> None:
+        """Raise `IncompatibleError` if they would be wrong for `problem`."""
+
+    @abc.abstractmethod
+    def init(self, oracles: Oracles, head: Tree, rows: Rows) -> Tree:
+        """The initial auxiliary variables, leaves (R, ...)."""
+
+    @abc.abstractmethod
+    def all(self, oracles: Oracles, at: Levels, rows: Rows) -> Levels:
+        """The directions of all three at one point."""
+
+    def auxiliary_set(self, problem: StackelbergProblem) -> ConvexSet:
+        """What the auxiliary variable is projected onto (a hook)."""
+        return Everywhere()
+
+    @property
+    @abc.abstractmethod
+    def cost(self) -> Cost:
+        """What one call of `all` costs."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OwnDirections(AbstractDirections):
+    """`AuxiliaryProblem.directions`."""
+
+    def check(self, problem: StackelbergProblem) -> None:
+        """The problem must have directions."""
+        if not isinstance(problem, AuxiliaryProblem):
+            raise IncompatibleError(
+                f"{type(problem).__name__} is no AuxiliaryProblem and has no directions of its "
+                "own. Leave `directions` out: SOBA's are used then."
+            )
+
+    def init(self, oracles: Oracles, head: Tree, rows: Rows) -> Tree:
+        """What the problem draws for each seed."""
+        problem = oracles.problem
+        assert isinstance(problem, AuxiliaryProblem)
+        assert rows.sampler is not None
+        auxiliary = rows.sampler.data.initial(problem.init_auxiliary, "auxiliary")
+        problem.auxiliary_set.check(trees.take(auxiliary, 0))
+        return problem.auxiliary_set.project(auxiliary)
+
+    def all(self, oracles: Oracles, at: Levels, rows: Rows) -> Levels:
+        """The problem's."""
+        return Levels(*oracles.directions(*at, rows))
+
+    def auxiliary_set(self, problem: StackelbergProblem) -> ConvexSet:
+        """The problem's."""
+        assert isinstance(problem, AuxiliaryProblem)
+        return problem.auxiliary_set
+
+    @property
+    def cost(self) -> Cost:
+        """As much as one gradient."""
+        return Cost(gradients=1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SOBA(AbstractDirections):
+    """The implicit gradient with an adjoint v that is tracked, not solved for.
+
+        head:       d_theta g
+        auxiliary:  (d2_{theta theta} g) v - d_theta F
+        body:       d_w F - (d2_{w theta} g) v
+
+    v starts at zero. At theta*(w) and v = H^{-1} d_theta F the expected direction of the body is
+    grad Phi. All are linear in the derivatives on the batch, so none is biased.
+
+    Source: Dagreou, Ablin, Vaiter and Moreau 2022 (arXiv 2201.13409), algorithm 1 with SGD
+    directions. Differs from the source in: 1. the rows of the step serve all derivatives; 2. step
+    sizes of head and auxiliary may differ.
+    """
+
+    def check(self, problem: StackelbergProblem) -> None:
+        """v has no equation of this form where the head is held at a boundary."""
+        if not isinstance(problem.head_set, Everywhere):
+            raise IncompatibleError(
+                f"SOBA's directions need a head without a set, and the heads of "
+                f"{type(problem).__name__} lie in a {type(problem.head_set).__name__}. Use "
+                "BestResponse(body_lr, solver, Implicit()), or a penalty in the set's place."
+            )
+
+    def init(self, oracles: Oracles, head: Tree, rows: Rows) -> Tree:
+        """Adjoints of zero."""
+        return trees.tree_map(torch.zeros_like, head)
+
+    def all(self, oracles: Oracles, at: Levels, rows: Rows) -> Levels:
+        """Two gradients and two products."""
+        slope, product, cross = oracles.head_products(*at, rows)
+        direct, right = oracles.body_gradients(at.body, at.head, rows)
+        return Levels(
+            trees.tree_map(torch.sub, direct, cross),
+            slope,
+            trees.tree_map(torch.sub, product, right),
+        )
+
+    @property
+    def cost(self) -> Cost:
+        """A gradient at each level, and two products."""
+        return Cost(gradients=2, products=2)
+
+
+OWN, ADJOINT = OwnDirections(), SOBA()  # made once: the compiler does not make parts
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SingleLoop(AbstractStrategy):
+    """Body, head and auxiliary variable move together, each with its own step size.
+
+        x <- Proj[ x - lr_k direction_x(body, head, auxiliary; xi_k) ]      for each of the three
+
+    Args:
+        body_lr: alpha, a number or a schedule; 0.0 freezes the body.
+        head_lr: beta, a number or a schedule.
+        auxiliary_lr: zeta, a number or a schedule; `Polynomial(b, 0.4).scaled(c)` is c beta_k.
+        optimizer: turns directions into steps, for all three.
+        order: "simultaneous": all directions at the old point (Jacobi). "alternating": first the
+            auxiliary variable moves, then the head at the new auxiliary variable, then the body at
+            both (Gauss-Seidel); all directions are computed three times.
+        directions: where they go. None: the problem's if it is an `AuxiliaryProblem`, else `SOBA()`
+            (of `bilevel.strategies`), for which the auxiliary variable is the adjoint.
+
+    The auxiliary variable is in `solution.state.strategy.auxiliary`.
+
+    Source: arXiv 2605.15530, Algorithm 1 (TDC with neural features); Dagreou et al. 2022 (SOBA).
+    Differs from the source in: 1. an optimizer in the place of the plain step; 2. both orders.
+
+    Examples:
+        >>> import bilevel
+        >>> head_lr = bilevel.Polynomial(0.1, 0.4)    # theorem 3.6
+        >>> strategy = bilevel.SingleLoop(bilevel.Polynomial(0.01, 0.6), head_lr, head_lr.scaled(2))
+        >>> strategy.order
+        'simultaneous'
+    """
+
+    body_lr: Number | AbstractSchedule
+    head_lr: Number | AbstractSchedule
+    auxiliary_lr: Number | AbstractSchedule
+    optimizer: AbstractOptimizer = dataclasses.field(default_factory=SGD)
+    order: Order = "simultaneous"
+    directions: AbstractDirections | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("body_lr", "head_lr", "auxiliary_lr"):
+            value = getattr(self, name)
+            frozen = name == "body_lr" and isinstance(value, int | float) and value == 0
+            object.__setattr__(self, name, Frozen() if frozen else as_schedule(value, name))
+        check_part(self.optimizer, AbstractOptimizer, "optimizer", "SGD()")
+        if self.order not in ("alternating", "simultaneous"):
+            raise ArgumentError(
+                f'`order` must be "alternating" or "simultaneous", got {self.order!r}.'
+            )
+        if self.directions is not None:
+            check_part(self.directions, AbstractDirections, "directions", "SOBA()")
+
+    def check(self, problem: StackelbergProblem) -> None:
+        """The directions must fit the problem."""
+        self._directions(problem).check(problem)
+
+    def fitted(self, problem: StackelbergProblem) -> "SingleLoop":
+        """With the directions that None stands for."""
+        return dataclasses.replace(self, directions=self._directions(problem))
+
+    def _directions(self, problem: StackelbergProblem) -> AbstractDirections:
+        return self.directions or (OWN if isinstance(problem, AuxiliaryProblem) else ADJOINT)
+
+    def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> SingleLoopState:
+        """The initial auxiliary variables; optimiser states at zero."""
+        auxiliary = self._directions(oracles.problem).init(oracles, head, rows)
+        moments = Levels(*map(self.optimizer.init, (body, head, auxiliary)))
+        return SingleLoopState(body, head, auxiliary, moments)
+
+    def step(self, oracles: Oracles, state: SingleLoopState, rows: Rows, k: int) -> SingleLoopState:
+        """One step of all three."""
+        problem, directions = oracles.problem, self._directions(oracles.problem)
+        point, moments = Levels(*state[:3]), state.moments
+        sets = (problem.body_set, problem.head_set, directions.auxiliary_set(problem))
+        rates = (self.body_lr, self.head_lr, self.auxiliary_lr)
+        found = None
+        for level in (2, 1, 0):
+            if found is None or self.order == "alternating":
+                found = directions.all(oracles, point, rows)
+            made = self.optimizer.update(
+                found[level], moments[level], point[level], as_schedule(rates[level], "")(k)
+            )
+            name = Levels._fields[level]
+            point = point._replace(**{name: sets[level].project(made[0])})
+            moments = moments._replace(**{name: made[1]})
+        return SingleLoopState(*point, moments)
+
+    @property
+    def rates(self) -> tuple[tuple[str, ...], ...]:
+        """Three, or two where the body is frozen."""
+        return tuple(
+            (name,)
+            for name in ("body_lr", "head_lr", "auxiliary_lr")
+            if not isinstance(getattr(self, name), Frozen)
+        )
+
+    @property
+    def compilable(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def cost(self) -> Cost:
+        """What the directions cost, three times where they alternate."""
+        one = (self.directions or OWN).cost
+        return one.plus(one).plus(one) if self.order == "alternating" else one
