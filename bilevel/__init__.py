@@ -12,7 +12,7 @@ _PUBLIC = {
     "auxiliary": "AuxiliaryProblem Pullback",
     "modules": "split assign SplitModule",
     "criteria": "AbstractCriterion RowCurvature SquaredError LogisticLoss SoftmaxLoss HuberLoss",
-    "sets": "ConvexSet Everywhere Box Ball",
+    "sets": "ConvexSet Everywhere Box Ball L1Ball Nonnegative Simplex",
     "schedules": "AbstractSchedule Constant Polynomial",
     "optimizers": "AbstractOptimizer SGD RMSProp Adam Clipped",
     "linear": "AbstractLinearSolver CG Dense Neumann",
@@ -93,6 +93,9 @@ if TYPE_CHECKING:
     from bilevel.sets import Box as Box
     from bilevel.sets import ConvexSet as ConvexSet
     from bilevel.sets import Everywhere as Everywhere
+    from bilevel.sets import L1Ball as L1Ball
+    from bilevel.sets import Nonnegative as Nonnegative
+    from bilevel.sets import Simplex as Simplex
     from bilevel.solution import Solution as Solution
     from bilevel.status import Status as Status
     from bilevel.strategies import AbstractStrategy as AbstractStrategy

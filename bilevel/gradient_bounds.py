@@ -46,7 +46,7 @@ from bilevel.lipschitz import (
     stated_constants,
 )
 from bilevel.sampling import Rows
-from bilevel.sets import Box, Everywhere
+from bilevel.sets import Everywhere
 from bilevel.trees import Tree
 
 
@@ -159,7 +159,7 @@ class GradientCertifier:
         head_set, distance = self.certifier.oracles.problem.head_set, self.certificate.bound
         if isinstance(head_set, Everywhere):
             return torch.ones_like(distance, dtype=torch.bool)
-        if not isinstance(head_set, Box):
+        if head_set.bounds(self.head) is None:
             return torch.zeros_like(distance, dtype=torch.bool)
         reach = 1.001 * distance
 

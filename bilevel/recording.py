@@ -14,7 +14,7 @@ from bilevel.linear.system import AbstractSystem
 from bilevel.oracles import Oracles
 from bilevel.problem import StackelbergProblem
 from bilevel.sampling import Rows, Sampler
-from bilevel.sets import Box, Everywhere
+from bilevel.sets import Box, Everywhere, Nonnegative
 from bilevel.trees import Tree
 
 RECORD_BYTES = 2**26
@@ -50,7 +50,8 @@ class Recorder:
         self.oracles, self.sampler = oracles, sampler
         runs, one = len(sampler.data.seeds), slice(0, 1)
         head_set, data = oracles.problem.head_set, sampler.data
-        self.differentiable = oracles.is_stackelberg or isinstance(head_set, Everywhere | Box)
+        flat = isinstance(head_set, Everywhere | Box | Nonnegative)
+        self.differentiable = oracles.is_stackelberg or flat
         # what a problem states of itself it states of its own rows, not of rounded ones
         own = (data.dtype == torch.float64 or not data.groups) and not data.per_seed
         states = oracles.problem.known_lipschitz

@@ -6,7 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_problems import doubles
 
-from bilevel import Ball, Box, ConvexSet, Everywhere, trees
+from bilevel import (
+    Ball,
+    Box,
+    ConvexSet,
+    Everywhere,
+    L1Ball,
+    Nonnegative,
+    Simplex,
+    trees,
+)
 from bilevel.errors import ArgumentError, ShapeError
 
 LOW = torch.tensor([-1.0, -torch.inf, 0.25], dtype=torch.float64)
@@ -18,7 +27,11 @@ SETS = {
     "tensor box": Box(LOW, HIGH),
     "point": Box(0.5, 0.5),
     "ball": Ball(0.7),
+    "nonnegative": Nonnegative(),
+    "l1 ball": L1Ball(0.9),
+    "simplex": Simplex(),
 }
+INSIDE = {"ball": 0.05, "l1 ball": 0.3, "simplex": 1 / 3}
 
 
 def in_set(name, tree):
@@ -26,6 +39,12 @@ def in_set(name, tree):
     flat = trees.flatten(tree)
     if name == "ball":
         return bool((flat.norm(dim=1) <= 0.7 * (1 + 1e-15)).all())
+    if name == "l1 ball":
+        return bool((flat.abs().sum(1) <= 0.9 * (1 + 1e-15)).all())
+    if name == "simplex":
+        return bool(((flat.sum(1) - 1).abs() <= 1e-15).all() and (flat >= 0).all())
+    if name == "nonnegative":
+        return bool((flat >= 0).all())
     if name == "everywhere":
         return True
     box = SETS[name]
@@ -54,7 +73,7 @@ def test_the_projection_is_the_nearest_point(name, seed, scale):
 
 @pytest.mark.parametrize("name", SETS)
 def test_points_of_the_set_come_back_bitwise(name):
-    inside = torch.full((2, 3), 0.5, dtype=torch.float64) * (0.1 if name == "ball" else 1)
+    inside = torch.full((2, 3), INSIDE.get(name, 0.5), dtype=torch.float64)
     assert in_set(name, inside)
     assert torch.equal(SETS[name].project(inside), inside)
 
@@ -105,9 +124,10 @@ def test_a_box_needs_ordered_bounds(low, high):
 
 
 @pytest.mark.parametrize("radius", [0.0, -1.0, float("nan")])
-def test_a_ball_needs_a_positive_radius(radius):
+@pytest.mark.parametrize("ball", [Ball, L1Ball])
+def test_a_ball_needs_a_positive_radius(ball, radius):
     with pytest.raises(ArgumentError, match="positive radius"):
-        Ball(radius)
+        ball(radius)
 
 
 @pytest.mark.parametrize("leaf", [torch.ones(3), torch.ones(2, 3)])

@@ -1,67 +1,16 @@
-"""Convex sets and the Euclidean projection onto them."""
+"""Sets whose bounds are coordinate planes."""
 
-import abc
 import dataclasses
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.errors import ArgumentError, IncompatibleError, ShapeError
+from bilevel.errors import ArgumentError, ShapeError
+from bilevel.sets.base import ConvexSet
 from bilevel.trees import Tree
-
-
-class ConvexSet(abc.ABC):
-    """A closed convex set W or Theta that a level must stay in.
-
-    A problem states its sets for one run; projections work on trees with a leading run axis.
-    """
-
-    @abc.abstractmethod
-    def project(self, tree: Tree) -> Tree:
-        """The nearest point of the set, per run.
-
-        Args:
-            tree: leaves of shape (R, ...).
-
-        Returns:
-            A tree of the same structure and shapes; points of the set come back unchanged.
-        """
-
-    def free(self, tree: Tree, direction: Tree) -> Tree | None:
-        """Which coordinates stay off the boundary, for derivatives of a minimiser (a hook).
-
-        Args:
-            tree: points of the set, leaves (R, ...).
-            direction: where they are pushed, such as the negative gradient there.
-
-        Returns:
-            A tree of booleans, False where a point is on the boundary and pushed outwards; None
-            if every coordinate is free.
-
-        Raises:
-            IncompatibleError: the boundary is no coordinate plane.
-        """
-        raise IncompatibleError(
-            f"Derivatives of a head on {type(self).__name__} are not available: its boundary is "
-            "no coordinate plane. Use a Box, or the whole space with a penalty."
-        )
-
-    def check(self, tree: Tree) -> None:  # noqa: B027 - a hook: most sets fit any tree
-        """Raise `ShapeError` if the set does not fit a tree of this shape (no run axis)."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Everywhere(ConvexSet):
-    """The whole space: the projection is the identity."""
-
-    def project(self, tree: Tree) -> Tree:
-        """The tree itself."""
-        return tree
-
-    def free(self, tree: Tree, direction: Tree) -> None:
-        """Every coordinate."""
-        return None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,6 +54,19 @@ class Box(ConvexSet):
 
         return trees.tree_map(one, tree, direction)
 
+    def bounds(self, tree: Tree) -> tuple[Tree, Tree]:
+        """low and high."""
+        low = trees.tree_map(lambda leaf: self._bounds(leaf)[0], tree)
+        return low, trees.tree_map(lambda leaf: self._bounds(leaf)[1], tree)
+
+    def constraints(self, variable: Any) -> list[Any]:
+        """Those of its bounds that are finite."""
+        low, high = (
+            np.broadcast_to(torch.as_tensor(bound, dtype=torch.float64).numpy(), variable.shape)
+            for bound in (self.low, self.high)
+        )
+        return _above(variable, low) + _above(-variable, -high)
+
     def _bounds(self, leaf: Tensor) -> tuple[Tensor, Tensor]:
         low = torch.as_tensor(self.low, dtype=leaf.dtype, device=leaf.device)
         high = torch.as_tensor(self.high, dtype=leaf.dtype, device=leaf.device)
@@ -128,22 +90,39 @@ class Box(ConvexSet):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Ball(ConvexSet):
-    """|x| <= radius, the norm taken over all leaves together: x min(1, radius / |x|).
+class Nonnegative(ConvexSet):
+    """x >= 0, entry by entry: the projection is the positive part.
 
-    Args:
-        radius: positive.
+    Examples:
+        >>> import torch
+        >>> from bilevel import Nonnegative
+        >>> Nonnegative().project(torch.tensor([[-2.0, 0.5, 3.0]]))
+        tensor([[0.0000, 0.5000, 3.0000]])
     """
 
-    radius: float
-
-    def __post_init__(self) -> None:
-        if not self.radius > 0:
-            raise ArgumentError(f"A ball needs a positive radius, got {self.radius=}.")
-
     def project(self, tree: Tree) -> Tree:
-        """Shrink the runs that lie outside."""
-        norm = trees.norm(tree)
-        # a run at the origin has norm 0: radius / 0 = inf, and the factor is 1
-        factor = (self.radius / norm).clamp(max=1.0)
-        return trees.tree_map(lambda leaf: leaf * trees.per_run(factor, leaf), tree)
+        """The positive part of every leaf."""
+        return _HALF_LINE.project(tree)
+
+    def free(self, tree: Tree, direction: Tree) -> Tree:
+        """All but those at zero that are pushed below it."""
+        return _HALF_LINE.free(tree, direction)
+
+    def bounds(self, tree: Tree) -> tuple[Tree, Tree]:
+        """0 and infinity."""
+        return _HALF_LINE.bounds(tree)
+
+    def constraints(self, variable: Any) -> list[Any]:
+        """variable >= 0."""
+        return [variable >= 0]
+
+
+_HALF_LINE = Box(0.0, float("inf"))
+
+
+def _above(variable: Any, low: np.ndarray) -> list[Any]:
+    """variable >= low where low is finite; infinity is no number for a solver."""
+    finite = np.isfinite(low)
+    if finite.all():
+        return [variable >= low]
+    return [variable[finite] >= low[finite]] if finite.any() else []

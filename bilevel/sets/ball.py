@@ -1,0 +1,97 @@
+"""Balls around the origin."""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from bilevel import trees
+from bilevel.errors import ArgumentError
+from bilevel.extras import extra
+from bilevel.sets.base import ConvexSet
+from bilevel.sets.simplex import on_simplex
+from bilevel.trees import Tree
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ball(ConvexSet):
+    """|x| <= radius, the norm taken over all leaves together: x min(1, radius / |x|).
+
+    Args:
+        radius: positive.
+
+    Examples:
+        >>> import torch
+        >>> from bilevel import Ball
+        >>> Ball(1.0).project(torch.tensor([[3.0, 4.0]]))
+        tensor([[0.6000, 0.8000]])
+    """
+
+    radius: float
+
+    def __post_init__(self) -> None:
+        if not self.radius > 0:
+            raise ArgumentError(f"A ball needs a positive radius, got {self.radius=}.")
+
+    def project(self, tree: Tree) -> Tree:
+        """Shrink the runs that lie outside."""
+        norm = trees.norm(tree)
+        # a run at the origin has norm 0: radius / 0 = inf, and the factor is 1
+        factor = (self.radius / norm).clamp(max=1.0)
+        return trees.tree_map(lambda leaf: leaf * trees.per_run(factor, leaf), tree)
+
+    def constraints(self, variable: Any) -> list[Any]:
+        """A second-order cone."""
+        cvxpy = extra("cvxpy", "cvxpy", "The cvxpy form of Ball")
+        return [cvxpy.norm(_flat(cvxpy, variable), 2) <= self.radius]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class L1Ball(ConvexSet):
+    """sum_i |x_i| <= radius over all numbers of all leaves together.
+
+    The projection of a point outside is sign(x) times that of |x| onto the numbers that are not
+    negative and sum to the radius: it sets small numbers to zero.
+
+    Args:
+        radius: positive and finite.
+
+    Source: Duchi, Shalev-Shwartz, Singer, Chandra, Efficient projections onto the l1-ball (2008),
+    figure 1. Differs from the source in: None.
+
+    Examples:
+        >>> import torch
+        >>> from bilevel import L1Ball
+        >>> L1Ball(1.0).project(torch.tensor([[1.5, -1.0, 0.1], [0.2, 0.3, -0.1]]))
+        tensor([[ 0.7500, -0.2500,  0.0000],
+                [ 0.2000,  0.3000, -0.1000]])
+    """
+
+    radius: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.radius < float("inf"):
+            raise ArgumentError(f"An l1 ball needs a positive radius, got {self.radius=}.")
+
+    def project(self, tree: Tree) -> Tree:
+        """Shrink the runs that lie outside."""
+        flat = trees.flatten(tree)
+        wide = flat.double()
+        sizes = wide.abs()
+        # sums of the projection are right up to rounding in its own type
+        slack = 1 + flat.shape[1] * torch.finfo(flat.dtype).eps
+        inside = sizes.sum(1) <= self.radius * slack
+        # + 0: what is zero has no sign
+        shrunk = wide.sign() * self.radius * on_simplex(sizes / self.radius) + 0.0
+        found = torch.where(inside.unsqueeze(1), flat, shrunk.to(flat.dtype))
+        return trees.unflatten(found, tree)
+
+    def constraints(self, variable: Any) -> list[Any]:
+        """The l1 norm."""
+        cvxpy = extra("cvxpy", "cvxpy", "The cvxpy form of L1Ball")
+        return [cvxpy.norm(_flat(cvxpy, variable), 1) <= self.radius]
+
+
+def _flat(cvxpy: Any, variable: Any) -> Any:
+    """All numbers of a variable as a vector."""
+    return cvxpy.reshape(variable, (variable.size,), order="C")

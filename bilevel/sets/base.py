@@ -1,0 +1,90 @@
+"""What a convex set is."""
+
+import abc
+import dataclasses
+from typing import Any
+
+from bilevel.errors import IncompatibleError
+from bilevel.trees import Tree
+
+
+class ConvexSet(abc.ABC):
+    """A closed convex set W or Theta that a level must stay in.
+
+    A problem states its sets for one run; projections work on trees with a leading run axis.
+    """
+
+    @abc.abstractmethod
+    def project(self, tree: Tree) -> Tree:
+        """The nearest point of the set, per run.
+
+        Args:
+            tree: leaves of shape (R, ...).
+
+        Returns:
+            A tree of the same structure and shapes; points of the set come back unchanged.
+        """
+
+    def free(self, tree: Tree, direction: Tree) -> Tree | None:
+        """Which coordinates stay off the boundary, for derivatives of a minimiser (a hook).
+
+        Args:
+            tree: points of the set, leaves (R, ...).
+            direction: where they are pushed, such as the negative gradient there.
+
+        Returns:
+            A tree of booleans, False where a point is on the boundary and pushed outwards; None
+            if every coordinate is free.
+
+        Raises:
+            IncompatibleError: the boundary is no coordinate plane.
+        """
+        raise IncompatibleError(
+            f"Derivatives of a head on {type(self).__name__} are not available: its boundary is "
+            "no coordinate plane. Use a Box or Nonnegative, or the whole space with a penalty."
+        )
+
+    def bounds(self, tree: Tree) -> tuple[Tree, Tree] | None:
+        """low and high of a set that is low <= x <= high, entry by entry (a hook).
+
+        Args:
+            tree: leaves of any shapes.
+
+        Returns:
+            Two trees whose leaves broadcast against those of `tree`; None for other sets.
+        """
+        return None
+
+    def constraints(self, variable: Any) -> list[Any]:
+        """The set as cvxpy constraints, for `Cvxpy` (a hook).
+
+        Args:
+            variable: a `cvxpy.Variable` of the shape of one run's head.
+
+        Raises:
+            IncompatibleError: the set has no such form.
+        """
+        raise IncompatibleError(
+            f"{type(self).__name__} has no cvxpy form. Define `constraints(variable)`, which "
+            "returns a list of cvxpy constraints, or use a solver that projects, such as FastSGD."
+        )
+
+    def check(self, tree: Tree) -> None:  # noqa: B027 - a hook: most sets fit any tree
+        """Raise `ShapeError` if the set does not fit a tree of this shape (no run axis)."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Everywhere(ConvexSet):
+    """The whole space: the projection is the identity."""
+
+    def project(self, tree: Tree) -> Tree:
+        """The tree itself."""
+        return tree
+
+    def free(self, tree: Tree, direction: Tree) -> None:
+        """Every coordinate."""
+        return None
+
+    def constraints(self, variable: Any) -> list[Any]:
+        """None."""
+        return []
