@@ -1,13 +1,14 @@
 """Rows of a table divided at random into training, validation and test rows."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bilevel.errors import ArgumentError, DataError
 
-Arrays = tuple[NDArray[np.float64], NDArray[np.float64]]
+Arrays = tuple[NDArray[np.float64], NDArray[Any]]
 Splits = dict[str, Arrays]
 
 
@@ -31,7 +32,7 @@ def sizes_of_fractions(rows: int, validation: float, test: float) -> dict[str, i
 
 
 def random_split(
-    inputs: NDArray[np.float64], targets: NDArray[np.float64], sizes: Mapping[str, int]
+    inputs: NDArray[np.float64], targets: NDArray[Any], sizes: Mapping[str, int]
 ) -> Callable[[int], Splits]:
     """A function of the seed: the rows in random order, the last ones to the groups of `sizes`."""
 
@@ -50,7 +51,7 @@ def random_split(
 
 
 def last_rows(
-    inputs: NDArray[np.float64], targets: NDArray[np.float64], sizes: Mapping[str, int]
+    inputs: NDArray[np.float64], targets: NDArray[Any], sizes: Mapping[str, int]
 ) -> Splits:
     """The last rows become the groups of `sizes`, the others the training group."""
     end, splits = len(targets), {}

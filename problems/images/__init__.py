@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bilevel.errors import BilevelError, DataError, MissingDataError
+from bilevel.errors import BilevelError, DataError, MissingDataError, MissingPackageError
 from problems.images.contents import check_digest, decompressed, members
 from problems.images.download import fetch
 from problems.images.formats import Bytes, parse_idx, parse_records
@@ -63,11 +63,11 @@ def load(source: Source, data_dir: str | Path | None = None, *, download: bool =
         if place.path is None:
             looked.append(f"{place.what}: {place.why}")
     if not download:
-        looked.append("the web: not asked")
+        looked.append("the web: not asked, since `download` is False")
         raise missing(source, looked)
     try:
         folder = fetch(source)
-    except MissingDataError as error:
+    except (MissingDataError, MissingPackageError) as error:
         looked.append(f"the web: {str(error).rstrip('.')}")
         raise missing(source, looked) from error
     return read({n: (p, None) for n, p in find(folder, source).items()}, source, folder)
@@ -122,5 +122,5 @@ def missing(source: Source, looked: list[str]) -> BilevelError:
         f"The files of {source.title} are not on this machine ({files}{what}). Looked at: "
         f"{'; '.join(looked)}. Remedies: (1) name the folder that holds them: --data-dir FOLDER, "
         f"data_dir=... in Python, or the variable {VARIABLE}. (2) {install}. (3) With a "
-        "connection, run it again: they are downloaded once, with `pip install 'bilevel[data]'`."
+        "connection, run it again: they are downloaded once."
     )

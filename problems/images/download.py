@@ -9,14 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from bilevel.errors import DataError, MissingDataError
+from bilevel.extras import extra
 from problems.images.contents import check_digest, decompressed, members
 from problems.images.places import cache
 from problems.images.sources import Source
-
-EXTRA = (
-    "Downloads need the packages pooch and platformdirs, which are not both installed: "
-    "`pip install 'bilevel[data]'`."
-)
 
 
 def fetch(source: Source) -> Path:
@@ -26,14 +22,12 @@ def fetch(source: Source) -> Path:
     an interrupted download leaves nothing behind that could be mistaken for data.
 
     Raises:
+        MissingPackageError: an extra is not installed.
         MissingDataError: nothing could be downloaded, or what came is not the data set; the message
             says why, for every address.
     """
-    try:
-        import platformdirs  # noqa: F401
-        import pooch
-    except ImportError as error:
-        raise MissingDataError(EXTRA) from error
+    for package in ("platformdirs", "pooch"):
+        pooch = extra(package, "data", "A download")
     root = cache()
     assert root is not None  # platformdirs is there
     folder = root / source.name
