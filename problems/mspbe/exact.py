@@ -106,9 +106,42 @@ def msbe(features: Tensor, head: Tensor, model: Model, discount: float) -> Tenso
     return (model.weights * (ahead - values).square()).sum()
 
 
+def errors(features: Tensor, head: Tensor, model: Model, discount: float) -> dict[str, Tensor]:
+    """What is reported of every head: value error first, the objective of TDC after it.
+
+    `test_msve`, and `test_lstd_msve` for the LSTD head (of least norm) on the same features;
+    `test_mspbe` and its root `test_rmspbe`; `test_msbe`.
+
+    Args:
+        features: (S, M), one row for each state.
+        head: (M,).
+        model: of the process.
+        discount: gamma.
+    """
+    found = moments(features, model, discount)
+    objective = mspbe(found, head)
+    return {
+        "test_msve": msve(features, head, model),
+        "test_lstd_msve": msve(features, lstd(found, singular="least norm"), model),
+        "test_mspbe": objective,
+        "test_rmspbe": objective.clamp(min=0).sqrt(),
+        "test_msbe": msbe(features, head, model, discount),
+    }
+
+
 def inverse(matrix: Tensor, *, hermitian: bool = False) -> Tensor:
-    """The pseudo-inverse, with singular values up to `RANK` times the largest taken as 0."""
-    found: Tensor = torch.linalg.pinv(matrix, rtol=RANK, hermitian=hermitian)
+    """The pseudo-inverse, with singular values up to `RANK` times the largest taken as 0.
+
+    Its derivatives come from two steps X <- 2 X - X A X, which leave it as it is and are several
+    digits more accurate than those of `pinv`; they are those of the inverse, in the range of A.
+    NaN where the matrix is not finite, so that one bad run does not stop all others.
+    """
+    fine = matrix.isfinite().all()
+    safe = torch.where(fine, matrix.detach(), torch.zeros_like(matrix))
+    found = torch.linalg.pinv(safe, rtol=RANK, hermitian=hermitian)
+    found = torch.where(fine, found, torch.full_like(found, torch.nan))
+    for _ in range(2):
+        found = 2 * found - found @ matrix @ found
     return found
 
 

@@ -1,0 +1,124 @@
+"""Networks as the features of values: layers without biases, and any `nn.Module`."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+import bilevel
+from bilevel.errors import ArgumentError, IncompatibleError, unknown_name
+from bilevel.trees import Tree
+from problems.network import ACTIVATIONS
+
+
+class Body(Protocol):
+    """What a network must know: how a body is drawn, and its features."""
+
+    def init_body(self, generator: torch.Generator) -> Tree:
+        """A body."""
+
+    def features(self, body: Any, inputs: Tensor) -> Tensor:
+        """phi, (n, M), of inputs (n, D)."""
+
+    @property
+    def width(self) -> int:
+        """M."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """phi = sigma(... sigma(x W_1) W_2 ...), without biases.
+
+    W_1 is standard normal, for inputs of norm about 1; the others are standard normal divided by
+    the root of their fan-in.
+
+    Args:
+        columns: D, of the inputs.
+        widths: of the layers; M is the last.
+        activation: one of relu, tanh, softplus, silu, gelu.
+
+    Examples:
+        >>> import torch
+        >>> from problems.mspbe.bodies import Layers
+        >>> body = Layers(8, (5,)).init_body(torch.Generator().manual_seed(0))
+        >>> {name: tuple(weight.shape) for name, weight in body.items()}
+        {'weight1': (8, 5)}
+    """
+
+    columns: int
+    widths: tuple[int, ...] = (5,)
+    activation: str = "tanh"
+
+    def __post_init__(self) -> None:
+        for size in (self.columns, *self.widths):
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise ArgumentError(f"`columns` and `widths` must be positive integers: {self}.")
+        if not self.widths:
+            raise ArgumentError("`widths` is empty: there must be a layer.")
+        if self.activation not in ACTIVATIONS:
+            raise unknown_name("activation", self.activation, ACTIVATIONS)
+
+    @property
+    def width(self) -> int:
+        """M."""
+        return self.widths[-1]
+
+    def init_body(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """The weights of all layers."""
+        body, fan_in = {}, self.columns
+        for layer, size in enumerate(self.widths, 1):
+            drawn = torch.randn(fan_in, size, generator=generator, dtype=torch.float64)
+            body[f"weight{layer}"] = drawn if layer == 1 else drawn / math.sqrt(fan_in)
+            fan_in = size
+        return body
+
+    def features(self, body: dict[str, Tensor], inputs: Tensor) -> Tensor:
+        """The last layer."""
+        sigma, hidden = ACTIVATIONS[self.activation], inputs
+        for layer in range(1, len(self.widths) + 1):
+            hidden = sigma(hidden @ body[f"weight{layer}"])
+        return hidden
+
+
+class Module:
+    """Any `nn.Module` that `bilevel.split` takes: what it feeds to its last linear layer.
+
+    Where that layer has a bias, a constant feature is appended.
+
+    Args:
+        make_module: makes a new module with one output.
+        head: the name of the last linear layer.
+
+    Raises:
+        IncompatibleError: the module has several outputs.
+
+    Examples:
+        >>> from torch import nn
+        >>> from problems.mspbe.bodies import Module
+        >>> Module(lambda: nn.Sequential(nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, 1)), "2").width
+        6
+    """
+
+    def __init__(self, make_module: Callable[[], nn.Module], head: str) -> None:
+        self._split = bilevel.split(make_module, head=head)
+        if self._split.outputs is not None:
+            raise IncompatibleError(
+                f"The head {head!r} has {self._split.outputs} outputs; a value function has one."
+            )
+
+    @property
+    def width(self) -> int:
+        """M, the constant feature included."""
+        return self._split.head_shape[0]
+
+    def init_body(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """The parameters of a new module, but for its last layer."""
+        return self._split.init_body(generator)
+
+    def features(self, body: dict[str, Tensor], inputs: Tensor) -> Tensor:
+        """What the last layer sees."""
+        z = self._split.features(body, inputs)
+        return torch.cat([z, torch.ones_like(z[:, :1])], dim=1) if self._split.fit_bias else z

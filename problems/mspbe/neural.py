@@ -1,0 +1,215 @@
+"""Policy evaluation with features that are learned: MSPBE as a Stackelberg problem, neural TDC."""
+
+import torch
+from torch import Tensor
+
+import bilevel
+from bilevel.errors import ShapeError
+from bilevel.problem import Groups
+from bilevel.schedules import positive
+from bilevel.trees import Tree
+from problems.mspbe import exact
+from problems.mspbe.bodies import Body, Layers
+from problems.mspbe.exact import Moments
+from problems.mspbe.process import Model
+from problems.mspbe.sources import AbstractSource
+from problems.mspbe.transitions import Transitions
+
+DEGENERATE = (
+    "MSPBE is 0 at the exact best response (LSTD) wherever A is nonsingular, so it does not prefer "
+    "any body to another: judge by MSVE, the value error, and that of the LSTD head."
+)
+
+
+class Evaluation(bilevel.StackelbergProblem):
+    """What all policy-evaluation problems share: rows, features, the head's objective and metrics.
+
+        V(s) = phi(w, x_s)^T theta,      g = (b - A theta)^T (C + shift I)^{-1} (b - A theta)
+
+    with A = E[rho phi (phi - gamma phi')^T] + ridge I, b = E[rho r phi] and C = E[phi phi^T] over
+    the rows of the batch: MSPBE. LSTD's condition A theta = b is not the gradient of a
+    convex function, for A is not symmetric; its solution is the minimiser of this g, which is. The
+    price is conditioning: the Hessian A^T C^{-1} A has about the square of the condition number of
+    C^{-1/2} A C^{-1/2}, so exact heads want float64.
+
+    Metrics, from a `Model` in the group "test", each at the head as it is: test_msve (value error),
+    test_mspbe, test_rmspbe (its root) and test_msbe (Bellman error); and test_lstd_msve, the value
+    error of the LSTD head at the body. Without a model: train_mspbe, and validation_return_error
+    where there are returns.
+
+    Args:
+        source: of the rows.
+        network: the features; None: `Layers(source.columns)`, five tanh units.
+        shift: added to the diagonal of C, for features that may become dependent. With 0, its
+            pseudo-inverse is taken.
+        ridge: added to the diagonal of A.
+    """
+
+    def __init__(
+        self,
+        source: AbstractSource,
+        network: Body | None = None,
+        shift: float = 0.0,
+        ridge: float = 0.0,
+    ) -> None:
+        self.source = source
+        self.network: Body = Layers(source.columns) if network is None else network
+        self.shift = float(positive(shift, "`shift`", zero_allowed=True))
+        self.ridge = float(positive(ridge, "`ridge`", zero_allowed=True))
+        self.discount, self.redraws_data = source.discount, source.redraws
+        self.note = f"{source.description}; gamma = {self.discount:g}."
+
+    def data(self, seed: int | None = None) -> Groups:
+        """The groups of the source."""
+        return self.source.groups(seed)
+
+    def init_body(self, generator: torch.Generator) -> Tree:
+        """The network's."""
+        return self.network.init_body(generator)
+
+    def init_head(self, generator: torch.Generator) -> Tensor:
+        """Zeros, (M,)."""
+        return torch.zeros(self.network.width, dtype=torch.float64)
+
+    def features(self, body: Tree, inputs: Tensor) -> Tensor:
+        """phi, (n, M)."""
+        return self.network.features(body, inputs)
+
+    def moments(self, body: Tree, rows: Transitions | Model) -> Moments:
+        """A (without ridge), b and C (without shift) of the rows."""
+        if isinstance(rows, Model):
+            z = self.features(body, check_model(rows).inputs)
+            return exact.moments(z, rows, self.discount)
+        both = self.features(body, torch.cat([rows.inputs, rows.next_inputs]))
+        n = len(rows.rewards)
+        return exact.sampled_moments(both[:n], both[n:], rows, self.discount)
+
+    def regularised(self, found: Moments) -> Moments:
+        """The moments with ridge and shift."""
+        eye = torch.eye(len(found.b), dtype=found.a.dtype, device=found.a.device)
+        return Moments(found.a + self.ridge * eye, found.b, found.c + self.shift * eye)
+
+    def head_objective(self, body: Tree, head: Tensor, batch: Groups) -> Tensor:
+        """MSPBE."""
+        return exact.mspbe(self.regularised(self.moments(body, batch["train"])), head)
+
+    def lstd_head(self, body: Tree, rows: Transitions | Model) -> Tensor:
+        """(A + ridge I)^{-1} b, (M,)."""
+        return exact.lstd(self.moments(body, rows), self.ridge, singular="least norm")
+
+    def metrics(self, body: Tree, head: Tensor, data: Groups) -> dict[str, Tensor]:
+        """See the class."""
+        model = data.get("test")
+        if isinstance(model, Model):
+            return exact.errors(self.features(body, model.inputs), head, model, self.discount)
+        found = {"train_mspbe": exact.mspbe(self.moments(body, data["train"]), head)}
+        if "validation" in data:
+            found["validation_return_error"] = self.return_error(body, head, data["validation"])
+        return found
+
+    def return_error(self, body: Tree, head: Tensor, rows: bilevel.Batch) -> Tensor:
+        """The mean square of V(x) - G over rows of inputs and Monte-Carlo returns."""
+        return (self.features(body, rows.inputs) @ head - rows.targets).square().mean()
+
+
+class NeuralMSPBE(bilevel.AuxiliaryProblem, Evaluation):
+    """MSPBE over head and body: F is g. `SingleLoop` on it is neural TDC.
+
+    The directions of a batch, with delta = r + gamma V(x') - V(x), q = phi^T omega, D_u(x) the
+    vector-Jacobian product of the features of x with u, and V = 0 after the end of an episode:
+
+        omega:  E[(q - rho delta) phi] + shift omega
+        theta:  -E[rho (delta phi - gamma phi' q)] + shift omega
+        body:   E[(rho delta - q) D_omega(x) + rho q (gamma D_theta(x') - D_theta(x))]
+
+    At omega* = (C + shift I)^{-1} (b - A theta) those of theta and the body are half of the
+    gradients of g.
+
+    Args:
+        source: of the rows; for the expectations of a known process pass `batch_size=None`.
+        network: as in `Evaluation`.
+        shift: as in `Evaluation`.
+
+    Source: arXiv 2605.15530, section 5.3 and Algorithm 1. Differs from the source in: 1. bodies
+    of any depth; 2. importance ratios; 3. batches; 4. `shift`.
+
+    Examples:
+        >>> import bilevel
+        >>> from problems.mspbe import NeuralMSPBE, random_process
+        >>> from problems.mspbe.sources import Known
+        >>> problem = NeuralMSPBE(Known(random_process()))
+        >>> beta = bilevel.Polynomial(0.5, 0.4)
+        >>> strategy = bilevel.SingleLoop(bilevel.Polynomial(0.05, 0.6), beta, beta.scaled(2.0))
+        >>> solution = bilevel.solve(problem, strategy, 300, batch_size=None, seeds=2)
+        >>> bool((solution.history["test_mspbe"][-1] < solution.history["test_mspbe"][0]).all())
+        True
+    """
+
+    def __init__(
+        self, source: AbstractSource, network: Body | None = None, shift: float = 0.0
+    ) -> None:
+        super().__init__(source, network, shift)
+        self.note = f"{self.note} {DEGENERATE}"
+
+    def init_auxiliary(self, generator: torch.Generator) -> Tensor:
+        """Zeros, (M,)."""
+        return torch.zeros(self.network.width, dtype=torch.float64)
+
+    def directions(
+        self, body: Tree, head: Tensor, auxiliary: Tensor, batch: Groups
+    ) -> tuple[bilevel.Pullback, Tensor, Tensor]:
+        """Those of the class, from one evaluation of the features and one pull-back."""
+        rows: Transitions | Model = batch["train"]
+        if isinstance(rows, Model):
+            seen = self._of_model(body, head, auxiliary, rows)
+        else:
+            seen = self._of_transitions(body, head, auxiliary, rows)
+        z, towards, outwards, head_slope = seen
+        along = torch.outer(towards, auxiliary) + torch.outer(outwards, head)
+        damping = self.shift * auxiliary if self.shift else 0.0
+        return (
+            bilevel.Pullback(z, along),
+            z.mT @ head_slope + damping,
+            damping - z.mT @ towards,
+        )
+
+    def _of_transitions(
+        self, body: Tree, head: Tensor, auxiliary: Tensor, rows: Transitions
+    ) -> tuple[Tensor, ...]:
+        """The features of x and x', and what multiplies omega and theta in the directions."""
+        n = len(rows.rewards)
+        z = self.features(body, torch.cat([rows.inputs, rows.next_inputs]))
+        values, q = z @ head, z[:n] @ auxiliary
+        share, follow = rows.weights / n, self.discount * rows.continues
+        corrected = share * rows.ratios
+        error = corrected * (rows.rewards + follow * values[n:] - values[:n])
+        ahead = corrected * follow * q
+        return (
+            z,
+            torch.cat([error - share * q, torch.zeros_like(q)]),
+            torch.cat([-corrected * q, ahead]),
+            torch.cat([-error, ahead]),
+        )
+
+    def _of_model(
+        self, body: Tree, head: Tensor, auxiliary: Tensor, model: Model
+    ) -> tuple[Tensor, ...]:
+        """The same in expectation, for all states."""
+        z = self.features(body, check_model(model).inputs)
+        values, q = z @ head, z @ auxiliary
+        ahead = self.discount * (model.transitions @ values)
+        error = model.weights * (model.rewards + ahead - values)
+        weighted = model.weights * q
+        back = self.discount * (model.transitions.mT @ weighted)
+        return z, error - weighted, back - weighted, back - error
+
+
+def check_model(model: Model) -> Model:
+    """The model, or an error unless its rows are all states: expectations need them."""
+    rows, states = model.transitions.shape
+    if rows != states:
+        raise ShapeError(
+            f"Expectations need all {states} states, got a batch of {rows}: pass `batch_size=None` "
+            '(or None for this group), or draw transitions with `Known(process, "iid")`.'
+        )
+    return model
