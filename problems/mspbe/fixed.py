@@ -1,0 +1,25 @@
+"""Features that are given."""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+    """The network of fixed features: phi = x. Its body is a number without effect.
+
+    Args:
+        width: M, the columns of the inputs.
+    """
+
+    width: int
+
+    def init_body(self, generator: torch.Generator) -> Tensor:
+        """0."""
+        return torch.zeros((), dtype=torch.float64)
+
+    def features(self, body: Tensor, inputs: Tensor) -> Tensor:
+        """The inputs."""
+        return inputs

@@ -1,0 +1,44 @@
+"""Policy evaluation with fixed features: the values are linear in the head."""
+
+import torch
+from torch import Tensor
+
+from problems.mspbe.fixed import Fixed
+from problems.mspbe.neural import NeuralMSPBE
+from problems.mspbe.process import MarkovRewardProcess
+from problems.mspbe.sources import AbstractSource, Known
+
+
+class LinearEvaluation(NeuralMSPBE):
+    """The values of a process whose inputs are the features: V = x^T theta.
+
+        g(theta) = MSPBE = (b - A theta)^T C^-1 (b - A theta)
+
+    There is nothing for a body to learn. `problems.mspbe.methods` holds the linear methods;
+    `SingleLoop` on its own follows TDC. The head starts at the process's `initial_head`, else at 0.
+
+    Args:
+        source: of the rows: a `Known` process, or `Logged` transitions. A process stands for
+            `Known(process)`: expected updates, for which `batch_size=None` is passed.
+        shift: added to the diagonal of C.
+
+    Examples:
+        >>> import bilevel
+        >>> from problems.mspbe import LinearEvaluation, boyan, methods
+        >>> problem = LinearEvaluation(boyan())
+        >>> solution = bilevel.solve(problem, methods.tdc(0.5), 8000, batch_size=None, seeds=1)
+        >>> [round(value, 1) for value in solution.head[0].tolist()[:3]]
+        [-24.0, -16.0, -8.0]
+    """
+
+    def __init__(self, source: AbstractSource | MarkovRewardProcess, shift: float = 0.0) -> None:
+        if isinstance(source, MarkovRewardProcess):
+            source = Known(source)
+        super().__init__(source, Fixed(source.columns), shift)
+        self.note = f"{source.description}; gamma = {self.discount:g}."
+
+    def init_head(self, generator: torch.Generator) -> Tensor:
+        """Where the process says, else 0."""
+        if isinstance(self.source, Known) and self.source.process.initial_head is not None:
+            return self.source.process.initial_head
+        return super().init_head(generator)
