@@ -149,10 +149,11 @@ def _table(
             f"split for all, 0 or more; got {split!r}."
         )
     validation, test = options["validation"], options["test"]
-    divide = random_split(inputs, labels, sizes_of_fractions(len(labels), validation, test))
+    sizes = sizes_of_fractions(len(labels), validation, test)
+    divide = random_split(inputs, labels, sizes, split)
 
     def draw(seed: int) -> Labelled:
-        splits = divide(seed if split is None else split)
+        splits = divide(seed)
         return standardised(splits) if standardise else splits
 
     how = "Split anew for every seed" if split is None else f"One split (number {split}) for all"

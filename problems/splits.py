@@ -32,12 +32,20 @@ def sizes_of_fractions(rows: int, validation: float, test: float) -> dict[str, i
 
 
 def random_split(
-    inputs: NDArray[np.float64], targets: NDArray[Any], sizes: Mapping[str, int]
+    inputs: NDArray[np.float64],
+    targets: NDArray[Any],
+    sizes: Mapping[str, int],
+    split: int | None = None,
 ) -> Callable[[int], Splits]:
-    """A function of the seed: the rows in random order, the last ones to the groups of `sizes`."""
+    """A function of the seed: the rows in random order, the last ones to the groups of `sizes`.
+
+    With the number of a `split` the order is the same for every seed: that of
+    `numpy.random.default_rng(split).permutation(n)`.
+    """
 
     def draw(seed: int) -> Splits:
-        order = np.random.default_rng([seed, len(targets)]).permutation(len(targets))
+        key = [seed, len(targets)] if split is None else split
+        order = np.random.default_rng(key).permutation(len(targets))
         splits = last_rows(inputs[order], targets[order], sizes)
         for name, (_, drawn) in splits.items():
             if np.ptp(drawn) == 0:

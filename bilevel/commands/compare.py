@@ -54,6 +54,8 @@ class Compare:
     """The optimiser of both levels."""
     set: tuple[str, ...] = ()
     """Options of the problem as key=value, such as width=128 ridge=1e-3."""
+    data_dir: Path | None = None
+    """A folder with the files of an image data set; other places are searched too."""
     every: int | None = None
     """Steps between records; about 50 records by default."""
     budget: Literal["steps", "gradients"] = "steps"
@@ -139,6 +141,10 @@ class Compare:
     def options(self) -> dict[str, Any]:
         """The options of the problem; a file of one's own is the problem `table`."""
         options = dict(parse_option(option) for option in self.set)
+        if self.data_dir is not None:
+            if "data_dir" in options:
+                raise ArgumentError("--data-dir and --set data_dir=... contradict: leave out one.")
+            options["data_dir"] = str(self.data_dir)
         if self.csv is None:
             if self.target:
                 raise ArgumentError("--target names a column of a file: give --csv FILE too.")
@@ -253,7 +259,9 @@ def resumed(command: Compare, partial: Path) -> Compare:
             f"{partial} was not made by this version of `bilevel compare`. In Python, pass it as "
             "`compare(..., checkpoint=folder)` with the same arguments."
         )
-    paths = {key: Path(found[key]) for key in ("csv", "output") if found[key] is not None}
+    paths = {
+        key: Path(found[key]) for key in ("csv", "data_dir", "output") if found[key] is not None
+    }
     lists = {key: tuple(value) for key, value in found.items() if isinstance(value, list)}
     then = Compare(**{**found, **paths, **lists})
     return dataclasses.replace(then, output=command.output or then.output)

@@ -76,9 +76,13 @@ def check_digest(content: bytes, name: str, source: Source, path: Path | str) ->
     for other in SOURCES.values():
         for its, digest in other.digests.items():
             if digest == found:
+                remedy = (
+                    "Files were renamed: get them anew."
+                    if other is source
+                    else f"Keep each data set in a folder of its name: {source.name}, {other.name}."
+                )
                 raise DataError(
-                    f"{path} is {its} of {other.title}, not {name} of {source.title}. Keep each "
-                    f"data set in a folder of its name: {source.name}, {other.name}."
+                    f"{path} is {its} of {other.title}, not {name} of {source.title}. {remedy}"
                 )
     raise DataError(
         f"{path} was changed, or is not {name} of {source.title}: the {kind.upper()} of its "
