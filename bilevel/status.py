@@ -26,6 +26,10 @@ class Status(enum.IntEnum):
     DIVERGED = 9
     SINGULAR = 10
     INDEFINITE = 11
+    NO_MINIMISER = 12
+    INFEASIBLE = 12
+    UNBOUNDED = 13
+    SOLVER_FAILED = 14
 
     @property
     def message(self) -> str:
@@ -77,6 +81,25 @@ _MESSAGES = {
         "The Hessian of the head has a negative eigenvalue, so the head is not at a minimum of g. "
         "Check that g is strongly convex in the head, use a larger ridge, or solve the head more "
         "accurately."
+    ),
+    Status.INFEASIBLE: (
+        "The convex solver found that no head satisfies the constraints. Look for constraints that "
+        "contradict each other or `head_set`."
+    ),
+    Status.UNBOUNDED: (
+        "The convex solver found that g has no minimum over the heads that are allowed. Use a "
+        "penalty (`ridge`), or a bounded `head_set`."
+    ),
+    Status.SOLVER_FAILED: (
+        "The convex solver gave no head; the `words` of `best_response` at this body are its own. "
+        "Standardise the inputs, use a larger ridge, looser tolerances in `options`, or another "
+        "`solver`."
+    ),
+    Status.NO_MINIMISER: (
+        "The head grows without end: its features separate the classes of the training rows, or "
+        "there is one class only, and nothing penalises the coefficients that do it. Set `ridge` "
+        "(or `penalty`) to a positive number, however small; with an unpenalised bias give every "
+        "batch rows of both classes."
     ),
     Status.DIVERGED: (
         "Values became infinite or NaN. Use a smaller step size (below 2 / L for plain SGD), "

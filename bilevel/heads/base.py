@@ -22,6 +22,7 @@ class HeadSolution(NamedTuple):
         status: a `Status` code per run, (R,).
         state: for the next call of the same solver.
         factor: of the Hessian, for adjoint solves: see `bilevel.linear.factor`; () if none.
+        words: what another program that solved the heads said, one sentence per run; () if none.
     """
 
     head: Tree
@@ -29,6 +30,7 @@ class HeadSolution(NamedTuple):
     status: Tensor
     state: Any
     factor: Any = ()
+    words: tuple[str, ...] = ()
 
 
 class AbstractHeadSolver(abc.ABC):

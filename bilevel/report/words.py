@@ -32,6 +32,9 @@ STATUSES = {
     "SINGULAR": "singular head",
     "INDEFINITE": "head not at a minimum",
     "DIVERGED": "diverged",
+    "INFEASIBLE": "no head allowed",
+    "UNBOUNDED": "head without minimum",
+    "SOLVER_FAILED": "convex solver failed",
 }
 
 

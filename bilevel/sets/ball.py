@@ -4,11 +4,13 @@ import dataclasses
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bilevel import trees
 from bilevel.errors import ArgumentError
 from bilevel.extras import extra
 from bilevel.sets.base import ConvexSet
+from bilevel.sets.face import Face, flat_pair, inner
 from bilevel.sets.simplex import on_simplex
 from bilevel.trees import Tree
 
@@ -39,6 +41,18 @@ class Ball(ConvexSet):
         # a run at the origin has norm 0: radius / 0 = inf, and the factor is 1
         factor = (self.radius / norm).clamp(max=1.0)
         return trees.tree_map(lambda leaf: leaf * trees.per_run(factor, leaf), tree)
+
+    def face(self, tree: Tree, slope: Tree, step: Tensor) -> Face:
+        """The sphere, for runs that would leave the ball."""
+        points, landed = flat_pair(tree, slope, step)
+        outside = trees.norm(landed) > self.radius
+        square = points.square().sum(1)
+        multiplier = -(points * trees.flatten(slope)).sum(1) / square
+        return inner(points)._replace(
+            normal=torch.where(outside.unsqueeze(1), points, 0.0),
+            gap=torch.where(outside, (self.radius**2 - square) / 2, 0.0),
+            shift=torch.where(outside, multiplier.clamp(min=0), 0.0),
+        )
 
     def constraints(self, variable: Any) -> list[Any]:
         """A second-order cone."""
@@ -85,6 +99,18 @@ class L1Ball(ConvexSet):
         shrunk = wide.sign() * self.radius * on_simplex(sizes / self.radius) + 0.0
         found = torch.where(inside.unsqueeze(1), flat, shrunk.to(flat.dtype))
         return trees.unflatten(found, tree)
+
+    def face(self, tree: Tree, slope: Tree, step: Tensor) -> Face:
+        """Signs and zeros of the projection, for runs that would leave the ball."""
+        points, landed = flat_pair(tree, slope, step)
+        outside = (landed.abs().sum(1) > self.radius).unsqueeze(1)
+        signs = torch.where(outside, self.project(landed).sign(), 0.0)
+        gap = self.radius - (signs * points).sum(1)
+        return inner(points)._replace(
+            free=(signs != 0) | ~outside,
+            normal=signs,
+            gap=torch.where(outside.squeeze(1), gap, 0.0),
+        )
 
     def constraints(self, variable: Any) -> list[Any]:
         """The l1 norm."""

@@ -4,7 +4,10 @@ import abc
 import dataclasses
 from typing import Any
 
+from torch import Tensor
+
 from bilevel.errors import IncompatibleError
+from bilevel.sets.face import Face, flat_pair, inner
 from bilevel.trees import Tree
 
 
@@ -55,6 +58,21 @@ class ConvexSet(abc.ABC):
         """
         return None
 
+    def face(self, tree: Tree, slope: Tree, step: Tensor) -> Face | None:
+        """The face of the set that a minimiser near a point lies on (a hook).
+
+        Solvers use it to remove what is left of their error by Newton steps.
+
+        Args:
+            tree: points of the set, leaves (R, ...).
+            slope: the gradient there.
+            step: a length, (R,): the face is that of the projection of tree - step slope.
+
+        Returns:
+            None if it is not known.
+        """
+        return None
+
     def constraints(self, variable: Any) -> list[Any]:
         """The set as cvxpy constraints, for `Cvxpy` (a hook).
 
@@ -84,6 +102,10 @@ class Everywhere(ConvexSet):
     def free(self, tree: Tree, direction: Tree) -> None:
         """Every coordinate."""
         return None
+
+    def face(self, tree: Tree, slope: Tree, step: Tensor) -> Face:
+        """Nothing is held."""
+        return inner(flat_pair(tree, slope, step)[0])
 
     def constraints(self, variable: Any) -> list[Any]:
         """None."""

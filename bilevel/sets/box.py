@@ -10,6 +10,7 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.errors import ArgumentError, ShapeError
 from bilevel.sets.base import ConvexSet
+from bilevel.sets.face import Face, flat_pair, inner
 from bilevel.trees import Tree
 
 
@@ -58,6 +59,12 @@ class Box(ConvexSet):
         """low and high."""
         low = trees.tree_map(lambda leaf: self._bounds(leaf)[0], tree)
         return low, trees.tree_map(lambda leaf: self._bounds(leaf)[1], tree)
+
+    def face(self, tree: Tree, slope: Tree, step: Tensor) -> Face:
+        """Numbers that would leave the box are held at their bounds."""
+        points, landed = flat_pair(tree, slope, step)
+        projected = trees.flatten(self.project(trees.unflatten(landed, tree)))
+        return inner(points)._replace(free=projected == landed, value=projected)
 
     def constraints(self, variable: Any) -> list[Any]:
         """Those of its bounds that are finite."""
@@ -111,6 +118,10 @@ class Nonnegative(ConvexSet):
     def bounds(self, tree: Tree) -> tuple[Tree, Tree]:
         """0 and infinity."""
         return _HALF_LINE.bounds(tree)
+
+    def face(self, tree: Tree, slope: Tree, step: Tensor) -> Face:
+        """Numbers that would become negative are held at zero."""
+        return _HALF_LINE.face(tree, slope, step)
 
     def constraints(self, variable: Any) -> list[Any]:
         """variable >= 0."""

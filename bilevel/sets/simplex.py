@@ -10,6 +10,7 @@ from bilevel import trees
 from bilevel.errors import ShapeError
 from bilevel.extras import extra
 from bilevel.sets.base import ConvexSet
+from bilevel.sets.face import Face, flat_pair, inner
 from bilevel.trees import Tree
 
 
@@ -47,6 +48,13 @@ class Simplex(ConvexSet):
         """There must be a number to be 1."""
         if sum(leaf.numel() for leaf in trees.leaves(tree)) == 0:
             raise ShapeError("Numbers of a Simplex sum to 1, but there are none.")
+
+    def face(self, tree: Tree, slope: Tree, step: Tensor) -> Face:
+        """The numbers that the projection sets to zero are held; the others sum to 1."""
+        points, landed = flat_pair(tree, slope, step)
+        free = self.project(landed) > 0
+        gap = 1 - torch.where(free, points, 0.0).sum(1)
+        return inner(points)._replace(free=free, normal=free.to(points.dtype), gap=gap)
 
     def constraints(self, variable: Any) -> list[Any]:
         """variable >= 0, and the sum."""

@@ -1,0 +1,238 @@
+"""The heads of R runs, as values for compiled cvxpy problems and as derivatives."""
+
+import abc
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.heads.compiled import Compiled, GramForm, RowsForm, compiled
+from bilevel.heads.head_data import Decided, FullData
+from bilevel.heads.quadratic import quadratic_system
+from bilevel.linear.factor import PrimalFactor, merge_outputs, split_outputs
+from bilevel.linear.system import PrimalSystem, by_output
+from bilevel.oracles import LinearParts, Oracles
+from bilevel.problem import LinearHeadProblem
+from bilevel.sampling import Rows
+from bilevel.status import Status
+from bilevel.trees import Tree
+
+ALL_ROWS = FullData()
+
+
+class ConvexHeads(abc.ABC):
+    """g of a linear head in R runs at their bodies; all tensors float64.
+
+    Attributes:
+        status: a code per run before anything is solved, (R,): failed where numbers are not finite.
+        factor: of the Hessian, for adjoints; () if there is none.
+    """
+
+    status: Tensor
+    factor: Any = ()
+
+    @abc.abstractmethod
+    def task(self, run: int, *shared: Any) -> Compiled:
+        """The compiled problem of a run; `shared` are the arguments of every `Compiled`."""
+
+    @abc.abstractmethod
+    def values(self, run: int) -> dict[str, np.ndarray]:
+        """What its parameters are in a run."""
+
+    @abc.abstractmethod
+    def slope(self, head: Tensor) -> Tensor:
+        """d_theta g, shaped like the heads."""
+
+    @abc.abstractmethod
+    def hessian(self, head: Tensor) -> Tensor:
+        """d2_{theta theta} g, (R, P, P)."""
+
+    @property
+    @abc.abstractmethod
+    def largest(self) -> Tensor:
+        """About the largest curvature, (R,), positive."""
+
+    def derivatives(self, head: Tree) -> tuple[Tensor, Tensor]:
+        """Slope and Hessian."""
+        return self.slope(head), self.hessian(head)
+
+
+def convex_heads(
+    oracles: Oracles, body: Tree, head: Tensor, rows: Rows, state: Any = None
+) -> tuple[ConvexHeads, Any]:
+    """The heads on all rows, and the state for the next call.
+
+    Args:
+        oracles: of the problem.
+        body: leaves (R, ...).
+        head: (R, M) or (R, M, K).
+        rows: of the step.
+        state: of the call before; None: check once what can be checked, at initial points.
+
+    Raises:
+        SingularHeadError: a quadratic head has no unique minimiser.
+    """
+    problem = oracles.problem
+    assert isinstance(problem, LinearHeadProblem)
+    if not problem.criterion.quadratic:
+        double = trees.cast(body, torch.float64), rows.full.cast(torch.float64)
+        return RowsHeads(oracles, *double, oracles.linear_parts(*double)), ()
+    if state is None:
+        state = ALL_ROWS.init(oracles, body, head, rows)
+    if isinstance(state, Decided):  # H itself is needed, not the kernel of the rows
+        system = quadratic_system(oracles, body, head, rows.full, penalised=False)
+    else:
+        system, state = ALL_ROWS.system(oracles, body, head, rows, state)
+    assert isinstance(system, PrimalSystem)
+    return GramHeads(system, outputs=None if head.ndim == 2 else head.shape[2]), state
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GramHeads(ConvexHeads):
+    """1/2 theta' H theta - b' theta.
+
+    Args:
+        system: H and b.
+        outputs: K, or None for heads (R, M).
+    """
+
+    system: PrimalSystem
+    outputs: int | None
+
+    @functools.cached_property
+    def _factorised(self) -> tuple[Tensor, Tensor, PrimalFactor]:
+        return self.system.factorised()
+
+    @property
+    def status(self) -> Tensor:  # type: ignore[override]
+        """CONVERGED or JITTERED; DIVERGED where there is no factor, or b is no number."""
+        lost = ~self.system.moment.flatten(1).isfinite().all(1)
+        code = self._factorised[1]
+        return torch.where(lost, code.clamp(min=int(Status.DIVERGED)), code)
+
+    @property
+    def factor(self) -> PrimalFactor:
+        """Cholesky's."""
+        return self._factorised[2]
+
+    @property
+    def largest(self) -> Tensor:
+        """The largest diagonal entry of H."""
+        return self._diagonal.flatten(1).amax(1)
+
+    @property
+    def _diagonal(self) -> Tensor:
+        return self.factor.hessian.diagonal(dim1=2, dim2=3)
+
+    @functools.cached_property
+    def _scaled(self) -> tuple[np.ndarray, np.ndarray]:
+        """R and c of an objective whose curvature is about 1: tolerances are absolute."""
+        unit = self._diagonal.flatten(1).mean(1).sqrt().reshape(-1, 1, 1, 1)
+        cholesky = self.factor.cholesky
+        target = torch.linalg.solve_triangular(cholesky, self.system.moment, upper=False)
+        return (cholesky.mT / unit).cpu().numpy(), (target / unit).cpu().numpy()
+
+    def task(self, run: int, *shared: Any) -> Compiled:
+        """One for all runs."""
+        matrices, size = self._diagonal.shape[1:]
+        shape = (size,) if self.outputs is None else (size, self.outputs)
+        return compiled(GramForm, matrices, shape, *shared)
+
+    def values(self, run: int) -> dict[str, np.ndarray]:
+        """R and c, or one pair for each output."""
+        factor, target = self._scaled
+        found = {}
+        for j in range(factor.shape[1]):
+            flat = self.outputs is None or factor.shape[1] > 1
+            found[f"factor{j}"] = factor[run, j]
+            found[f"target{j}"] = target[run, j, :, 0] if flat else target[run, j]
+        return found
+
+    def slope(self, head: Tensor) -> Tensor:
+        """H theta - b."""
+        columns = head if head.ndim == 3 else head.unsqueeze(2)
+        matrix = self.factor.hessian
+        found = merge_outputs(matrix @ split_outputs(columns, matrix.shape[1]) - self.system.moment)
+        return found if head.ndim == 3 else found.squeeze(2)
+
+    def hessian(self, head: Tensor) -> Tensor:
+        """H, or all H on one diagonal, outputs side by side in each row of the head."""
+        matrix, count = self.factor.hessian, self.outputs or 1
+        apart = torch.eye(count, dtype=matrix.dtype, device=matrix.device)
+        whole = matrix.expand(-1, count, -1, -1)
+        size = matrix.shape[2] * count
+        return torch.einsum("rkij,kl->rikjl", whole, apart).reshape(-1, size, size)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RowsHeads(ConvexHeads):
+    """The mean of the losses of all rows, and the penalty.
+
+    Args:
+        oracles: of the problem.
+        body: leaves (R, ...), float64.
+        rows: all, float64.
+        parts: what g is made of.
+    """
+
+    oracles: Oracles
+    body: Tree
+    rows: Rows
+    parts: LinearParts
+
+    @functools.cached_property
+    def status(self) -> Tensor:  # type: ignore[override]
+        """DIVERGED where a number is not finite."""
+        numbers = [part for part in self.parts if part is not None and part.is_floating_point()]
+        code = torch.full((len(numbers[0]),), int(Status.CONVERGED), device=numbers[0].device)
+        return code.masked_fill(~trees.finite(numbers), int(Status.DIVERGED))
+
+    @functools.cached_property
+    def largest(self) -> Tensor:
+        """The largest diagonal entry of Z'SZ/n + diag(p)."""
+        design, _, weights, penalty = self.parts
+        squares = design.square()
+        if weights is not None:
+            squares = squares * weights.unsqueeze(2)
+        return (squares.mean(1).unsqueeze(1) + by_output(penalty)).flatten(1).amax(1)
+
+    def task(self, run: int, *shared: Any) -> Compiled:
+        """One for all runs with the same labels."""
+        design, targets, weights, _ = self.parts
+        problem = self.oracles.problem
+        assert isinstance(problem, LinearHeadProblem)
+        n, size = design.shape[1:]
+        labels = None if targets.is_floating_point() else targets[run].cpu().numpy()
+        weighted = weights is not None
+        shape = problem.head_shape(size)
+        return compiled(RowsForm, problem.criterion, n, labels, weighted, shape, *shared)
+
+    def values(self, run: int) -> dict[str, np.ndarray]:
+        """Features, root of the penalty, and targets and weights unless they are constants."""
+        design, targets, weights, penalty = (
+            None if part is None else part[run].cpu().numpy() for part in self.parts
+        )
+        assert design is not None and targets is not None and penalty is not None  # noqa: PT018
+        problem = self.oracles.problem
+        assert isinstance(problem, LinearHeadProblem)
+        shape = problem.head_shape(design.shape[1])
+        table = penalty[:, None] if penalty.ndim < len(shape) else penalty
+        found = {"design": design, "penalty": np.sqrt(np.broadcast_to(table, shape))}
+        if np.issubdtype(targets.dtype, np.floating):
+            found["targets"] = targets
+        if weights is not None:
+            found["weights"] = weights
+        return found
+
+    def slope(self, head: Tensor) -> Tensor:
+        """By the oracles."""
+        found: Tensor = self.oracles.head_gradient(self.body, head, self.rows)
+        return found
+
+    def hessian(self, head: Tensor) -> Tensor:
+        """By the oracles."""
+        return self.oracles.head_hessian(self.body, head, self.rows)

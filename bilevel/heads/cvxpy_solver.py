@@ -1,0 +1,228 @@
+"""Heads of any convex criterion under convex constraints, by cvxpy."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.cost import Cost
+from bilevel.criteria import AbstractCriterion
+from bilevel.errors import ArgumentError, IncompatibleError
+from bilevel.extras import extra
+from bilevel.heads.base import AbstractHeadSolver, HeadSolution
+from bilevel.heads.compiled import Constraints
+from bilevel.heads.convex_forms import ConvexHeads, convex_heads
+from bilevel.heads.polish import mapping, polished
+from bilevel.oracles import Oracles
+from bilevel.problem import LinearHeadProblem, StackelbergProblem
+from bilevel.sampling import Rows
+from bilevel.sets import ConvexSet, Everywhere
+from bilevel.status import Status
+from bilevel.trees import Tree
+
+LARGEST_POLISHED = 512
+ACCURACY = 1e-10
+DEFAULT = "CLARABEL"
+TIGHT: dict[str, dict[str, Any]] = {
+    "CLARABEL": {
+        **dict.fromkeys(("tol_gap_abs", "tol_gap_rel", "tol_feas"), 1e-12),
+        **dict.fromkeys(("reduced_tol_gap_abs", "reduced_tol_gap_rel"), 1e-8),
+        "reduced_tol_feas": 1e-8,
+    }
+}
+"""Options where no Newton step follows: an interior-point method is cheap to run a little longer."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cvxpy(AbstractHeadSolver):
+    """theta* = argmin of g(w, .) over `head_set` and `constraints`, by a solver of cvxpy.
+
+    For linear heads with a criterion that has a cvxpy `atom`, on all rows. The problem is compiled
+    once, with parameters, and solved again for every run and step. With squared error the data
+    enter through the M x M factor of the Hessian, so that a solve does not depend on the number of
+    rows; with other criteria all rows are in the problem, and so is the cost of each solve
+    (`Newton` is much faster where there are no constraints).
+
+    What the solver returns is improved by a few Newton steps on the face of `head_set` that it lies
+    on, so that heads of up to 512 numbers are exact to rounding, those at a bound too. With
+    `constraints` of your own, or a set that does not know its faces, the accuracy is the solver's.
+
+    `constraints` are the solver's, not the problem's: bounds, and the gaps in a history, still tell
+    the distance to the head without them. `Envelope` is exact all the same for Phi over the heads
+    they allow (Danskin); `Implicit` refuses them. To be certified, state them as `head_set`.
+
+    Args:
+        constraints: a function of the head, a `cvxpy.Variable` of shape (M,) or (M, K), that
+            returns a list of convex cvxpy constraints; called once, when the problem is compiled.
+        solver: its name in cvxpy; None: "CLARABEL".
+        options: passed to that solver, such as {"tol_gap_abs": 1e-9}; None: its own defaults, and
+            tolerances of 1e-12 where these are not accurate enough.
+
+    Raises:
+        MissingPackageError: cvxpy is not installed.
+        IncompatibleError: the head is not linear in features; the criterion or the set has no cvxpy
+            form; the solver cannot solve such a problem.
+        ArgumentError: `constraints` are not convex, or allow no head.
+        SingularHeadError: the head has no unique minimiser.
+
+    Source: Agrawal, Verschueren, Diamond, Boyd, A rewriting system for convex optimization problems
+    (2018); Goulart, Chen, Clarabel (2024). Differs from the source in: 1. the Newton steps.
+
+    Examples:
+        >>> import bilevel, cvxpy, torch
+        >>> from problems.regression import diabetes
+        >>> problem = diabetes(width=4)
+        >>> problem.head_set = bilevel.Nonnegative()
+        >>> body = problem.init_body(torch.Generator().manual_seed(0))
+        >>> bilevel.best_response(problem, body, bilevel.Cvxpy()).status.name
+        'CONVERGED'
+        >>> sparse = bilevel.Cvxpy(lambda theta: [cvxpy.norm1(theta) <= 0.5])
+        >>> bilevel.best_response(problem, body, sparse).head.sum()
+        tensor(0.5000)
+    """
+
+    constraints: Constraints | None = None
+    solver: str | None = None
+    options: Mapping[str, Any] | tuple[tuple[str, Any], ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.constraints is not None and not callable(self.constraints):
+            raise ArgumentError(
+                "`constraints` must be a function of the head, such as lambda theta: "
+                f"[cvxpy.norm1(theta) <= 1], got {self.constraints!r}."
+            )
+        if self.solver is not None and not isinstance(self.solver, str):
+            raise ArgumentError(f'`solver` must be a name such as "OSQP", got {self.solver!r}.')
+        if self.options is not None:
+            # as a tuple, so that two solvers with the same options have the same structure
+            object.__setattr__(self, "options", tuple(sorted(dict(self.options).items())))
+
+    def check(self, problem: StackelbergProblem) -> None:
+        """cvxpy must be there, and know such a solver, criterion and set."""
+        cvxpy = extra("cvxpy", "cvxpy", "Cvxpy()")
+        if not isinstance(problem, LinearHeadProblem):
+            raise IncompatibleError(
+                f"Cvxpy solves heads that are linear in features, which {type(problem).__name__} "
+                "does not have. Use LinearHeadProblem, or an iterative solver such as FastSGD."
+            )
+        if self._name not in cvxpy.installed_solvers():
+            known = ", ".join(sorted(cvxpy.installed_solvers()))
+            raise ArgumentError(f"cvxpy has no solver {self._name!r} here. Installed: {known}.")
+        criterion, convex = problem.criterion, problem.head_set
+        if not criterion.quadratic and type(criterion).atom is AbstractCriterion.atom:
+            criterion.atom(None, None)
+        if type(convex).constraints is ConvexSet.constraints:
+            convex.constraints(None)
+
+    def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Any:
+        """Compile the problem; refuse heads without a unique minimiser."""
+        self.check(oracles.problem)
+        heads, state = convex_heads(oracles, body, head, rows)
+        heads.task(0, oracles.problem.head_set, self.constraints, self._name)
+        return state
+
+    def solve(
+        self, oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: Any, k: int
+    ) -> HeadSolution:
+        """Every run by itself, then the Newton steps of all runs together."""
+        heads, state = convex_heads(oracles, body, head, rows, state)
+        convex = oracles.problem.head_set
+        polish = self._polishes(convex, trees.flatten(head).shape[1])
+        found = Found.nothing(heads, head)
+        for options in self._attempts(polish):
+            self._ask(found, heads, convex, options)
+            if polish:
+                self._polish(found, heads, convex)
+            if not bool(found.rough.any()):
+                break
+        answer = convex.project(found.head.to(head.dtype))
+        slope = heads.slope(answer.double())
+        if isinstance(convex, Everywhere):
+            residual = trees.norm(slope)
+        else:
+            residual = mapping(convex, answer.double(), slope, 1 / heads.largest)
+        free = isinstance(convex, Everywhere) and self.constraints is None
+        words = tuple(found.words)
+        return HeadSolution(
+            answer, residual, found.status, state, heads.factor if free else (), words
+        )
+
+    def _ask(
+        self, found: "Found", heads: ConvexHeads, convex: ConvexSet, options: dict[str, Any]
+    ) -> None:
+        """Solve the runs that are rough, one by one; keep the better one of two answers."""
+        for run in found.rough.nonzero().flatten().tolist():
+            task = heads.task(run, convex, self.constraints, self._name)
+            told = task.solve(heads.values(run), options)
+            if told.status > found.told[run]:
+                continue
+            found.told[run], found.words[run] = told.status, told.words
+            found.status[run] = max(int(told.status), int(heads.status[run]))
+            found.rough[run] = told.status in (Status.NOT_CONVERGED, Status.SOLVER_FAILED)
+            if told.head is not None:
+                found.head[run] = torch.from_numpy(told.head)
+
+    def _polish(self, found: "Found", heads: ConvexHeads, convex: ConvexSet) -> None:
+        """Newton steps; runs that are exact then are so whatever their solver said."""
+        start = convex.project(found.head)
+        head, residual = polished(convex, start, heads.derivatives, 1 / heads.largest)
+        zero = trees.norm(heads.slope(torch.zeros_like(head)))
+        exact = residual <= ACCURACY * (zero + heads.largest * trees.norm(head))
+        solved = trees.finite(head)
+        found.head = head
+        found.rough = solved & ~exact | found.rough & ~solved
+        found.status = torch.where(solved & exact, heads.status, found.status)
+
+    def _polishes(self, convex: ConvexSet, size: int) -> bool:
+        """Whether Newton steps follow."""
+        known = type(convex).face is not ConvexSet.face
+        return known and self.constraints is None and size <= LARGEST_POLISHED
+
+    def _attempts(self, polish: bool) -> list[dict[str, Any]]:
+        """The options to try in turn: what suffices first."""
+        if self.options is not None:
+            return [dict(self.options)]
+        tight = TIGHT.get(self._name)
+        if tight is None:
+            return [{}]
+        return [{}, tight] if polish else [tight, {}]
+
+    @property
+    def _name(self) -> str:
+        return self.solver or DEFAULT
+
+    @property
+    def cost(self) -> Cost:
+        """One exact solve, and a pass through all rows."""
+        return Cost(solves=1, passes=1)
+
+
+@dataclasses.dataclass(eq=False)
+class Found:
+    """What is known of the heads of R runs so far.
+
+    Args:
+        head: float64; NaN where there is none.
+        status: (R,).
+        rough: runs to try again, (R,).
+        told: what the solver made of each run.
+        words: its own.
+    """
+
+    head: Tensor
+    status: Tensor
+    rough: Tensor
+    told: list[int]
+    words: list[str]
+
+    @classmethod
+    def nothing(cls, heads: ConvexHeads, like: Tensor) -> "Found":
+        """Nothing solved."""
+        status = heads.status
+        head = torch.full_like(like, torch.nan, dtype=torch.float64)
+        words = ["" if code < Status.DIVERGED else "not solved" for code in status.tolist()]
+        worst = [int(max(Status))] * len(like)
+        return cls(head, status.clone(), status < int(Status.DIVERGED), worst, words)
