@@ -182,12 +182,16 @@ class Certifier:
         length = trees.norm(head)
         problem = self.oracles.problem
         if isinstance(problem, LinearHeadProblem):
-            parts = self.oracles.linear_parts(body, rows)
-            n, m = parts.design.shape[1:]
-            weight = 1.0 if parts.weights is None else parts.weights.amax(1)
-            design = parts.design.flatten(1).norm(dim=1)
-            fit = design * length + parts.targets.flatten(1).norm(dim=1)
-            penalty = parts.penalty.flatten(1).amax(1) * length
-            terms: Tensor = weight * design * fit / n + penalty
+            design = torch.zeros_like(length)
+            targets, weight, penalty, n = design, design, design, 0
+            for _, some in rows.split(body, self.oracles.report):
+                parts = self.oracles.linear_parts(body, some)
+                design = torch.hypot(design, parts.design.flatten(1).norm(dim=1))
+                targets = torch.hypot(targets, _target_norm(parts.targets))
+                largest_weight = 1.0 if parts.weights is None else parts.weights.amax(1)
+                weight = weight.maximum(largest_weight + torch.zeros_like(weight))
+                penalty, m = parts.penalty.flatten(1).amax(1), parts.design.shape[2]
+                n += parts.design.shape[1]
+            terms: Tensor = weight * design * (design * length + targets) / n + penalty * length
             return EPS * (n + m + 10) * terms
         return EPS * (trees.flatten(head).shape[1] + 10) * largest * (length + 1)

@@ -21,6 +21,7 @@ from bilevel.contest import Contest, Options, Progress
 from bilevel.drawing import Sampling
 from bilevel.errors import AllRunsFailedError, ArgumentError, unknown_name
 from bilevel.problem import StackelbergProblem
+from bilevel.row_groups import ROWS_AT_ONCE
 from bilevel.sampling import BatchSize, TrainingData
 from bilevel.status import Status
 from bilevel.storage.environment import environment
@@ -216,7 +217,8 @@ def _digest(data: TrainingData) -> str:
     found = hashlib.sha256()
     for place, leaf in trees.named_leaves(data.groups):
         found.update(f"{place} {tuple(leaf.shape)} {leaf.dtype}".encode())
-        found.update(leaf.cpu().contiguous().numpy().tobytes())
+        for some in torch.split(leaf, ROWS_AT_ONCE):  # they may come from a file
+            found.update(some.cpu().contiguous().numpy().tobytes())
     return found.hexdigest()
 
 

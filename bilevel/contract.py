@@ -54,6 +54,8 @@ def check_problem(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> None:
         ProblemError: an objective is not finite, or cannot be vmapped.
     """
     problem, name = oracles.problem, type(oracles.problem).__name__
+    _check_chunks(problem, body, rows.full)
+    rows = rows.first(body)
     one_body, one_head = trees.take(body, 0), trees.take(head, 0)
     trees.check(one_body, "init_body()", ProblemError)
     trees.check(one_head, "init_head()", ProblemError)
@@ -105,6 +107,23 @@ def check_problem(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> None:
             "trains all runs at once. Avoid `.item()`, branching on values, in-place changes "
             f"of captured tensors and random numbers inside it. torch says: {error}"
         ) from error
+
+
+def _check_chunks(problem: StackelbergProblem, body: Tree, rows: Rows) -> None:
+    """The features of a row must be the same in a chunk of any size."""
+    if rows.chunks is None or not isinstance(problem, LinearHeadProblem):
+        return
+    # a clone: features that change their inputs in place are found out later
+    inputs = rows.first(body).groups["train"].inputs.clone()
+    one_body = trees.take(body, 0)
+    whole = problem.checked_features(one_body, inputs.clone())
+    part = problem.checked_features(one_body, inputs[: len(inputs) // 2 + 1])
+    apart = (whole[: len(part)] - part).abs().max()
+    if not bool(apart <= 1e-3 * whole.abs().max()):
+        raise ProblemError(
+            f"The features of {type(problem).__name__} for a row depend on which rows are "
+            "evaluated with it, so they cannot be evaluated in chunks. Set `chunk_rows = None`."
+        )
 
 
 def _evaluate(

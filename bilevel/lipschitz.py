@@ -79,7 +79,8 @@ def quadratic_constants(
     if not (certifier.quadratic and oracles.is_stackelberg):
         return None
     blocks = list(_blocks(oracles, body, head))
-    work = len(blocks) * len(blocks[0]) ** 2 * oracles.graph_bytes(body, head, rows)
+    size = oracles.graph_bytes(body, head, rows) * rows.parts
+    work = len(blocks) * len(blocks[0]) ** 2 * size
     if work > THIRD_BYTES:
         return None
     if not isinstance(oracles.problem, LinearHeadProblem) and not _affine(

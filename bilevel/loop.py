@@ -153,7 +153,7 @@ class Loop:
         turns = math.ceil(runs / at_once)
         size = math.ceil(runs / turns)
         parts = [slice(i, min(i + size, runs)) for i in range(0, runs, size)]
-        compile = compile and can_compile(strategy)
+        compile = compile and can_compile(strategy, chunked=data.chunks is not None)
         self.problem, self.data = problem, data
         self.parts = parts
         self.trainings = [

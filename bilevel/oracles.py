@@ -16,7 +16,9 @@ from bilevel import trees
 from bilevel.auxiliary import AuxiliaryProblem, Pullback
 from bilevel.errors import IncompatibleError
 from bilevel.problem import Groups, LinearHeadProblem, StackelbergProblem
+from bilevel.progress import Report
 from bilevel.pullback import gradients, pullback, variable
+from bilevel.rows import in_chunks, of_body
 from bilevel.sampling import Rows
 from bilevel.trees import Tree
 
@@ -44,10 +46,11 @@ class Oracles:
 
     Args:
         problem: the problem, whose functions are called for single runs.
+        report: told how far each pass over chunks of rows got.
     """
 
-    def __init__(self, problem: StackelbergProblem) -> None:
-        self.problem = problem
+    def __init__(self, problem: StackelbergProblem, report: Report | None = None) -> None:
+        self.problem, self.report = problem, report
         # asked once: the compiler does not answer questions about bound methods rightly
         self.is_stackelberg = problem.is_stackelberg
         self._plain_linear_head = (
@@ -59,11 +62,13 @@ class Oracles:
 
     # values
 
+    @of_body
     def body_value(self, body: Tree, head: Tree, rows: Rows) -> Tensor:
         """F, shape (R,)."""
         with torch.no_grad():
             return self._values(self.problem.body_objective, body, head, rows)
 
+    @in_chunks
     def head_value(self, body: Tree, head: Tree, rows: Rows) -> Tensor:
         """g, shape (R,)."""
         with torch.no_grad():
@@ -71,6 +76,8 @@ class Oracles:
 
     def metrics(self, body: Tree, head: Tree, rows: Rows) -> dict[str, Tensor]:
         """The problem's metrics, each (R,); `rows` holds all groups."""
+        own = isinstance(self.problem, LinearHeadProblem) and self.problem.overrides("metrics")
+        rows = rows.whole(body) if own else rows.with_targets(body)
         with torch.no_grad():
             mapped = vmap(self.problem.metrics, in_dims=(0, 0, rows.in_dims))
             return dict(mapped(body, head, rows.groups))
@@ -85,18 +92,22 @@ class Oracles:
 
     # first derivatives
 
+    @in_chunks
     def head_gradient(self, body: Tree, head: Tree, rows: Rows) -> Tree:
         """d_theta g."""
         return self._gradients(self.problem.head_objective, body, head, rows, "head")[1]
 
+    @of_body
     def direct_gradient(self, body: Tree, head: Tree, rows: Rows) -> Tree:
         """d_w F: what is left of the body's gradient when the head is held fixed."""
         return self._gradients(self.problem.body_objective, body, head, rows, "body")[0]
 
+    @of_body
     def body_gradients(self, body: Tree, head: Tree, rows: Rows) -> tuple[Tree, Tree]:
         """d_w F and d_theta F."""
         return self._gradients(self.problem.body_objective, body, head, rows, "both")
 
+    @in_chunks
     def joint_gradient(self, body: Tree, head: Tree, rows: Rows) -> tuple[Tree, Tree]:
         """d_w g and d_theta g in one backward pass."""
         return self._gradients(self.problem.head_objective, body, head, rows, "both")
@@ -121,14 +132,17 @@ class Oracles:
 
     # second derivatives of g
 
+    @in_chunks
     def head_hvp(self, body: Tree, head: Tree, vector: Tree, rows: Rows) -> Tree:
         """(d2_{theta theta} g) v, reverse over reverse."""
         return self._second(body, head, vector, rows, "head")
 
+    @in_chunks
     def cross_vjp(self, body: Tree, head: Tree, vector: Tree, rows: Rows) -> Tree:
         """(d2_{w theta} g) v for v shaped like the head; the result is shaped like the body."""
         return self._second(body, head, vector, rows, "body")
 
+    @in_chunks
     def head_products(self, body: Tree, head: Tree, vector: Tree, rows: Rows) -> tuple[Tree, ...]:
         """d_theta g, (d2_{theta theta} g) v and (d2_{w theta} g) v from one graph."""
 
@@ -142,6 +156,7 @@ class Oracles:
         (cross, along), gradient = torch.func.grad(product, has_aux=True)((body, head))
         return gradient, along, cross
 
+    @in_chunks
     def head_hessian(self, body: Tree, head: Tree, rows: Rows) -> Tensor:
         """d2_{theta theta} g as a matrix, (R, P, P) for a head of P numbers."""
 
@@ -176,8 +191,13 @@ class Oracles:
         return isinstance(self.problem, LinearHeadProblem) and self.problem.criterion.quadratic
 
     def linear_parts(self, body: Tree, rows: Rows) -> LinearParts:
-        """The parts of a linear head's objective, from the features on `rows`."""
+        """The parts of a linear head's objective, from the features on `rows`, all at once."""
         problem = self.problem
+        if rows.chunks is not None:
+            raise IncompatibleError(
+                f"{type(problem).__name__} sets `chunk_rows`, but this needs the features of all "
+                "rows at once. ClosedForm and FastSGD work in chunks; or set `chunk_rows = None`."
+            )
         if not isinstance(problem, LinearHeadProblem):
             raise IncompatibleError(f"{type(problem).__name__} is not a LinearHeadProblem.")
         weighted = problem.overrides("row_weights")
@@ -208,8 +228,9 @@ class Oracles:
             return vmap(penalty)(body, like)
 
     def graph_bytes(self, body: Tree, head: Tree, rows: Rows) -> int:
-        """How much memory the graph of a joint gradient holds, shared by the runs or not."""
+        """How much memory the graph of a joint gradient (of the first chunk) holds, all told."""
         storages: dict[int, int] = {}
+        rows = rows.first(body)
 
         def keep(saved: Tensor) -> Tensor:
             storage = saved.untyped_storage()

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple, final
 import torch
 from torch import Tensor
 
+from bilevel import trees
 from bilevel.constants import Curvature, Lipschitz
 from bilevel.criteria import AbstractCriterion, SquaredError
 from bilevel.errors import FinalMethodError, ShapeError
@@ -181,6 +182,9 @@ class LinearHeadProblem(StackelbergProblem):
     """Whether the penalty covers the constant feature."""
     body_free_features: bool = False
     """True: the features do not depend on the body; `features(inputs)` takes no body then."""
+    chunk_rows: int | None = None
+    """How many training rows are evaluated at once where all are looked at: for data that do not
+    fit in memory. The features of a row must not depend on other rows. None: all."""
 
     _final: ClassVar[tuple[str, ...]] = ("head_objective", "predict", "design")
 
@@ -223,6 +227,14 @@ class LinearHeadProblem(StackelbergProblem):
     @final
     def predict(self, body: Tree, head: Tensor, inputs: Tensor) -> Tensor:
         """Predictions z theta: (n,) or (n, K)."""
+        if self.chunk_rows is None:
+            return self._predict(body, head, inputs)
+        # cast chunk by chunk: inputs may be a file, of another type than the head
+        split = torch.split(inputs, self.chunk_rows)
+        chunks = (trees.cast(some, head.dtype, head.device) for some in split)
+        return torch.cat([self._predict(body, head, some) for some in chunks])
+
+    def _predict(self, body: Tree, head: Tensor, inputs: Tensor) -> Tensor:
         z = self.checked_features(body, inputs)
         rows = z.shape[1] + self.fit_bias
         if head.shape[0] != rows:

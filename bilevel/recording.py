@@ -60,8 +60,9 @@ class Recorder:
         body, head = trees.cast(body, torch.float64), trees.cast(head, torch.float64)
         first = trees.part(body, one), trees.part(head, one)
         rows = sampler.noiseless(sampler.data.part(one).everything(torch.float64), torch.float64)
+        tried = rows.first(first[0])
         try:
-            oracles.head_value(*first, rows)
+            oracles.head_value(*first, tried)
         except RuntimeError as error:
             raise ProblemError(
                 f"`head_objective` of {type(oracles.problem).__name__} fails in float64, in which "
@@ -71,6 +72,9 @@ class Recorder:
         # the graph of a gradient on the rows of g, and the metrics' share of further rows
         share = sum(sampler.data.sizes.values()) / max(1, sampler.data.sizes.get("train", 1))
         needed = max(1, oracles.graph_bytes(*first, rows)) * (1 + share)
+        if rows.chunks is not None:  # all rows at once are in the predictions only, a few times
+            outputs = first[1][0].shape[1:].numel()
+            needed = oracles.graph_bytes(*first, rows) + 32 * outputs * sum(data.sizes.values())
         turns = min(runs, math.ceil(runs * needed / RECORD_BYTES))
         size = math.ceil(runs / turns)
         self.parts = [slice(i, i + size) for i in range(0, runs, size)]

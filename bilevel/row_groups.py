@@ -1,9 +1,12 @@
 """Row groups: what the data of a problem must look like."""
 
+import mmap
+import warnings
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bilevel import trees
@@ -11,17 +14,45 @@ from bilevel.errors import DataError, ShapeError
 from bilevel.problem import Groups
 
 GROUPS = ("train", "validation", "test")
+ROWS_AT_ONCE = 4096
+"""Rows that are looked at at once: they may come from a file."""
 
 
-def check_finite(groups: Groups, remedy: str) -> None:
-    """Raise if a value is NaN or infinite; the message ends with `remedy`."""
+def check_finite(
+    groups: Groups, remedy: str, dtype: torch.dtype | None = None, *, named: bool = True
+) -> None:
+    """Raise if a value is NaN or infinite; a few rows are looked at at once.
+
+    Args:
+        groups: the row groups.
+        remedy: how the message ends.
+        dtype: the type that values are looked at in; None: their own.
+        named: whether the first axis is that of the rows, so that the first bad one has a number.
+    """
     for name, group in groups.items():
         for path, leaf in trees.named_leaves(group):
-            if leaf.is_floating_point() and not leaf.isfinite().all():
-                bad = int((~leaf.isfinite()).sum())
+            bad, first = count_not_finite(leaf, dtype)
+            if bad:
+                where = f"; the first is in row {first}" if named else ""
                 raise DataError(
-                    f'data["{name}"]{path} holds {bad} values that are NaN or infinite{remedy}.'
+                    f'data["{name}"]{path} holds {bad} values that are NaN or infinite{remedy}'
+                    f"{where}."
                 )
+
+
+def count_not_finite(leaf: Tensor, dtype: torch.dtype | None = None) -> tuple[int, int]:
+    """How many values are NaN or infinite, and the first row with one (-1: none)."""
+    bad, first = 0, -1
+    if not leaf.is_floating_point():
+        return bad, first
+    for start in range(0, len(leaf), ROWS_AT_ONCE):
+        some = leaf[start : start + ROWS_AT_ONCE]
+        wrong = ~some.reshape(len(some), -1).to(dtype or leaf.dtype).isfinite()
+        count = int(wrong.sum())
+        if count and first < 0:
+            first = start + int(wrong.any(1).nonzero()[0])
+        bad += count
+    return bad, first
 
 
 def check_groups(groups: Any) -> Groups:
@@ -55,12 +86,31 @@ def check_groups(groups: Any) -> Groups:
 def _as_data(leaf: Any) -> Any:
     """NumPy numbers become tensors, tensors lose their graph; all else is left to be refused."""
     if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf":
-        if leaf.dtype.kind == "f" and leaf.dtype.itemsize > 8:
-            leaf = leaf.astype(np.float64)  # torch has no long double
-        native = leaf.astype(leaf.dtype.newbyteorder("="), copy=False)
-        # torch refuses negative strides and warns about arrays that are read-only
-        return torch.as_tensor(np.require(native, requirements=["C", "W"]))
+        return from_array(leaf)
     return leaf.detach() if isinstance(leaf, Tensor) else leaf
+
+
+def from_array(array: NDArray[Any]) -> Tensor:
+    """A tensor of the numbers of an array; a memory map is shared, not read, where torch can."""
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)  # torch has no long double
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    plain = all(stride >= 0 and stride % array.itemsize == 0 for stride in array.strides)
+    if plain and array.flags.aligned and is_mapped(array):
+        with warnings.catch_warnings():
+            # of a read-only array, which nothing here writes to
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.from_numpy(array.view(np.ndarray))
+    # torch refuses negative strides and warns about arrays that are read-only
+    return torch.as_tensor(np.require(array, requirements=["C", "W"]))
+
+
+def is_mapped(array: NDArray[Any]) -> bool:
+    """Whether the numbers of an array lie in a memory map."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    return isinstance(owner, mmap.mmap)
 
 
 def _described(leaf: Any) -> str:

@@ -17,68 +17,26 @@ from bilevel.drawing import generator as generator
 from bilevel.errors import ArgumentError, ProblemError, ShapeError
 from bilevel.problem import Groups, StackelbergProblem
 from bilevel.row_groups import check_finite, check_groups
+from bilevel.rows import Rows as Rows
+from bilevel.rows import chunks_of
 from bilevel.trees import Tree
 
 BatchSize = int | Mapping[str, int | None] | None
 """Rows per step: for every group, by group, or None for all rows."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Rows:
-    """Rows for R runs: what the oracles take as their batch.
-
-    Attributes:
-        groups: the row groups; leaves (R, n, ...) or, shared by all runs, (n, ...).
-        axes: for each group 0 (it has a run axis) or None (it is shared).
-        all_rows: the groups with all their rows; None where this is it.
-        sampler: draws further rows for solvers that sample on their own; None where nobody may.
-    """
-
-    groups: Groups
-    axes: dict[str, int | None]
-    all_rows: "Rows | None" = None
-    sampler: "Sampler | None" = None
-
-    @property
-    def full(self) -> "Rows":
-        """All rows of the same groups."""
-        return self if self.all_rows is None else self.all_rows
-
-    @property
-    def in_dims(self) -> dict[str, int | None] | int | None:
-        """The axes as `vmap` wants them; one value for all is quicker for it to digest."""
-        distinct = set(self.axes.values())
-        return distinct.pop() if len(distinct) == 1 else self.axes
-
-    def without(self, *names: str) -> "Rows":
-        """The same rows without some groups."""
-        kept = {name: group for name, group in self.groups.items() if name not in names}
-        return dataclasses.replace(self, groups=kept, axes={name: self.axes[name] for name in kept})
-
-    def take(self, index: Tensor | slice) -> "Rows":
-        """The same rows for some of the runs (for evaluations: nothing can be sampled from it)."""
-        groups = {
-            name: group if self.axes[name] is None else trees.tree_map(lambda x: x[index], group)
-            for name, group in self.groups.items()
-        }
-        return Rows(groups, self.axes)
-
-    def cast(self, dtype: torch.dtype) -> "Rows":
-        """The same rows in another floating type."""
-        return Rows(trees.cast(self.groups, dtype), self.axes)
-
-
 class TrainingData:
     """The data of a problem for a list of runs, checked, cast and moved once.
 
     `groups` holds the rows, (n, ...) or (S, n, ...) for S distinct seeds; `sizes` the number of
-    rows n.
+    rows n. Training rows that are evaluated in `chunks` stay as they were given.
 
     Args:
         problem: whose `data` is called: once, or for each distinct seed if it redraws.
         seeds: the seed of every run, in order; seeds may repeat (several strategies).
         dtype: of all floating leaves.
         device: where they live.
+        chunked: False: all rows are read, whatever `chunk_rows` of the problem says.
 
     Raises:
         DataError: a group is empty, unknown, not finite or not made of tensors.
@@ -91,6 +49,8 @@ class TrainingData:
         seeds: Sequence[int],
         dtype: torch.dtype,
         device: torch.device | str,
+        *,
+        chunked: bool = True,
     ) -> None:
         distinct = sorted(set(seeds))
         check_device(device)
@@ -114,8 +74,14 @@ class TrainingData:
             groups = trees.stack(drawn) if drawn[0] else {}
         else:
             groups = check_groups(problem.data())
-        self.groups: Groups = trees.cast(groups, dtype, device)
-        check_finite(self.groups, f" in {dtype}: standardise them, or use float64")
+        self.chunks = chunks_of(problem, groups, dtype) if chunked else None
+        left = () if self.chunks is None else ("train",)
+        self.groups: Groups = {
+            name: group if name in left else trees.cast(group, dtype, device)
+            for name, group in groups.items()
+        }
+        too_large = f" in {dtype}: standardise them, or use float64"
+        check_finite(self.groups, too_large, dtype, named=not self.per_seed)
         axis = 1 if self.per_seed else 0
         self.sizes = {name: trees.leaves(g)[0].shape[axis] for name, g in self.groups.items()}
 
@@ -168,9 +134,9 @@ class TrainingData:
         groups = self.groups
         if self.per_seed and not self.one_run_a_seed:
             groups = trees.tree_map(lambda leaf: leaf[self.seed_index], groups)
-        if dtype is not None:
+        if dtype is not None and self.chunks is None:
             groups = trees.cast(groups, dtype)
-        return Rows(groups, dict.fromkeys(groups, axis))
+        return Rows(groups, dict.fromkeys(groups, axis), chunks=self.chunks)
 
     def gather(self, indices: Mapping[str, Tensor]) -> Groups:
         """The rows `indices[group]` (R, B) of each group, leaves (R, B, ...)."""
@@ -182,10 +148,12 @@ class TrainingData:
 
             def pick(leaf: Tensor, flat: Tensor = flat) -> Tensor:
                 rows = leaf.flatten(0, 1) if self.per_seed else leaf
-                picked = rows.index_select(0, flat.flatten())
+                picked = rows.index_select(0, flat.flatten().to(rows.device))
                 return picked.reshape(*flat.shape, *rows.shape[1:])
 
             found[name] = trees.tree_map(pick, self.groups[name])
+            if self.chunks is not None:
+                found[name] = trees.cast(found[name], self.dtype, self.device)
         return found
 
 
@@ -277,7 +245,8 @@ class Sampler:
             groups["noise"], axes["noise"] = drawn.noise, 0
         if not indices and not self.noisy:
             return dataclasses.replace(self.full, sampler=self)
-        return Rows(groups, axes, self.full, self)
+        chunks = None if "train" in indices else self.full.chunks
+        return Rows(groups, axes, self.full, self, chunks)
 
     def indices(self, group: str, size: int, k: int, stream: str = "rows") -> Tensor:
         """The rows of `group` that step `k` sees, (R, size); `stream` tells draws apart."""

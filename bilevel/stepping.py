@@ -83,8 +83,20 @@ class CompiledSteps:
             ) from error
 
 
-def can_compile(strategy: AbstractStrategy) -> bool:
-    """Whether to compile, where asked to; says so if not."""
+def can_compile(strategy: AbstractStrategy, *, chunked: bool = False) -> bool:
+    """Whether to compile, where asked to; says so if not.
+
+    Args:
+        strategy: whose steps.
+        chunked: whether all rows are evaluated in chunks: each would be compiled anew.
+    """
+    if chunked and strategy.cost.passes:
+        warnings.warn(
+            f"{type(strategy).__name__} goes through all rows in chunks at every step and is not "
+            "compiled: it runs eagerly, with the same numbers.",
+            stacklevel=2,
+        )
+        return False
     if not strategy.compilable:
         warnings.warn(
             f"{type(strategy).__name__} is more than tensor operations and is not compiled: it "

@@ -134,8 +134,8 @@ def test_body_free_features(features, weighted, monkeypatch):
     w = 1.3 * ONE
     expected = bilevel.best_response(bound, w).head
     torch.testing.assert_close(bilevel.best_response(free, w).head, expected, rtol=1e-9, atol=1e-11)
-    counted, calls = count_calls(bilevel.heads.head_data.gram)
-    monkeypatch.setattr(bilevel.heads.head_data, "gram", counted)
+    counted, calls = count_calls(bilevel.heads.head_data.row_moments)
+    monkeypatch.setattr(bilevel.heads.head_data, "row_moments", counted)
     data = TrainingData(free, [0, 1], torch.float64, "cpu")
     rows = Sampler(free, data, None, ("train",)).full
     body, head = (

@@ -15,14 +15,8 @@ from bilevel.heads.quadratic import (
     quadratic_system,
     refuse_singular,
 )
-from bilevel.linear.system import (
-    AbstractSystem,
-    PrimalSystem,
-    by_output,
-    gram,
-    penalise,
-    weighted,
-)
+from bilevel.linear.accumulate import row_moments
+from bilevel.linear.system import AbstractSystem, PrimalSystem, by_output, penalise
 from bilevel.oracles import Oracles
 from bilevel.problem import LinearHeadProblem, StackelbergProblem
 from bilevel.sampling import Rows
@@ -96,17 +90,16 @@ class FullData(AbstractHeadData):
 
     def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Decided | Moments:
         """Check that H is positive definite; compute the Gram matrix if it never changes."""
-        decided = _decide(oracles, body, head, rows.full)
         problem = oracles.problem
-        if (
+        if not (
             isinstance(problem, LinearHeadProblem)
             and problem.body_free_features
             and not problem.overrides("row_weights")
         ):
-            design, penalty = weighted(oracles.linear_parts(body, rows.full))
-            once = torch.ones(len(design), dtype=torch.float64, device=design.device)
-            return Moments(*gram(design, penalty.shape[2]), once, design.shape[1])
-        return decided
+            return _decide(oracles, body, head, rows.full)
+        matrix, moment, penalty = row_moments(oracles, body, rows.full)
+        refuse_singular(penalise(matrix, moment, penalty, rows.full.count), problem)
+        return Moments(matrix, moment, torch.ones_like(matrix[:, 0, 0]), rows.full.count)
 
     def system(
         self, oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: Decided | Moments
@@ -213,10 +206,9 @@ class RunningData(AbstractHeadData):
 
     def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Moments:
         """Nothing seen yet; check that the first system will be positive definite."""
-        design, penalty = weighted(oracles.linear_parts(body, rows))
-        runs, n, m = len(design), design.shape[1], penalty.shape[2]
-        nothing = design.new_zeros(runs, m, design.shape[2])
-        empty = Moments(nothing[..., :m], nothing[..., m:], design.new_zeros(runs), n)
+        matrix, moment, _ = row_moments(oracles, body, rows)
+        nothing = torch.zeros_like(matrix), torch.zeros_like(moment)
+        empty = Moments(*nothing, torch.zeros_like(matrix[:, 0, 0]), rows.count)
         system, _ = self.system(oracles, body, head, rows, empty)
         refuse_singular(system, oracles.problem, RUNNING_REMEDY)
         return empty
@@ -225,8 +217,7 @@ class RunningData(AbstractHeadData):
         self, oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: Moments
     ) -> tuple[PrimalSystem, Moments]:
         """Of the averages, with this batch in them."""
-        design, penalty = weighted(oracles.linear_parts(body, rows))
-        fresh_gram, fresh_moment = gram(design, penalty.shape[2])
+        fresh_gram, fresh_moment, penalty = row_moments(oracles, body, rows)
         decay, extra = _double(self.decay), _double(self.extra_ridge)
         weight = decay * state.weight + 1
         sums = trees.per_run(decay, fresh_gram) * state.gram + fresh_gram

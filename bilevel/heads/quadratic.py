@@ -4,7 +4,8 @@ import torch
 
 from bilevel import trees
 from bilevel.errors import IncompatibleError, SingularHeadError
-from bilevel.linear.system import EPS, AbstractSystem, PrimalSystem, linear_system
+from bilevel.linear.accumulate import row_moments
+from bilevel.linear.system import EPS, AbstractSystem, PrimalSystem, linear_system, penalise
 from bilevel.oracles import Oracles
 from bilevel.problem import LinearHeadProblem, StackelbergProblem
 from bilevel.sampling import Rows, generator
@@ -22,6 +23,8 @@ def quadratic_system(
     For a linear head its solution is theta*; for another head it is theta* - head.
     """
     if isinstance(oracles.problem, LinearHeadProblem):
+        if rows.chunks is not None:
+            return penalise(*row_moments(oracles, body, rows), rows.count)
         return linear_system(oracles.linear_parts(body, rows), penalised=penalised)
     hessian = oracles.head_hessian(body, head, rows).double()
     slope = trees.flatten(oracles.head_gradient(body, head, rows)).double()

@@ -49,7 +49,7 @@ class Bench:
         """
         with refusals():
             check_part(problem, StackelbergProblem, "problem", "an instance of your problem")
-            data = TrainingData(problem, range(runs), torch.float64, "cpu")
+            data = TrainingData(problem, range(runs), torch.float64, "cpu", chunked=False)
             contract.check_data(problem, data.groups, per_seed=data.per_seed)
             sampler = Sampler(problem, data, None, ("train", "validation"))
             body = data.initial(problem.init_body, "body")

@@ -1,0 +1,50 @@
+"""How far a pass over many rows got: on a terminal, or for programs."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from bilevel.errors import ArgumentError
+
+Report = Callable[[int, int], object]
+"""Called as `report(done, total)`, in rows, after each chunk of a pass."""
+Progress = bool | Report
+"""True: a bar, if standard error is a terminal; False: nothing; or a `Report`."""
+
+
+@contextmanager
+def reported(progress: Progress, what: str) -> Iterator[Report | None]:
+    """What to call after each chunk while the block runs; None: nothing.
+
+    Args:
+        progress: see `Progress`. Several passes may follow one another; each counts from zero.
+        what: one or two words for the bar.
+
+    Raises:
+        ArgumentError: `progress` is neither a bool nor callable.
+    """
+    if not isinstance(progress, bool) and not callable(progress):
+        raise ArgumentError(
+            "`progress` must be True, False or a function of (rows done, rows in all), got "
+            f"{progress!r}."
+        )
+    if progress is False or (progress is True and not sys.stderr.isatty()):
+        yield None
+        return
+    if progress is not True:
+        yield progress
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        passes = 1
+
+        def show(done: int, total: int) -> None:
+            nonlocal passes
+            name = what if passes == 1 else f"{what}, pass {passes}"
+            bar.update(task, description=name, completed=done, total=total)
+            passes += done == total
+
+        yield show
