@@ -29,10 +29,11 @@ COLUMNS = {"diabetes": 10, "friedman1": 10, "friedman2": 4, "friedman3": 4}
 
 
 NEED_A_FILE = {"boston", "table"}  # tested in files of their own
+CLASSIFICATION = {"digits", "breast-cancer", "mnist", "fashion-mnist", "cifar10"}  # likewise
 
 
 def test_every_registered_problem_is_tested():
-    assert sorted({*TINY, *NEED_A_FILE}) == registry.names()
+    assert sorted({*TINY, *NEED_A_FILE, *CLASSIFICATION}) == registry.names()
 
 
 def start(problem, seed=0):
