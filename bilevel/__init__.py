@@ -24,6 +24,7 @@ _PUBLIC = {
     "constants": "Curvature Lipschitz",
     "cost": "Cost",
     "status": "Status",
+    "accumulator": "GramAccumulator",
     "point": "best_response hypergradient HeadResponse Hypergradient",
     "loop": "solve",
     "solution": "Solution",
@@ -39,6 +40,7 @@ __all__ = [*sorted(_HOME), "errors"]
 
 if TYPE_CHECKING:
     from bilevel import errors as errors
+    from bilevel.accumulator import GramAccumulator as GramAccumulator
     from bilevel.auxiliary import AuxiliaryProblem as AuxiliaryProblem
     from bilevel.auxiliary import Pullback as Pullback
     from bilevel.comparing import compare as compare

@@ -14,11 +14,15 @@ from bilevel.hypergradients import AbstractHypergradient, Answer, BodyGradient, 
 from bilevel.hyperparameters import check_part, run_counts
 from bilevel.oracles import Oracles
 from bilevel.problem import Groups, StackelbergProblem
+from bilevel.progress import Progress, Report, reported
 from bilevel.row_groups import check_groups
 from bilevel.sampling import Rows, Sampler, TrainingData, generator
 from bilevel.status import Status
 from bilevel.strategies.best_response import default_gradient, default_solver
 from bilevel.trees import Tree
+
+CHUNKED_PROBES = 16
+"""Products that an estimate of |d2_{w theta} g| may take on rows in chunks."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,6 +79,7 @@ def best_response(
     solver: AbstractHeadSolver | None = None,
     *,
     batch: Groups | None = None,
+    progress: Progress = False,
 ) -> HeadResponse:
     """theta*(w) = argmin over theta of g(w, theta), with a bound on its error.
 
@@ -84,6 +89,8 @@ def best_response(
             computation.
         solver: None: `ClosedForm`, where g is quadratic in the head.
         batch: row groups; None: all rows of `problem.data`.
+        progress: of each pass over the rows, where the problem sets `chunk_rows`. True: a bar, if
+            standard error is a terminal; or a function of (rows done, rows in all).
 
     Returns:
         The head, its residual and its error bound (computed in float64).
@@ -98,7 +105,8 @@ def best_response(
         >>> bilevel.best_response(ScalarProduct(), torch.tensor(2.0)).head    # w / (w^2 + 1)
         tensor(0.4000)
     """
-    return _Point(problem, body, batch).respond(solver)
+    with reported(progress, "best response") as report:
+        return _Point(problem, body, batch, report).respond(solver)
 
 
 def hypergradient(
@@ -108,6 +116,7 @@ def hypergradient(
     *,
     solver: AbstractHeadSolver | None = None,
     batch: Groups | None = None,
+    progress: Progress = False,
 ) -> Hypergradient:
     """grad Phi(w), Phi(w) = F(w, theta*(w)), with a bound on its error.
 
@@ -127,6 +136,7 @@ def hypergradient(
         method: None: `Envelope` where F is g, else `Implicit`.
         solver: of the head; None: `ClosedForm`, where g is quadratic in the head.
         batch: row groups; None: all rows.
+        progress: see `best_response`.
 
     Returns:
         The gradient, Phi, the head and the bounds.
@@ -148,7 +158,14 @@ def hypergradient(
     check_part(method, AbstractHypergradient, "method", "Envelope()")
     check_part(solver, AbstractHeadSolver, "solver", "ClosedForm()")
     method.check(problem, solver)
-    point = _Point(problem, body, batch)
+    with reported(progress, "hypergradient") as report:
+        return _hypergradient(_Point(problem, body, batch, report), method, solver)
+
+
+def _hypergradient(
+    point: "_Point", method: AbstractHypergradient, solver: AbstractHeadSolver
+) -> Hypergradient:
+    """The gradient at a point by parts that fit the problem."""
     response = point.respond(solver)
     head = trees.single(response.head)
     made = method.init(point.oracles, point.body, head, point.rows)
@@ -170,11 +187,17 @@ def hypergradient(
 class _Point:
     """One run: the body with a run axis of length 1, and the rows."""
 
-    def __init__(self, problem: StackelbergProblem, body: Tree, batch: Groups | None) -> None:
+    def __init__(
+        self,
+        problem: StackelbergProblem,
+        body: Tree,
+        batch: Groups | None,
+        report: Report | None = None,
+    ) -> None:
         check_part(problem, StackelbergProblem, "problem", "an instance of your problem")
         trees.check(body, "body", ShapeError)
         dtype, device = trees.leaves(body)[0].dtype, trees.leaves(body)[0].device
-        self.problem, self.oracles = problem, Oracles(problem)
+        self.problem, self.oracles = problem, Oracles(problem, report)
         self.body = trees.single(trees.detach(body))
         start = trees.cast(problem.init_head(generator(0, "head")), dtype, device)
         expected = problem.init_body(generator(0, "body"))
@@ -242,6 +265,8 @@ class _Point:
         made = GradientCertifier(
             certifier, body, head, self.double, certificate, stated=self.stated
         )
+        if self.double.chunks is not None:  # each product is a pass over all rows
+            made = dataclasses.replace(made, probes=CHUNKED_PROBES)
         if isinstance(method, Envelope):
             bound = made.envelope(slope)
         else:
