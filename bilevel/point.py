@@ -38,6 +38,7 @@ class HeadResponse:
         mu: the strong convexity of g in the head that the bound rests on.
         value_bound: on g(w, theta) - g(w, theta*).
         note: where mu comes from.
+        words: what another program that solved the head said, such as that of `Cvxpy`.
     """
 
     head: Tree
@@ -48,6 +49,7 @@ class HeadResponse:
     mu: float
     value_bound: float
     note: str
+    words: str = ""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -243,6 +245,7 @@ class _Point:
             float(found.mu),
             float(found.value_bound),
             certifier.note,
+            "".join(solved.words),
         )
 
     def certify(self, head: Tree) -> tuple[Certifier, HeadCertificate]:

@@ -76,6 +76,11 @@ class AbstractHeadSolver(abc.ABC):
         return False
 
     @property
+    def restricts(self) -> bool:
+        """Whether heads stay in a smaller set than the problem's `head_set` (a hook)."""
+        return False
+
+    @property
     def uses_batch(self) -> bool:
         """Whether the heads depend on the rows of the step, not on `rows.full` alone (a hook).
 

@@ -19,6 +19,8 @@ from bilevel.sets import ConvexSet
 from bilevel.status import Status
 
 Constraints = Callable[[Any], Sequence[Any]]
+UNABLE = ("cannot solve this problem", "do not support", "is not installed")
+"""How cvxpy says that a solver is not made for a problem."""
 KEPT = 16
 """How many compiled problems are remembered."""
 
@@ -91,16 +93,19 @@ class Compiled(abc.ABC):
             try:
                 # from a warm start, results would depend on what was solved before
                 problem.solve(**{"solver": self.solver, "warm_start": False, **options})
-            except (error.DCPError, error.DPPError):
-                raise
             except error.SolverError as failure:
-                unable = "do not support" in str(failure) or "not installed" in str(failure)
-                if unable or self.solver not in self.cvxpy.installed_solvers():
+                if any(text in str(failure) for text in UNABLE):
                     raise IncompatibleError(
-                        f'`solver` = "{self.solver}" cannot solve this head. cvxpy says: {failure} '
+                        f'`solver` = "{self.solver}" is not made for this head: {failure} '
                         "Leave `solver` out for CLARABEL, which solves all heads of this library."
                     ) from failure
                 return Told(None, Status.SOLVER_FAILED, f"{self.solver}: {failure}")
+            except (TypeError, ValueError) as failure:
+                if not options:
+                    raise
+                raise ArgumentError(
+                    f"{self.solver} does not take `options` = {dict(options)}: {failure}"
+                ) from failure
         words, found = f"{self.solver}: {problem.status}", self.head.value
         status = {
             "optimal": Status.CONVERGED,

@@ -107,7 +107,7 @@ class GramHeads(ConvexHeads):
     def _factorised(self) -> tuple[Tensor, Tensor, PrimalFactor]:
         return self.system.factorised()
 
-    @property
+    @functools.cached_property
     def status(self) -> Tensor:  # type: ignore[override]
         """CONVERGED or JITTERED; DIVERGED where there is no factor, or b is no number."""
         lost = ~self.system.moment.flatten(1).isfinite().all(1)
@@ -119,7 +119,7 @@ class GramHeads(ConvexHeads):
         """Cholesky's."""
         return self._factorised[2]
 
-    @property
+    @functools.cached_property
     def largest(self) -> Tensor:
         """The largest diagonal entry of H."""
         return self._diagonal.flatten(1).amax(1)

@@ -15,7 +15,7 @@ STEPS = 10
 
 
 def polished(
-    convex: ConvexSet, start: Tree, derivatives: Derivatives, step: Tensor
+    convex: ConvexSet, start: Tree, derivatives: Derivatives, step: Tensor, enough: Tensor
 ) -> tuple[Tree, Tensor]:
     """The best points found by Newton steps from a point near the minimiser, and their residuals.
 
@@ -28,6 +28,7 @@ def polished(
         start: leaves (R, ...), float64.
         derivatives: the gradient, like the points, and the Hessian (R, P, P), at points.
         step: of the residual, about the inverse of the curvature, (R,).
+        enough: a residual that needs no further step, (R,).
 
     Returns:
         The points, and the norm of (x - Proj(x - step gradient)) / step at them, (R,).
@@ -35,7 +36,7 @@ def polished(
     best = point = start
     slope, hessian = derivatives(point)
     least = mapping(convex, point, slope, step)
-    going = least > 0
+    going = least > enough
     for _ in range(STEPS):
         face = convex.face(point, slope, step)
         if face is None or not bool(going.any()):
@@ -46,7 +47,7 @@ def polished(
         size = mapping(convex, point, slope, step)
         better = going & (size < least)
         best = trees.where(better, point, best)
-        going = going & (size < 0.5 * least)  # false for what is no number
+        going = going & (size < 0.5 * least) & (size > enough)  # false for what is no number
         least = torch.where(better, size, least)
     return best, least
 
@@ -79,4 +80,5 @@ def newton(face: Face, point: Tree, slope: Tree, hessian: Tensor) -> Tensor:
     columns = torch.cat([torch.where(held, 0.0, right), face.gap.unsqueeze(1)], dim=1)
     found, info = torch.linalg.solve_ex(matrix, columns)
     found = found.masked_fill((info != 0).unsqueeze(1), torch.nan)
-    return target + found[:, :size]
+    step: Tensor = target + found[:, :size]
+    return step

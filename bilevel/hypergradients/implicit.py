@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.cost import Cost
-from bilevel.errors import ArgumentError, InexactHeadError
+from bilevel.errors import ArgumentError, IncompatibleError, InexactHeadError
 from bilevel.heads import AbstractHeadSolver
 from bilevel.hypergradients.base import AbstractHypergradient, Answer, BodyGradient, fine
 from bilevel.hypergradients.condition import Condition, check_dependence
@@ -70,7 +70,13 @@ class Implicit(AbstractHypergradient):
             )
 
     def check(self, problem: StackelbergProblem, solver: AbstractHeadSolver) -> None:
-        """It is right for any problem; sets of heads are looked at in `init`."""
+        """Refuse constraints that only the solver knows; sets are looked at in `init`."""
+        if solver.restricts:
+            raise IncompatibleError(
+                f"{type(solver).__name__} has constraints of its own, which the optimality "
+                "condition d_theta g = 0 does not know. Use Envelope() where F is g; else state "
+                "bounds as `head_set`, a Box or Nonnegative()."
+            )
 
     def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Tree:
         """Adjoints of zero; check the set of heads, and that g depends on the body."""
