@@ -16,7 +16,7 @@ _PUBLIC = {
     "schedules": "AbstractSchedule Constant Polynomial",
     "optimizers": "AbstractOptimizer SGD RMSProp Adam Clipped",
     "linear": "AbstractLinearSolver CG Dense Neumann",
-    "heads": "AbstractHeadSolver ClosedForm FastSGD FullData BatchData RunningData",
+    "heads": "AbstractHeadSolver ClosedForm Newton Cvxpy FastSGD FullData BatchData RunningData",
     "hypergradients": "AbstractHypergradient Answer BodyGradient Envelope Implicit Unrolled "
     "FiniteDifferences",
     "strategies": "AbstractStrategy TwoTimescale uniform BestResponse OwnLoop preset_strategies "
@@ -58,8 +58,10 @@ if TYPE_CHECKING:
     from bilevel.heads import AbstractHeadSolver as AbstractHeadSolver
     from bilevel.heads import BatchData as BatchData
     from bilevel.heads import ClosedForm as ClosedForm
+    from bilevel.heads import Cvxpy as Cvxpy
     from bilevel.heads import FastSGD as FastSGD
     from bilevel.heads import FullData as FullData
+    from bilevel.heads import Newton as Newton
     from bilevel.heads import RunningData as RunningData
     from bilevel.hypergradients import AbstractHypergradient as AbstractHypergradient
     from bilevel.hypergradients import Answer as Answer

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.heads.newton import hessian_system
 from bilevel.heads.quadratic import (
     LARGEST_GENERAL_HEAD,
     all_penalised,
@@ -65,6 +66,7 @@ class Certifier:
         quadratic: whether g is quadratic in the head.
         large: whether the head is too large for a Hessian.
         stated: whether mu and L are those that the problem states.
+        convex: whether the head is linear with a convex criterion, and all of it penalised.
     """
 
     oracles: Oracles
@@ -75,6 +77,7 @@ class Certifier:
     quadratic: bool = False
     large: bool = False
     stated: bool = False
+    convex: bool = False
 
     @classmethod
     def for_problem(
@@ -97,6 +100,8 @@ class Certifier:
             if not problem.penalises_all:
                 note += "; the bias is not penalised, so mu depends on the data"
             return cls(oracles, "proven", everywhere, penalised, note + ".", quadratic=True)
+        if isinstance(problem, LinearHeadProblem):
+            return cls._convex(problem, oracles, body, head)
         large = trees.flatten(head).shape[1] > LARGEST_GENERAL_HEAD
         if not large and is_quadratic(oracles, body, head, rows):
             one = trees.flatten(head).shape[1] == 1
@@ -112,6 +117,23 @@ class Certifier:
         note = "mu is the smallest eigenvalue of the Hessian at this head: a local estimate."
         return cls(oracles, "estimated", False, False, note)
 
+    @classmethod
+    def _convex(
+        cls, problem: LinearHeadProblem, oracles: Oracles, body: Tree, head: Tree
+    ) -> "Certifier":
+        """Of a linear head whose criterion is convex but not quadratic."""
+        bounded = math.isfinite(problem.criterion.largest_curvature)
+        everywhere = isinstance(problem.head_set, Everywhere)
+        if all_penalised(oracles, body, head) and (bounded or everywhere):
+            note = "g is convex without its penalty, so mu is the smallest penalty."
+            return cls(oracles, "proven", False, True, note, convex=True)
+        if trees.flatten(head).shape[1] > LARGEST_GENERAL_HEAD:
+            note = "Coefficients without a penalty leave mu to the Hessian; the head is too large."
+            return cls(oracles, "unknown", False, False, note, large=True)
+        note = "mu is the smallest eigenvalue of the Hessian at this head: a local estimate"
+        note += "; coefficients without a penalty make it depend on the data."
+        return cls(oracles, "estimated", False, False, note)
+
     def system(self, body: Tree, head: Tree, rows: Rows) -> AbstractSystem | None:
         """The head's linear system; its solution is theta*, or theta* - head (general heads).
 
@@ -119,6 +141,9 @@ class Certifier:
         """
         if self.large:
             return None
+        problem = self.oracles.problem
+        if isinstance(problem, LinearHeadProblem) and not (self.quadratic or self.convex):
+            return hessian_system(self.oracles, body, head, rows)
         return quadratic_system(self.oracles, body, head, rows, self.penalised)
 
     def best_response(self, system: AbstractSystem, head: Tree) -> Tree:
@@ -148,7 +173,7 @@ class Certifier:
         if self.kind == "unknown":
             nothing = torch.full_like(size, torch.nan)
             return HeadCertificate(size, nothing, nothing, nothing, nothing)
-        mu, largest = self._curvature(system, body, size)
+        mu, largest = self._curvature(system, body, head, size)
         mu = torch.where(mu > 0, mu, torch.nan)
         residual, descent = size, torch.zeros_like(size)
         if not isinstance(head_set, Everywhere):
@@ -162,12 +187,13 @@ class Certifier:
         return HeadCertificate(residual, mu, safe / mu, value, largest)
 
     def _curvature(
-        self, system: AbstractSystem | None, body: Tree, like: Tensor
+        self, system: AbstractSystem | None, body: Tree, head: Tree, like: Tensor
     ) -> tuple[Tensor, Tensor]:
         """mu and L; where the problem states no finite L, that of the Hessian at the heads."""
         if not self.stated:
             assert system is not None
-            return system.curvature()
+            low, high = system.curvature()
+            return self._of_criterion(body, head, high) if self.convex else (low, high)
         states = [
             self.oracles.problem.known_curvature(trees.take(body, i)) for i in range(len(like))
         ]
@@ -176,6 +202,16 @@ class Certifier:
         if system is None:
             return mu, largest
         return mu, torch.where(largest.isfinite(), largest, system.curvature()[1])
+
+    def _of_criterion(self, body: Tree, head: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """mu and L: H is diag(p) plus something between 0 and c times the Gram matrix.
+
+        `high` bounds the largest eigenvalue of the Gram matrix plus diag(p).
+        """
+        assert isinstance(self.oracles.problem, LinearHeadProblem)
+        penalty = self.oracles.linear_penalty(body, head).flatten(1)
+        least, most = penalty.amin(1), penalty.amax(1)
+        return least, self.oracles.problem.criterion.largest_curvature * (high - least) + most
 
     def _rounding(self, body: Tree, head: Tree, rows: Rows, largest: Tensor) -> Tensor:
         """How much of the computed gradient may be rounding, (R,)."""
@@ -195,3 +231,11 @@ class Certifier:
             terms: Tensor = weight * design * (design * length + targets) / n + penalty * length
             return EPS * (n + m + 10) * terms
         return EPS * (trees.flatten(head).shape[1] + 10) * largest * (length + 1)
+
+
+def _target_norm(targets: Tensor) -> Tensor:
+    """|t| of all rows, (R,): how large the slope of the losses is at predictions of zero."""
+    if not targets.is_floating_point():  # the slopes of class probabilities are at most sqrt(2)
+        return targets.new_full((len(targets),), 2 * targets.shape[1], dtype=torch.float64).sqrt()
+    norm: Tensor = targets.flatten(1).norm(dim=1)
+    return norm

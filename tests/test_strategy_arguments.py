@@ -155,12 +155,13 @@ def test_a_linear_head_with_its_own_body_objective_is_refused_too():
             strategy.check(problem)
 
 
-def test_best_response_asks_for_a_solver_where_there_is_no_closed_form():
+def test_best_response_takes_newton_where_there_is_no_closed_form():
     @dataclasses.dataclass(frozen=True, eq=False)
     class Quartic(bilevel.SquaredError):
         quadratic = False
 
     problem = Smooth(criterion=Quartic())
-    with pytest.raises(IncompatibleError, match=r"pass `solver=`, for example FastSGD"):
-        BestResponse(0.1).check(problem)
+    assert isinstance(BestResponse(0.1).fitted(problem).solver, bilevel.Newton)
+    with pytest.raises(IncompatibleError, match=r"no closed form. Use Newton\(\)"):
+        BestResponse(0.1, bilevel.ClosedForm()).check(problem)
     BestResponse(0.1, FastSGD(0.1, 3)).check(problem)

@@ -36,6 +36,8 @@ class AbstractCriterion(abc.ABC):
     """An upper bound on the eigenvalues of the second derivative in the prediction."""
     curvature_change: float = math.inf
     """A Lipschitz constant of the second derivative in the prediction, in the spectral norm."""
+    shift_invariant: bool = False
+    """Whether adding one number to all predictions of a row changes nothing."""
 
     @abc.abstractmethod
     def rows(self, predictions: Tensor, targets: Tensor) -> Tensor:

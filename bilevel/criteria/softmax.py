@@ -36,6 +36,7 @@ class SoftmaxLoss(AbstractCriterion):
     largest_curvature = 0.5
     # the third cumulant of a variable that ranges over at most sqrt(2), as |v| = 1 allows
     curvature_change = math.sqrt(8) / (6 * math.sqrt(3))
+    shift_invariant = True
 
     def rows(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """log sum_k exp(u_k - u_y)."""

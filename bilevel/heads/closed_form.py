@@ -49,7 +49,7 @@ class ClosedForm(AbstractHeadSolver):
         if isinstance(problem, LinearHeadProblem) and not problem.criterion.quadratic:
             raise IncompatibleError(
                 f"{type(problem.criterion).__name__} is not quadratic in the prediction, so its "
-                "heads have no closed form. Use an iterative solver, such as FastSGD."
+                "heads have no closed form. Use Newton(), or FastSGD(lr, steps)."
             )
         self.data.check(problem)
 

@@ -1,4 +1,4 @@
-"""Factors of the Hessian of a quadratic head, kept to solve for adjoints too.
+"""Factors of the Hessian of a head, kept to solve for adjoints too.
 
 They are NamedTuples of tensors with the run axis first, so that a state can hold them.
 """
@@ -63,6 +63,57 @@ class DualFactor(NamedTuple):
         design = self.design.unsqueeze(1)
         inner = torch.cholesky_solve(design @ scaled, self.cholesky)
         return merge_outputs(scaled - (design.mT @ inner) / self.penalty.unsqueeze(3))
+
+
+class BlockFactor(NamedTuple):
+    """L L', close to a Hessian that changes with the head: a matrix for each block of numbers.
+
+    On vectors (R, P), P = J q. A linear head of K outputs is written output by output: K blocks of
+    M numbers where the outputs do not interact, else one of M K; P blocks of one number are a
+    diagonal.
+
+    Attributes:
+        cholesky: L, (R, J, q, q), float64; the identity where there is none.
+        usable: which runs have a factor, (R,).
+    """
+
+    cholesky: Tensor
+    usable: Tensor
+
+    @classmethod
+    def none(cls, like: Tensor, blocks: int) -> "BlockFactor":
+        """No factor yet, for vectors like `like` (R, P)."""
+        runs, size = like.shape
+        each = size // blocks
+        identity = torch.eye(each, dtype=torch.float64, device=like.device)
+        usable = torch.zeros(runs, dtype=torch.bool, device=like.device)
+        return cls(identity.expand(runs, blocks, each, each).clone(), usable)
+
+    def solve(self, vectors: Tensor) -> Tensor:
+        """(L L')^{-1} b."""
+        return torch.cholesky_solve(self._columns(vectors), self.cholesky).flatten(1)
+
+    def whiten(self, vectors: Tensor) -> Tensor:
+        """L^{-1} b."""
+        columns = self._columns(vectors)
+        found: Tensor = torch.linalg.solve_triangular(self.cholesky, columns, upper=False)
+        return found.flatten(1)
+
+    def unwhiten(self, vectors: Tensor) -> Tensor:
+        """L'^{-1} b."""
+        columns = self._columns(vectors)
+        found: Tensor = torch.linalg.solve_triangular(self.cholesky.mT, columns, upper=True)
+        return found.flatten(1)
+
+    def replaced(self, which: Tensor, cholesky: Tensor) -> "BlockFactor":
+        """With other matrices in the runs `which` (R,), given one after the other."""
+        changed = self.cholesky.clone()
+        changed[which] = cholesky.to(changed.dtype)
+        return BlockFactor(changed, self.usable | which)
+
+    def _columns(self, vectors: Tensor) -> Tensor:
+        runs, blocks, each = self.cholesky.shape[:3]
+        return vectors.reshape(runs, blocks, each, 1)
 
 
 Factor = PrimalFactor | DualFactor

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from bilevel.cost import Cost
-from bilevel.errors import IncompatibleError
-from bilevel.heads import AbstractHeadSolver, ClosedForm, HeadSolution
+from bilevel.heads import AbstractHeadSolver, ClosedForm, HeadSolution, Newton
 from bilevel.hypergradients import AbstractHypergradient, Answer, Envelope, Implicit
 from bilevel.hyperparameters import check_part
 from bilevel.optimizers import AbstractOptimizer, RMSProp
@@ -19,7 +18,7 @@ from bilevel.strategies.base import AbstractStrategy
 from bilevel.trees import Tree
 
 # made once: the compiler does not make parts
-EXACT, ENVELOPE, IMPLICIT = ClosedForm(), Envelope(), Implicit()
+EXACT, NEWTON, ENVELOPE, IMPLICIT = ClosedForm(), Newton(), Envelope(), Implicit()
 
 
 class BestResponseState(NamedTuple):
@@ -58,7 +57,8 @@ class BestResponse(AbstractStrategy):
 
     Args:
         body_lr: alpha, a number or a schedule.
-        solver: how the head is solved; None: `ClosedForm`, where g is quadratic in the head.
+        solver: how the head is solved; None: `Newton` for linear heads whose criterion is not
+            quadratic, else `ClosedForm`.
         gradient: how the body's gradient is obtained; None: `Envelope` where F is g, else
             `Implicit`.
         optimizer: turns the body's gradients into steps.
@@ -177,12 +177,9 @@ class BestResponse(AbstractStrategy):
 
 
 def default_solver(problem: StackelbergProblem) -> AbstractHeadSolver:
-    """`ClosedForm`, unless the criterion shows that there is none."""
+    """`Newton` for linear heads whose criterion is not quadratic, else `ClosedForm`."""
     if isinstance(problem, LinearHeadProblem) and not problem.criterion.quadratic:
-        raise IncompatibleError(
-            f"There is no exact default solver for {type(problem.criterion).__name__}: pass "
-            "`solver=`, for example FastSGD(lr, steps, tolerance=1e-8)."
-        )
+        return NEWTON
     return EXACT
 
 

@@ -1,0 +1,266 @@
+"""Damped Newton steps for R heads at once, by the last factor for as long as it leads well.
+
+A run makes chord steps theta - (L L')^{-1} d g by a factor of an earlier Hessian while each makes
+|d g| at least four times smaller. Otherwise the Hessian is factored anew where the run stands; if
+the step of that factor falls short too, it is halved until g decreases enough.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.heads.objective import AbstractObjective, Place
+from bilevel.linear.factor import BlockFactor
+from bilevel.linear.preconditioned import preconditioned_cg
+from bilevel.linear.system import EPS, factorise
+from bilevel.schedules import Number
+from bilevel.status import Status
+
+CONTRACTION = 0.25
+"""A step that leaves more of |d g| than this is not a good one."""
+BEYOND = 0.01
+"""How far below the tolerance a run goes that has a factor of its own."""
+DECREASE = 1e-4
+HALVINGS = 50
+RUNAWAY = 0.1
+"""Predictions that still move by this much although g is flat run away to infinity."""
+SINGLE_WORK = 2.0**24
+"""Multiplications from which a Hessian is made in float32."""
+GOING = -1
+
+
+class Found(NamedTuple):
+    """Where R runs ended.
+
+    Attributes:
+        place: heads and slopes.
+        factor: the last one of each run.
+        status: a `Status` code per run, (R,).
+        steps: how many steps each run made, (R,).
+        factored: how many factorisations, (R,).
+    """
+
+    place: Place
+    factor: BlockFactor
+    status: Tensor
+    steps: Tensor
+    factored: Tensor
+
+
+@dataclasses.dataclass
+class Descent:
+    """The runs on their way; vectors (R, P), all else (R,).
+
+    Args:
+        objective: g of the runs.
+        place: where they start.
+        factor: to start with.
+        tolerance: of max |d g|.
+        max_steps: at most so many steps.
+    """
+
+    objective: AbstractObjective
+    place: Place
+    factor: BlockFactor
+    tolerance: Number
+    max_steps: int
+
+    def __post_init__(self) -> None:
+        runs, device = len(self.place.point), self.place.point.device
+        no = torch.zeros(runs, dtype=torch.bool, device=device)
+        self.status = torch.full((runs,), GOING, device=device)
+        self.steps = torch.zeros_like(self.status)
+        self.factored = torch.zeros_like(self.status)
+        self.stale = ~self.factor.usable  # the factor must be replaced before the next step
+        self.precise = no  # a factor in float32 was not good enough
+        self.jittered = no
+        self.current = no  # the factor belongs to the place
+        self.polished = no  # further steps below the tolerance gain nothing
+
+    def run(self) -> Found:
+        """Until every run has a status."""
+        for _ in range(self.max_steps):
+            self._mark(~self._finite(self.place), Status.DIVERGED)
+            largest = self._largest()
+            small = largest <= self.tolerance
+            # a factor that was just made leads further for little, and shows a run that runs away
+            further = (largest > BEYOND * self.tolerance) & ((self.factored > 0) | self.stale)
+            polishing = self.going & small & further & ~self.polished
+            self._mark(small & ~polishing, Status.CONVERGED)
+            if not bool(self.going.any()):
+                break
+            self._factor(self.going & self.stale)
+            self._step(polishing)
+        self._finish()
+        return Found(self.place, self.factor, self.status, self.steps, self.factored)
+
+    @property
+    def going(self) -> Tensor:
+        """Runs without a status."""
+        return self.status == GOING
+
+    def _mark(self, which: Tensor, status: Status) -> None:
+        self.status = self.status.masked_fill(which & self.going, int(status))
+
+    def _largest(self) -> Tensor:
+        return self.place.slope.abs().amax(1)
+
+    @staticmethod
+    def _finite(place: Place) -> Tensor:
+        return trees.finite((place.point, place.slope))
+
+    # factors
+
+    def _factor(self, which: Tensor) -> None:
+        """Factor the Hessian of some runs where they stand."""
+        if not bool(which.any()):
+            return
+        single = which & ~self.precise & (self.objective.work >= SINGLE_WORK)
+        failed = self._factored(single, torch.float32)
+        self.precise = self.precise | failed
+        self._factored((which & ~single) | failed, torch.float64)
+        self.factored = self.factored + which
+        self.stale, self.current = self.stale & ~which, self.current | which
+
+    def _factored(self, which: Tensor, dtype: torch.dtype) -> Tensor:
+        """Factor in one type; which runs it was not good enough for, (R,).
+
+        In float64 a jitter is added to those, and what is hopeless still gets a status.
+        """
+        if not bool(which.any()):
+            return which
+        objective, place = self._part(which)
+        hessian = objective.hessian(place, dtype)
+        cholesky, bad = _cholesky(hessian)
+        if dtype == torch.float64 and bool(bad.any()):
+            cholesky[bad] = factorise(hessian[bad])[0]
+        usable = cholesky.flatten(1).isfinite().all(1) & (
+            bad.logical_not() | (dtype == torch.float64)
+        )
+        kept, weak = (torch.zeros_like(which).index_put((which,), x) for x in (usable, bad))
+        self.factor = self.factor.replaced(kept, cholesky[usable])
+        if dtype == torch.float64:
+            self._mark(which & ~kept, Status.INDEFINITE)
+        self.jittered = torch.where(which, weak, self.jittered)
+        return weak
+
+    def _part(self, which: Tensor) -> tuple[AbstractObjective, Place]:
+        if bool(which.all()):
+            return self.objective, self.place
+        return self.objective.take(which), trees.take(self.place, which)
+
+    # steps
+
+    def _step(self, polishing: Tensor) -> None:
+        """One step of the runs that go on; those `polishing` end where it is not a good one."""
+        going, here = self.going, self.place
+        step = self._direction().masked_fill(~going.unsqueeze(1), 0.0)
+        there = self._at(here.point + step, going)
+        before, after = here.size, there.size
+        good = going & (after <= CONTRACTION * before)
+        better = going & (after < before)
+        short = going & ~good & ~polishing
+        # conjugate gradients make Newton steps whatever the factor
+        led = self.current if self.objective.whole else torch.ones_like(going)
+        # an old factor that leads less well is replaced, where the run stands or has come to
+        moved = good | (better & (polishing | ~led))
+        searching = short & led
+        self.polished = self.polished | (polishing & ~good)
+        runaway = self._runaway(polishing & ~good, step)
+        self.steps = self.steps + going
+        self.place = trees.where(moved, there, here)
+        if bool(searching.any()):
+            self._distrust(searching, here, step)
+            self._search(searching, here, there, step)
+        self.stale = self.stale | (short & ~searching)
+        self.current = self.current & ~going & ~moved
+        self._mark(runaway, Status.NO_MINIMISER)
+
+    def _direction(self) -> Tensor:
+        """-(L L')^{-1} d g, or by conjugate gradients with L L' for a preconditioner."""
+        slope = self.place.slope
+        if self.objective.whole:
+            return -self.factor.solve(slope)
+        left = trees.norm(slope)
+        rtol = left.sqrt().clamp(1e-3, 0.1)
+        dtype = torch.float32 if self.objective.work >= SINGLE_WORK else torch.float64
+
+        def product(vectors: Tensor) -> Tensor:
+            return self.objective.product(self.place, vectors)
+
+        found = preconditioned_cg(product, slope.to(dtype), self.factor, rtol).value.double()
+        descending = trees.dot(found, slope) > 0
+        return -torch.where(descending.unsqueeze(1), found, self.factor.solve(slope))
+
+    def _distrust(self, which: Tensor, here: Place, step: Tensor) -> None:
+        """Factors in float32 that do not solve the system of the step are made in float64."""
+        if self.objective.whole and self.objective.work >= SINGLE_WORK:
+            left = trees.norm(self.objective.product(here, step) + here.slope)
+            self.precise = self.precise | (which & ~(left <= 0.1 * here.size))
+
+    def _search(self, which: Tensor, here: Place, there: Place, step: Tensor) -> None:
+        """Halve the step of some runs until g decreases enough."""
+        begun = self.objective.value(here)
+        downhill = trees.dot(here.slope, step)
+        noise = 10 * EPS * begun.abs()
+        rate, left = torch.ones_like(begun), which
+        for _ in range(HALVINGS):
+            value = self.objective.value(there).nan_to_num(torch.inf, torch.inf)
+            enough = value <= begun + DECREASE * rate * downhill + noise
+            # where g cannot tell, its slope must
+            flat = (begun - value).abs() <= noise
+            enough = enough & (~flat | (there.size < here.size))
+            taken = left & enough
+            self.place = trees.where(taken, there, self.place)
+            left = left & ~enough
+            if not bool(left.any()):
+                break
+            rate = torch.where(left, 0.5 * rate, rate)
+            there = self._at(here.point + trees.per_run(rate, step) * step, left)
+        self.stale = self.stale | which
+        self._stop(left)
+
+    def _at(self, point: Tensor, which: Tensor) -> Place:
+        """The place of some runs; the others stand where they are."""
+        count = int(which.sum())
+        if 2 * count > len(which) or not count:
+            return self.objective.at(point)
+        part = self.objective.take(which).at(point[which])
+        return Place(
+            *(whole.index_put((which,), one) for whole, one in zip(self.place, part, strict=True))
+        )
+
+    # endings
+
+    def _runaway(self, which: Tensor, step: Tensor) -> Tensor:
+        """Runs whose predictions keep moving although g hardly changes: there is no minimum."""
+        if not bool(which.any()):
+            return which
+        far = self.objective.reach(self.place, step) > RUNAWAY
+        return which & far & ~self.objective.penalised
+
+    def _stop(self, which: Tensor) -> None:
+        """Runs that cannot get on: at the rounding of the slope they have arrived."""
+        if bool(which.any()):
+            arrived = self._largest() <= self.objective.rounding(self.place)
+            self._mark(which & arrived, Status.CONVERGED)
+            self._mark(which, Status.NOT_CONVERGED)
+
+    def _finish(self) -> None:
+        self._mark(~self._finite(self.place), Status.DIVERGED)
+        self._mark(self._largest() <= self.tolerance, Status.CONVERGED)
+        self._stop(self.going)
+        converged = self.status == int(Status.CONVERGED)
+        self.status = self.status.masked_fill(converged & self.jittered, int(Status.JITTERED))
+
+
+def _cholesky(hessian: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors of (R, J, q, q), and which runs are not numerically positive definite."""
+    cholesky, info = torch.linalg.cholesky_ex(hessian)
+    scale = hessian.diagonal(dim1=2, dim2=3).abs().amax(2)
+    pivots = cholesky.diagonal(dim1=2, dim2=3).square().amin(2)
+    large = pivots > hessian.shape[-1] * torch.finfo(hessian.dtype).eps * scale
+    return cholesky, ~((info == 0) & large).all(1)

@@ -1,0 +1,213 @@
+"""g of a linear head with a criterion of known slope and curvature.
+
+With predictions U = Z theta, S the slopes and C_i the curvatures of the rows, s_i their weights
+over n:
+
+    d g = Z'(s S) + p theta        H = sum_i s_i C_i (x) z_i z_i' + diag(p)
+
+Vectors hold the head output by output: (R, K, M), flattened. Gradients are made in float64; a
+Hessian only leads the way and may be made in float32.
+"""
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.criteria import AbstractCriterion, RowCurvature
+from bilevel.heads.objective import AbstractObjective, Place
+from bilevel.linear.softmax_gram import interacting_gram
+from bilevel.linear.system import EPS
+from bilevel.oracles import LinearParts
+
+LARGEST_BLOCK = 2048
+"""Numbers of a block of the Hessian up to which it is formed and factored."""
+
+
+class LinearObjective(AbstractObjective):
+    """g of a linear head.
+
+    A criterion whose value does not change when a number is added to all predictions of a row
+    leaves the sums over outputs of an unpenalised row of the head undetermined. Then half their
+    squares, times the mean square of the feature over K, are added to g: its minimum is the same,
+    and the minimiser is the one whose sums are zero.
+
+    Args:
+        parts: of g, from `Oracles.linear_parts`.
+        criterion: which knows its slope and its curvature.
+        outputs: K, None for a head without an axis of outputs.
+    """
+
+    def __init__(
+        self, parts: LinearParts, criterion: AbstractCriterion, outputs: int | None
+    ) -> None:
+        self.parts, self.criterion, self.outputs = parts, criterion, outputs
+        self.design, self.double = parts.design, parts.design.double()
+        targets = parts.targets
+        self.targets = targets.double() if targets.is_floating_point() else targets
+        penalty = parts.penalty.double()
+        self.penalty = (penalty.unsqueeze(2) if penalty.ndim == 2 else penalty).mT
+        n, self.features = self.design.shape[1:]
+        self.count = outputs or 1
+        scaled = None if parts.weights is None else parts.weights.double().unsqueeze(2) / n
+        self.weights = 1 / n if scaled is None else scaled
+        curvature = _probe(parts, criterion, outputs)[1]
+        self.interacting = curvature is not None and curvature.outer is not None
+        self.gauge: Tensor | None = None
+        if criterion.shift_invariant:
+            squares = (self.double.square() * self.weights).sum(1) / self.count
+            self.gauge = (squares * (self.penalty == 0).all(1)).unsqueeze(1)
+
+    def vector(self, head: Tensor) -> Tensor:
+        """Output by output; undetermined sums become zero."""
+        columns = head.double().unsqueeze(1) if self.outputs is None else head.double().mT
+        if self.gauge is not None:
+            columns = columns - columns.mean(1, keepdim=True) * (self.gauge > 0)
+        return columns.flatten(1)
+
+    def head(self, vectors: Tensor) -> Tensor:
+        """(R, M) or (R, M, K)."""
+        columns = self._columns(vectors)
+        return columns[:, 0] if self.outputs is None else columns.mT.contiguous()
+
+    def at(self, point: Tensor) -> Place:
+        """Two products with the features."""
+        predictions = self.double @ self._columns(point).mT
+        slope = self._slope(predictions) * self.weights
+        fit = (slope.mT @ self.double).flatten(1)
+        return Place(point, fit + self._penalised(point), predictions)
+
+    def value(self, place: Place) -> Tensor:
+        """The mean loss and the penalty."""
+        losses = self.criterion.rows(*self._rows(place.predictions))
+        losses = losses.reshape(*place.predictions.shape[:2], 1) * self.weights
+        penalty = 0.5 * trees.dot(self._penalised(place.point), place.point)
+        value: Tensor = losses.sum((1, 2)) + penalty
+        return value
+
+    def product(self, place: Place, vectors: Tensor) -> Tensor:
+        """Two products with the features, in the type of the vectors."""
+        design = self.double if vectors.dtype == torch.float64 else self.design.to(vectors.dtype)
+        along = design @ self._columns(vectors).mT
+        diagonal, outer = self._curvature(place, vectors.dtype)
+        turned = diagonal * along
+        if outer is not None:
+            turned = turned - outer * (outer * along).sum(2, keepdim=True)
+        return (turned.mT @ design).flatten(1) + self._penalised(vectors)
+
+    def hessian(self, place: Place, dtype: torch.dtype) -> Tensor:
+        """One block for interacting outputs, else one for each; a diagonal where they are large."""
+        design, penalty = self.design.to(dtype), self.penalty.to(dtype)
+        diagonal, outer = self._curvature(place, dtype)
+        added = penalty.expand(len(design), self.count, self.features)
+        if self.whole and outer is not None:
+            found = torch.stack(
+                [interacting_gram(*run) for run in zip(design, diagonal, outer, strict=True)]
+            )
+            if self.gauge is not None:
+                shift = torch.diag_embed(self.gauge[:, 0].to(dtype))
+                found += shift.repeat(1, self.count, self.count)
+            found.diagonal(dim1=1, dim2=2).add_(added.flatten(1))
+            return found.unsqueeze(1)
+        curved = diagonal if outer is None else diagonal - outer.square()
+        if self.gauge is not None:
+            added = added + self.gauge.to(dtype)
+        if self.blocks > self.count:
+            entries = curved.mT @ design.square() + added
+            return entries.flatten(1)[:, :, None, None]
+        blocks = [(design * curved[:, :, k : k + 1]).mT @ design for k in range(self.count)]
+        return torch.stack(blocks, 1) + torch.diag_embed(added)
+
+    def take(self, which: Tensor) -> "LinearObjective":
+        """The same for some runs."""
+        weights = None if self.parts.weights is None else self.parts.weights[which]
+        design, targets, _, penalty = self.parts
+        kept = LinearParts(design[which], targets[which], weights, penalty[which])
+        return LinearObjective(kept, self.criterion, self.outputs)
+
+    def rounding(self, place: Place) -> Tensor:
+        """Of sums over the rows and over the features."""
+        rows = self.double.square().sum(2, keepdim=True)
+        mean, square = ((x * self.weights).sum((1, 2)) for x in (rows.sqrt(), rows))
+        length = trees.norm(place.point)
+        slopes = self._slope(place.predictions).abs().flatten(1).amax(1)
+        curved = min(self.criterion.largest_curvature, 1.0) * square * length
+        penalty = self.penalty.flatten(1).amax(1) * length
+        count = self.design.shape[1] + self.features
+        found: Tensor = EPS * (count**0.5 + 4) * (mean * slopes + curved + penalty)
+        return found
+
+    @property
+    def penalised(self) -> Tensor:
+        """Whether all penalties are positive, those of undetermined sums apart."""
+        settled = self.penalty > 0
+        return settled.flatten(1).all(1)
+
+    def reach(self, place: Place, step: Tensor) -> Tensor:
+        """max |Z step|."""
+        moved = self.double @ self._columns(step).mT
+        return moved.abs().flatten(1).amax(1)
+
+    @property
+    def blocks(self) -> int:
+        """One for interacting outputs, else one for each; as many as numbers where too large."""
+        if self.whole:
+            return 1 if self.interacting else self.count
+        return self.count if self.features <= LARGEST_BLOCK else self.count * self.features
+
+    @property
+    def whole(self) -> bool:
+        """Up to 2,048 numbers in a block."""
+        size = self.features * self.count if self.interacting else self.features
+        return size <= LARGEST_BLOCK
+
+    @property
+    def work(self) -> float:
+        """Rows times the squared numbers of a block, for each."""
+        return self.design.shape[1] * (self.features * self.count) ** 2 / self.blocks
+
+    def _columns(self, vectors: Tensor) -> Tensor:
+        return vectors.reshape(-1, self.count, self.features)
+
+    def _rows(self, predictions: Tensor) -> tuple[Tensor, Tensor]:
+        """Predictions and targets of all runs, one after the other."""
+        flat = predictions.reshape(-1) if self.outputs is None else predictions.flatten(0, 1)
+        return flat, self.targets.flatten(0, 1)
+
+    def _slope(self, predictions: Tensor) -> Tensor:
+        found = self.criterion.slope(*self._rows(predictions))
+        assert found is not None
+        return found.reshape(predictions.shape)
+
+    def _curvature(self, place: Place, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """Diagonals and outer vectors with the weights in them, (R, n, K)."""
+        predictions, targets = self._rows(place.predictions.to(dtype))
+        targets = targets.to(dtype) if targets.is_floating_point() else targets
+        found, shape = self.criterion.curvature(predictions, targets), place.predictions.shape
+        assert found is not None
+        weights = torch.as_tensor(self.weights).to(predictions)
+        diagonal = found.diagonal.reshape(shape) * weights
+        if found.outer is None:
+            return diagonal, None
+        return diagonal, found.outer.reshape(shape) * weights.sqrt()
+
+    def _penalised(self, vectors: Tensor) -> Tensor:
+        """p theta, and the slope of what settles undetermined sums."""
+        columns = self._columns(vectors)
+        found = self.penalty.to(vectors.dtype) * columns
+        if self.gauge is not None:
+            found = found + self.gauge.to(vectors.dtype) * columns.sum(1, keepdim=True)
+        return found.flatten(1)
+
+
+def knows_curvature(criterion: AbstractCriterion, parts: LinearParts, outputs: int | None) -> bool:
+    """Whether a criterion tells its slope and its curvature."""
+    return all(found is not None for found in _probe(parts, criterion, outputs))
+
+
+def _probe(
+    parts: LinearParts, criterion: AbstractCriterion, outputs: int | None
+) -> tuple[Tensor | None, RowCurvature | None]:
+    """Slope and curvature of one row at a prediction of zero."""
+    target = parts.targets[0, :1]
+    row = parts.design.new_zeros((1,) if outputs is None else (1, outputs))
+    return criterion.slope(row, target), criterion.curvature(row, target)

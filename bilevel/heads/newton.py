@@ -1,0 +1,149 @@
+"""The exact head of an objective that is not quadratic."""
+
+import dataclasses
+from typing import NamedTuple
+
+import torch
+
+from bilevel import trees
+from bilevel.cost import Cost
+from bilevel.errors import ArgumentError, IncompatibleError
+from bilevel.heads.base import AbstractHeadSolver, HeadSolution
+from bilevel.heads.descent import Descent
+from bilevel.heads.linear_objective import LinearObjective, knows_curvature
+from bilevel.heads.objective import AbstractObjective, GeneralObjective
+from bilevel.heads.quadratic import all_penalised, refuse_singular
+from bilevel.linear.factor import BlockFactor
+from bilevel.linear.system import PrimalSystem, linear_system
+from bilevel.oracles import Oracles
+from bilevel.problem import LinearHeadProblem, StackelbergProblem
+from bilevel.sampling import Rows
+from bilevel.schedules import Number, positive
+from bilevel.sets import Everywhere
+from bilevel.status import Status
+from bilevel.trees import Tree
+
+
+class NewtonState(NamedTuple):
+    """What is kept from one solve to the next.
+
+    Attributes:
+        factor: of the last Hessian.
+    """
+
+    factor: BlockFactor
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Newton(AbstractHeadSolver):
+    """theta*(w) by damped Newton steps on all training rows, to max |d_theta g| <= tolerance.
+
+    theta <- theta - t H^{-1} d_theta g, in float64 whatever the training's type. The factor of H is
+    kept, also from one body to the next: it is made anew only where a step by it leaves more than a
+    quarter of the gradient. Where a step of a new factor falls short, it is halved until g
+    decreases. Each run decides for itself.
+
+    For a linear head with a criterion of known curvature (`LogisticLoss`, `SoftmaxLoss`,
+    `HuberLoss`, your own) H comes from the features: M x M, or M K x M K where outputs interact; a
+    large one is made in float32, which changes the path but not where it ends. Above 2,048 numbers
+    H is not formed: conjugate gradients use products with it, preconditioned by its diagonal
+    blocks. Any other head takes `Oracles.head_hessian`, or products above 1,024 numbers.
+
+    With an unpenalised bias `SoftmaxLoss` determines the biases of the classes but for their sum,
+    which is made zero.
+
+    Args:
+        tolerance: of the largest entry of d_theta g; a number or (R,) numbers. A run that cannot
+            reach it for rounding converges too, as near as it gets. A solve that factored ends with
+            one step more than it needs.
+        max_steps: the most steps of one solve.
+
+    Raises:
+        ArgumentError: `tolerance` or `max_steps` is not positive.
+        IncompatibleError: there is a set of heads.
+        SingularHeadError: the features do not determine the head at an initial point.
+
+    Source: Boyd and Vandenberghe, Convex Optimization (2004), section 9.5.2. Differs from the
+    source in: 1. old factors are used again (the chord method), 2. steps that shrink the gradient
+    by a factor of four are taken without looking at g.
+
+    Examples:
+        >>> import bilevel
+        >>> from problems.classification import breast_cancer
+        >>> strategy = bilevel.BestResponse(5e-4, bilevel.Newton())
+        >>> solution = bilevel.solve(breast_cancer(width=8), strategy, 20, seeds=2)
+        >>> [status.name for status in solution.status]
+        ['COMPLETED', 'COMPLETED']
+    """
+
+    tolerance: Number = 1e-10
+    max_steps: int = 100
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tolerance", positive(self.tolerance, "`tolerance`"))
+        if not isinstance(self.max_steps, int) or self.max_steps < 1:
+            raise ArgumentError(f"`max_steps` must be a positive integer, got {self.max_steps!r}.")
+
+    def check(self, problem: StackelbergProblem) -> None:
+        """Refuse sets of heads."""
+        if not isinstance(problem.head_set, Everywhere):
+            raise IncompatibleError(
+                f"Newton knows no sets of heads, but {type(problem).__name__} has `head_set` = "
+                f"{problem.head_set}. Use Cvxpy() or FastSGD(lr, steps)."
+            )
+
+    def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> NewtonState:
+        """No factor yet; check that the features of a linear head determine it."""
+        problem = oracles.problem
+        if isinstance(problem, LinearHeadProblem) and not all_penalised(oracles, body, head):
+            parts = oracles.linear_parts(body, rows.full)
+            refuse_singular(linear_system(parts, penalised=False), problem)
+        objective = head_objective(oracles, body, head, rows.full)
+        return NewtonState(BlockFactor.none(objective.vector(head), objective.blocks))
+
+    def solve(
+        self, oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: NewtonState, k: int
+    ) -> HeadSolution:
+        """From the last heads, by the last factors."""
+        objective = head_objective(oracles, body, head, rows.full)
+        start = objective.at(objective.vector(head))
+        found = Descent(objective, start, state.factor, self.tolerance, self.max_steps).run()
+        dtype = trees.leaves(head)[0].dtype
+        failed = found.status >= int(Status.DIVERGED)
+        point = found.place.point.masked_fill(failed.unsqueeze(1), torch.nan)
+        solved = trees.cast(objective.head(point), dtype)
+        slope = found.place.slope
+        if dtype != torch.float64:
+            slope = objective.at(objective.vector(solved)).slope
+        factor = found.factor
+        return HeadSolution(solved, trees.norm(slope), found.status, NewtonState(factor), factor)
+
+    @property
+    def exact(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
+    def cost(self) -> Cost:
+        """One exact solve, with passes through all rows."""
+        return Cost(solves=1, passes=1)
+
+
+def head_objective(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> AbstractObjective:
+    """g of the heads at `body`, by the features where that is possible."""
+    problem = oracles.problem
+    if isinstance(problem, LinearHeadProblem):
+        parts = oracles.linear_parts(body, rows)
+        if knows_curvature(problem.criterion, parts, problem.outputs):
+            return LinearObjective(parts, problem.criterion, problem.outputs)
+    return GeneralObjective(oracles, body, head, rows)
+
+
+def hessian_system(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> PrimalSystem:
+    """H and -d g at the heads, output by output: its solution is a Newton step."""
+    objective = head_objective(oracles, body, head, rows)
+    place = objective.at(objective.vector(head))
+    hessian = objective.hessian(place, torch.float64)
+    step = -place.slope.reshape(*hessian.shape[:3], 1)
+    floor = torch.full_like(step[:, 0, 0, 0], -torch.inf)
+    return PrimalSystem(hessian, step, floor, rows.count)

@@ -1,0 +1,76 @@
+"""Conjugate gradients led by a factor that is close to the matrix."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.linear.base import LinearSolution
+from bilevel.linear.conjugate_gradient import CG
+from bilevel.linear.factor import BlockFactor
+from bilevel.linear.operator import Operator
+from bilevel.schedules import Number
+from bilevel.status import Status
+
+REPEATS = 3
+
+
+def preconditioned_cg(
+    product: Callable[[Tensor], Tensor],
+    right: Tensor,
+    factor: BlockFactor,
+    rtol: Number,
+    max_steps: int | None = None,
+) -> LinearSolution:
+    """H v = b through L^{-1} H L'^{-1} y = L^{-1} b, v = L'^{-1} y.
+
+    Args:
+        product: v to H v, vectors (R, P) in the type of `right`.
+        right: b, (R, P).
+        factor: L L', close to H; the identity where there is none.
+        rtol: of the residual in the transformed system, below 1.
+        max_steps: see `CG`.
+    """
+    dtype = right.dtype
+
+    def whitened(vectors: Tensor) -> Tensor:
+        inside = factor.unwhiten(vectors.double()).to(dtype)
+        return factor.whiten(product(inside).double()).to(dtype)
+
+    def no_matrix() -> Tensor:
+        raise NotImplementedError
+
+    system = Operator(whitened, no_matrix)
+    found = CG(rtol, max_steps).solve(system, factor.whiten(right.double()).to(dtype))
+    value = factor.unwhiten(found.value.double()).to(dtype)
+    residual = trees.norm(product(value) - right)
+    return LinearSolution(value, residual, found.status)
+
+
+def adjoint_by_factor(
+    product: Callable[[Tensor], Tensor], right: Tensor, factor: BlockFactor, rtol: float
+) -> LinearSolution:
+    """H v = b to |H v - b| <= rtol |b|: what is left over is solved for again, up to 3 times."""
+    found = preconditioned_cg(product, right, factor, rtol)
+    size = trees.norm(right)
+    for _ in range(REPEATS):
+        off = found.residual > rtol * size
+        if not bool(off.any()):
+            break
+        left = (right - product(found.value)).masked_fill(~off.unsqueeze(1), 0.0)
+        more = preconditioned_cg(product, left, factor, rtol)
+        value = found.value + more.value
+        residual = trees.norm(product(value) - right)
+        better = off & (residual < found.residual)
+        if not bool(better.any()):
+            break
+        found = LinearSolution(
+            trees.where(better, value, found.value),
+            torch.where(better, residual, found.residual),
+            torch.where(better, more.status, found.status),
+        )
+    unsolved = (found.residual > 100 * rtol * size) & (found.status == int(Status.CONVERGED))
+    return found._replace(
+        status=found.status.masked_fill(unsolved, int(Status.ADJOINT_NOT_CONVERGED))
+    )
