@@ -24,7 +24,7 @@ from bilevel.status import Status
 from bilevel.trees import Tree
 
 LARGEST_POLISHED = 512
-ACCURACY, ROUNDING = 1e-10, 1e-14
+ACCURACY, ROUNDING = 1e-10, 1e-15
 """Relative residuals: what is called solved, and what no Newton step can improve."""
 DEFAULT = "CLARABEL"
 TIGHT: dict[str, dict[str, Any]] = {
