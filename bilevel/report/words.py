@@ -48,12 +48,13 @@ def metric_name(metric: str) -> str:
         Words.
 
     Examples:
-        >>> metric_name("test_mse")
-        'test MSE'
+        >>> metric_name("test_mse"), metric_name("test_cross_entropy")
+        ('test MSE', 'test cross-entropy')
     """
     if metric in NAMES:
         return NAMES[metric]
-    return " ".join(ABBREVIATIONS.get(part, part) for part in metric.split("_"))
+    words = " ".join(ABBREVIATIONS.get(part, part) for part in metric.split("_"))
+    return words.replace("cross entropy", "cross-entropy")
 
 
 def number(value: float) -> str:
