@@ -27,9 +27,9 @@ class Status(enum.IntEnum):
     SINGULAR = 10
     INDEFINITE = 11
     NO_MINIMISER = 12
-    INFEASIBLE = 12
-    UNBOUNDED = 13
-    SOLVER_FAILED = 14
+    INFEASIBLE = 13
+    UNBOUNDED = 14
+    SOLVER_FAILED = 15
 
     @property
     def message(self) -> str:

@@ -124,7 +124,7 @@ class Compiled(abc.ABC):
     def _checked(self, constraints: Any) -> list[Any]:
         """The user's constraints, if they are some."""
         kind = self.cvxpy.constraints.constraint.Constraint
-        if isinstance(constraints, kind):
+        if not isinstance(constraints, list | tuple):
             constraints = [constraints]
         for constraint in constraints:
             if not isinstance(constraint, kind):
