@@ -13,7 +13,10 @@ from bilevel.storage.folder import reserve, write_atomically, write_csv
 from problems.linear_networks.share_curves import ShareCurves, usual_budgets
 
 HEAD = f"{'budget':>10}  {'steps':>5}  {'equal':>8}  {'one layer':>9}  {'best':>8}  at share"
-PAIRS_HEAD = f"{'budget':>10}  {'equal twice':>11}  {'1, then 2':>9}  {'2, then 1':>9}  {'best':>8}  at shares"
+PAIRS_HEAD = (
+    f"{'budget':>10}  {'equal twice':>11}  {'1, then 2':>9}  {'2, then 1':>9}  {'best':>8}"
+    "  at shares"
+)
 COLUMNS = ("budget", "step", "share", "exact", "signal_only", "published")
 
 

@@ -78,7 +78,7 @@ class DeepLinearProblem:
 
     def _check_shapes(self) -> None:
         rows, columns = self.weights[0].shape[0], self.weights[-1].shape[1]
-        for k, (left, right) in enumerate(zip(self.weights, self.weights[1:], strict=False)):
+        for k, (left, right) in enumerate(itertools.pairwise(self.weights)):
             if left.shape[1] != right.shape[0]:
                 raise ShapeError(
                     f"weights[{k}] is {tuple(left.shape)} and weights[{k + 1}] is "

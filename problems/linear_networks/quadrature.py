@@ -32,9 +32,9 @@ def beta_rule(first: float, second: float, degree: int) -> tuple[Tensor, Tensor]
     a, b = second - 1, first - 1  # exponents of Jacobi's weight on [-1, 1]
     total = 2 * n + a + b
     centre = (b**2 - a**2) / (total * (total + 2))
-    spread = 4 * n * (n + a) * (n + b) * (n + a + b) / (total**2 * (total**2 - 1))
-    if len(spread):  # the general form is 0/0 at n = 1 where a + b = -1
-        spread[0] = 4 * (1 + a) * (1 + b) / ((2 + a + b) ** 2 * (3 + a + b))
+    ratio = np.ones(len(n))  # of n + a + b to 2 n + a + b - 1, which may both be 0 at n = 1
+    ratio[1:] = (n[1:] + a + b) / (total[1:] - 1)
+    spread = 4 * n * (n + a) * (n + b) * ratio / (total**2 * (total + 1))
     points, weights = _golub_welsch(np.append((b - a) / (a + b + 2), centre), spread)
     return (1 + points) / 2, weights
 

@@ -59,7 +59,7 @@ class StepPolynomial:
 
     def __call__(self, first: float | Tensor, second: float | Tensor) -> Tensor:
         """L at rates of any sign, which may be tensors of one shape."""
-        x, y = torch.as_tensor(first).double(), torch.as_tensor(second).double()
+        x, y = (torch.as_tensor(rate, dtype=torch.float64) for rate in (first, second))
         c = self.coefficients
         rows = [c[i, 0] + y * (c[i, 1] + y * c[i, 2]) for i in range(3)]
         value: Tensor = rows[0] + x * (rows[1] + x * rows[2])
@@ -99,7 +99,7 @@ class StepPolynomial:
         if budget is not None:
             return _best(c, _on_budget(c, budget))
         scale, scaled = _scaled(c)
-        candidates = _stationary(scaled)
+        candidates = [pair for pair in _stationary(scaled) if _is_near(scaled, *pair)]
         if constraint == "nonneg":
             candidates = [pair for pair in candidates if min(pair) >= 0] + _on_edges(scaled)
         found = _best(scaled, candidates)
@@ -166,6 +166,16 @@ def _polished(c: Array, x: float, y: float) -> tuple[float, float]:
             break
         best = here
     return float(best[0]), float(best[1])
+
+
+def _is_near(c: Array, x: float, y: float) -> bool:
+    """Whether rounding leaves the value of L there some digits.
+
+    Where it does not, the terms are huge and cancel: a root that rounding has brought back from
+    infinity. `_at_infinity` has its value.
+    """
+    terms = _value(np.abs(c), abs(x), abs(y))
+    return bool(np.finfo(float).eps * terms < 1e-7 * c[0, 0])
 
 
 def _on_edges(c: Array) -> list[tuple[float, float]]:
