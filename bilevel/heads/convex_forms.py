@@ -12,12 +12,16 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.heads.compiled import Compiled, GramForm, RowsForm, compiled
 from bilevel.heads.head_data import Decided, FullData
-from bilevel.heads.quadratic import quadratic_system
+from bilevel.heads.linear_objective import LinearObjective
+from bilevel.heads.newton import head_objective
+from bilevel.heads.objective import AbstractObjective
+from bilevel.heads.quadratic import all_penalised, quadratic_system, refuse_singular
 from bilevel.linear.factor import PrimalFactor, merge_outputs, split_outputs
-from bilevel.linear.system import PrimalSystem, by_output
+from bilevel.linear.system import PrimalSystem, by_output, linear_system
 from bilevel.oracles import LinearParts, Oracles
 from bilevel.problem import LinearHeadProblem
 from bilevel.sampling import Rows
+from bilevel.sets import Everywhere
 from bilevel.status import Status
 from bilevel.trees import Tree
 
@@ -56,6 +60,19 @@ class ConvexHeads(abc.ABC):
     def largest(self) -> Tensor:
         """About the largest curvature, (R,), positive."""
 
+    @property
+    def penalised(self) -> Tensor:
+        """Whether a penalty keeps the head from running away, (R,)."""
+        return torch.ones_like(self.status, dtype=torch.bool)
+
+    def settled(self, head: Tensor) -> Tensor:
+        """Heads with what g does not determine settled."""
+        return head
+
+    def reach(self, head: Tensor, step: Tensor) -> Tensor:
+        """How much a prediction moves with a step at most, (R,)."""
+        return torch.zeros_like(self.largest)
+
     def derivatives(self, head: Tree) -> tuple[Tensor, Tensor]:
         """Slope and Hessian."""
         return self.slope(head), self.hessian(head)
@@ -79,8 +96,7 @@ def convex_heads(
     problem = oracles.problem
     assert isinstance(problem, LinearHeadProblem)
     if not problem.criterion.quadratic:
-        double = trees.cast(body, torch.float64), rows.full.cast(torch.float64)
-        return RowsHeads(oracles, *double, oracles.linear_parts(*double)), ()
+        return _rows_heads(oracles, body, head, rows.full, check=state is None), ()
     if state is None:
         state = ALL_ROWS.init(oracles, body, head, rows)
     if isinstance(state, Decided):  # H itself is needed, not the kernel of the rows
@@ -89,6 +105,23 @@ def convex_heads(
         system, state = ALL_ROWS.system(oracles, body, head, rows, state)
     assert isinstance(system, PrimalSystem)
     return GramHeads(system, outputs=None if head.ndim == 2 else head.shape[2]), state
+
+
+def _rows_heads(
+    oracles: Oracles, body: Tree, head: Tensor, rows: Rows, *, check: bool
+) -> "RowsHeads":
+    """Heads of a criterion that is not quadratic."""
+    problem = oracles.problem
+    assert isinstance(problem, LinearHeadProblem)
+    body, rows = trees.cast(body, torch.float64), rows.cast(torch.float64)
+    head = head.double()
+    parts = oracles.linear_parts(body, rows)
+    if check and not all_penalised(oracles, body, head):
+        refuse_singular(linear_system(parts, penalised=False), problem)
+    objective = head_objective(oracles, body, head, rows)
+    if isinstance(objective, LinearObjective) and not isinstance(problem.head_set, Everywhere):
+        objective.gauge = None  # a set need not allow sums of zero
+    return RowsHeads(problem, parts, objective)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -173,16 +206,14 @@ class RowsHeads(ConvexHeads):
     """The mean of the losses of all rows, and the penalty.
 
     Args:
-        oracles: of the problem.
-        body: leaves (R, ...), float64.
-        rows: all, float64.
+        problem: with the criterion and the shape of the head.
         parts: what g is made of.
+        objective: g.
     """
 
-    oracles: Oracles
-    body: Tree
-    rows: Rows
+    problem: LinearHeadProblem
     parts: LinearParts
+    objective: AbstractObjective
 
     @functools.cached_property
     def status(self) -> Tensor:  # type: ignore[override]
@@ -203,36 +234,53 @@ class RowsHeads(ConvexHeads):
     def task(self, run: int, *shared: Any) -> Compiled:
         """One for all runs with the same labels."""
         design, targets, weights, _ = self.parts
-        problem = self.oracles.problem
-        assert isinstance(problem, LinearHeadProblem)
         n, size = design.shape[1:]
         labels = None if targets.is_floating_point() else targets[run].cpu().numpy()
-        weighted = weights is not None
-        shape = problem.head_shape(size)
-        return compiled(RowsForm, problem.criterion, n, labels, weighted, shape, *shared)
+        shape, weighted = self.problem.head_shape(size), weights is not None
+        return compiled(RowsForm, self.problem.criterion, n, labels, weighted, shape, *shared)
 
     def values(self, run: int) -> dict[str, np.ndarray]:
         """Features, root of the penalty, and targets and weights unless they are constants."""
-        design, targets, weights, penalty = (
-            None if part is None else part[run].cpu().numpy() for part in self.parts
-        )
-        assert design is not None and targets is not None and penalty is not None  # noqa: PT018
-        problem = self.oracles.problem
-        assert isinstance(problem, LinearHeadProblem)
-        shape = problem.head_shape(design.shape[1])
-        table = penalty[:, None] if penalty.ndim < len(shape) else penalty
-        found = {"design": design, "penalty": np.sqrt(np.broadcast_to(table, shape))}
-        if np.issubdtype(targets.dtype, np.floating):
-            found["targets"] = targets
+        design, targets, weights, penalty = self.parts
+        root = penalty[run].sqrt()
+        root = root.unsqueeze(1) if root.ndim < len(self.problem.head_shape(1)) else root
+        shape = self.problem.head_shape(design.shape[2])
+        found = {"design": design[run], "penalty": root.expand(shape)}
+        if targets.is_floating_point():
+            found["targets"] = targets[run]
         if weights is not None:
-            found["weights"] = weights
-        return found
+            found["weights"] = weights[run]
+        return {name: value.cpu().numpy() for name, value in found.items()}
 
     def slope(self, head: Tensor) -> Tensor:
-        """By the oracles."""
-        found: Tensor = self.oracles.head_gradient(self.body, head, self.rows)
+        """Of the objective."""
+        slope = self.objective.at(self.objective.vector(head)).slope
+        found: Tensor = self.objective.head(slope)
         return found
 
     def hessian(self, head: Tensor) -> Tensor:
-        """By the oracles."""
-        return self.oracles.head_hessian(self.body, head, self.rows)
+        """Its blocks, in the order of the head."""
+        blocks = self.objective.hessian(
+            self.objective.at(self.objective.vector(head)), torch.float64
+        )
+        count, size = blocks.shape[1:3]
+        apart = torch.eye(count, dtype=blocks.dtype, device=blocks.device)
+        whole = torch.einsum("rkij,kl->rkilj", blocks, apart).reshape(len(blocks), count * size, -1)
+        places = torch.arange(count * size, dtype=torch.float64, device=blocks.device)
+        order = self.objective.head(places.unsqueeze(0)).flatten().long()
+        return whole[:, order][:, :, order]
+
+    @property
+    def penalised(self) -> Tensor:
+        """As the objective says."""
+        return self.objective.penalised.expand(len(self.status))
+
+    def settled(self, head: Tensor) -> Tensor:
+        """Sums that g does not determine made zero."""
+        found: Tensor = self.objective.head(self.objective.vector(head))
+        return found
+
+    def reach(self, head: Tensor, step: Tensor) -> Tensor:
+        """Of the objective."""
+        vector = self.objective.vector
+        return self.objective.reach(self.objective.at(vector(head)), vector(step))

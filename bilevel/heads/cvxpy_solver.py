@@ -15,7 +15,8 @@ from bilevel.extras import extra
 from bilevel.heads.base import AbstractHeadSolver, HeadSolution
 from bilevel.heads.compiled import Constraints
 from bilevel.heads.convex_forms import ConvexHeads, convex_heads
-from bilevel.heads.polish import mapping, polished
+from bilevel.heads.descent import RUNAWAY
+from bilevel.heads.polish import mapping, newton, polished
 from bilevel.oracles import Oracles
 from bilevel.problem import LinearHeadProblem, StackelbergProblem
 from bilevel.sampling import Rows
@@ -139,7 +140,8 @@ class Cvxpy(AbstractHeadSolver):
                 self._polish(found, heads, convex)
             if not bool(found.rough.any()):
                 break
-        answer = convex.project(found.head.to(head.dtype))
+        failed = (found.status >= int(Status.DIVERGED)).reshape(-1, *[1] * (head.ndim - 1))
+        answer = convex.project(found.head.masked_fill(failed, torch.nan).to(head.dtype))
         slope = heads.slope(answer.double())
         if isinstance(convex, Everywhere):
             residual = trees.norm(slope)
@@ -173,11 +175,25 @@ class Cvxpy(AbstractHeadSolver):
         scale = zero + heads.largest * trees.norm(start)
         enough = ROUNDING * scale
         head, residual = polished(convex, start, heads.derivatives, 1 / heads.largest, enough)
-        exact = residual <= ACCURACY * scale
+        head, exact = heads.settled(head), residual <= ACCURACY * scale
         solved = trees.finite(head)
         found.head = head
         found.rough = solved & ~exact | found.rough & ~solved
         found.status = torch.where(solved & exact, heads.status, found.status)
+        if not bool(heads.penalised.all()):
+            lost = solved & ~heads.penalised & self._runs_away(head, heads, convex)
+            found.status = found.status.masked_fill(lost, int(Status.NO_MINIMISER))
+            found.rough = found.rough & ~lost
+
+    @staticmethod
+    def _runs_away(head: Tensor, heads: ConvexHeads, convex: ConvexSet) -> Tensor:
+        """Runs whose predictions would go on moving although g is flat: there is no minimum."""
+        slope, hessian = heads.derivatives(head)
+        face = convex.face(head, slope, 1 / heads.largest)
+        assert face is not None
+        step = newton(face, head, slope, hessian)
+        moved = heads.reach(head, trees.unflatten(step, head))
+        return ~(moved <= RUNAWAY)  # a step that is no number has no end either
 
     def _polishes(self, convex: ConvexSet, size: int) -> bool:
         """Whether Newton steps follow."""
