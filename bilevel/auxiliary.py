@@ -51,6 +51,16 @@ class AuxiliaryProblem(StackelbergProblem):
     auxiliary_set: ConvexSet = Everywhere()
     """Convex; the auxiliary variable is projected onto it after each step."""
 
+    @classmethod
+    def knows_runs(cls) -> bool:
+        """Whether `directions_of_runs` is overridden, no earlier than `directions`."""
+
+        def depth(name: str) -> int:
+            return next(i for i, made in enumerate(cls.__mro__) if name in vars(made))
+
+        ours = cls.directions_of_runs is not AuxiliaryProblem.directions_of_runs
+        return ours and depth("directions_of_runs") <= depth("directions")
+
     @abc.abstractmethod
     def init_auxiliary(self, generator: torch.Generator) -> Tree:
         """The initial auxiliary variable: a floating tree, drawn with `generator` only."""
@@ -62,9 +72,8 @@ class AuxiliaryProblem(StackelbergProblem):
         """The directions of one run on one batch; they take the place of gradients.
 
         A derivative in the body, such as that of features with a vector u, is returned as
-        `bilevel.Pullback(values, along)`: the library differentiates once for all runs, and the
-        compiler knows how. (`torch.func.vjp` inside of this function gives the same numbers, more
-        slowly.)
+        `bilevel.Pullback(values, along)`: the library differentiates once for all runs.
+        (`torch.func.vjp` inside of this function gives the same numbers, more slowly.)
 
         Args:
             body: one run's body.
@@ -76,3 +85,14 @@ class AuxiliaryProblem(StackelbergProblem):
             Directions of body (or a `Pullback`), head and auxiliary, of their structures and
             shapes. The step is x - lr * direction: minus the direction is a direction of descent.
         """
+
+    def directions_of_runs(
+        self, body: Tree, head: Tree, auxiliary: Tree, batch: Groups
+    ) -> tuple[Tree, Tree, Tree]:
+        """`directions` for R runs at once (a hook, for speed only): all leaves have a leading R.
+
+        Not overridden, the library maps `directions` over the runs, which costs several times as
+        much for small problems. Rows that runs share come expanded. Where a subclass overrides
+        `directions` alone, that is what counts.
+        """
+        raise NotImplementedError

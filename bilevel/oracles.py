@@ -53,6 +53,7 @@ class Oracles:
         self.problem, self.report = problem, report
         # asked once: the compiler does not answer questions about bound methods rightly
         self.is_stackelberg = problem.is_stackelberg
+        self._knows_runs = isinstance(problem, AuxiliaryProblem) and problem.knows_runs()
         self._plain_linear_head = (
             isinstance(problem, LinearHeadProblem)
             and problem.is_stackelberg
@@ -118,17 +119,24 @@ class Oracles:
         """The directions of an `AuxiliaryProblem`, with pull-backs carried out."""
         problem = self.problem
         assert isinstance(problem, AuxiliaryProblem)
-        mapped = vmap(problem.directions, in_dims=(0, 0, 0, rows.in_dims))
+        groups = rows.groups
+        if self._knows_runs:
+            runs, mapped = len(trees.leaves(head)[0]), problem.directions_of_runs
+            for name in (name for name, axis in rows.axes.items() if axis is None):
+                shared = trees.tree_map(lambda x: x.expand(runs, *x.shape), groups[name])
+                groups = {**groups, name: shared}
+        else:
+            mapped = vmap(problem.directions, in_dims=(0, 0, 0, rows.in_dims))
 
         def values(levels: Tree) -> tuple[Tree, Tree]:
-            found = mapped(levels, head, auxiliary, rows.groups)
+            found = mapped(levels, head, auxiliary, groups)
             return (found[0].values if isinstance(found[0], Pullback) else levels), found
 
         (first, *others), pull = pullback(values, body, has_aux=True)
         if isinstance(first, Pullback):
             first = pull(first.along)
-        head_direction, auxiliary_direction = trees.detach(others)
-        return trees.detach(first), head_direction, auxiliary_direction
+        head_direction, auxiliary_direction = others
+        return first, head_direction, auxiliary_direction
 
     # second derivatives of g
 

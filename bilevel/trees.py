@@ -17,8 +17,8 @@ Tree = Any
 def tree_map(function: Callable[..., Any], tree: Tree, *more: Tree) -> Tree:
     """The tree of `function(leaf, ...)`, over trees of one structure.
 
-    Tensors and flat dicts, the common trees, are walked here: it is several times faster than the
-    general way, and a training step walks a dozen trees.
+    Tensors, dicts and (named) tuples, the common trees, are walked here: it is several times faster
+    than the general way, and a training step walks a dozen trees.
     """
     if isinstance(tree, Tensor):
         return function(tree, *more)
@@ -27,6 +27,9 @@ def tree_map(function: Callable[..., Any], tree: Tree, *more: Tree) -> Tree:
             key: tree_map(function, value, *(other[key] for other in more))
             for key, value in tree.items()
         }
+    if isinstance(tree, tuple) and all(type(other) is type(tree) for other in more):
+        mapped = [tree_map(function, *same) for same in zip(tree, *more, strict=True)]
+        return type(tree)(*mapped) if hasattr(tree, "_fields") else tuple(mapped)
     return _pytree.tree_map(function, tree, *more)
 
 

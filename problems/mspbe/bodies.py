@@ -23,6 +23,9 @@ class Body(Protocol):
     def features(self, body: Any, inputs: Tensor) -> Tensor:
         """phi, (n, M), of inputs (n, D)."""
 
+    def features_of_runs(self, body: Any, inputs: Tensor) -> Tensor:
+        """phi of R runs, (R, n, M), of inputs (R, n, D)."""
+
     @property
     def width(self) -> int:
         """M."""
@@ -82,6 +85,9 @@ class Layers:
             hidden = sigma(hidden @ body[f"weight{layer}"])
         return hidden
 
+    # matrices multiply with a run axis as they do without
+    features_of_runs = features
+
 
 class Module:
     """Any `nn.Module` that `bilevel.split` takes: what it feeds to its last linear layer.
@@ -122,3 +128,8 @@ class Module:
         """What the last layer sees."""
         z = self._split.features(body, inputs)
         return torch.cat([z, torch.ones_like(z[:, :1])], dim=1) if self._split.fit_bias else z
+
+    def features_of_runs(self, body: dict[str, Tensor], inputs: Tensor) -> Tensor:
+        """The same for many runs."""
+        found: Tensor = torch.func.vmap(self.features)(body, inputs)
+        return found

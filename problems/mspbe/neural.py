@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 import bilevel
+from bilevel import trees
 from bilevel.errors import ShapeError
 from bilevel.problem import Groups
 from bilevel.schedules import positive
@@ -158,55 +159,63 @@ class NeuralMSPBE(bilevel.AuxiliaryProblem, Evaluation):
     def directions(
         self, body: Tree, head: Tensor, auxiliary: Tensor, batch: Groups
     ) -> tuple[bilevel.Pullback, Tensor, Tensor]:
+        """Those of the class."""
+        alone = (trees.single(level) for level in (body, head, auxiliary, batch))
+        pulled, *others = trees.take(self.directions_of_runs(*alone), 0)
+        return bilevel.Pullback(*pulled), *others
+
+    def directions_of_runs(
+        self, body: Tree, head: Tensor, auxiliary: Tensor, batch: Groups
+    ) -> tuple[bilevel.Pullback, Tensor, Tensor]:
         """Those of the class, from one evaluation of the features and one pull-back."""
         rows: Transitions | Model = batch["train"]
+        pair = torch.stack([auxiliary, head], 2)
         if isinstance(rows, Model):
-            seen = self._of_model(body, head, auxiliary, rows)
+            pulled = self.network.features_of_runs(body, check_model(rows).inputs)
+            z = pulled.detach()  # the graph holds the features, and not what follows from them
+            scales = self._of_model(z, pair, rows)
         else:
-            seen = self._of_transitions(body, head, auxiliary, rows)
-        z, towards, outwards, head_slope = seen
-        along = torch.outer(towards, auxiliary) + torch.outer(outwards, head)
-        damping = self.shift * auxiliary if self.shift else 0.0
-        return (
-            bilevel.Pullback(z, along),
-            z.mT @ head_slope + damping,
-            damping - z.mT @ towards,
-        )
+            both = torch.cat([rows.inputs, rows.next_inputs], 1)
+            pulled = self.network.features_of_runs(body, both)
+            z = pulled.detach()
+            scales = self._of_transitions(z, pair, rows)
+        of_auxiliary, _, of_head = (scales.mT @ z).unbind(1)
+        if self.shift:
+            of_auxiliary, of_head = (
+                of_auxiliary - self.shift * auxiliary,
+                of_head + self.shift * auxiliary,
+            )
+        return bilevel.Pullback(pulled, scales[:, :, :2] @ pair.mT), of_head, -of_auxiliary
 
-    def _of_transitions(
-        self, body: Tree, head: Tensor, auxiliary: Tensor, rows: Transitions
-    ) -> tuple[Tensor, ...]:
-        """The features of x and x', and what multiplies omega and theta in the directions."""
-        n = len(rows.rewards)
-        z = self.features(body, torch.cat([rows.inputs, rows.next_inputs]))
-        values, q = z @ head, z[:n] @ auxiliary
-        share, follow = rows.weights / n, self.discount * rows.continues
+    def _of_transitions(self, z: Tensor, pair: Tensor, rows: Transitions) -> Tensor:
+        """What scales the features z (R, 2n, M) of x and x' in the directions, (R, 2n, 3).
+
+        The columns: of omega and of theta in the pull-back; of the features in the head's.
+        """
+        n = rows.rewards.shape[1]
+        seen = z @ pair
+        q, values, next_values = seen[:, :n, 0], seen[:, :n, 1], seen[:, n:, 1]
+        share, follow = rows.weights * (1 / n), self.discount * rows.continues
         corrected = share * rows.ratios
-        error = corrected * (rows.rewards + follow * values[n:] - values[:n])
+        error = corrected * (rows.rewards + follow * next_values - values)
         ahead = corrected * follow * q
-        return (
-            z,
-            torch.cat([error - share * q, torch.zeros_like(q)]),
-            torch.cat([-corrected * q, ahead]),
-            torch.cat([-error, ahead]),
-        )
+        here = torch.stack([error - share * q, -corrected * q, -error], 2)
+        there = torch.stack([torch.zeros_like(q), ahead, ahead], 2)
+        return torch.cat([here, there], 1)
 
-    def _of_model(
-        self, body: Tree, head: Tensor, auxiliary: Tensor, model: Model
-    ) -> tuple[Tensor, ...]:
-        """The same in expectation, for all states."""
-        z = self.features(body, check_model(model).inputs)
-        values, q = z @ head, z @ auxiliary
-        ahead = self.discount * (model.transitions @ values)
+    def _of_model(self, z: Tensor, pair: Tensor, model: Model) -> Tensor:
+        """The same in expectation, for all states: (R, S, 3)."""
+        q, values = (z @ pair).unbind(2)
+        ahead = self.discount * (model.transitions @ values.unsqueeze(2)).squeeze(2)
         error = model.weights * (model.rewards + ahead - values)
         weighted = model.weights * q
-        back = self.discount * (model.transitions.mT @ weighted)
-        return z, error - weighted, back - weighted, back - error
+        back = self.discount * (model.transitions.mT @ weighted.unsqueeze(2)).squeeze(2)
+        return torch.stack([error - weighted, back - weighted, back - error], 2)
 
 
 def check_model(model: Model) -> Model:
     """The model, or an error unless its rows are all states: expectations need them."""
-    rows, states = model.transitions.shape
+    rows, states = model.transitions.shape[-2:]
     if rows != states:
         raise ShapeError(
             f"Expectations need all {states} states, got a batch of {rows}: pass `batch_size=None` "
