@@ -66,14 +66,14 @@ class SoftmaxLoss(AbstractCriterion):
     def slope(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """softmax(u) - e_y."""
         _check(predictions, targets)
-        shares, column = torch.softmax(predictions, 1), targets.unsqueeze(1)
+        shares, column = _shares(predictions), targets.unsqueeze(1)
         # 1 - p_y as the sum of the others loses no digits where p_y is close to 1
         others = shares.scatter(1, column, 0.0)
         return others.scatter(1, column, -others.sum(1, keepdim=True))
 
     def curvature(self, predictions: Tensor, targets: Tensor) -> RowCurvature:
         """diag(p) - p p' with p = softmax(u)."""
-        shares = torch.softmax(predictions, 1)
+        shares = _shares(predictions)
         return RowCurvature(shares, shares)
 
     def atom(self, predictions: Any, targets: Any) -> Any:
@@ -82,6 +82,12 @@ class SoftmaxLoss(AbstractCriterion):
         classes = torch.eye(predictions.shape[1], dtype=torch.float64).numpy()
         own = cvxpy.sum(cvxpy.multiply(classes[targets], predictions), axis=1)
         return cvxpy.log_sum_exp(predictions, axis=1) - own
+
+
+def _shares(predictions: Tensor) -> Tensor:
+    """softmax(u), quicker than `torch.softmax` over few columns."""
+    powers = torch.exp(predictions - predictions.amax(1, keepdim=True))
+    return powers / powers.sum(1, keepdim=True)
 
 
 def _check(predictions: Tensor, targets: Tensor) -> None:

@@ -60,6 +60,7 @@ class Descent:
         factor: to start with.
         tolerance: of max |d g|.
         max_steps: at most so many steps.
+        resolution: a run also ends when what is left to go is below this times its largest number.
     """
 
     objective: AbstractObjective
@@ -67,6 +68,7 @@ class Descent:
     factor: BlockFactor
     tolerance: Number
     max_steps: int
+    resolution: float = 0.0
 
     def __post_init__(self) -> None:
         runs, device = len(self.place.point), self.place.point.device
@@ -172,6 +174,10 @@ class Descent:
         runaway = self._runaway(polishing & ~good, step)
         self.steps = self.steps + going
         self.place = trees.where(moved, there, here)
+        if self.resolution:  # a good step leaves at most a quarter of itself to go
+            left = CONTRACTION * step.abs().amax(1)
+            resolved = left <= self.resolution * there.point.abs().amax(1)
+            self._mark(good & resolved, Status.CONVERGED)
         if bool(searching.any()):
             self._distrust(searching, here, step)
             self._search(searching, here, there, step)

@@ -9,6 +9,8 @@ Vectors hold the head output by output: (R, K, M), flattened. Gradients are made
 Hessian only leads the way and may be made in float32.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,8 @@ from bilevel.oracles import LinearParts
 
 LARGEST_BLOCK = 2048
 """Numbers of a block of the Hessian up to which it is formed and factored."""
+LARGE = 2**16
+"""Multiplications of a prediction of all rows from which runs take turns."""
 
 
 class LinearObjective(AbstractObjective):
@@ -41,7 +45,7 @@ class LinearObjective(AbstractObjective):
         self, parts: LinearParts, criterion: AbstractCriterion, outputs: int | None
     ) -> None:
         self.parts, self.criterion, self.outputs = parts, criterion, outputs
-        self.design, self.double = parts.design, parts.design.double()
+        self.design = parts.design
         targets = parts.targets
         self.targets = targets.double() if targets.is_floating_point() else targets
         penalty = parts.penalty.double()
@@ -53,9 +57,15 @@ class LinearObjective(AbstractObjective):
         curvature = _probe(parts, criterion, outputs)[1]
         self.interacting = curvature is not None and curvature.outer is not None
         self.gauge: Tensor | None = None
-        if criterion.shift_invariant:
+        undetermined = (self.penalty == 0).all(1)
+        if criterion.shift_invariant and bool(undetermined.any()):
             squares = (self.double.square() * self.weights).sum(1) / self.count
-            self.gauge = (squares * (self.penalty == 0).all(1)).unsqueeze(1)
+            self.gauge = (squares * undetermined).unsqueeze(1)
+
+    @functools.cached_property
+    def double(self) -> Tensor:
+        """The features in float64."""
+        return self.design.double()
 
     def vector(self, head: Tensor) -> Tensor:
         """Output by output; undetermined sums become zero."""
@@ -100,9 +110,9 @@ class LinearObjective(AbstractObjective):
         diagonal, outer = self._curvature(place, dtype)
         added = penalty.expand(len(design), self.count, self.features)
         if self.whole and outer is not None:
-            found = torch.stack(
-                [interacting_gram(*run) for run in zip(design, diagonal, outer, strict=True)]
-            )
+            free = self.criterion.shift_invariant
+            runs = zip(design, outer, diagonal, strict=True)
+            found = torch.stack([interacting_gram(z, f, None if free else d) for z, f, d in runs])
             if self.gauge is not None:
                 shift = torch.diag_embed(self.gauge[:, 0].to(dtype))
                 found += shift.repeat(1, self.count, self.count)
@@ -117,7 +127,7 @@ class LinearObjective(AbstractObjective):
         blocks = [(design * curved[:, :, k : k + 1]).mT @ design for k in range(self.count)]
         return torch.stack(blocks, 1) + torch.diag_embed(added)
 
-    def take(self, which: Tensor) -> "LinearObjective":
+    def take(self, which: Tensor | slice) -> "LinearObjective":
         """The same for some runs."""
         weights = None if self.parts.weights is None else self.parts.weights[which]
         design, targets, _, penalty = self.parts
@@ -159,6 +169,14 @@ class LinearObjective(AbstractObjective):
         """Up to 2,048 numbers in a block."""
         size = self.features * self.count if self.interacting else self.features
         return size <= LARGEST_BLOCK
+
+    @property
+    def turns(self) -> list[slice]:
+        """Large heads one after the other: what a run does not need is not computed for it."""
+        runs, n = self.design.shape[:2]
+        if n * self.features * self.count < LARGE:
+            return [slice(0, runs)]
+        return [slice(i, i + 1) for i in range(runs)]
 
     @property
     def work(self) -> float:

@@ -4,8 +4,9 @@ import dataclasses
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from bilevel import trees
+from bilevel import hyperparameters, trees
 from bilevel.cost import Cost
 from bilevel.errors import ArgumentError, IncompatibleError
 from bilevel.heads.base import AbstractHeadSolver, HeadSolution
@@ -106,17 +107,30 @@ class Newton(AbstractHeadSolver):
     ) -> HeadSolution:
         """From the last heads, by the last factors."""
         objective = head_objective(oracles, body, head, rows.full)
-        start = objective.at(objective.vector(head))
-        found = Descent(objective, start, state.factor, self.tolerance, self.max_steps).run()
         dtype = trees.leaves(head)[0].dtype
+        found = trees.join([self._turn(objective, head, state, t) for t in objective.turns])
         failed = found.status >= int(Status.DIVERGED)
-        point = found.place.point.masked_fill(failed.unsqueeze(1), torch.nan)
+        point = found.point.masked_fill(failed.unsqueeze(1), torch.nan)
         solved = trees.cast(objective.head(point), dtype)
-        slope = found.place.slope
-        if dtype != torch.float64:
-            slope = objective.at(objective.vector(solved)).slope
         factor = found.factor
-        return HeadSolution(solved, trees.norm(slope), found.status, NewtonState(factor), factor)
+        return HeadSolution(solved, found.residual, found.status, NewtonState(factor), factor)
+
+    def _turn(
+        self, whole: AbstractObjective, head: Tree, state: NewtonState, turn: slice
+    ) -> "_Solved":
+        """The heads of some runs."""
+        objective = whole.take(turn)
+        head, factor = trees.part(head, turn), trees.part(state.factor, turn)
+        dtype = trees.leaves(head)[0].dtype
+        resolution = 0.0 if dtype == torch.float64 else 0.5 * torch.finfo(dtype).eps
+        start = objective.at(objective.vector(head))
+        tolerance = hyperparameters.part(self, turn).tolerance
+        found = Descent(objective, start, factor, tolerance, self.max_steps, resolution).run()
+        slope = found.place.slope
+        if resolution:  # what is returned is rounded
+            rounded = trees.cast(objective.head(found.place.point), dtype)
+            slope = objective.at(objective.vector(rounded)).slope
+        return _Solved(found.place.point, trees.norm(slope), found.status, found.factor)
 
     @property
     def exact(self) -> bool:
@@ -127,6 +141,15 @@ class Newton(AbstractHeadSolver):
     def cost(self) -> Cost:
         """One exact solve, with passes through all rows."""
         return Cost(solves=1, passes=1)
+
+
+class _Solved(NamedTuple):
+    """What became of some runs; see `Found` and `HeadSolution`."""
+
+    point: Tensor
+    residual: Tensor
+    status: Tensor
+    factor: BlockFactor
 
 
 def head_objective(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> AbstractObjective:

@@ -62,8 +62,8 @@ class AbstractObjective(abc.ABC):
         """The blocks of H that are factored, (R, J, q, q), computed in `dtype`."""
 
     @abc.abstractmethod
-    def take(self, which: Tensor) -> "AbstractObjective":
-        """The same for the runs `which` (R,)."""
+    def take(self, which: Tensor | slice) -> "AbstractObjective":
+        """The same for the runs `which`, a mask (R,) or a slice."""
 
     @abc.abstractmethod
     def rounding(self, place: Place) -> Tensor:
@@ -83,6 +83,11 @@ class AbstractObjective(abc.ABC):
     @abc.abstractmethod
     def work(self) -> float:
         """Multiplications that the blocks of one run take."""
+
+    @property
+    def turns(self) -> list[slice]:
+        """Which runs are solved together, one turn after the other."""
+        return [slice(None)]
 
     @property
     def penalised(self) -> Tensor:
@@ -139,9 +144,9 @@ class GeneralObjective(AbstractObjective):
         found = self.oracles.head_hessian(self.body, self.head(place.point), self.rows)
         return (0.5 * (found + found.mT)).unsqueeze(1)
 
-    def take(self, which: Tensor) -> "GeneralObjective":
+    def take(self, which: Tensor | slice) -> "GeneralObjective":
         """The same for some runs."""
-        body, like = (trees.take(tree, which) for tree in (self.body, self.like))
+        body, like = (trees.tree_map(lambda x: x[which], tree) for tree in (self.body, self.like))
         return GeneralObjective(self.oracles, body, like, self.rows.take(which))
 
     def rounding(self, place: Place) -> Tensor:

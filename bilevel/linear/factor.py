@@ -90,8 +90,8 @@ class BlockFactor(NamedTuple):
         return cls(identity.expand(runs, blocks, each, each).clone(), usable)
 
     def solve(self, vectors: Tensor) -> Tensor:
-        """(L L')^{-1} b."""
-        return torch.cholesky_solve(self._columns(vectors), self.cholesky).flatten(1)
+        """(L L')^{-1} b: quicker than `torch.cholesky_solve`, which copies L."""
+        return self.unwhiten(self.whiten(vectors))
 
     def whiten(self, vectors: Tensor) -> Tensor:
         """L^{-1} b."""

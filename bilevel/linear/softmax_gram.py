@@ -6,30 +6,32 @@ CHUNK = 1024
 """Rows at a time, so that what belongs to them stays in cache."""
 
 
-def interacting_gram(design: Tensor, diagonal: Tensor, outer: Tensor) -> Tensor:
+def interacting_gram(design: Tensor, outer: Tensor, diagonal: Tensor | None = None) -> Tensor:
     """sum_i (diag(d_i) - f_i f_i') (x) z_i z_i' of one run, output by output.
 
     Args:
         design: z, (n, M).
-        diagonal: d, (n, K).
         outer: f, (n, K).
+        diagonal: d, (n, K); None: d_k = f_k sum_l f_l, so that vectors of equal numbers are mapped
+            to zero. Then the blocks of each row of blocks add up to zero, which saves a product.
 
     Returns:
         (K M, K M).
     """
-    m, k = design.shape[1], diagonal.shape[1]
+    m, k = design.shape[1], outer.shape[1]
     found = design.new_zeros(k * m, k * m)
-    own = design.new_zeros(k, m, m)
+    own = design.new_zeros(k * m, m)
     for begin in range(0, len(design), CHUNK):
-        z, d, f = (x[begin : begin + CHUNK] for x in (design, diagonal, outer))
-        columns = (f.unsqueeze(2) * z.unsqueeze(1)).reshape(len(z), k * m)
-        for j in range(k):
+        z, f = design[begin : begin + CHUNK], outer[begin : begin + CHUNK]
+        columns = (f.unsqueeze(2) * z.unsqueeze(1)).flatten(1)
+        for j in range(0, k * m, m):
             # the blocks right of the diagonal; those left of it are their transposes
-            left = columns[:, j * m : (j + 1) * m]
-            found[j * m : (j + 1) * m, j * m :].addmm_(left.T, columns[:, j * m :], alpha=-1)
-        weighted = d.T.unsqueeze(2) * z
-        own.baddbmm_(weighted.mT, z.expand(k, *z.shape))
-    blocks = found.view(k, m, k, m)
-    blocks.diagonal(dim1=0, dim2=2).add_(own.permute(1, 2, 0))
+            found[j : j + m, j:].addmm_(columns[:, j : j + m].T, columns[:, j:])
+        if diagonal is not None:
+            d = diagonal[begin : begin + CHUNK]
+            own.addmm_((d.unsqueeze(2) * z.unsqueeze(1)).flatten(1).T, z)
     upper = found.triu()
-    return upper + upper.triu(1).T
+    whole = (upper + upper.triu(1).T).view(k, m, k, m)
+    added = whole.sum(2) if diagonal is None else own.view(k, m, m)
+    whole.neg_().diagonal(dim1=0, dim2=2).add_(added.permute(1, 2, 0))
+    return whole.view(k * m, k * m)
