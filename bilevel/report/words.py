@@ -15,7 +15,9 @@ NAMES = {
     "gradient_gap": "distance of the body's gradient from that of Φ",
     "gradient_bound": "bound on the distance of the body's gradient",
 }
-ABBREVIATIONS = {"mse": "MSE", "r2": "R²", "mae": "MAE", "rmse": "RMSE"}
+ABBREVIATIONS = {"r2": "R²"} | {
+    name: name.upper() for name in "mse mae rmse msve mspbe rmspbe msbe lstd".split()
+}
 UNKNOWN = "n/a"
 TUNED = ", tuned"
 """What `compare` puts behind the name of a strategy whose rates were searched."""
