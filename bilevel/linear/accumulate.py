@@ -14,67 +14,69 @@ ROWS_AT_ONCE = 1024
 """Rows that are multiplied at once: with 256 columns their float64 copy stays in the cache."""
 COLUMNS_AT_ONCE = 64
 """Columns of a block; only blocks that meet the lower triangle are multiplied."""
+QUICK_ROUNDING = ROWS_AT_ONCE * torch.finfo(torch.float32).eps
+"""How far a quick sum of products may be off, relative to the sum of their absolute values."""
 
 
 class Sums(NamedTuple):
-    """Sums over rows [a u], for R runs, float64.
+    """Sums over rows a and u, for R runs, float64.
 
     Attributes:
-        products: [A u]'[A u], (R, m + K, m + K); right in the lower triangle, nothing above the
-            blocks on its diagonal.
+        gram: A'A, (R, m, m); right in the lower triangle, and of no meaning elsewhere.
+        cross: A'u, (R, m, K).
+        inner: u'u, (R, K, K).
         rows: how many rows were added.
     """
 
-    products: Tensor
+    gram: Tensor
+    cross: Tensor
+    inner: Tensor
     rows: int
 
-    def gram(self, m: int) -> tuple[Tensor, Tensor]:
-        """A'A/n (R, m, m) and A'u/n (R, m, K), as `bilevel.linear.system.gram` gives them."""
-        lower = self.products.tril()
-        whole = (lower + self.products.tril(-1).mT) / self.rows
-        return whole[:, :m, :m], whole[:, :m, m:]
-
-    def squares(self, m: int) -> tuple[Tensor, Tensor]:
-        """|A|^2 and |u|^2, the sums of all squares, (R,)."""
-        diagonal = self.products.diagonal(dim1=1, dim2=2)
-        return diagonal[:, :m].sum(1), diagonal[:, m:].sum(1)
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """A'A/n and A'u/n, as `bilevel.linear.system.gram` gives them."""
+        whole = self.gram.tril() + self.gram.tril(-1).mT
+        return whole / self.rows, self.cross / self.rows
 
 
-def nothing(runs: int, columns: int, device: torch.device | str = "cpu") -> Sums:
+def nothing(runs: int, m: int, outputs: int, device: torch.device | str = "cpu") -> Sums:
     """No rows yet."""
-    return Sums(torch.zeros(runs, columns, columns, dtype=torch.float64, device=device), 0)
+    gram = torch.zeros(runs, m, m, dtype=torch.float64, device=device)
+    cross = gram.new_zeros(runs, m, outputs)
+    return Sums(gram, cross, gram.new_zeros(runs, outputs, outputs), 0)
 
 
-def add_rows(sums: Sums, design: Tensor, targets: Tensor) -> Sums:
-    """The sums with further rows in them; `sums.products` is changed in place.
-
-    A product is as exact as one of float64 numbers, whatever the type of the rows: they are cast
-    first, a few at a time.
+def add_rows(sums: Sums, design: Tensor, targets: Tensor, *, quick: bool = False) -> Sums:
+    """The sums with further rows in them; the tensors of `sums` are changed in place.
 
     Args:
         sums: so far.
         design: A, (R, c, m), any floating type.
         targets: u, (R, c, K).
+        quick: multiply 1,024 rows at a time in the type they have, and add these products in
+            float64. Otherwise rows are cast to float64 first: in half the speed of float32, exact
+            but for the rounding of float64.
     """
     runs, count, m = design.shape
-    some = sums.products.new_empty(runs, min(ROWS_AT_ONCE, count), m + targets.shape[2])
+    exact = design.new_empty(runs, min(ROWS_AT_ONCE, count), m, dtype=torch.float64)
     for start in range(0, count, ROWS_AT_ONCE):
-        size = min(ROWS_AT_ONCE, count - start)
-        joined = some[:, :size]
-        joined[..., :m] = design[:, start : start + size]
-        joined[..., m:] = targets[:, start : start + size]
-        _add_products(sums.products, joined)
-    return Sums(sums.products, sums.rows + count)
+        some, aim = (x[:, start : start + ROWS_AT_ONCE] for x in (design, targets))
+        if not quick:
+            some, aim = exact[:, : some.shape[1]].copy_(some), aim.double()
+        _add_lower(sums.gram, some)
+        sums.cross.add_(some.mT @ aim)
+        sums.inner.add_(aim.mT @ aim)
+    return sums._replace(rows=sums.rows + count)
 
 
-def _add_products(products: Tensor, joined: Tensor) -> None:
-    """Add [A u]'[A u] to the lower triangle, a block of its rows after the other."""
-    columns = joined.shape[2]
-    for low in range(0, columns, COLUMNS_AT_ONCE):
-        high = min(low + COLUMNS_AT_ONCE, columns)
-        block = products[:, low:high, :high]
-        left, right = joined[..., low:high].mT, joined[..., :high]
-        if len(products) == 1:  # in place, without a matrix of its own for the product
+def _add_lower(total: Tensor, some: Tensor) -> None:
+    """Add A'A to the lower triangle, a block of its rows after the other."""
+    in_place = len(total) == 1 and some.dtype == total.dtype
+    for low in range(0, some.shape[2], COLUMNS_AT_ONCE):
+        high = min(low + COLUMNS_AT_ONCE, some.shape[2])
+        block = total[:, low:high, :high]
+        left, right = some[..., low:high].mT, some[..., :high]
+        if in_place:  # without a matrix of its own for the product
             torch.addmm(block[0], left[0], right[0], out=block[0])
         else:
             block += left @ right
@@ -95,9 +97,9 @@ def row_moments(oracles: Oracles, body: Tree, rows: Rows) -> tuple[Tensor, Tenso
         targets = parts.targets if parts.targets.ndim == 3 else parts.targets.unsqueeze(2)
         runs, _, m = parts.design.shape
         if sums is None:
-            sums = nothing(runs, m + targets.shape[2], parts.design.device)
+            sums = nothing(runs, m, targets.shape[2], parts.design.device)
             penalty = by_output(parts.penalty.double())
         sums = add_rows(sums, parts.design, targets)
     assert sums is not None
     assert penalty is not None
-    return *sums.gram(m), penalty
+    return *sums.moments(), penalty
