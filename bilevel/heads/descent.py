@@ -270,3 +270,12 @@ def _cholesky(hessian: Tensor) -> tuple[Tensor, Tensor]:
     pivots = cholesky.diagonal(dim1=2, dim2=3).square().amin(2)
     large = pivots > hessian.shape[-1] * torch.finfo(hessian.dtype).eps * scale
     return cholesky, ~((info == 0) & large).all(1)
+
+
+def newton_factor(objective: AbstractObjective, place: Place) -> tuple[BlockFactor, Tensor]:
+    """The factor of H at a place, and the runs (R,) in which H is numerically singular."""
+    hessian = objective.hessian(place, torch.float64)
+    cholesky, bad = _cholesky(hessian)
+    identity = torch.eye(hessian.shape[-1], dtype=torch.float64, device=hessian.device)
+    cholesky = torch.where(bad[:, None, None, None], identity, cholesky)
+    return BlockFactor(cholesky, ~bad), bad

@@ -20,6 +20,7 @@ from bilevel.heads.objective import AbstractObjective, Place
 from bilevel.linear.softmax_gram import interacting_gram
 from bilevel.linear.system import EPS
 from bilevel.oracles import LinearParts
+from bilevel.problem import LinearHeadProblem
 
 LARGEST_BLOCK = 2048
 """Numbers of a block of the Hessian up to which it is formed and factored."""
@@ -54,7 +55,7 @@ class LinearObjective(AbstractObjective):
         self.count = outputs or 1
         scaled = None if parts.weights is None else parts.weights.double().unsqueeze(2) / n
         self.weights = 1 / n if scaled is None else scaled
-        curvature = _probe(parts, criterion, outputs)[1]
+        curvature = _probe(criterion, outputs, self.targets[0, :1])[1]
         self.interacting = curvature is not None and curvature.outer is not None
         self.gauge: Tensor | None = None
         undetermined = (self.penalty == 0).all(1)
@@ -217,15 +218,22 @@ class LinearObjective(AbstractObjective):
         return found.flatten(1)
 
 
-def knows_curvature(criterion: AbstractCriterion, parts: LinearParts, outputs: int | None) -> bool:
-    """Whether a criterion tells its slope and its curvature."""
-    return all(found is not None for found in _probe(parts, criterion, outputs))
+def knows_curvature(problem: LinearHeadProblem, targets: Tensor) -> bool:
+    """Whether the criterion of `problem` tells its slope and its curvature.
+
+    Args:
+        problem: any.
+        targets: of some rows, (n,) or (n, K).
+    """
+    found = _probe(problem.criterion, problem.outputs, targets[:1])
+    return all(derivative is not None for derivative in found)
 
 
 def _probe(
-    parts: LinearParts, criterion: AbstractCriterion, outputs: int | None
+    criterion: AbstractCriterion, outputs: int | None, target: Tensor
 ) -> tuple[Tensor | None, RowCurvature | None]:
     """Slope and curvature of one row at a prediction of zero."""
-    target = parts.targets[0, :1]
-    row = parts.design.new_zeros((1,) if outputs is None else (1, outputs))
+    dtype = target.dtype if target.is_floating_point() else torch.float64
+    shape = (1,) if outputs is None else (1, outputs)
+    row = torch.zeros(shape, dtype=dtype, device=target.device)
     return criterion.slope(row, target), criterion.curvature(row, target)

@@ -157,7 +157,7 @@ def head_objective(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Abst
     problem = oracles.problem
     if isinstance(problem, LinearHeadProblem):
         parts = oracles.linear_parts(body, rows)
-        if knows_curvature(problem.criterion, parts, problem.outputs):
+        if knows_curvature(problem, parts.targets[0]):
             return LinearObjective(parts, problem.criterion, problem.outputs)
     return GeneralObjective(oracles, body, head, rows)
 

@@ -9,9 +9,13 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.errors import ProblemError
+from bilevel.heads.descent import newton_factor
+from bilevel.heads.linear_objective import knows_curvature
+from bilevel.heads.newton import head_objective
 from bilevel.heads.quadratic import quadratic_system
 from bilevel.linear import CG, AbstractLinearSolver, Dense, LinearSolution, Operator
-from bilevel.linear.factor import Factor
+from bilevel.linear.factor import BlockFactor, Factor
+from bilevel.linear.preconditioned import adjoint_by_factor
 from bilevel.oracles import Oracles
 from bilevel.problem import LinearHeadProblem
 from bilevel.sampling import Rows, generator
@@ -21,6 +25,8 @@ from bilevel.trees import Tree
 
 LARGEST_DENSE = 512
 SMALLEST_SCALE = 1e-8
+RTOL = 1e-12
+"""Of adjoints by products and a factor of a Hessian at a near head."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -114,6 +120,8 @@ class Condition:
         """
         right = self.restricted(right)
         if solver is None and self.free is None:
+            if isinstance(factor, BlockFactor) or self.curved:
+                return self._by_products(right, factor or None)
             if factor:
                 linear = isinstance(self.oracles.problem, LinearHeadProblem)
                 return solve_by_factor(factor, right, by_output=linear)
@@ -128,6 +136,31 @@ class Condition:
         return solver.solve(
             self.operator(), right, None if start is None else self.restricted(start)
         )
+
+    @property
+    def curved(self) -> bool:
+        """Whether the head is linear and its criterion, not quadratic, tells its curvature."""
+        problem = self.oracles.problem
+        if not isinstance(problem, LinearHeadProblem) or problem.criterion.quadratic:
+            return False
+        targets = self.rows.groups["train"].targets
+        return knows_curvature(problem, targets[0] if self.rows.axes["train"] == 0 else targets)
+
+    def _by_products(self, right: Tree, factor: BlockFactor | None) -> LinearSolution:
+        """By products with H at these heads, led by a factor of H at near ones, in float64.
+
+        Without a factor H is factored here, if it is not too large.
+        """
+        objective = head_objective(self.oracles, self.body, self.head, self.rows)
+        place = objective.at(objective.vector(self.head))
+        singular = torch.zeros(len(place.point), dtype=torch.bool, device=place.point.device)
+        if factor is None:
+            factor, singular = newton_factor(objective, place)
+        found = adjoint_by_factor(
+            lambda vectors: objective.product(place, vectors), objective.vector(right), factor, RTOL
+        )
+        value = trees.cast(objective.head(found.value), trees.leaves(right)[0].dtype)
+        return _without(singular, found._replace(value=value))
 
     def refined(self, solver: AbstractLinearSolver | None, which: Tensor) -> "Condition":
         """The condition after a Newton step of the runs `which`, projected onto the head set."""
@@ -159,12 +192,16 @@ def solve_by_factor(factor: Factor, right: Tree, *, by_output: bool) -> LinearSo
 
 def _without_jitter(found: LinearSolution, codes: Tensor) -> LinearSolution:
     """NaN and `SINGULAR` in runs whose matrix was factored with something added to it."""
-    jittered = codes == int(Status.JITTERED)
+    return _without(codes == int(Status.JITTERED), found)
+
+
+def _without(which: Tensor, found: LinearSolution) -> LinearSolution:
+    """NaN and `SINGULAR` in the runs `which`."""
     nothing = trees.tree_map(lambda leaf: torch.full_like(leaf, torch.nan), found.value)
     return LinearSolution(
-        trees.where(jittered, nothing, found.value),
-        found.residual.masked_fill(jittered, torch.nan),
-        found.status.masked_fill(jittered, int(Status.SINGULAR)),
+        trees.where(which, nothing, found.value),
+        found.residual.masked_fill(which, torch.nan),
+        found.status.masked_fill(which, int(Status.SINGULAR)),
     )
 
 
