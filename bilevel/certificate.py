@@ -22,6 +22,7 @@ from bilevel.heads.quadratic import (
     is_quadratic,
     quadratic_system,
 )
+from bilevel.linear.accumulate import row_sums
 from bilevel.linear.system import EPS, AbstractSystem
 from bilevel.oracles import Oracles
 from bilevel.problem import LinearHeadProblem
@@ -218,17 +219,18 @@ class Certifier:
         length = trees.norm(head)
         problem = self.oracles.problem
         if isinstance(problem, LinearHeadProblem):
-            design = torch.zeros_like(length)
-            targets, weight, penalty, n = design, design, design, 0
-            for _, some in rows.split(body, self.oracles.report):
-                parts = self.oracles.linear_parts(body, some)
-                design = torch.hypot(design, parts.design.flatten(1).norm(dim=1))
-                targets = torch.hypot(targets, _target_norm(parts.targets))
-                largest_weight = 1.0 if parts.weights is None else parts.weights.amax(1)
-                weight = weight.maximum(largest_weight + torch.zeros_like(weight))
-                penalty, m = parts.penalty.flatten(1).amax(1), parts.design.shape[2]
-                n += parts.design.shape[1]
-            terms: Tensor = weight * design * (design * length + targets) / n + penalty * length
+            weight: float | Tensor = 1.0
+            if rows.chunks is not None:  # without weights; the system was made of the same sums
+                sums, p = row_sums(self.oracles, body, rows)
+                n, m, (design, targets) = sums.rows, sums.gram.shape[1], sums.norms()
+            else:
+                parts = self.oracles.linear_parts(body, rows)
+                (n, m), p = parts.design.shape[1:], parts.penalty
+                weight = 1.0 if parts.weights is None else parts.weights.amax(1)
+                design = parts.design.flatten(1).norm(dim=1)
+                targets = _target_norm(parts.targets)
+            terms: Tensor = weight * design * (design * length + targets) / n
+            terms = terms + p.flatten(1).amax(1) * length
             return EPS * (n + m + 10) * terms
         return EPS * (trees.flatten(head).shape[1] + 10) * largest * (length + 1)
 

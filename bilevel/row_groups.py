@@ -26,11 +26,14 @@ def check_finite(
     Args:
         groups: the row groups.
         remedy: how the message ends.
-        dtype: the type that values are looked at in; None: their own.
+        dtype: finite values are looked at in this type, if theirs holds larger ones; None: all
+            values in their own type.
         named: whether the first axis is that of the rows, so that the first bad one has a number.
     """
     for name, group in groups.items():
         for path, leaf in trees.named_leaves(group):
+            if dtype is not None and _fits(leaf.dtype, dtype):
+                continue
             bad, first = count_not_finite(leaf, dtype)
             if bad:
                 where = f"; the first is in row {first}" if named else ""
@@ -38,6 +41,13 @@ def check_finite(
                     f'data["{name}"]{path} holds {bad} values that are NaN or infinite{remedy}'
                     f"{where}."
                 )
+
+
+def _fits(given: torch.dtype, dtype: torch.dtype) -> bool:
+    """Whether every number of one type is a finite one of another."""
+    if not given.is_floating_point:
+        return True
+    return torch.finfo(given).max <= torch.finfo(dtype).max
 
 
 def count_not_finite(leaf: Tensor, dtype: torch.dtype | None = None) -> tuple[int, int]:

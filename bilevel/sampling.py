@@ -81,7 +81,9 @@ class TrainingData:
             for name, group in groups.items()
         }
         too_large = f" in {dtype}: standardise them, or use float64"
-        check_finite(self.groups, too_large, dtype, named=not self.per_seed)
+        for name, group in self.groups.items():
+            seen = dtype if name in left else None
+            check_finite({name: group}, too_large, seen, named=not self.per_seed)
         axis = 1 if self.per_seed else 0
         self.sizes = {name: trees.leaves(g)[0].shape[axis] for name, g in self.groups.items()}
 
