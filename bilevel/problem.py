@@ -1,6 +1,7 @@
 """The problems: what users subclass. Written for one run, without a run axis."""
 
 import abc
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, final
 
 import torch
@@ -104,6 +105,17 @@ class StackelbergProblem(abc.ABC):
         "accuracy" or "r2" are better when higher, all others when lower.
         """
         return {}
+
+    def strategies(self, body_lr: float, head_lr: float) -> Mapping[str, Any] | None:
+        """Strategies that fit the problem (a hook); None: the presets.
+
+        `bilevel compare` trains these in the place of `preset_strategies`.
+
+        Args:
+            body_lr: the slow rate that was asked for.
+            head_lr: the fast one.
+        """
+        return None
 
     def noise(self, generator: torch.Generator, steps: int) -> Tree | None:
         """Noise for `steps` steps (a hook): a tree with leading `steps`, or None for none.

@@ -7,7 +7,7 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +17,13 @@ import tyro
 from bilevel import registry
 from bilevel.commands.display import Display
 from bilevel.commands.exit_codes import FAILED, INTERRUPTED, OK
-from bilevel.errors import AllRunsFailedError, ArgumentError, BilevelError, ResultsError
+from bilevel.errors import (
+    AllRunsFailedError,
+    ArgumentError,
+    BilevelError,
+    ResultsError,
+    unknown_name,
+)
 
 if TYPE_CHECKING:
     from bilevel.comparison import Comparison
@@ -47,7 +53,7 @@ class Compare:
     batch_size: int = 64
     """Rows per step; 0 means all rows."""
     strategies: tuple[str, ...] = ()
-    """Names from `bilevel strategies`; the first six by default."""
+    """Names from `bilevel strategies`, or of a problem's own; the first six, or all of those."""
     order: Literal["alternating", "simultaneous"] = "alternating"
     """Whether the head's gradient is taken at the new body or at the old one."""
     optimizer: Literal["rmsprop", "adam", "sgd"] = "rmsprop"
@@ -164,6 +170,7 @@ class Compare:
         import torch
 
         import bilevel
+        from bilevel.arguments import check_problem_instance
 
         set_threads(self.threads)
         options = self.options()
@@ -172,17 +179,22 @@ class Compare:
         optimizer = optimizers[self.optimizer]()
         if self.clip is not None:
             optimizer = bilevel.Clipped(self.clip, optimizer)
-        presets = bilevel.preset_strategies(
-            self.body_lr,
-            self.head_lr,
-            order=self.order,
-            optimizer=optimizer,
-            names=self.strategies or None,
-        )
+        check_problem_instance(problem)
+        strategies = problem.strategies(self.body_lr, self.head_lr)
+        if strategies is None:
+            strategies = bilevel.preset_strategies(
+                self.body_lr,
+                self.head_lr,
+                order=self.order,
+                optimizer=optimizer,
+                names=self.strategies or None,
+            )
+        else:
+            strategies = chosen(strategies, self.strategies, self.name)
         with Display() as display:
             return bilevel.compare(
                 problem,
-                presets,
+                strategies,
                 self.seeds,
                 steps=self.steps,
                 batch_size=self.batch_size or None,
@@ -203,6 +215,14 @@ class Compare:
                 },
                 callback=display.show,
             )
+
+
+def chosen(strategies: Mapping[str, Any], names: Sequence[str], problem: str) -> dict[str, Any]:
+    """The strategies of a problem's own that were asked for; all if none were named."""
+    for name in names:
+        if name not in strategies:
+            raise unknown_name(f"strategy of {problem}", name, strategies)
+    return {name: strategies[name] for name in names or strategies}
 
 
 def parse_option(text: str) -> tuple[str, Any]:

@@ -4,6 +4,7 @@ from problems.mspbe import exact, experience, methods, stability
 from problems.mspbe.baird import baird
 from problems.mspbe.boyan import boyan, restarting_chain
 from problems.mspbe.linear import LinearEvaluation
+from problems.mspbe.logged import from_transitions, load_transitions
 from problems.mspbe.neural import NeuralMSPBE
 from problems.mspbe.process import MarkovRewardProcess, Model
 from problems.mspbe.random_process import random_process
@@ -28,6 +29,8 @@ __all__ = [
     "boyan",
     "exact",
     "experience",
+    "from_transitions",
+    "load_transitions",
     "methods",
     "random_process",
     "random_walk",

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from bilevel.strategies import AbstractStrategy
+from problems.mspbe import methods
 from problems.mspbe.fixed import Fixed
 from problems.mspbe.neural import NeuralMSPBE
 from problems.mspbe.process import MarkovRewardProcess
@@ -42,3 +44,7 @@ class LinearEvaluation(NeuralMSPBE):
         if isinstance(self.source, Known) and self.source.process.initial_head is not None:
             return self.source.process.initial_head
         return super().init_head(generator)
+
+    def strategies(self, body_lr: float, head_lr: float) -> dict[str, AbstractStrategy]:
+        """TD, GTD2, TDC and TDRC with the head's rate, LSTD and ridge LSTD."""
+        return methods.default_methods(head_lr)

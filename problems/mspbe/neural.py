@@ -169,7 +169,7 @@ class NeuralMSPBE(bilevel.AuxiliaryProblem, Evaluation):
     ) -> tuple[bilevel.Pullback, Tensor, Tensor]:
         """Those of the class, from one evaluation of the features and one pull-back."""
         rows: Transitions | Model = batch["train"]
-        pair = torch.stack([auxiliary, head], 2)
+        pair = torch.stack([auxiliary, -head], 2)
         if isinstance(rows, Model):
             pulled = self.network.features_of_runs(body, check_model(rows).inputs)
             z = pulled.detach()  # the graph holds the features, and not what follows from them
@@ -179,38 +179,38 @@ class NeuralMSPBE(bilevel.AuxiliaryProblem, Evaluation):
             pulled = self.network.features_of_runs(body, both)
             z = pulled.detach()
             scales = self._of_transitions(z, pair, rows)
-        of_auxiliary, _, of_head = (scales.mT @ z).unbind(1)
+        of_auxiliary, _, of_head = (-(scales.mT @ z)).unbind(1)
         if self.shift:
-            of_auxiliary, of_head = (
-                of_auxiliary - self.shift * auxiliary,
-                of_head + self.shift * auxiliary,
-            )
-        return bilevel.Pullback(pulled, scales[:, :, :2] @ pair.mT), of_head, -of_auxiliary
+            damping = self.shift * auxiliary
+            of_auxiliary, of_head = of_auxiliary + damping, of_head + damping
+        return bilevel.Pullback(pulled, scales[:, :, :2] @ pair.mT), of_head, of_auxiliary
 
     def _of_transitions(self, z: Tensor, pair: Tensor, rows: Transitions) -> Tensor:
         """What scales the features z (R, 2n, M) of x and x' in the directions, (R, 2n, 3).
 
-        The columns: of omega and of theta in the pull-back; of the features in the head's.
+        Columns 0 and 1 multiply omega and -theta, the `pair`, in the pull-back. Columns 0 and 2
+        multiply z in minus the directions of omega and theta.
         """
         n = rows.rewards.shape[1]
         seen = z @ pair
-        q, values, next_values = seen[:, :n, 0], seen[:, :n, 1], seen[:, n:, 1]
-        share, follow = rows.weights * (1 / n), self.discount * rows.continues
-        corrected = share * rows.ratios
-        error = corrected * (rows.rewards + follow * next_values - values)
-        ahead = corrected * follow * q
-        here = torch.stack([error - share * q, -corrected * q, -error], 2)
+        q, minus_values, minus_next = seen[:, :n, 0], seen[:, :n, 1], seen[:, n:, 1]
+        share = rows.weights if n == 1 else rows.weights * (1 / n)
+        minus_discount, corrected = -self.discount * rows.continues, share * rows.ratios
+        delta = torch.addcmul(rows.rewards, minus_discount, minus_next) + minus_values
+        error, scaled = corrected * delta, corrected * q
+        here = torch.stack([torch.addcmul(error, share, q, value=-1), scaled, error], 2)
+        ahead = minus_discount * scaled
         there = torch.stack([torch.zeros_like(q), ahead, ahead], 2)
         return torch.cat([here, there], 1)
 
     def _of_model(self, z: Tensor, pair: Tensor, model: Model) -> Tensor:
         """The same in expectation, for all states: (R, S, 3)."""
-        q, values = (z @ pair).unbind(2)
-        ahead = self.discount * (model.transitions @ values.unsqueeze(2)).squeeze(2)
-        error = model.weights * (model.rewards + ahead - values)
+        q, minus_values = (z @ pair).unbind(2)
+        minus_ahead = self.discount * (model.transitions @ minus_values.unsqueeze(2)).squeeze(2)
+        error = model.weights * (model.rewards - minus_ahead + minus_values)
         weighted = model.weights * q
         back = self.discount * (model.transitions.mT @ weighted.unsqueeze(2)).squeeze(2)
-        return torch.stack([error - weighted, back - weighted, back - error], 2)
+        return torch.stack([error - weighted, weighted - back, error - back], 2)
 
 
 def check_model(model: Model) -> Model:

@@ -1,0 +1,68 @@
+"""The processes by name, for the command line."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+from bilevel.errors import unknown_name
+from problems.mspbe.baird import baird
+from problems.mspbe.boyan import boyan, restarting_chain
+from problems.mspbe.linear import LinearEvaluation
+from problems.mspbe.process import MarkovRewardProcess
+from problems.mspbe.random_process import random_process
+from problems.mspbe.random_walk import random_walk
+from problems.mspbe.sources import Known
+from problems.mspbe.two_state import two_state
+
+PROCESSES: dict[str, Callable[[], MarkovRewardProcess]] = {
+    "two-state": two_state,
+    "random-walk": random_walk,
+    "random-walk-inverted": functools.partial(random_walk, features="inverted"),
+    "random-walk-dependent": functools.partial(random_walk, features="dependent"),
+    "random-walk-19": functools.partial(random_walk, 19, "dependent"),
+    "boyan": boyan,
+    "baird": baird,
+    "random-process": random_process,
+    "restarting-chain": restarting_chain,
+}
+"""Every process of this package, with its default options."""
+
+
+def process(name: str, discount: float | None = None) -> MarkovRewardProcess:
+    """The process of a name.
+
+    Args:
+        name: one of `PROCESSES`.
+        discount: gamma; None: the one that is usual for it.
+
+    Raises:
+        UnknownNameError: there is no such process; the nearest name is shown.
+    """
+    if name not in PROCESSES:
+        raise unknown_name("process", name, PROCESSES)
+    made = PROCESSES[name]()
+    return made if discount is None else dataclasses.replace(made, discount=discount)
+
+
+def policy_evaluation(
+    process: str = "random-walk",
+    kind: str = "iid",
+    length: int = 2000,
+    discount: float | None = None,
+) -> LinearEvaluation:
+    """The values of a Markov process with linear features: TD, GTD2, TDC, TDRC and LSTD.
+
+    Args:
+        process: two-state, random-walk, random-walk-inverted, random-walk-dependent,
+            random-walk-19, boyan, baird, random-process or restarting-chain.
+        kind: of experience: "iid", "markovian", or "expected" (with `batch_size=None`).
+        length: transitions of each seed.
+        discount: gamma; None: the one that is usual for the process.
+
+    Raises:
+        UnknownNameError: there is no such process, or no such kind of experience.
+    """
+    return LinearEvaluation(Known(_process(process, discount), kind, length))  # type: ignore[arg-type]
+
+
+_process = process  # the option has the name of the function

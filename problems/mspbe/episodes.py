@@ -1,0 +1,117 @@
+"""Episodes of a gymnasium environment under a given policy, and their Monte-Carlo returns."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bilevel.errors import ArgumentError
+from bilevel.extras import extra
+from problems.mspbe.process import check_discount
+
+Array = NDArray[Any]
+Policy = Callable[[Array, np.random.Generator], Any]
+"""A policy: (observation, random numbers) -> action."""
+
+
+class Episodes(NamedTuple):
+    """Transitions in the order in which they happened.
+
+    Attributes:
+        states: (n, D).
+        actions: (n,) or (n, ...).
+        rewards: (n,).
+        next_states: (n, D).
+        terminated: (n,), whether the episode ended there.
+        truncated: (n,), whether it was cut off there, by a limit of time.
+    """
+
+    states: Array
+    actions: Array
+    rewards: Array
+    next_states: Array
+    terminated: Array
+    truncated: Array
+
+
+def collect(
+    environment: str, policy: Policy, episodes: int, seed: int = 0, **options: Any
+) -> Episodes:
+    """Play episodes of an environment of gymnasium.
+
+    Args:
+        environment: its name, such as "CartPole-v1" or "Acrobot-v1".
+        policy: `policy(observation, random)` returns an action; `random` is a NumPy generator.
+        episodes: how many, until they end or are cut off.
+        seed: of the environment and of the policy's random numbers.
+        **options: for `gymnasium.make`.
+
+    Raises:
+        MissingPackageError: gymnasium is not installed.
+        ArgumentError: `episodes` is no positive integer; there is no such environment, or its
+            observations are no vectors.
+
+    Examples:
+        >>> from problems.mspbe.episodes import collect
+        >>> played = collect("CartPole-v1", lambda state, random: random.integers(2), 3)
+        >>> played.states.shape[1], int(played.terminated.sum())
+        (4, 3)
+    """
+    if isinstance(episodes, bool) or not isinstance(episodes, int) or episodes < 1:
+        raise ArgumentError(f"`episodes` must be a positive integer, got {episodes!r}.")
+    gymnasium = extra("gymnasium", "rl", "collect()")
+    try:
+        env = gymnasium.make(environment, **options)
+    except gymnasium.error.Error as error:
+        raise ArgumentError(f"gymnasium cannot make {environment!r}: {error}") from error
+    if not isinstance(env.observation_space, gymnasium.spaces.Box) or (
+        len(env.observation_space.shape) != 1
+    ):
+        raise ArgumentError(
+            f"The observations of {environment} are {env.observation_space}, not vectors of "
+            "numbers. Wrap the environment, and make transitions with `from_transitions`."
+        )
+    random = np.random.default_rng(seed)
+    rows: list[tuple[Any, ...]] = []
+    for episode in range(episodes):
+        state, _ = env.reset(seed=seed if episode == 0 else None)
+        over = False
+        while not over:
+            action = policy(state, random)
+            following, reward, terminated, truncated, _ = env.step(action)
+            rows.append(
+                (state, action, reward, following, terminated, truncated and not terminated)
+            )
+            state, over = following, terminated or truncated
+    env.close()
+    return Episodes(*(np.array(column) for column in zip(*rows, strict=True)))
+
+
+def monte_carlo_returns(
+    played: Episodes, discount: float, tolerance: float = 1e-3
+) -> tuple[Array, Array]:
+    """The discounted sums of rewards that followed each state, and whether they are complete.
+
+    Where an episode was cut off, what would have followed is missing; the sum counts as complete
+    if that is discounted by at most `tolerance`.
+
+    Args:
+        played: whole episodes.
+        discount: gamma.
+        tolerance: see above.
+
+    Returns:
+        Returns (n,) and a mask (n,) of those that are complete.
+    """
+    gamma = check_discount(discount)
+    n = len(played.rewards)
+    returns, complete = np.zeros(n), np.zeros(n, dtype=bool)
+    following, missing = 0.0, 1.0
+    for step in range(n - 1, -1, -1):
+        if played.terminated[step] or played.truncated[step] or step == n - 1:
+            following, missing = 0.0, 0.0 if played.terminated[step] else 1.0
+        following = float(played.rewards[step]) + gamma * following
+        missing = gamma * missing
+        returns[step], complete[step] = following, missing <= tolerance
+    return returns, complete
