@@ -66,8 +66,8 @@ class Compare:
     """Steps between records; about 50 records by default."""
     budget: Literal["steps", "gradients"] = "steps"
     """What is equal for all; with gradients, --steps counts gradient evaluations."""
-    sampling: Literal["iid", "epochs"] = "iid"
-    """Rows with replacement, or in epochs without."""
+    sampling: Literal["iid", "epochs", "sequential"] = "iid"
+    """Rows with replacement, in epochs without, or in the order of the data."""
     tune: tuple[float, ...] = ()
     """Factors to search every strategy's rates with, such as 0.1 0.3 1 3 10."""
     clip: float | None = None
