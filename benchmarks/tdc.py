@@ -82,7 +82,7 @@ def main() -> None:
         }
         if not options.eager:
             contenders["one training, compiled"] = (prepare(problem, compile=True), SEEDS)
-        print(f"neural TDC, {SEEDS} seeds, M = {width}, one sample a step, torch {torch.__version__}")
+        print(f"neural TDC, {SEEDS} seeds, M = {width}, batch 1, torch {torch.__version__}")
         contest(contenders, steps=options.steps, rounds=options.rounds, warm_up=20)
 
 

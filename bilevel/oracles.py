@@ -119,14 +119,11 @@ class Oracles:
         """The directions of an `AuxiliaryProblem`, with pull-backs carried out."""
         problem = self.problem
         assert isinstance(problem, AuxiliaryProblem)
-        groups = rows.groups
         if self._knows_runs:
-            runs, mapped = len(trees.leaves(head)[0]), problem.directions_of_runs
-            for name in (name for name, axis in rows.axes.items() if axis is None):
-                shared = trees.tree_map(lambda x: x.expand(runs, *x.shape), groups[name])
-                groups = {**groups, name: shared}
+            mapped, groups = problem.directions_of_runs, rows.of_runs(len(trees.leaves(head)[0]))
         else:
             mapped = vmap(problem.directions, in_dims=(0, 0, 0, rows.in_dims))
+            groups = rows.groups
 
         def values(levels: Tree) -> tuple[Tree, Tree]:
             found = mapped(levels, head, auxiliary, groups)
@@ -135,8 +132,7 @@ class Oracles:
         (first, *others), pull = pullback(values, body, has_aux=True)
         if isinstance(first, Pullback):
             first = pull(first.along)
-        head_direction, auxiliary_direction = others
-        return first, head_direction, auxiliary_direction
+        return first, others[0], others[1]
 
     # second derivatives of g
 

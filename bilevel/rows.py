@@ -77,6 +77,15 @@ class Rows:
         """In how many chunks they are evaluated."""
         return 1 if self.chunks is None else -(-self.count // self.chunks.rows)
 
+    def of_runs(self, runs: int) -> Groups:
+        """The groups with a run axis on all leaves; shared ones are views."""
+        return {
+            name: group
+            if self.axes[name] == 0
+            else trees.tree_map(lambda x: x.expand(runs, *x.shape), group)
+            for name, group in self.groups.items()
+        }
+
     def without(self, *names: str) -> "Rows":
         """The same rows without some groups."""
         kept = {name: group for name, group in self.groups.items() if name not in names}

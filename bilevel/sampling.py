@@ -15,6 +15,7 @@ from bilevel import trees
 from bilevel.drawing import BLOCK, Sampling, check_sampling, epoch_rows, iid_rows, sequential_rows
 from bilevel.drawing import generator as generator
 from bilevel.errors import ArgumentError, ProblemError, ShapeError
+from bilevel.packing import PackedRows
 from bilevel.problem import Groups, StackelbergProblem
 from bilevel.row_groups import check_finite, check_groups
 from bilevel.rows import Rows as Rows
@@ -86,6 +87,7 @@ class TrainingData:
             check_finite({name: group}, too_large, seen, named=not self.per_seed)
         axis = 1 if self.per_seed else 0
         self.sizes = {name: trees.leaves(g)[0].shape[axis] for name, g in self.groups.items()}
+        self._packs: dict[str, PackedRows] = {}
 
     @property
     def one_run_a_seed(self) -> bool:
@@ -147,6 +149,10 @@ class TrainingData:
             flat = index
             if self.per_seed:
                 flat = index + (self.seed_index * self.sizes[name]).unsqueeze(1)
+            packed = self._packed(name)
+            if packed is not None:
+                found[name] = packed.rows(flat)
+                continue
 
             def pick(leaf: Tensor, flat: Tensor = flat) -> Tensor:
                 rows = leaf.flatten(0, 1) if self.per_seed else leaf
@@ -157,6 +163,16 @@ class TrainingData:
             if self.chunks is not None:
                 found[name] = trees.cast(found[name], self.dtype, self.device)
         return found
+
+    def _packed(self, name: str) -> PackedRows | None:
+        """The rows of a group as one matrix, where that is worth it; made once."""
+        if self.chunks is not None or torch.compiler.is_compiling():
+            return None
+        group, packed = self.groups[name], self._packs.get(name)
+        if packed is None or packed.group is not group:
+            packed = PackedRows.of(group, first=2 if self.per_seed else 1)
+            self._packs = {**self._packs, name: packed}
+        return packed if packed.worthwhile else None
 
 
 class Drawn(NamedTuple):

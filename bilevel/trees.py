@@ -39,6 +39,8 @@ def leaves(tree: Tree) -> list[Tensor]:
         return [tree]
     if _is_flat_dict(tree):
         return list(tree.values())
+    if isinstance(tree, tuple):
+        return [leaf for branch in tree for leaf in leaves(branch)]
     return _pytree.tree_leaves(tree)
 
 
@@ -54,6 +56,8 @@ def rebuild(like: Tree, new_leaves: Sequence[Tensor]) -> Tree:
         return new_leaves[0]
     if _is_flat_dict(like):
         return dict(zip(like, new_leaves, strict=True))
+    if hasattr(like, "_fields") and all(isinstance(leaf, Tensor) for leaf in like):
+        return type(like)(*new_leaves)
     return _pytree.tree_unflatten(list(new_leaves), _pytree.tree_structure(like))
 
 

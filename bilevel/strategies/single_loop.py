@@ -218,20 +218,19 @@ class SingleLoop(AbstractStrategy):
     def step(self, oracles: Oracles, state: SingleLoopState, rows: Rows, k: int) -> SingleLoopState:
         """One step of all three."""
         problem, directions = oracles.problem, self._directions(oracles.problem)
-        point, moments = Levels(*state[:3]), state.moments
         sets = (problem.body_set, problem.head_set, directions.auxiliary_set(problem))
         rates = (self.body_lr, self.head_lr, self.auxiliary_lr)
-        found = None
+        points, moments = list(state[:3]), list(state.moments)
+        found: Levels | None = None
         for level in (2, 1, 0):
             if found is None or self.order == "alternating":
-                found = directions.all(oracles, point, rows)
-            made = self.optimizer.update(
-                found[level], moments[level], point[level], as_schedule(rates[level], "")(k)
+                found = directions.all(oracles, Levels(*points), rows)
+            moved, moments[level] = self.optimizer.update(
+                found[level], moments[level], points[level], as_schedule(rates[level], "")(k)
             )
-            name = Levels._fields[level]
-            point = point._replace(**{name: sets[level].project(made[0])})
-            moments = moments._replace(**{name: made[1]})
-        return SingleLoopState(*point, moments)
+            points[level] = sets[level].project(moved)
+        body, head, auxiliary = points
+        return SingleLoopState(body, head, auxiliary, Levels(*moments))
 
     @property
     def rates(self) -> tuple[tuple[str, ...], ...]:
