@@ -45,8 +45,8 @@ class StepPolynomial:
     Examples:
         >>> import torch
         >>> c = torch.tensor([[5.0, -4, 1], [-2, 0, 0], [1, 0, 0]])  # (x - 1)^2 + (y - 2)^2
-        >>> StepPolynomial(c).minimise("free")
-        OptimalRates(first=1.0, second=2.0, loss=0.0)
+        >>> [round(number, 9) for number in StepPolynomial(c).minimise("free")]
+        [1.0, 2.0, 0.0]
     """
 
     coefficients: Tensor
