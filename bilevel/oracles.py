@@ -130,8 +130,7 @@ class Oracles:
             return (found[0].values if isinstance(found[0], Pullback) else levels), found
 
         (first, *others), pull = pullback(values, body, has_aux=True)
-        if isinstance(first, Pullback):
-            first = pull(first.along)
+        first = pull(first.along) if isinstance(first, Pullback) else first
         return first, others[0], others[1]
 
     # second derivatives of g
