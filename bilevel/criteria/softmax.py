@@ -39,10 +39,12 @@ class SoftmaxLoss(AbstractCriterion):
     shift_invariant = True
 
     def rows(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        """log sum_k exp(u_k - u_y)."""
+        """log(1 + e^v), v = log sum_{k not y} e^(u_k - u_y)."""
         _check(predictions, targets)
-        own = predictions.gather(1, targets.unsqueeze(1))
-        return torch.logsumexp(predictions - own, 1)
+        column = targets.unsqueeze(1)
+        others = predictions - predictions.gather(1, column)
+        others = others.scatter(1, column, -torch.inf)
+        return -torch.nn.functional.logsigmoid(-torch.logsumexp(others, 1))
 
     def metrics(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """`cross_entropy` and `accuracy`."""
