@@ -17,8 +17,8 @@ class Fixed:
     width: int
 
     def init_body(self, generator: torch.Generator) -> Tensor:
-        """0."""
-        return torch.zeros((), dtype=torch.float64)
+        """A random number, so that seeds differ in something."""
+        return torch.rand((), generator=generator, dtype=torch.float64)
 
     def features(self, body: Tensor, inputs: Tensor) -> Tensor:
         """The inputs."""
