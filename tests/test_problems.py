@@ -29,12 +29,13 @@ REGRESSION = [name for name in TINY if name not in {"scalar-product", "analytic"
 COLUMNS = {"diabetes": 10, "friedman1": 10, "friedman2": 4, "friedman3": 4}
 
 
-NEED_A_FILE = {"boston", "table"}  # tested in files of their own
+NEED_A_FILE = {"boston", "table", "transitions"}  # tested in files of their own
 CLASSIFICATION = {"digits", "breast-cancer", "mnist", "fashion-mnist", "cifar10"}  # likewise
+EVALUATION = {"policy-evaluation"}  # likewise
 
 
 def test_every_registered_problem_is_tested():
-    assert sorted({*TINY, *NEED_A_FILE, *CLASSIFICATION}) == registry.names()
+    assert sorted({*TINY, *NEED_A_FILE, *CLASSIFICATION, *EVALUATION}) == registry.names()
 
 
 def start(problem, seed=0):

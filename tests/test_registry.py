@@ -21,11 +21,9 @@ def test_every_factory_has_a_summary_and_options():
         factory = registry.load(name)
         assert len(registry.summary(factory)) > 20
         assert registry.options_of(factory)
-        if name == "table":
-            assert registry.required_options(factory) == ["file", "target"]
-        else:
-            assert registry.required_options(factory) == []
-        if name not in {"boston", "table"}:  # these need a file
+        required = {"table": ["file", "target"], "transitions": ["file"]}
+        assert registry.required_options(factory) == required.get(name, [])
+        if name not in {"boston", "table", "transitions"}:  # these need a file
             registry.make(name)
 
 
