@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.auxiliary import AuxiliaryProblem
 from bilevel.criteria import AbstractCriterion
+from bilevel.drawing import generator
 from bilevel.errors import ProblemError, ShapeError
 from bilevel.hyperparameters import check_part
 from bilevel.oracles import Oracles
@@ -107,6 +109,8 @@ def check_problem(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> None:
             "trains all runs at once. Avoid `.item()`, branching on values, in-place changes "
             f"of captured tensors and random numbers inside it. torch says: {error}"
         ) from error
+    if isinstance(problem, AuxiliaryProblem):
+        _check_directions(oracles, problem, (body, head), rows)
 
 
 def _check_chunks(problem: StackelbergProblem, body: Tree, rows: Rows) -> None:
@@ -124,6 +128,51 @@ def _check_chunks(problem: StackelbergProblem, body: Tree, rows: Rows) -> None:
             f"The features of {type(problem).__name__} for a row depend on which rows are "
             "evaluated with it, so they cannot be evaluated in chunks. Set `chunk_rows = None`."
         )
+
+
+def _check_directions(
+    oracles: Oracles, problem: AuxiliaryProblem, levels: tuple[Tree, Tree], rows: Rows
+) -> None:
+    """The auxiliary variable of an `AuxiliaryProblem`, and directions that fit what they move."""
+    name, like = type(problem).__name__, trees.leaves(levels[0])[0]
+    check_part(problem.auxiliary_set, ConvexSet, "auxiliary_set", "Box(0, 1)")
+    one = problem.init_auxiliary(generator(0, "auxiliary"))
+    trees.check(one, "init_auxiliary()", ProblemError)
+    problem.auxiliary_set.check(one)
+    cast = trees.cast(one, like.dtype, like.device)
+    auxiliary = trees.tree_map(lambda leaf: leaf.expand(len(like), *leaf.shape), cast)
+    try:
+        found = oracles.directions(*levels, auxiliary, rows)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise ProblemError(
+            f"`directions` of {name} fails at the initial points. It must return the directions of "
+            "body, head and auxiliary variable, made by operations that `torch.func.vmap` knows "
+            f"from tensors of `data` and of its arguments. torch says: {error}"
+        ) from error
+    parts = ("body", "head", "auxiliary")
+    for part, at, direction in zip(parts, (*levels, auxiliary), found, strict=True):
+        if not trees.same_structure(at, direction):
+            raise ShapeError(
+                f"`directions` of {name} must return a direction of the {part} like the {part}: "
+                f"{_shapes(at)}; it returns {_shapes(direction)}. A derivative in the body may be "
+                "a `bilevel.Pullback`."
+            )
+        if not bool(trees.finite(direction).all()):
+            raise ProblemError(
+                f"`directions` of {name} gives a direction of the {part} that is not finite at the "
+                "initial points. Check divisions, and the scale of the inputs."
+            )
+
+
+def _shapes(tree: Tree) -> str:
+    """The shapes of one run's leaves, for messages."""
+    found = [
+        f"{place or 'a tensor'} {tuple(leaf.shape[1:])}"
+        if isinstance(leaf, Tensor)
+        else f"a {type(leaf).__name__}"
+        for place, leaf in trees.named_leaves(tree)
+    ]
+    return ", ".join(found) or "nothing"
 
 
 def _evaluate(

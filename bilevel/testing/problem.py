@@ -14,6 +14,7 @@ from bilevel.testing.derivatives import (
     check_head_derivatives,
     check_second_derivatives,
 )
+from bilevel.testing.directions import check_dependence, check_directions
 from bilevel.testing.finding import Finding, add, gap, random_like, refusals, require
 
 LARGEST_HESSIAN = 256
@@ -25,8 +26,9 @@ def check_problem(problem: StackelbergProblem) -> list[Finding]:
     In float64 and at random points: the shapes; values that are finite; values of many runs at once
     against those of single runs; derivatives by autograd against central differences; initial
     points that depend on the seed and on nothing else; g strongly convex in the head (by the
-    eigenvalues of its Hessian for heads of up to 256 numbers, along random segments for all); data
-    that are not constant; noise of mean zero.
+    eigenvalues of its Hessian for heads of up to 256 numbers, along random segments for all); the
+    directions of an `AuxiliaryProblem`; whether Phi depends on the body at all; data that are not
+    constant; noise of mean zero.
 
     It cannot tell whether the problem is the one you mean, and looks at a few points only.
 
@@ -63,6 +65,8 @@ def check_problem(problem: StackelbergProblem) -> list[Finding]:
         check_body_derivatives,
         check_second_derivatives,
         _check_convexity,
+        check_directions,
+        check_dependence,
         _check_noise,
         _check_metrics,
     ]
