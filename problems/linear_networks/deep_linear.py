@@ -18,7 +18,7 @@ class DeepLinearProblem:
     """f(x) = kappa x W_1 ... W_L, trained on quadratic moments of the data by gradient descent.
 
         train loss  1/2 tr(W' kappa^2 Sigma W) - tr(kappa W' C) + constant     (1/(2n) |f(X) - Y|^2)
-        test loss   tr(E' S E),  E = kappa W - beta                            (no 1/2, no noise)
+        test loss   tr(E' Sigma_test E),  E = kappa W - beta                   (no 1/2, no noise)
 
     with W = W_1 ... W_L. The gradient of the train loss in W_k, with A = W_1 ... W_{k-1} and
     B = W_{k+1} ... W_L, is
@@ -34,7 +34,7 @@ class DeepLinearProblem:
         C: X'Y / n, (d, K). It holds the noise of the targets, if there is any.
         beta: the map to learn, (d, K): the noiseless targets are X beta.
         kappa: the prefactor, positive.
-        Sigma_test: S, the covariance of the test inputs, (d, d); None: the identity.
+        Sigma_test: the covariance of the test inputs, (d, d); None: the identity.
 
     Raises:
         ShapeError: the shapes do not fit together.
@@ -50,9 +50,9 @@ class DeepLinearProblem:
         >>> net = DeepLinearProblem([2 * one, one], Sigma=one, C=one, beta=one)  # f(x) = 2 x
         >>> [g.item() for g in net.gradients()]
         [1.0, 2.0]
-        >>> losses, weights = net.gd([(0.0, 0.5)])  # the first layer is frozen
+        >>> losses, weights = net.gd([(0.0, 0.25)])  # the first layer is frozen
         >>> losses
-        tensor([1., 1.], dtype=torch.float64)
+        tensor([1., 0.], dtype=torch.float64)
     """
 
     weights: Sequence[Tensor]
@@ -144,7 +144,7 @@ class DeepLinearProblem:
         return self._gradients(self.weights, signal_only)
 
     def loss(self) -> Tensor:
-        """The test loss tr(E' S E), 0-dim."""
+        """The test loss, 0-dim."""
         return self._loss(self.weights)
 
     def train_loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -250,7 +250,7 @@ class DeepLinearProblem:
         return self._inner(error, error)
 
     def _inner(self, left: Tensor, right: Tensor) -> Tensor:
-        """tr(left' S right)."""
+        """tr(left' Sigma_test right)."""
         return (left * (right if self.Sigma_test is None else self.Sigma_test @ right)).sum()
 
 

@@ -68,17 +68,8 @@ def conditional_loss(
         tensor([1.2500, 0.0000], dtype=torch.float64)
     """
     checked_size("h", h)
-    a, b, rest = checked_rate("A", A), checked_rate("B", B), checked_rate("outside", outside)
-    inner = torch.as_tensor(c, dtype=torch.float64)
-    inside = b - rest
-    if bool((inside < -1e-12 * b).any()) or not bool(
-        (inner**2 <= a * inside * (1 + 1e-12) + 1e-300).all()
-    ):
-        raise ArgumentError(
-            "No network has these A, B, c and `outside`: c = beta' W_1 W_2 a must be finite with "
-            "c^2 <= A (B - outside)."
-        )
-    losses = list(_losses(h, a, inside, inner, rest, lrs, signal_only))
+    a, b, inner, rest = _checked_scalars(A, B, c, outside)
+    losses = list(_losses(h, a, b - rest, inner, rest, lrs, signal_only))
     return torch.stack(broadcast(*losses))
 
 
@@ -144,6 +135,7 @@ def closed_form(
         step2: those of the second; None: one step only.
     """
     e1, e2 = checked_step("step1", step1, 2)
+    A, B, c, _ = _checked_scalars(A, B, c)
     root = math.sqrt(checked_size("h", h))
     q, big = A / root - c, A / h - 2 * c / root + B
     lam = (1 - A * e1 / h) * (1 - A * e2 / h) - A * c * e1 * e2 / root**3
@@ -181,6 +173,7 @@ def surrogate(
         step2: those of the second; None: one step only.
     """
     e1, e2 = checked_step("step1", step1, 2)
+    A, B, c, _ = _checked_scalars(A, B, c)
     root = math.sqrt(checked_size("h", h))
     k, b = torch.ones((), dtype=torch.float64), A * (e1 + e2) / h - 1 + e1 * e2 * A * c / root**3
     if step2 is not None:
@@ -192,7 +185,7 @@ def surrogate(
     return value
 
 
-def paper_formula(h: float, eta1: float | Tensor, eta2: float | Tensor, step: int) -> Tensor:
+def paper_formula(h: int, eta1: float | Tensor, eta2: float | Tensor, step: int) -> Tensor:
     """The published test loss after step 1 or 2 with the same pair at both, verbatim.
 
     It is for A = B = 1 in expectation. The formula of step 1 leaves out the cross term
@@ -207,7 +200,10 @@ def paper_formula(h: float, eta1: float | Tensor, eta2: float | Tensor, step: in
     Source: the authors' code, three-layer theory script.
     """
     first, second = checked_step("(eta1, eta2)", (eta1, eta2), 2)
-    s, p, h = first + second, first * second, float(checked_size("h", h))
+    return _published(float(checked_size("h", h)), first + second, first * second, step)
+
+
+def _published(h: float, s: Tensor, p: Tensor, step: int) -> Tensor:
     if step == 1:
         one: Tensor = s**2 / h**2 + p**2 / h**4 - 2 * s / h + 1 / h + 1
         return one
@@ -224,6 +220,21 @@ def paper_formula(h: float, eta1: float | Tensor, eta2: float | Tensor, step: in
         )
         return two
     raise ArgumentError(f"There is a published formula for `step` 1 and 2 only, got {step!r}.")
+
+
+def _checked_scalars(
+    A: float | Tensor, B: float | Tensor, c: float | Tensor, outside: float | Tensor = 0.0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    a, b, rest = checked_rate("A", A), checked_rate("B", B), checked_rate("outside", outside)
+    inner = torch.as_tensor(c, dtype=torch.float64)
+    inside = b - rest
+    possible = (inside >= -1e-12 * b) & (inner**2 <= a * inside.clamp(min=0) * (1 + 1e-12))
+    if not bool(possible.all()):  # NaN is not possible either
+        raise ArgumentError(
+            "No network has these A, B, c and `outside`: c = beta' W_1 W_2 a must be finite with "
+            "c^2 <= A (B - outside)."
+        )
+    return a, b, inner, rest
 
 
 def _losses(

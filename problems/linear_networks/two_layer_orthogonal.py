@@ -137,7 +137,7 @@ def surrogate(
     return two
 
 
-def paper_formula(h: float, eta1: float | Tensor, eta2: float | Tensor, step: int) -> Tensor:
+def paper_formula(h: int, eta1: float | Tensor, eta2: float | Tensor, step: int) -> Tensor:
     """The published test loss after step 1 or 2 with the same pair at both, verbatim.
 
     The formula of step 1 leaves out the cross term 2 eta_1 eta_2 / h^5 that `surrogate` has.
@@ -151,7 +151,10 @@ def paper_formula(h: float, eta1: float | Tensor, eta2: float | Tensor, step: in
     Source: the authors' code, two-layer theory script.
     """
     first, second = checked_step("(eta1, eta2)", (eta1, eta2), 2)
-    s, p, h = first + second, first * second, float(checked_size("h", h))
+    return _published(float(checked_size("h", h)), first + second, first * second, step)
+
+
+def _published(h: float, s: Tensor, p: Tensor, step: int) -> Tensor:
     if step == 1:
         one: Tensor = s**2 / h**4 + p**2 / h**7 - 2 * s / h**2 + 1 / h + 1
         return one
