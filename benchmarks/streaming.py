@@ -1,8 +1,8 @@
 """Ridge regression on a file that is not read into memory: how fast, and in how much memory?
 
-A file of float32 rows is made in a temporary folder and mapped. `GramAccumulator` goes through it
-in one pass; `best_response` solves the same regression as a bilevel problem whose body is the ridge,
-certificate included; NumPy reads the file, makes float64 of it and multiplies.
+A file of float32 rows is made in a temporary folder and mapped. `GramAccumulator` multiplies in
+float32 and refines; `best_response` solves the same regression as a bilevel problem whose body is
+the ridge, certificate included; NumPy reads the file, makes float64 of it and multiplies.
 
 Rate: 2 n M^2 divided by the seconds that multiplying and adding take (not those of reading the map
 and looking for NaN), as a share of the rate of a float32 multiplication of 1,024 x 1,024 matrices,
@@ -198,7 +198,7 @@ def main() -> None:
             f"compute part: {rate:.0f} GF/s, float32 multiplication {reference:.0f} GF/s: "
             f"{ratio:.0%} of it (median of {SLICES} pairs)"
         )
-        print(f"{'':18}{'seconds':>10}{'MB added':>10}{'off by':>10}")
+        print(f"{'':18}{'seconds':>10}{'MB added':>10}{'from NumPy':>12}")
         answers = {}
         for way in ["NumPy in memory", "GramAccumulator", "best_response"]:
             output = subprocess.run(
@@ -207,7 +207,7 @@ def main() -> None:
             ).stdout.split()  # fmt: skip
             answers[way] = np.load(folder / f"{way}.npy")
             off = np.abs(answers[way] - answers["NumPy in memory"]).max()
-            print(f"{way:18}{float(output[0]):10.1f}{float(output[1]):10.0f}{off:10.1e}")
+            print(f"{way:18}{float(output[0]):10.1f}{float(output[1]):10.0f}{off:12.1e}")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ class GramAccumulator:
 
     Pieces are multiplied in float64. Memory maps of float32 numbers are never read as a whole;
     they are multiplied in float32, which is twice as fast, 1,024 rows at a time, with products
-    added in float64. `solve` reads them again, two times as a rule, to take the gradient in float64
+    added in float64. `solve` reads them again, three times as a rule, to take the gradient in float64
     and refine theta by it; where that does not converge quickly it multiplies them in float64.
 
     Args:
@@ -161,7 +161,7 @@ class GramAccumulator:
         slope = self._slope(theta, ridge, report)
         size, rounding = trees.norm(slope), self._rounding(theta, ridge)
         for _ in range(PASSES):
-            if bool(size <= 1e-3 * rounding):
+            if bool(size <= EPS * largest * trees.norm(theta)):
                 break
             moved = theta - factor.solve(slope)
             there = self._slope(moved, ridge, report)
