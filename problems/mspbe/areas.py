@@ -163,9 +163,13 @@ def areas(setting: Setting, seeds: int) -> dict[str, NDArray[np.float64]]:
     process = setting.make()
     problem = LinearEvaluation(Known(process, "markovian", setting.steps))
     data = TrainingData(problem, range(seeds), torch.float64, "cpu")
-    return {
-        name: learning_curve(problem, strategy, data, setting.steps).mean(0).numpy()
+    curves = {
+        name: learning_curve(problem, strategy, data, setting.steps).numpy()
         for name, strategy in strategies.items()
+    }
+    return {
+        name: np.where(np.isfinite(curve), curve, math.inf).mean(0)
+        for name, curve in curves.items()
     }
 
 
@@ -220,8 +224,9 @@ def misplaced(problem: str, found: dict[str, NDArray[np.float64]]) -> tuple[list
     tied: list[str] = []
     for (first, low), (second, high) in itertools.combinations(order, 2):
         _, ratio, most = relative(found[second], found[first])
-        if high == math.inf and not ratio > DIVERGED:
-            clear.append(f"{second} does not diverge")
+        if high == math.inf:
+            if first == "TDRC" and not ratio > DIVERGED:
+                clear.append(f"{second} does not diverge")
         elif ratio < 1 and low < high:
             (clear if most < 1 else tied).append(f"{first} and {second}")
     return clear, tied
