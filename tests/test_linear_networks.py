@@ -161,7 +161,7 @@ def starts_around(net, layers):
     """The units of the one-dimensional minimisers, and points in these units."""
     c = net.step_polynomial(layers).coefficients
     units = (float((c[0, 0] / c[2, 0]).sqrt()), float((c[0, 0] / c[0, 2]).sqrt()))
-    return units, np.random.default_rng(0).uniform(-3, 3, (25, 2))
+    return units, np.random.default_rng(0).uniform(-3, 3, (12, 2))
 
 
 CASES = [(2, (0, 1), 0), (2, (0, 1), 30), (3, (0, 2), 10), (4, (3, 1), 20), (3, (2, 1), 50)]
