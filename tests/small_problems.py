@@ -34,6 +34,20 @@ def grouped(seed, outputs=None):
     return {g: supervised(10 * seed + i, n, outputs) for i, (g, n) in enumerate(sizes.items())}
 
 
+def as_maps(folder, groups, dtype=np.float64, order="C", mode="r"):
+    """The groups as memory maps of files in a folder."""
+
+    def one(array, name):
+        path = folder / f"{name}.npy"
+        np.save(path, np.asarray(array.numpy().astype(dtype), order=order))
+        return np.load(path, mmap_mode=mode)
+
+    return {
+        name: bilevel.Batch(*(one(leaf, f"{name}{i}") for i, leaf in enumerate(group)))
+        for name, group in groups.items()
+    }
+
+
 class Smooth(bilevel.LinearHeadProblem):
     """Features tanh(x W + b); any attribute can be set by keyword."""
 

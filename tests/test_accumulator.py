@@ -234,6 +234,21 @@ def test_what_has_no_solution_is_refused(tmp_path):
             rows.solve(ridge)
 
 
+def test_a_file_takes_little_memory(tmp_path):
+    """40 MB of rows, in a process of its own: less than a copy of them."""
+    x, y = (np.tile(a, (20, 1) if a.ndim == 2 else 20) for a in regression(8, rows=7000))
+    for name, array in (("x", x), ("y", y)):
+        np.save(tmp_path / f"{name}.npy", array.astype(np.float32))
+    command = [sys.executable, str(BENCHMARK), "--cell", "GramAccumulator", str(tmp_path)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert 0 < float(output.split()[1]) < 30
+    found = np.load(tmp_path / "GramAccumulator.npy")
+    slope = x[:7000].T.astype(np.float32).astype(float) @ (
+        x[:7000].astype(np.float32).astype(float) @ found - y[:7000].astype(np.float32)
+    )
+    assert np.abs(slope / 7000 + 1e-3 * found).max() < 1e-13
+
+
 @pytest.mark.slow
 def test_a_million_rows_of_256_columns():
     """Memory and speed of the requirement, by the benchmark: a file of a gigabyte."""
