@@ -17,7 +17,7 @@ from bilevel.heads.newton import head_objective
 from bilevel.heads.objective import AbstractObjective
 from bilevel.heads.quadratic import all_penalised, quadratic_system, refuse_singular
 from bilevel.linear.factor import PrimalFactor, merge_outputs, split_outputs
-from bilevel.linear.system import PrimalSystem, by_output, linear_system
+from bilevel.linear.system import PrimalSystem, by_output, factorise, linear_system
 from bilevel.oracles import LinearParts, Oracles
 from bilevel.problem import LinearHeadProblem
 from bilevel.sampling import Rows
@@ -72,6 +72,13 @@ class ConvexHeads(abc.ABC):
     def reach(self, head: Tensor, step: Tensor) -> Tensor:
         """How much a prediction moves with a step at most, (R,)."""
         return torch.zeros_like(self.largest)
+
+    def scale(self, head: Tensor) -> Tensor:
+        """The size of what cancels in the slope at some heads, (R,)."""
+        zero = trees.flatten(self.slope(torch.zeros_like(head)))
+        length = torch.linalg.vector_norm(trees.flatten(head), dim=1)
+        found: Tensor = torch.linalg.vector_norm(zero, dim=1) + self.largest * length
+        return found
 
     def derivatives(self, head: Tree) -> tuple[Tensor, Tensor]:
         """Slope and Hessian."""
@@ -137,8 +144,9 @@ class GramHeads(ConvexHeads):
     outputs: int | None
 
     @functools.cached_property
-    def _factorised(self) -> tuple[Tensor, Tensor, PrimalFactor]:
-        return self.system.factorised()
+    def _factorised(self) -> tuple[PrimalFactor, Tensor]:
+        cholesky, hessian, status = factorise(self.system.hessian)
+        return PrimalFactor(cholesky, hessian), status
 
     @functools.cached_property
     def status(self) -> Tensor:  # type: ignore[override]
@@ -150,7 +158,7 @@ class GramHeads(ConvexHeads):
     @property
     def factor(self) -> PrimalFactor:
         """Cholesky's."""
-        return self._factorised[2]
+        return self._factorised[0]
 
     @functools.cached_property
     def largest(self) -> Tensor:
@@ -193,8 +201,15 @@ class GramHeads(ConvexHeads):
         return found if head.ndim == 3 else found.squeeze(2)
 
     def hessian(self, head: Tensor) -> Tensor:
+        """The same everywhere."""
+        return self._whole
+
+    @functools.cached_property
+    def _whole(self) -> Tensor:
         """H, or all H on one diagonal, outputs side by side in each row of the head."""
         matrix, count = self.factor.hessian, self.outputs or 1
+        if count == 1:
+            return matrix[:, 0]
         apart = torch.eye(count, dtype=matrix.dtype, device=matrix.device)
         whole = matrix.expand(-1, count, -1, -1)
         size = matrix.shape[2] * count

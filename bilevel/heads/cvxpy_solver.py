@@ -140,18 +140,24 @@ class Cvxpy(AbstractHeadSolver):
                 self._polish(found, heads, convex)
             if not bool(found.rough.any()):
                 break
-        failed = (found.status >= int(Status.DIVERGED)).reshape(-1, *[1] * (head.ndim - 1))
-        answer = convex.project(found.head.masked_fill(failed, torch.nan).to(head.dtype))
-        slope = heads.slope(answer.double())
-        if isinstance(convex, Everywhere):
-            residual = trees.norm(slope)
-        else:
-            residual = mapping(convex, answer.double(), slope, 1 / heads.largest)
+        answer, residual = self._answer(found, heads, convex, head.dtype)
         free = isinstance(convex, Everywhere) and self.constraints is None
-        words = tuple(found.words)
-        return HeadSolution(
-            answer, residual, found.status, state, heads.factor if free else (), words
-        )
+        factor, words = heads.factor if free else (), tuple(found.words)
+        return HeadSolution(answer, residual, found.status, state, factor, words)
+
+    @staticmethod
+    def _answer(
+        found: "Found", heads: ConvexHeads, convex: ConvexSet, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """The heads in their type and within their set, NaN where they failed; residuals."""
+        failed = found.status >= int(Status.DIVERGED)
+        nothing = torch.full_like(found.head, torch.nan)
+        head = trees.where(failed, nothing, found.head)
+        if dtype == torch.float64 and found.residual is not None:
+            return head, found.residual.masked_fill(failed, torch.nan)
+        answer = convex.project(head.to(dtype))
+        at = answer.double()
+        return answer, mapping(convex, at, heads.slope(at), 1 / heads.largest)
 
     def _ask(
         self, found: "Found", heads: ConvexHeads, convex: ConvexSet, options: dict[str, Any]
@@ -171,17 +177,15 @@ class Cvxpy(AbstractHeadSolver):
     def _polish(self, found: "Found", heads: ConvexHeads, convex: ConvexSet) -> None:
         """Newton steps; runs that are exact then are so whatever their solver said."""
         start = convex.project(found.head)
-        zero = trees.norm(heads.slope(torch.zeros_like(start)))
-        scale = zero + heads.largest * trees.norm(start)
+        scale = heads.scale(start)
         enough = ROUNDING * scale
         head, residual = polished(convex, start, heads.derivatives, 1 / heads.largest, enough)
-        head, exact = heads.settled(head), residual <= ACCURACY * scale
-        solved = trees.finite(head)
-        found.head = head
+        exact, solved = residual <= ACCURACY * scale, trees.finite(head)
+        found.head, found.residual = heads.settled(head), residual
         found.rough = solved & ~exact | found.rough & ~solved
         found.status = torch.where(solved & exact, heads.status, found.status)
         if not bool(heads.penalised.all()):
-            lost = solved & ~heads.penalised & self._runs_away(head, heads, convex)
+            lost = solved & ~heads.penalised & self._runs_away(found.head, heads, convex)
             found.status = found.status.masked_fill(lost, int(Status.NO_MINIMISER))
             found.rough = found.rough & ~lost
 
@@ -234,6 +238,7 @@ class Found:
         rough: runs to try again, (R,).
         told: what the solver made of each run.
         words: its own.
+        residual: (R,), of heads that Newton steps ended at.
     """
 
     head: Tensor
@@ -241,6 +246,7 @@ class Found:
     rough: Tensor
     told: list[int]
     words: list[str]
+    residual: Tensor | None = None
 
     @classmethod
     def nothing(cls, heads: ConvexHeads, like: Tensor) -> "Found":

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.sets import ConvexSet
+from bilevel.sets import ConvexSet, Everywhere
 from bilevel.sets.face import Face
 from bilevel.trees import Tree
 
@@ -33,31 +33,40 @@ def polished(
     Returns:
         The points, and the norm of (x - Proj(x - step gradient)) / step at them, (R,).
     """
-    best = point = start
-    slope, hessian = derivatives(point)
-    least = mapping(convex, point, slope, step)
-    going = least > enough
+    slope, hessian = derivatives(start)
+    point = best = start
+    least, going = None, torch.ones_like(step, dtype=torch.bool)
     for _ in range(STEPS):
         face = convex.face(point, slope, step)
-        if face is None or not bool(going.any()):
+        if face is None:
             break
         moved = trees.flatten(point) + newton(face, point, slope, hessian)
-        point = convex.project(trees.unflatten(moved, start))
+        before, point = slope, convex.project(trees.unflatten(moved, start))
         slope, hessian = derivatives(point)
         size = mapping(convex, point, slope, step)
+        if least is None:  # the first step often is enough, wherever it began
+            if bool((size <= enough).all()):
+                return point, size
+            least = mapping(convex, start, before, step)
+            going = least > enough
         better = going & (size < least)
         best = trees.where(better, point, best)
         going = going & (size < 0.5 * least) & (size > enough)  # false for what is no number
         least = torch.where(better, size, least)
-    return best, least
+        if not bool(going.any()):
+            break
+    return best, mapping(convex, start, slope, step) if least is None else least
 
 
 def mapping(convex: ConvexSet, point: Tree, slope: Tree, step: Tensor) -> Tensor:
     """The norm of (x - Proj(x - step gradient)) / step, (R,)."""
-    landed = convex.project(
-        trees.tree_map(lambda x, d: x - trees.per_run(step, d) * d, point, slope)
-    )
-    return trees.norm(trees.tree_map(torch.sub, point, landed)) / step
+    if isinstance(convex, Everywhere):
+        return trees.norm(slope)  # the quotient would be rounding
+    flat = trees.flatten(point)
+    landed = flat - step.unsqueeze(1) * trees.flatten(slope)
+    projected = trees.flatten(convex.project(trees.unflatten(landed, point)))
+    found: Tensor = torch.linalg.vector_norm(flat - projected, dim=1) / step
+    return found
 
 
 def newton(face: Face, point: Tree, slope: Tree, hessian: Tensor) -> Tensor:
@@ -66,19 +75,28 @@ def newton(face: Face, point: Tree, slope: Tree, hessian: Tensor) -> Tensor:
     [H + shift I, normal; normal', 0] [d; multiplier] = [-gradient; gap], with d = value - x where a
     number is held.
     """
-    numbers, size = trees.flatten(point), hessian.shape[1]
+    numbers = trees.flatten(point)
     held = ~face.free
     target = torch.where(held, face.value - numbers, 0.0)
-    curved = hessian + torch.diag_embed(face.shift.unsqueeze(1).expand_as(numbers))
-    right = -trees.flatten(slope) - (curved @ target.unsqueeze(2)).squeeze(2)
+    if face.shift is not None:
+        hessian = hessian + torch.diag_embed(face.shift.unsqueeze(1).expand_as(numbers))
+    right = -trees.flatten(slope) - (hessian @ target.unsqueeze(2)).squeeze(2)
+    right = torch.where(held, 0.0, right)
     inside = face.free.unsqueeze(1) & face.free.unsqueeze(2)
-    matrix = hessian.new_zeros(len(hessian), size + 1, size + 1)
-    matrix[:, :size, :size] = torch.where(inside, curved, torch.diag_embed(held.to(curved.dtype)))
-    matrix[:, :size, size] = matrix[:, size, :size] = face.normal
-    flat = (face.normal == 0).all(1)
-    matrix[:, size, size] = flat.to(matrix.dtype)
-    columns = torch.cat([torch.where(held, 0.0, right), face.gap.unsqueeze(1)], dim=1)
-    found, info = torch.linalg.solve_ex(matrix, columns)
+    matrix = torch.where(inside, hessian, torch.diag_embed(held.to(hessian.dtype)))
+    if face.normal is not None and face.gap is not None:
+        matrix, right = _bordered(matrix, right, face.normal, face.gap)
+    found, info = torch.linalg.solve_ex(matrix, right)
     found = found.masked_fill((info != 0).unsqueeze(1), torch.nan)
-    step: Tensor = target + found[:, :size]
+    step: Tensor = target + found[:, : numbers.shape[1]]
     return step
+
+
+def _bordered(matrix: Tensor, right: Tensor, normal: Tensor, gap: Tensor) -> tuple[Tensor, Tensor]:
+    """[matrix, normal; normal', 0] and [right; gap]; runs without a normal get a one for the 0."""
+    size = matrix.shape[1]
+    whole = matrix.new_zeros(len(matrix), size + 1, size + 1)
+    whole[:, :size, :size] = matrix
+    whole[:, :size, size] = whole[:, size, :size] = normal
+    whole[:, size, size] = (normal == 0).all(1).to(matrix.dtype)
+    return whole, torch.cat([right, gap.unsqueeze(1)], dim=1)

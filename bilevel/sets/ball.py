@@ -10,7 +10,7 @@ from bilevel import trees
 from bilevel.errors import ArgumentError
 from bilevel.extras import extra
 from bilevel.sets.base import ConvexSet
-from bilevel.sets.face import Face, flat_pair, inner
+from bilevel.sets.face import Face, flat_pair
 from bilevel.sets.simplex import on_simplex
 from bilevel.trees import Tree
 
@@ -48,7 +48,9 @@ class Ball(ConvexSet):
         outside = trees.norm(landed) > self.radius
         square = points.square().sum(1)
         multiplier = -(points * trees.flatten(slope)).sum(1) / square
-        return inner(points)._replace(
+        return Face(
+            torch.ones_like(points, dtype=torch.bool),
+            points,
             normal=torch.where(outside.unsqueeze(1), points, 0.0),
             gap=torch.where(outside, (self.radius**2 - square) / 2, 0.0),
             shift=torch.where(outside, multiplier.clamp(min=0), 0.0),
@@ -106,8 +108,9 @@ class L1Ball(ConvexSet):
         outside = (landed.abs().sum(1) > self.radius).unsqueeze(1)
         signs = torch.where(outside, self.project(landed).sign(), 0.0)
         gap = self.radius - (signs * points).sum(1)
-        return inner(points)._replace(
-            free=(signs != 0) | ~outside,
+        return Face(
+            (signs != 0) | ~outside,
+            torch.zeros_like(points),
             normal=signs,
             gap=torch.where(outside.squeeze(1), gap, 0.0),
         )

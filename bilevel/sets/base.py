@@ -4,10 +4,12 @@ import abc
 import dataclasses
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from bilevel import trees
 from bilevel.errors import IncompatibleError
-from bilevel.sets.face import Face, flat_pair, inner
+from bilevel.sets.face import Face
 from bilevel.trees import Tree
 
 
@@ -105,7 +107,8 @@ class Everywhere(ConvexSet):
 
     def face(self, tree: Tree, slope: Tree, step: Tensor) -> Face:
         """Nothing is held."""
-        return inner(flat_pair(tree, slope, step)[0])
+        points = trees.flatten(tree)
+        return Face(torch.ones_like(points, dtype=torch.bool), points)
 
     def constraints(self, variable: Any) -> list[Any]:
         """None."""

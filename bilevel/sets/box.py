@@ -10,7 +10,7 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.errors import ArgumentError, ShapeError
 from bilevel.sets.base import ConvexSet
-from bilevel.sets.face import Face, flat_pair, inner
+from bilevel.sets.face import Face, flat_pair
 from bilevel.trees import Tree
 
 
@@ -41,6 +41,8 @@ class Box(ConvexSet):
         """Clip every leaf."""
 
         def clip(leaf: Tensor) -> Tensor:
+            if isinstance(self.low, float | int) and isinstance(self.high, float | int):
+                return leaf.clamp(self.low, self.high)  # the same in one operation
             low, high = self._bounds(leaf)
             return torch.minimum(torch.maximum(leaf, low), high)
 
@@ -62,9 +64,9 @@ class Box(ConvexSet):
 
     def face(self, tree: Tree, slope: Tree, step: Tensor) -> Face:
         """Numbers that would leave the box are held at their bounds."""
-        points, landed = flat_pair(tree, slope, step)
+        _, landed = flat_pair(tree, slope, step)
         projected = trees.flatten(self.project(trees.unflatten(landed, tree)))
-        return inner(points)._replace(free=projected == landed, value=projected)
+        return Face(projected == landed, projected)
 
     def constraints(self, variable: Any) -> list[Any]:
         """Those of its bounds that are finite."""

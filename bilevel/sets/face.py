@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from bilevel import trees
@@ -19,21 +18,16 @@ class Face(NamedTuple):
         free: which numbers are not held, (R, P).
         value: what those that are held are equal to, (R, P).
         normal: of a further boundary, zero on what is held; zero in runs inside of it, (R, P).
+            None: there is no such boundary.
         gap: how far along the normal that boundary is, (R,).
-        shift: the multiplier of a boundary |x|^2 / 2 = constant, (R,); else zero.
+        shift: the multiplier of a boundary |x|^2 / 2 = constant, (R,); None for flat boundaries.
     """
 
     free: Tensor
     value: Tensor
-    normal: Tensor
-    gap: Tensor
-    shift: Tensor
-
-
-def inner(points: Tensor) -> Face:
-    """The face of runs inside of their set, (R, P)."""
-    nothing, none = torch.zeros_like(points), torch.zeros_like(points[:, 0])
-    return Face(torch.ones_like(points, dtype=torch.bool), nothing, nothing, none, none)
+    normal: Tensor | None = None
+    gap: Tensor | None = None
+    shift: Tensor | None = None
 
 
 def flat_pair(tree: Tree, slope: Tree, step: Tensor) -> tuple[Tensor, Tensor]:

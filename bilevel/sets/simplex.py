@@ -10,7 +10,7 @@ from bilevel import trees
 from bilevel.errors import ShapeError
 from bilevel.extras import extra
 from bilevel.sets.base import ConvexSet
-from bilevel.sets.face import Face, flat_pair, inner
+from bilevel.sets.face import Face, flat_pair
 from bilevel.trees import Tree
 
 
@@ -54,7 +54,7 @@ class Simplex(ConvexSet):
         points, landed = flat_pair(tree, slope, step)
         free = self.project(landed) > 0
         gap = 1 - torch.where(free, points, 0.0).sum(1)
-        return inner(points)._replace(free=free, normal=free.to(points.dtype), gap=gap)
+        return Face(free, torch.zeros_like(points), free.to(points.dtype), gap)
 
     def constraints(self, variable: Any) -> list[Any]:
         """variable >= 0, and the sum."""

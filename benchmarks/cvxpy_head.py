@@ -1,0 +1,161 @@
+"""A constrained head by cvxpy: compiled once and solved again, or built each time?
+
+2,000 rows, 32 features, squared error, the head in a box, which holds about half of it; float64,
+one thread. The features change before every solve, as those of a training do. Interleaved medians:
+
+- `Cvxpy()`, with the Gram matrix, its factor and the Newton steps in its time;
+- the same problem built and solved with all rows each time, as one writes it first;
+- a problem written by hand, the factor of the Gram matrix its parameter, without Newton steps.
+
+Run: `make bench BENCH=cvxpy_head`, or `python benchmarks/cvxpy_head.py [--rounds 15]`.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import cvxpy
+import numpy as np
+import torch
+from scipy.optimize import lsq_linear
+
+import bilevel
+from bilevel.oracles import Oracles
+from bilevel.sampling import Sampler, TrainingData
+
+ROWS, FEATURES, RIDGE, BOUND, NEEDED = 2000, 32, 1e-3, 0.5, 15.0
+CLOSE = 1e-6
+
+
+class BoxedRidge(bilevel.LinearHeadProblem):
+    """Features w z; the head in a box."""
+
+    ridge = RIDGE
+
+    def __init__(self, head_set: bilevel.ConvexSet) -> None:
+        source = np.random.default_rng(0)
+        self.z = source.standard_normal((ROWS, FEATURES))
+        noise = source.standard_normal(ROWS)
+        self.y = self.z @ source.standard_normal(FEATURES) + noise
+        self.head_set = head_set
+
+    def data(self, seed: int | None = None) -> dict[str, bilevel.Batch]:
+        """All rows."""
+        return {"train": bilevel.Batch(torch.from_numpy(self.z), torch.from_numpy(self.y))}
+
+    def init_body(self, generator: torch.Generator) -> torch.Tensor:
+        """w = 1."""
+        return torch.ones((), dtype=torch.float64)
+
+    def init_head(self, generator: torch.Generator) -> torch.Tensor:
+        """Zeros."""
+        return torch.zeros(FEATURES, dtype=torch.float64)
+
+    def features(self, body: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+        """w z."""
+        return body * inputs
+
+
+class Library:
+    """What a step of `BestResponse(..., Cvxpy())` calls."""
+
+    def __init__(self, problem: BoxedRidge, solver: bilevel.AbstractHeadSolver) -> None:
+        self.solver, self.oracles = solver, Oracles(problem)
+        data = TrainingData(problem, [0], torch.float64, "cpu")
+        self.rows = Sampler(problem, data, None, ("train",)).full
+        self.head = torch.zeros(1, FEATURES, dtype=torch.float64)
+        body = torch.ones(1, dtype=torch.float64)
+        self.state = solver.init(self.oracles, body, self.head, self.rows)
+
+    def __call__(self, w: float) -> np.ndarray:
+        """The head at a body."""
+        body = torch.full((1,), w, dtype=torch.float64)
+        at = (self.oracles, body, self.head, self.rows, self.state, 0)
+        return self.solver.solve(*at).head[0].numpy()
+
+
+def built(problem: BoxedRidge) -> Callable[[float], np.ndarray]:
+    """A new cvxpy problem with all rows for every solve."""
+
+    def solve(w: float) -> np.ndarray:
+        theta = cvxpy.Variable(FEATURES)
+        fit = cvxpy.sum_squares(w * problem.z @ theta - problem.y) / (2 * ROWS)
+        objective = fit + RIDGE / 2 * cvxpy.sum_squares(theta)
+        task = cvxpy.Problem(cvxpy.Minimize(objective), [theta >= -BOUND, theta <= BOUND])
+        task.solve(solver="CLARABEL")
+        return theta.value
+
+    return solve
+
+
+def by_hand(problem: BoxedRidge) -> Callable[[float], np.ndarray]:
+    """One cvxpy problem whose parameters are the factor of the Gram matrix and its target."""
+    theta = cvxpy.Variable(FEATURES)
+    root, target = cvxpy.Parameter((FEATURES, FEATURES)), cvxpy.Parameter(FEATURES)
+    objective = cvxpy.Minimize(0.5 * cvxpy.sum_squares(root @ theta - target))
+    task = cvxpy.Problem(objective, [theta >= -BOUND, theta <= BOUND])
+
+    def solve(w: float) -> np.ndarray:
+        z = w * problem.z
+        factor = np.linalg.cholesky(z.T @ z / ROWS + RIDGE * np.eye(FEATURES))
+        root.value, target.value = factor.T, np.linalg.solve(factor, z.T @ problem.y / ROWS)
+        task.solve(solver="CLARABEL")
+        return theta.value
+
+    return solve
+
+
+def active_set(problem: BoxedRidge, w: float) -> np.ndarray:
+    """The head by scipy's active-set method on the rows."""
+    rows = np.vstack([w * problem.z / np.sqrt(ROWS), np.sqrt(RIDGE) * np.eye(FEATURES)])
+    right = np.concatenate([problem.y / np.sqrt(ROWS), np.zeros(FEATURES)])
+    return lsq_linear(rows, right, (-BOUND, BOUND), method="bvls", tol=1e-14).x
+
+
+def main() -> None:
+    """Print times, ratios and errors, with what is needed."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=15)
+    rounds = parser.parse_args().rounds
+    torch.set_num_threads(1)
+    problem = BoxedRidge(bilevel.Box(-BOUND, BOUND))
+    contenders = {
+        "Cvxpy(), compiled once": Library(problem, bilevel.Cvxpy()),
+        "by hand, compiled once": by_hand(problem),
+        "built with all rows": built(problem),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(-1, rounds):  # the first one sets up
+        for name, solve in contenders.items():
+            w = 1 + 1e-3 * number
+            began = time.perf_counter()
+            solve(w)
+            if number >= 0:
+                seconds[name].append(time.perf_counter() - began)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    slowest = median["built with all rows"]
+    print(f"{ROWS} rows, {FEATURES} features, a box; medians of {rounds} interleaved solves")
+    for name, value in median.items():
+        print(f"  {name}: {1e3 * value:.1f} ms, {slowest / value:.1f} x")
+    ratio = slowest / median["Cvxpy(), compiled once"]
+    told = "met" if ratio >= NEEDED else "NOT met"
+    print(f"re-solving costs {ratio:.1f} times less than building (needed {NEEDED:.0f}: {told})")
+
+    w = 1.003
+    head, expected = contenders["Cvxpy(), compiled once"](w), active_set(problem, w)
+    held = int((np.abs(expected) == BOUND).sum())
+    free = BoxedRidge(bilevel.Everywhere())
+    errors = {
+        f"an active-set method ({held} of {FEATURES} held)": np.abs(head - expected).max(),
+        "ClosedForm without constraints": np.abs(
+            Library(free, bilevel.Cvxpy())(w) - Library(free, bilevel.ClosedForm())(w)
+        ).max(),
+    }
+    for name, error in errors.items():
+        told = "met" if error <= CLOSE else "NOT met"
+        print(f"largest difference from {name}: {error:.1e} (needed {CLOSE:.0e}: {told})")
+
+
+if __name__ == "__main__":
+    main()
