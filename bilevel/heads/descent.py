@@ -25,6 +25,8 @@ BEYOND = 0.01
 """How far below the tolerance a run goes that has a factor of its own."""
 DECREASE = 1e-4
 HALVINGS = 50
+SHRUNK = (0.5, 0.25, 0.125, 0.0)
+"""Multiples of a head that may be a better start than the head itself."""
 RUNAWAY = 0.1
 """Predictions that still move by this much although g is flat run away to infinity."""
 SINGLE_WORK = 2.0**24
@@ -94,6 +96,7 @@ class Descent:
             self._mark(small & ~polishing, Status.CONVERGED)
             if not bool(self.going.any()):
                 break
+            self._shrink(self.going & self.stale & (self.factored == 0))
             self._factor(self.going & self.stale)
             self._step(polishing)
         self._finish()
@@ -113,6 +116,24 @@ class Descent:
     @staticmethod
     def _finite(place: Place) -> Tensor:
         return trees.finite((place.point, place.slope))
+
+    def _shrink(self, which: Tensor) -> None:
+        """Start from a smaller head where g is less there.
+
+        After a long body step the predictions of the last head may be large and wrong. There the
+        curvature is next to none, and Newton steps fall far short.
+        """
+        if not bool(which.any()):
+            return
+        point, slope, predictions = self.place
+        least, scale = self.objective.value(self.place), torch.ones_like(point[:, 0])
+        for factor in SHRUNK:
+            value = self.objective.value(Place(factor * point, slope, factor * predictions))
+            less = which & (value < least)
+            least, scale = torch.where(less, value, least), scale.masked_fill(less, factor)
+        moved = scale < 1
+        if bool(moved.any()):
+            self.place = self._at(scale.unsqueeze(1) * point, moved)
 
     # factors
 
