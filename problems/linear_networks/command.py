@@ -46,7 +46,7 @@ class LinearNetworks:
         reserve(folder)
         # of an unknown depth there are no usual budgets: the curves refuse it
         budgets = self.budget or usual_budgets(self.depth, max(self.width, 1))
-        found = [ShareCurves.of(self.depth, self.width, budget) for budget in budgets]
+        found = [ShareCurves.of(self.depth, self.width, one) for one in dict.fromkeys(budgets)]
         print_tables(found)
         write(folder, found)
         print(f"\nFigures and curves: {folder}")
@@ -85,7 +85,7 @@ def write(folder: Path, found: Sequence[ShareCurves]) -> None:
     """curves.csv, and a figure for each budget as SVG and PNG."""
     with write_atomically(folder) as hidden:
         for curves in found:
-            figure, name = curves.figure(), f"budget-{curves.budget:g}"
+            figure, name = curves.figure(), f"budget-{curves.budget:.12g}"
             (hidden / f"{name}.svg").write_text(to_svg(figure))
             figure.savefig(hidden / f"{name}.png", dpi=150)
         write_csv(hidden / "curves.csv", COLUMNS, [row for one in found for row in rows(one)])
