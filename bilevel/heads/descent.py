@@ -1,7 +1,7 @@
 """Damped Newton steps for R heads at once, by the last factor for as long as it leads well.
 
-A run makes chord steps theta - (L L')^{-1} d g by a factor of an earlier Hessian while each makes
-|d g| at least four times smaller. Otherwise the Hessian is factored anew where the run stands; if
+A run makes chord steps theta - B^{-1} d g, B the factor L L' of an earlier Hessian corrected by what
+the steps since have shown, while each makes |d g| at least four times smaller. Otherwise the Hessian is factored anew where the run stands; if
 the step of that factor falls short too, it is halved until g decreases enough.
 """
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.heads.objective import AbstractObjective, Place
+from bilevel.heads.secants import Secants
 from bilevel.linear.factor import BlockFactor
 from bilevel.linear.preconditioned import preconditioned_cg
 from bilevel.linear.system import EPS, factorise
@@ -82,6 +83,7 @@ class Descent:
         self.precise = no  # a factor in float32 was not good enough
         self.jittered = no
         self.current = no  # the factor belongs to the place
+        self.secants = Secants()
         self.polished = no  # further steps below the tolerance gain nothing
 
     def run(self) -> Found:
@@ -145,6 +147,7 @@ class Descent:
         failed = self._factored(single, torch.float32)
         self.precise = self.precise | failed
         self._factored((which & ~single) | failed, torch.float64)
+        self.secants.forget(which)
         self.factored = self.factored + which
         self.stale, self.current = self.stale & ~which, self.current | which
 
@@ -195,6 +198,7 @@ class Descent:
         runaway = self._runaway(polishing & ~good, step)
         self.steps = self.steps + going
         self.place = trees.where(moved, there, here)
+        self.secants.add(step, there.slope - here.slope, moved)
         if self.resolution:  # a good step leaves at most a quarter of itself to go
             left = CONTRACTION * step.abs().amax(1)
             resolved = left <= self.resolution * there.point.abs().amax(1)
@@ -210,7 +214,7 @@ class Descent:
         """-(L L')^{-1} d g, or by conjugate gradients with L L' for a preconditioner."""
         slope = self.place.slope
         if self.objective.whole:
-            return -self.factor.solve(slope)
+            return -self.secants.solve(self.factor, slope)
         left = trees.norm(slope)
         rtol = left.sqrt().clamp(1e-3, 0.1)
         dtype = torch.float32 if self.objective.work >= SINGLE_WORK else torch.float64

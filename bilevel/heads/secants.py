@@ -1,0 +1,60 @@
+"""What steps by an old factor have shown of the Hessian since (limited-memory BFGS)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.linear.factor import BlockFactor
+
+MEMORY = 8
+
+
+class Secant(NamedTuple):
+    """One step of R runs.
+
+    Attributes:
+        step: s, (R, P).
+        change: y, of the slope along it, (R, P).
+        rate: 1 / s'y, (R,); 0 for runs that did not make it, or made a new factor since.
+    """
+
+    step: Tensor
+    change: Tensor
+    rate: Tensor
+
+
+class Secants:
+    """B^{-1} with B s = y for the last steps, and the factor L L' for all other directions.
+
+    Source: Nocedal, Updating Quasi-Newton Matrices with Limited Storage (1980), with a factor of an
+    earlier Hessian in the place of a multiple of the identity.
+    """
+
+    def __init__(self) -> None:
+        self.kept: list[Secant] = []
+
+    def add(self, step: Tensor, change: Tensor, which: Tensor) -> None:
+        """Remember a step of the runs `which`, where g bends upwards along it."""
+        product = trees.dot(step, change)
+        rate = torch.where(which & (product > 0), 1 / product, 0.0)
+        usable = rate.isfinite() & trees.finite((step, change))
+        clean = [x.masked_fill(~usable.unsqueeze(1), 0.0) for x in (step, change)]
+        self.kept = [*self.kept, Secant(*clean, rate.masked_fill(~usable, 0.0))][-MEMORY:]
+
+    def forget(self, which: Tensor) -> None:
+        """Runs with a new factor start afresh."""
+        self.kept = [one._replace(rate=one.rate.masked_fill(which, 0.0)) for one in self.kept]
+
+    def solve(self, factor: BlockFactor, slope: Tensor) -> Tensor:
+        """B^{-1} times a slope, (R, P)."""
+        left, along = slope, []
+        for one in reversed(self.kept):
+            along.append(one.rate * trees.dot(one.step, left))
+            left = left - along[-1].unsqueeze(1) * one.change
+        found = factor.solve(left)
+        for one, rate in zip(self.kept, reversed(along), strict=True):
+            back = rate - one.rate * trees.dot(one.change, found)
+            found = found + back.unsqueeze(1) * one.step
+        return found
