@@ -1,8 +1,9 @@
 """Damped Newton steps for R heads at once, by the last factor for as long as it leads well.
 
-A run makes chord steps theta - B^{-1} d g, B the factor L L' of an earlier Hessian corrected by what
-the steps since have shown, while each makes |d g| at least four times smaller. Otherwise the Hessian is factored anew where the run stands; if
-the step of that factor falls short too, it is halved until g decreases enough.
+A run makes chord steps theta - B^{-1} d g, B the factor L L' of an earlier Hessian corrected by
+what the steps since have shown, while each makes |d g| at least four times smaller. Otherwise the
+Hessian is factored anew where the run stands; if the step of that factor falls short too, it is
+halved until g decreases enough.
 """
 
 import dataclasses

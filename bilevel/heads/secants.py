@@ -40,8 +40,8 @@ class Secants:
         product = trees.dot(step, change)
         rate = torch.where(which & (product > 0), 1 / product, 0.0)
         usable = rate.isfinite() & trees.finite((step, change))
-        clean = [x.masked_fill(~usable.unsqueeze(1), 0.0) for x in (step, change)]
-        self.kept = [*self.kept, Secant(*clean, rate.masked_fill(~usable, 0.0))][-MEMORY:]
+        step, change = (x.masked_fill(~usable.unsqueeze(1), 0.0) for x in (step, change))
+        self.kept = [*self.kept, Secant(step, change, rate.masked_fill(~usable, 0.0))][-MEMORY:]
 
     def forget(self, which: Tensor) -> None:
         """Runs with a new factor start afresh."""

@@ -1,0 +1,234 @@
+"""How quickly does Newton find the head of a classification, from zero and from the last head?
+
+10,000 rows, 64 features tanh(x W) of 32 inputs, ten classes or two, ridge 1e-3, float64, to
+max |gradient| <= 1e-8.
+
+Cold: against `LogisticRegression` of scikit-learn on the same features, without an intercept, by
+lbfgs and by newton-cholesky, with the loosest tolerance that reaches as far. Warm: after a step
+of 1e-3 times normal numbers in W, against `torch.optim.LBFGS` (strong Wolfe line search) from the
+last head; Newton computes the features anew, LBFGS is given them.
+
+CPU seconds of one thread, rounds interleaved, medians; the gradients that were reached are computed
+in NumPy.
+
+Run: `make bench BENCH=newton`, or `python benchmarks/newton.py [--rounds 7]`.
+"""
+
+import argparse
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+
+import bilevel
+from bilevel import trees
+from bilevel.heads import descent
+from bilevel.oracles import Oracles
+from bilevel.sampling import Sampler, TrainingData
+
+ROWS, INPUTS, FEATURES, RIDGE, GOAL = 10_000, 32, 64, 1e-3, 1e-8
+TOLERANCES = [10.0**-k for k in range(8, 16)]
+NEEDED = {"lbfgs": {2: None, 10: 1.0}, "newton-cholesky": {2: 1.5, 10: 1.0}}
+
+
+class Classes(bilevel.LinearHeadProblem):
+    """Noisy labels of a random teacher; the body W, or the features as they are."""
+
+    ridge = RIDGE
+
+    def __init__(self, inputs, labels, classes, weight=None):
+        self.batch, self.weight = bilevel.Batch(inputs, labels), weight
+        self.body_free_features = weight is None
+        self.outputs = None if classes == 2 else classes
+        self.criterion = bilevel.LogisticLoss() if classes == 2 else bilevel.SoftmaxLoss()
+
+    def data(self, seed=None):
+        """The training rows."""
+        return {"train": self.batch}
+
+    def init_body(self, generator):
+        """W, or a number that nothing depends on."""
+        return torch.zeros((), dtype=torch.float64) if self.weight is None else self.weight
+
+    def init_head(self, generator):
+        """Zeros."""
+        return torch.zeros(self.head_shape(FEATURES), dtype=torch.float64)
+
+    def features(self, *given):
+        """tanh(x W), or the inputs."""
+        return given[0] if len(given) == 1 else torch.tanh(given[1] @ given[0])
+
+
+class Heads:
+    """Newton on one run of a problem."""
+
+    def __init__(self, problem, tolerance=GOAL):
+        self.oracles, self.solver = Oracles(problem), bilevel.Newton(tolerance)
+        data = TrainingData(problem, [0], torch.float64, "cpu")
+        self.rows = Sampler(problem, data, None, ("train",)).full
+        self.body = trees.single(problem.init_body(None))
+        self.zeros = trees.single(problem.init_head(None))
+
+    def cold(self):
+        """From zero, without a factor."""
+        memory = self.solver.init(self.oracles, self.body, self.zeros, self.rows)
+        return self.solver.solve(self.oracles, self.body, self.zeros, self.rows, memory, 0)
+
+    def warm(self, body, last):
+        """From the last head and its factor."""
+        return self.solver.solve(self.oracles, body, last.head, self.rows, last.state, 1)
+
+
+def made(classes: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Inputs, labels and W."""
+    source = np.random.default_rng(classes)
+    x = source.standard_normal((ROWS, INPUTS))
+    scores = np.tanh(x @ source.standard_normal((INPUTS, 30))) @ source.standard_normal(
+        (30, classes)
+    )
+    labels = (scores + source.standard_normal(scores.shape)).argmax(1)
+    weight = source.standard_normal((INPUTS, FEATURES)) / INPUTS**0.5
+    return torch.from_numpy(x), torch.from_numpy(labels), torch.from_numpy(weight)
+
+
+def slope(z: np.ndarray, y: np.ndarray, head: np.ndarray) -> float:
+    """max |gradient| at a head (M,) or (M, K)."""
+    u = z @ head
+    if u.ndim == 1:
+        s = 1 / (1 + np.exp(-u)) - y
+    else:
+        s = np.exp(u - u.max(1, keepdims=True))
+        s /= s.sum(1, keepdims=True)
+        s[np.arange(len(y)), y] -= 1
+    return float(np.abs(z.T @ s / len(y) + RIDGE * head).max())
+
+
+def fitted(z: np.ndarray, y: np.ndarray, solver: str, tolerance: float) -> np.ndarray:
+    """The head of scikit-learn."""
+    model = LogisticRegression(
+        C=1 / (len(y) * RIDGE), fit_intercept=False, solver=solver, tol=tolerance, max_iter=10_000
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a line search that stalls shows in the slope
+        model.fit(z, y)
+    return model.coef_[0] if len(model.coef_) == 1 else model.coef_.T
+
+
+def loosest(z: np.ndarray, y: np.ndarray, solver: str) -> float:
+    """The tolerance with which scikit-learn reaches the goal; the least if it never does."""
+    for tolerance in TOLERANCES:
+        if slope(z, y, fitted(z, y, solver, tolerance)) <= GOAL:
+            return tolerance
+    return TOLERANCES[0]
+
+
+def lbfgs(z: torch.Tensor, y: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+    """The head of `torch.optim.LBFGS`."""
+    head = start.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [head], max_iter=5_000, max_eval=20_000, tolerance_grad=GOAL, tolerance_change=0.0,
+        line_search_fn="strong_wolfe",
+    )  # fmt: skip
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        u = z @ head
+        if head.ndim == 1:
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(u, y.double())
+        else:
+            loss = torch.nn.functional.cross_entropy(u, y)
+        value = loss + 0.5 * RIDGE * head.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    return head.detach()
+
+
+def timed(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median CPU seconds of each, in turns, after a round that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds + 1):
+        for name, run in contestants.items():
+            began = time.process_time()
+            run()
+            seconds[name].append(time.process_time() - began)
+    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
+
+
+def line(name: str, seconds: float, own: float, needed: float | None, reached: float) -> None:
+    """One row of the table."""
+    wanted = "" if needed is None else f"(needed: {needed:g})"
+    print(
+        f"  {name:24s} {1e3 * seconds:9.1f} ms   {seconds / own:6.2f} times Newton {wanted:14s}"
+        f" max |gradient| {reached:.0e}"
+    )
+
+
+def cold(classes: int, rounds: int) -> None:
+    """From zero."""
+    x, y, weight = made(classes)
+    z = torch.tanh(x @ weight)
+    heads, arrays = Heads(Classes(z, y, classes)), (z.numpy(), y.numpy())
+    contestants: dict[str, Callable[[], object]] = {"Newton": heads.cold}
+    tolerances = {solver: loosest(*arrays, solver) for solver in NEEDED}
+    for solver, tolerance in tolerances.items():
+        contestants[solver] = lambda s=solver, t=tolerance: fitted(*arrays, s, t)
+    seconds = timed(contestants, rounds)
+    print(f"\nCold, {classes} classes:")
+    own = seconds["Newton"]
+    line("Newton", own, own, None, slope(*arrays, heads.cold().head[0].numpy()))
+    for solver, tolerance in tolerances.items():
+        reached = slope(*arrays, fitted(*arrays, solver, tolerance))
+        line(f"scikit-learn {solver}", seconds[solver], own, NEEDED[solver][classes], reached)
+
+
+def warm(classes: int, rounds: int) -> None:
+    """After a small step of the body."""
+    x, y, weight = made(classes)
+    heads = Heads(Classes(x, y, classes, weight))
+    last, steps = heads.cold(), []
+    noise = torch.from_numpy(np.random.default_rng(5).standard_normal(weight.shape))
+    body = trees.single(weight + 1e-3 * noise)
+    z = torch.tanh(x @ body[0])
+    run = descent.Descent.run
+
+    def counted(self: descent.Descent) -> descent.Found:
+        found = run(self)
+        steps.append((int(found.steps), int(found.factored)))
+        return found
+
+    descent.Descent.run = counted
+    solved = heads.warm(body, last)
+    descent.Descent.run = run
+    contestants = {
+        "Newton": lambda: heads.warm(body, last),
+        "LBFGS": lambda: lbfgs(z, y, last.head[0]),
+    }
+    seconds = timed(contestants, rounds)
+    own, arrays = seconds["Newton"], (z.numpy(), y.numpy())
+    print(f"\nWarm, {classes} classes, after a body step of 1e-3:")
+    line("Newton", own, own, None, slope(*arrays, solved.head[0].numpy()))
+    reached = slope(*arrays, lbfgs(z, y, last.head[0]).numpy())
+    line("torch.optim.LBFGS", seconds["LBFGS"], own, 20.0, reached)
+    print(f"  Newton's steps: {steps[0][0]} (needed: at most 3), new factors: {steps[0][1]}")
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    rounds = parser.parse_args().rounds
+    torch.set_num_threads(1)
+    print(__doc__.splitlines()[0])
+    for classes in (10, 2):
+        cold(classes, rounds)
+        warm(classes, rounds)
+
+
+if __name__ == "__main__":
+    main()
