@@ -319,6 +319,7 @@ UNIT = [1.0, 1.0, 0.5]
          "finite"),
         (lambda: two_layer_orthogonal.expected_loss(5, [(1.0,)]), ShapeError, "2 rates"),
         (lambda: two_layer_orthogonal.expected_loss(0, STEPS), ArgumentError, "`h`"),
+        (lambda: two_layer_orthogonal.expected_loss(5, 0.1), ShapeError, "sequence"),
         (lambda: two_layer_orthogonal.expected_loss(5, [(1.0, 1.0)] * 13), ArgumentError,
          "12 steps"),
         (lambda: two_layer_orthogonal.surrogate(5, (1.0, -1.0)), ArgumentError, "step1"),

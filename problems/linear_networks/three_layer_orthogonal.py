@@ -69,7 +69,7 @@ def conditional_loss(
     """
     checked_size("h", h)
     a, b, inner, rest = _checked_scalars(A, B, c, outside)
-    losses = list(_losses(h, a, b - rest, inner, rest, lrs, signal_only))
+    losses = list(_losses(h, a, b - rest, inner, rest, checked_steps(lrs, 2), signal_only))
     return torch.stack(broadcast(*losses))
 
 
@@ -106,8 +106,9 @@ def expected_loss(
         raise ArgumentError(f"Orthonormal columns need h <= d inputs, got {h = } and d = {d}.")
     if ensemble not in get_args(Ensemble):
         raise ArgumentError(f'`ensemble` must be "unit" or "gaussian", got {ensemble!r}.')
-    a, b, t, rest, weights = _rule(h, d, len(lrs), ensemble)
-    losses = _losses(h, a, b, (a * b).sqrt() * t, rest, _with_axis(lrs), signal_only)
+    steps = [[rate.unsqueeze(-1) for rate in step] for step in checked_steps(lrs, 2)]
+    a, b, t, rest, weights = _rule(h, d, len(steps), ensemble)
+    losses = _losses(h, a, b, (a * b).sqrt() * t, rest, steps, signal_only)
     means = [(rows * weights).sum(-1) for rows in losses]
     return torch.stack(broadcast(*means))
 
@@ -238,7 +239,13 @@ def _checked_scalars(
 
 
 def _losses(
-    h: int, a: Tensor, inside: Tensor, c: Tensor, outside: Tensor, lrs: Steps, signal_only: bool
+    h: int,
+    a: Tensor,
+    inside: Tensor,
+    c: Tensor,
+    outside: Tensor,
+    steps: list[list[Tensor]],
+    signal_only: bool,
 ) -> Iterator[Tensor]:
     """The recursion of the module's docstring; `inside` is |p|^2."""
     a, inside, c, outside = broadcast(a, inside, c, outside)
@@ -255,7 +262,7 @@ def _losses(
 
     n = residual()
     yield (n * (outer @ n)).sum((-2, -1))
-    for rates in checked_steps(lrs, 2):
+    for rates in steps:
         eta1, eta2 = (rate.unsqueeze(-1).unsqueeze(-1) for rate in rates)
         pull = -target if signal_only else n
         back = pull[..., :2, :] + moved.mT @ outer @ pull
@@ -269,11 +276,6 @@ def _losses(
 
 def _stacked(rows: list[list[Tensor]]) -> Tensor:
     return torch.stack([torch.stack(row, -1) for row in rows], -2)
-
-
-def _with_axis(lrs: Steps) -> list[list[Tensor]]:
-    """The rates with an axis for the points of the rule."""
-    return [[rate.unsqueeze(-1) for rate in step] for step in checked_steps(lrs, 2)]
 
 
 def _rule(

@@ -49,8 +49,8 @@ def conditional_loss(spectrum: Tensor, lrs: Steps, signal_only: bool = False) ->
         >>> conditional_loss(torch.eye(1, dtype=torch.float64), [(1.0, 0.0)])  # U = 1: beta is met
         tensor([0., 0.], dtype=torch.float64)
     """
-    phases = _phases(spectrum)
-    losses = [rows.mean(-1) for rows in _squares(len(phases), phases, lrs, signal_only)]
+    phases, steps = _phases(spectrum), checked_steps(lrs, 2)
+    losses = [rows.mean(-1) for rows in _squares(len(phases), phases, steps, signal_only)]
     return torch.stack(broadcast(*losses))
 
 
@@ -76,16 +76,17 @@ def expected_loss(h: int, lrs: Steps, signal_only: bool = False) -> Tensor:
         tensor([1.2000, 0.4054, 0.2776], dtype=torch.float64)
     """
     checked_size("h", h)
-    if len(lrs) > MOST_STEPS:
+    steps = checked_steps(lrs, 2)
+    if len(steps) > MOST_STEPS:
         raise ArgumentError(
-            f"The expectation after {len(lrs)} steps needs 3^{len(lrs)} points on the circle: take "
-            f"at most {MOST_STEPS} steps, or average `conditional_loss` over drawn weights."
+            f"The expectation after {len(steps)} steps needs 3^{len(steps)} points on the circle: "
+            f"take at most {MOST_STEPS} steps, or average `conditional_loss` over drawn weights."
         )
-    half = (3 ** len(lrs) + 1) // 2  # 2 half > 3^T points, symmetric about the real axis
+    half = (3 ** len(steps) + 1) // 2  # 2 half > 3^T points, symmetric about the real axis
     phases = torch.arange(half + 1, dtype=torch.float64) * (math.pi / half)
     weights = torch.full_like(phases, (1 - 1 / h) / half)
     weights[[0, -1]] = (1 - 1 / h) / (2 * half) + 1 / (2 * h)
-    losses = [(rows * weights).sum(-1) for rows in _squares(h, phases, lrs, signal_only)]
+    losses = [(rows * weights).sum(-1) for rows in _squares(h, phases, steps, signal_only)]
     return torch.stack(broadcast(*losses))
 
 
@@ -169,14 +170,16 @@ def _published(h: float, s: Tensor, p: Tensor, step: int) -> Tensor:
     raise ArgumentError(f"There is a published formula for `step` 1 and 2 only, got {step!r}.")
 
 
-def _squares(h: int, phases: Tensor, lrs: Steps, signal_only: bool) -> Iterator[Tensor]:
+def _squares(
+    h: int, phases: Tensor, steps: list[list[Tensor]], signal_only: bool
+) -> Iterator[Tensor]:
     """|rho_t|^2 for t = 0, 1, ..., each (..., points)."""
     eps = h**-0.5
     x1 = torch.polar(torch.ones_like(phases), phases)
     x2 = torch.ones_like(x1)
     rho = eps * x1 * x2 - 1
     yield _square(rho)
-    for rates in checked_steps(lrs, 2):
+    for rates in steps:
         mu1, mu2 = (rate.unsqueeze(-1) / h**1.5 for rate in rates)
         pull = -torch.ones_like(rho) if signal_only else rho
         x1, x2 = x1 - mu1 * pull * x2.conj(), x2 - mu2 * x1.conj() * pull
