@@ -96,6 +96,12 @@ def test_what_has_no_cvxpy_form_is_refused():
         bilevel.best_response(Quadratic({"only": (3,)}), ONE, Cvxpy())
 
 
+def test_too_many_rows_of_another_criterion_are_refused():
+    one = build(normal(1, 2501, 3), normal(2, 2501, 2), criterion=bilevel.HuberLoss(), ridge=0.1)
+    with pytest.raises(IncompatibleError, match=r"at most 5000 predictions; here are 5002\. Use"):
+        bilevel.best_response(one, ONE, Cvxpy())
+
+
 def test_a_head_that_is_not_unique_is_refused():
     with pytest.raises(SingularHeadError, match="no unique minimiser"):
         bilevel.best_response(build(normal(1, 3, 5), normal(2, 3)), ONE, Cvxpy())

@@ -6,6 +6,7 @@ the rules of DPP), this is done once; a further solve multiplies the parameters 
 
 import abc
 import collections
+import math
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,8 @@ from bilevel.status import Status
 Constraints = Callable[[Any], Sequence[Any]]
 UNABLE = ("cannot solve this problem", "do not support", "is not installed")
 """How cvxpy says that a solver is not made for a problem."""
+LARGEST_PREDICTIONS = 5000
+"""Rows times outputs in one problem: compiling takes time that grows with their square."""
 KEPT = 16
 """How many compiled problems are remembered."""
 
@@ -199,6 +202,13 @@ class RowsForm(Compiled):
     def objective(self) -> tuple[Any, list[Any]]:
         """The losses of a variable that is tied to the predictions: parameters do not multiply."""
         cvxpy, shape, n = self.cvxpy, self.head.shape, self.rows
+        if (count := n * math.prod(shape[1:])) > LARGEST_PREDICTIONS:
+            raise IncompatibleError(
+                f"With {type(self.criterion).__name__} all rows are in the problem that Cvxpy "
+                f"compiles, at most {LARGEST_PREDICTIONS} predictions; here are {count}. Use fewer "
+                "rows, Newton() if the head has no constraints, or FastSGD(lr, steps), which "
+                "projects."
+            )
         predictions = cvxpy.Variable((n, *shape[1:]))
         design = self.parameters["design"] = cvxpy.Parameter((n, shape[0]))
         penalty = self.parameters["penalty"] = cvxpy.Parameter(shape, nonneg=True)

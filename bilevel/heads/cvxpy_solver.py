@@ -45,8 +45,9 @@ class Cvxpy(AbstractHeadSolver):
     For linear heads with a criterion that has a cvxpy `atom`, on all rows. The problem is compiled
     once, with parameters, and solved again for every run and step. With squared error the data
     enter through the M x M factor of the Hessian, so that a solve does not depend on the number of
-    rows; with other criteria all rows are in the problem, and so is the cost of each solve
-    (`Newton` is much faster where there are no constraints).
+    rows. With other criteria all rows, at most 5,000 predictions, are in the problem: compiling
+    takes a time that grows with their square (12 s for 2,000 logistic rows), and a solve is as slow
+    as one of a problem built anew. `Newton` is much faster where there are no constraints.
 
     What the solver returns is improved by a few Newton steps on the face of `head_set` that it lies
     on, so that heads of up to 512 numbers are exact to rounding, those at a bound too. With
@@ -66,7 +67,7 @@ class Cvxpy(AbstractHeadSolver):
     Raises:
         MissingPackageError: cvxpy is not installed.
         IncompatibleError: the head is not linear in features; the criterion or the set has no cvxpy
-            form; the solver cannot solve such a problem.
+            form; the solver cannot solve such a problem; there are too many rows.
         ArgumentError: `constraints` are not convex, or allow no head.
         SingularHeadError: the head has no unique minimiser.
 
@@ -82,8 +83,9 @@ class Cvxpy(AbstractHeadSolver):
         >>> bilevel.best_response(problem, body, bilevel.Cvxpy()).status.name
         'CONVERGED'
         >>> sparse = bilevel.Cvxpy(lambda theta: [cvxpy.norm1(theta) <= 0.5])
-        >>> bilevel.best_response(problem, body, sparse).head.sum()
-        tensor(0.5000)
+        >>> found = bilevel.best_response(problem, body, sparse)
+        >>> round(float(found.head.sum()), 6), found.words
+        (0.5, 'CLARABEL: optimal')
     """
 
     constraints: Constraints | None = None
