@@ -147,6 +147,16 @@ def test_orthogonal_weights_have_a_zero_on_an_axis():
     assert deep.optimal_rates((0, 1), "free").loss < 1e-12
 
 
+def test_a_curve_of_minima_has_a_point():
+    """(1 - x)^2 (1 - y)^2: the quintic vanishes."""
+    square = torch.tensor([1.0, -2.0, 1.0], dtype=torch.float64)
+    curve = StepPolynomial(torch.outer(square, square))
+    for constraint, budget in [("free", None), ("nonneg", None), ("budget", 3.0)]:
+        best = curve.minimise(constraint, budget)
+        assert best.loss == pytest.approx(0, abs=1e-15)
+        assert 1.0 in [pytest.approx(rate, abs=1e-7) for rate in best[:2]]
+
+
 def test_an_infimum_at_infinity_is_no_answer():
     product = torch.zeros(3, 3, dtype=torch.float64)  # (1 - x y)^2 + x^2: 0 as x -> 0, y -> inf
     product[0, 0], product[1, 1], product[2, 2], product[2, 0] = 1, -2, 1, 1
