@@ -6,28 +6,31 @@ import torch
 from command_line import run
 
 import bilevel
+from bilevel.commands.compare import Compare
 from problems.mspbe import Known, LinearEvaluation, boyan, methods
 
 BOYAN = ["compare", "policy-evaluation", "--seeds", 2, "--steps", 4, "--set", "process=boyan"]
 
 
-def test_compare_trains_the_problem_s_own_strategies(tmp_path, capsys):
-    expected = ["kind=expected", "--batch-size", 0, "--strategies", "LSTD", "TDRC"]
-    assert run(*BOYAN, *expected, "--output", tmp_path / "new") == 0
-    printed = capsys.readouterr().out
-    comparison = bilevel.Comparison.load(tmp_path / "new")
+def compared(**options):
+    """What the command compares, without its report."""
+    chosen = ("process=boyan", *options.pop("set"))
+    return Compare("policy-evaluation", seeds=2, steps=4, set=chosen, **options).compare()
+
+
+def test_compare_trains_the_problem_s_own_strategies():
+    comparison = compared(set=["kind=expected"], batch_size=0, strategies=("LSTD", "TDRC"))
     final = comparison.final("test_msve")
     assert list(final) == ["LSTD", "TDRC"]
     assert final["LSTD"].max() < 1e-6 < final["TDRC"].min()
-    assert "final test MSVE" in printed
-    page = (tmp_path / "new" / "report.html").read_text()
-    assert "Boyan" in page
+    assert "final test MSVE" in comparison.table()
 
 
-def test_compare_walks_a_trajectory(tmp_path):
-    walk = ["kind=markovian", "length=16", "--sampling", "sequential", "--batch-size", 4]
-    output = ["--strategies", "TD", "--output", tmp_path / "new"]
-    assert run(*BOYAN, *walk, "--head-lr", 0.1, *output) == 0
+def test_compare_walks_a_trajectory():
+    walk = ["kind=markovian", "length=16"]
+    comparison = compared(
+        set=walk, sampling="sequential", batch_size=4, head_lr=0.1, strategies=("TD",)
+    )
     solution = bilevel.solve(
         LinearEvaluation(Known(boyan(), "markovian", 16)),
         methods.td(0.1),
@@ -37,7 +40,6 @@ def test_compare_walks_a_trajectory(tmp_path):
         every=4,
         sampling="sequential",
     )
-    comparison = bilevel.Comparison.load(tmp_path / "new")
     expected = solution.history["test_msve"][-1].numpy()
     np.testing.assert_allclose(comparison.final("test_msve")["TD"], expected, rtol=1e-6)
 
@@ -50,16 +52,13 @@ def test_names_of_other_strategies_are_refused(tmp_path, capsys):
     assert "TDRC" in message
 
 
-def test_files_of_transitions_are_compared(tmp_path):
+def test_files_of_transitions_are_problems(tmp_path, capsys):
     random = np.random.default_rng(0)
     states = random.normal(size=(40, 3))
     file = tmp_path / "rows.npz"
     np.savez(file, states=states, next_states=random.normal(size=(40, 3)), rewards=states[:, 0])
-    arguments = ["--seeds", 2, "--steps", 3, "--batch-size", 8, "--set", f"file={file}"]
-    output = ["--strategies", "LSTD", "TD", "--output", tmp_path / "new"]
-    assert run("compare", "transitions", *arguments, *output) == 0
-    final = bilevel.Comparison.load(tmp_path / "new").final("train_mspbe")
-    assert list(final) == ["LSTD", "TD"]
+    assert run("check", "transitions", "--set", f"file={file}", "discount=0.5") == 0
+    assert "40 rows in train" in capsys.readouterr().out
 
 
 @pytest.mark.slow  # pytest -m slow tests/test_mspbe_command.py: compiles twice
