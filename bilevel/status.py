@@ -48,7 +48,8 @@ _MESSAGES = {
     Status.INTERRUPTED: "Stopped by the user; everything recorded until then was kept.",
     Status.NOT_CONVERGED: (
         "The head solver used all its steps without reaching its tolerance. Give it more steps, a "
-        "larger step size below 2 / L, or a looser tolerance."
+        "larger step size below 2 / L, or a looser tolerance; give Cvxpy other `options` or "
+        "another `solver`."
     ),
     Status.JITTERED: (
         "The Hessian of the head became numerically singular and was solved with a small multiple "
@@ -56,7 +57,7 @@ _MESSAGES = {
     ),
     Status.OUTSIDE_SET: (
         "The closed-form head lies outside `head_set` and was projected, which is not the "
-        "constrained minimiser. Use a solver that handles the set, such as FastSGD."
+        "constrained minimiser. Use a solver that handles the set, such as Cvxpy or FastSGD."
     ),
     Status.INEXACT_HEAD: (
         "The head is not solved well enough for implicit differentiation, which assumes that the "
