@@ -34,6 +34,7 @@ STATUSES = {
     "SINGULAR": "singular head",
     "INDEFINITE": "head not at a minimum",
     "DIVERGED": "diverged",
+    "NO_MINIMISER": "head without end",
     "INFEASIBLE": "no head allowed",
     "UNBOUNDED": "head without minimum",
     "SOLVER_FAILED": "convex solver failed",
