@@ -147,6 +147,19 @@ def test_orthogonal_weights_have_a_zero_on_an_axis():
     assert deep.optimal_rates((0, 1), "free").loss < 1e-12
 
 
+def test_a_badly_conditioned_quintic_is_polished():
+    """The companion matrix alone is 5e-5 off here."""
+    net, _, _ = network(4, 160)
+    found = net.optimal_rates((0, 1), "free")
+    assert found.first > 2000
+    point = torch.tensor(found[:2], dtype=torch.float64, requires_grad=True)
+    value = net.step_polynomial((0, 1))(*point)
+    (slope,) = torch.autograd.grad(value, point, create_graph=True)
+    hessian = torch.stack([torch.autograd.grad(one, point, retain_graph=True)[0] for one in slope])
+    shift = torch.linalg.solve(hessian, slope.detach())
+    assert (shift.abs() <= 1e-7 * point.detach().abs()).all()
+
+
 def test_a_curve_of_minima_has_a_point():
     """(1 - x)^2 (1 - y)^2: the quintic vanishes."""
     square = torch.tensor([1.0, -2.0, 1.0], dtype=torch.float64)
