@@ -33,6 +33,8 @@ RUNAWAY = 0.1
 """Predictions that still move by this much although g is flat run away to infinity."""
 SINGLE_WORK = 2.0**24
 """Multiplications from which a Hessian is made in float32."""
+NEAR = 1e-3
+"""Of the first slope: there a run without a factor to start with makes one that lasts."""
 GOING = -1
 
 
@@ -81,25 +83,29 @@ class Descent:
         self.steps = torch.zeros_like(self.status)
         self.factored = torch.zeros_like(self.status)
         self.stale = ~self.factor.usable  # the factor must be replaced before the next step
+        self.fresh = self.factor.usable  # its factor is not the first one, or near the end
         self.precise = no  # a factor in float32 was not good enough
         self.jittered = no
         self.current = no  # the factor belongs to the place
         self.secants = Secants()
         self.polished = no  # further steps below the tolerance gain nothing
+        self.near = NEAR * self._largest()
 
     def run(self) -> Found:
         """Until every run has a status."""
         for _ in range(self.max_steps):
-            self._mark(~self._finite(self.place), Status.DIVERGED)
             largest = self._largest()
+            self._mark(~_finite(self.place), Status.DIVERGED)
             small = largest <= self.tolerance
-            # a factor that was just made leads further for little, and shows a run that runs away
-            further = (largest > BEYOND * self.tolerance) & ((self.factored > 0) | self.stale)
-            polishing = self.going & small & further & ~self.polished
-            self._mark(small & ~polishing, Status.CONVERGED)
+            if bool(small.any()):
+                # a factor that was just made leads further for little, and shows what runs away
+                further = (largest > BEYOND * self.tolerance) & ((self.factored > 0) | self.stale)
+                polishing = self.going & small & further & ~self.polished
+                self._mark(small & ~polishing, Status.CONVERGED)
+            else:
+                polishing = small
             if not bool(self.going.any()):
                 break
-            self._shrink(self.going & self.stale & (self.factored == 0))
             self._factor(self.going & self.stale)
             self._step(polishing)
         self._finish()
@@ -115,10 +121,6 @@ class Descent:
 
     def _largest(self) -> Tensor:
         return self.place.slope.abs().amax(1)
-
-    @staticmethod
-    def _finite(place: Place) -> Tensor:
-        return trees.finite((place.point, place.slope))
 
     def _shrink(self, which: Tensor) -> None:
         """Start from a smaller head where g is less there.
@@ -144,15 +146,18 @@ class Descent:
         """Factor the Hessian of some runs where they stand."""
         if not bool(which.any()):
             return
-        single = which & ~self.precise & (self.objective.work >= SINGLE_WORK)
+        rough = which & ~self.factor.usable if self.objective.has_rough else no_runs(which)
+        failed = self._factored(rough, torch.float64, rough=True)
+        exact = which & (~rough | failed)
+        single = exact & ~self.precise & (self.objective.work >= SINGLE_WORK)
         failed = self._factored(single, torch.float32)
         self.precise = self.precise | failed
-        self._factored((which & ~single) | failed, torch.float64)
+        self._factored((exact & ~single) | failed, torch.float64)
         self.secants.forget(which)
         self.factored = self.factored + which
-        self.stale, self.current = self.stale & ~which, self.current | which
+        self.stale, self.current = self.stale & ~which, self.current | exact
 
-    def _factored(self, which: Tensor, dtype: torch.dtype) -> Tensor:
+    def _factored(self, which: Tensor, dtype: torch.dtype, *, rough: bool = False) -> Tensor:
         """Factor in one type; which runs it was not good enough for, (R,).
 
         In float64 a jitter is added to those, and what is hopeless still gets a status.
@@ -160,16 +165,16 @@ class Descent:
         if not bool(which.any()):
             return which
         objective, place = self._part(which)
-        hessian = objective.hessian(place, dtype)
+        last = dtype == torch.float64 and not rough
+        hessian = objective.rough_hessian(place) if rough else objective.hessian(place, dtype)
         cholesky, bad = _cholesky(hessian)
-        if dtype == torch.float64 and bool(bad.any()):
+        if last and bool(bad.any()):
             cholesky[bad] = factorise(hessian[bad])[0]
-        usable = cholesky.flatten(1).isfinite().all(1) & (
-            bad.logical_not() | (dtype == torch.float64)
-        )
+        usable = cholesky.flatten(1).isfinite().all(1)
+        usable = usable if last else usable & ~bad
         kept, weak = (torch.zeros_like(which).index_put((which,), x) for x in (usable, bad))
         self.factor = self.factor.replaced(kept, cholesky[usable])
-        if dtype == torch.float64:
+        if last:
             self._mark(which & ~kept, Status.INDEFINITE)
         self.jittered = torch.where(which, weak, self.jittered)
         return weak
@@ -198,8 +203,9 @@ class Descent:
         self.polished = self.polished | (polishing & ~good)
         runaway = self._runaway(polishing & ~good, step)
         self.steps = self.steps + going
-        self.place = trees.where(moved, there, here)
-        self.secants.add(step, there.slope - here.slope, moved)
+        self.place = there if bool(moved.all()) else trees.where(moved, there, here)
+        if self.objective.whole:
+            self.secants.add(step, there.slope - here.slope, moved)
         if self.resolution:  # a good step leaves at most a quarter of itself to go
             left = CONTRACTION * step.abs().amax(1)
             resolved = left <= self.resolution * there.point.abs().amax(1)
@@ -207,16 +213,31 @@ class Descent:
         if bool(searching.any()):
             self._distrust(searching, here, step)
             self._search(searching, here, there, step)
-        self.stale = self.stale | (short & ~searching)
+        self.stale = self.stale | (short & ~searching) | self._dear(moved, before, after)
         self.current = self.current & ~going & ~moved
         self._mark(runaway, Status.NO_MINIMISER)
+
+    def _dear(self, moved: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        """Runs that have come far with their first factor, or whose way costs more than a factor.
+
+        A factor near the end serves the next body, too.
+        """
+        if not self.objective.whole:
+            return no_runs(moved)
+        largest = self._largest()
+        arriving = moved & ~self.fresh & (largest <= self.near)
+        self.fresh = self.fresh | arriving
+        ahead = (largest / self.tolerance).clamp(min=1).log() / (before / after).log()
+        return (arriving | (moved & (ahead - 2 > self.objective.price))) & (
+            largest > self.tolerance
+        )
 
     def _direction(self) -> Tensor:
         """-(L L')^{-1} d g, or by conjugate gradients with L L' for a preconditioner."""
         slope = self.place.slope
         if self.objective.whole:
             return -self.secants.solve(self.factor, slope)
-        left = trees.norm(slope)
+        left = slope.norm(dim=1)
         rtol = left.sqrt().clamp(1e-3, 0.1)
         dtype = torch.float32 if self.objective.work >= SINGLE_WORK else torch.float64
 
@@ -224,7 +245,7 @@ class Descent:
             return self.objective.product(self.place, vectors)
 
         found = preconditioned_cg(product, slope.to(dtype), self.factor, rtol).value.double()
-        descending = trees.dot(found, slope) > 0
+        descending = (found * slope).sum(1) > 0
         return -torch.where(descending.unsqueeze(1), found, self.factor.solve(slope))
 
     def _distrust(self, which: Tensor, here: Place, step: Tensor) -> None:
@@ -236,7 +257,7 @@ class Descent:
     def _search(self, which: Tensor, here: Place, there: Place, step: Tensor) -> None:
         """Halve the step of some runs until g decreases enough."""
         begun = self.objective.value(here)
-        downhill = trees.dot(here.slope, step)
+        downhill = (here.slope * step).sum(1)
         noise = 10 * EPS * begun.abs()
         rate, left = torch.ones_like(begun), which
         for _ in range(HALVINGS):
@@ -282,11 +303,20 @@ class Descent:
             self._mark(which, Status.NOT_CONVERGED)
 
     def _finish(self) -> None:
-        self._mark(~self._finite(self.place), Status.DIVERGED)
+        self._mark(~_finite(self.place), Status.DIVERGED)
         self._mark(self._largest() <= self.tolerance, Status.CONVERGED)
         self._stop(self.going)
         converged = self.status == int(Status.CONVERGED)
         self.status = self.status.masked_fill(converged & self.jittered, int(Status.JITTERED))
+
+
+def no_runs(like: Tensor) -> Tensor:
+    """A mask of no runs."""
+    return torch.zeros_like(like)
+
+
+def _finite(place: Place) -> Tensor:
+    return place.slope.isfinite().all(1)
 
 
 def _cholesky(hessian: Tensor) -> tuple[Tensor, Tensor]:

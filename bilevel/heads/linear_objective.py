@@ -55,8 +55,7 @@ class LinearObjective(AbstractObjective):
         self.count = outputs or 1
         scaled = None if parts.weights is None else parts.weights.double().unsqueeze(2) / n
         self.weights = 1 / n if scaled is None else scaled
-        curvature = _probe(criterion, outputs, self.targets[0, :1])[1]
-        self.interacting = curvature is not None and curvature.outer is not None
+        self.interacting = interacts(criterion, outputs, self.targets[0])
         self.gauge: Tensor | None = None
         undetermined = (self.penalty == 0).all(1)
         if criterion.shift_invariant and bool(undetermined.any()):
@@ -67,6 +66,11 @@ class LinearObjective(AbstractObjective):
     def double(self) -> Tensor:
         """The features in float64."""
         return self.design.double()
+
+    @functools.cached_property
+    def single(self) -> Tensor:
+        """The features in float32."""
+        return self.design.float()
 
     def vector(self, head: Tensor) -> Tensor:
         """Output by output; undetermined sums become zero."""
@@ -83,8 +87,11 @@ class LinearObjective(AbstractObjective):
     def at(self, point: Tensor) -> Place:
         """Two products with the features."""
         predictions = self.double @ self._columns(point).mT
-        slope = self._slope(predictions) * self.weights
+        slope = self._slope(predictions)
+        if isinstance(self.weights, Tensor):
+            slope = slope * self.weights
         fit = (slope.mT @ self.double).flatten(1)
+        fit = fit if isinstance(self.weights, Tensor) else fit * self.weights
         return Place(point, fit + self._penalised(point), predictions)
 
     def value(self, place: Place) -> Tensor:
@@ -97,7 +104,7 @@ class LinearObjective(AbstractObjective):
 
     def product(self, place: Place, vectors: Tensor) -> Tensor:
         """Two products with the features, in the type of the vectors."""
-        design = self.double if vectors.dtype == torch.float64 else self.design.to(vectors.dtype)
+        design = self.double if vectors.dtype == torch.float64 else self.single
         along = design @ self._columns(vectors).mT
         diagonal, outer = self._curvature(place, vectors.dtype)
         turned = diagonal * along
@@ -107,18 +114,15 @@ class LinearObjective(AbstractObjective):
 
     def hessian(self, place: Place, dtype: torch.dtype) -> Tensor:
         """One block for interacting outputs, else one for each; a diagonal where they are large."""
-        design, penalty = self.design.to(dtype), self.penalty.to(dtype)
+        design = self.double if dtype == torch.float64 else self.single
+        penalty = self.penalty.to(dtype)
         diagonal, outer = self._curvature(place, dtype)
         added = penalty.expand(len(design), self.count, self.features)
         if self.whole and outer is not None:
             free = self.criterion.shift_invariant
             runs = zip(design, outer, diagonal, strict=True)
             found = torch.stack([interacting_gram(z, f, None if free else d) for z, f, d in runs])
-            if self.gauge is not None:
-                shift = torch.diag_embed(self.gauge[:, 0].to(dtype))
-                found += shift.repeat(1, self.count, self.count)
-            found.diagonal(dim1=1, dim2=2).add_(added.flatten(1))
-            return found.unsqueeze(1)
+            return self._shifted(found).unsqueeze(1)
         curved = diagonal if outer is None else diagonal - outer.square()
         if self.gauge is not None:
             added = added + self.gauge.to(dtype)
@@ -161,28 +165,48 @@ class LinearObjective(AbstractObjective):
     @property
     def blocks(self) -> int:
         """One for interacting outputs, else one for each; as many as numbers where too large."""
-        if self.whole:
-            return 1 if self.interacting else self.count
-        return self.count if self.features <= LARGEST_BLOCK else self.count * self.features
+        return count_blocks(self.features, self.count, self.interacting)
 
     @property
     def whole(self) -> bool:
         """Up to 2,048 numbers in a block."""
-        size = self.features * self.count if self.interacting else self.features
-        return size <= LARGEST_BLOCK
+        return self.features * (self.count if self.interacting else 1) <= LARGEST_BLOCK
 
     @property
-    def turns(self) -> list[slice]:
-        """Large heads one after the other: what a run does not need is not computed for it."""
-        runs, n = self.design.shape[:2]
-        if n * self.features * self.count < LARGE:
-            return [slice(0, runs)]
-        return [slice(i, i + 1) for i in range(runs)]
+    def price(self) -> float:
+        """As measured: a step reads the features twice, in float64."""
+        return self.features * (self.count if self.interacting else 1) / 32
+
+    @property
+    def has_rough(self) -> bool:
+        """For outputs that interact, whose Hessian takes a Gram matrix for each two of them."""
+        return self.interacting and self.whole
+
+    def rough_hessian(self, place: Place) -> Tensor:
+        """The mean curvature of all rows times one Gram matrix: H where predictions are equal."""
+        diagonal, outer = self._curvature(place, torch.float64)
+        assert outer is not None
+        mean = torch.diag_embed(diagonal.sum(1)) - outer.mT @ outer
+        weights = torch.as_tensor(self.weights).to(diagonal)
+        mean = mean / (weights.expand(len(diagonal), diagonal.shape[1], 1).sum(1, keepdim=True))
+        gram = (self.double * weights).mT @ self.double
+        found = torch.einsum("rkl,rmj->rkmlj", mean, gram).flatten(3, 4).flatten(1, 2)
+        return self._shifted(found).unsqueeze(1)
 
     @property
     def work(self) -> float:
         """Rows times the squared numbers of a block, for each."""
         return self.design.shape[1] * (self.features * self.count) ** 2 / self.blocks
+
+    def _shifted(self, matrix: Tensor) -> Tensor:
+        """One block with the penalties, and what settles undetermined sums, added in place."""
+        if self.gauge is not None:
+            shift = torch.diag_embed(self.gauge[:, 0].to(matrix.dtype))
+            matrix += shift.repeat(1, self.count, self.count)
+        penalty = self.penalty.to(matrix.dtype)
+        added = penalty.expand(len(matrix), self.count, self.features)
+        matrix.diagonal(dim1=1, dim2=2).add_(added.flatten(1))
+        return matrix
 
     def _columns(self, vectors: Tensor) -> Tensor:
         return vectors.reshape(-1, self.count, self.features)
@@ -216,6 +240,19 @@ class LinearObjective(AbstractObjective):
         if self.gauge is not None:
             found = found + self.gauge.to(vectors.dtype) * columns.sum(1, keepdim=True)
         return found.flatten(1)
+
+
+def count_blocks(features: int, outputs: int, interacting: bool) -> int:
+    """In how many blocks of one size a Hessian, or what preconditions it, is factored."""
+    if features * (outputs if interacting else 1) <= LARGEST_BLOCK:
+        return 1 if interacting else outputs
+    return outputs if features <= LARGEST_BLOCK else outputs * features
+
+
+def interacts(criterion: AbstractCriterion, outputs: int | None, targets: Tensor) -> bool:
+    """Whether the second derivative of a row in its predictions is no diagonal."""
+    curvature = _probe(criterion, outputs, targets[:1])[1]
+    return curvature is not None and curvature.outer is not None
 
 
 def knows_curvature(problem: LinearHeadProblem, targets: Tensor) -> bool:

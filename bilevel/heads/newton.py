@@ -11,8 +11,13 @@ from bilevel.cost import Cost
 from bilevel.errors import ArgumentError, IncompatibleError
 from bilevel.heads.base import AbstractHeadSolver, HeadSolution
 from bilevel.heads.descent import Descent
-from bilevel.heads.linear_objective import LinearObjective, knows_curvature
-from bilevel.heads.objective import AbstractObjective, GeneralObjective
+from bilevel.heads.linear_objective import (
+    LinearObjective,
+    count_blocks,
+    interacts,
+    knows_curvature,
+)
+from bilevel.heads.objective import AbstractObjective, GeneralObjective, general_blocks
 from bilevel.heads.quadratic import all_penalised, refuse_singular
 from bilevel.linear.factor import BlockFactor
 from bilevel.linear.system import PrimalSystem, linear_system
@@ -99,8 +104,8 @@ class Newton(AbstractHeadSolver):
         if isinstance(problem, LinearHeadProblem) and not all_penalised(oracles, body, head):
             parts = oracles.linear_parts(body, rows.full)
             refuse_singular(linear_system(parts, penalised=False), problem)
-        objective = head_objective(oracles, body, head, rows.full)
-        return NewtonState(BlockFactor.none(objective.vector(head), objective.blocks))
+        vectors = trees.flatten(trees.cast(head, torch.float64))
+        return NewtonState(BlockFactor.none(vectors, _blocks(oracles, head, rows.full)))
 
     def solve(
         self, oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: NewtonState, k: int
@@ -152,13 +157,30 @@ class _Solved(NamedTuple):
     factor: BlockFactor
 
 
+def _blocks(oracles: Oracles, head: Tree, rows: Rows) -> int:
+    """In how many blocks the Hessian is factored; known from shapes."""
+    problem = oracles.problem
+    if isinstance(problem, LinearHeadProblem):
+        targets = _targets(rows)
+        if knows_curvature(problem, targets):
+            outputs = problem.outputs
+            interacting = interacts(problem.criterion, outputs, targets)
+            return count_blocks(head.shape[1], outputs or 1, interacting)
+    return general_blocks(trees.flatten(head).shape[1])
+
+
+def _targets(rows: Rows) -> Tensor:
+    """Those of the first run."""
+    found: Tensor = rows.groups["train"].targets
+    return found if rows.axes["train"] is None else found[0]
+
+
 def head_objective(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> AbstractObjective:
     """g of the heads at `body`, by the features where that is possible."""
     problem = oracles.problem
-    if isinstance(problem, LinearHeadProblem):
+    if isinstance(problem, LinearHeadProblem) and knows_curvature(problem, _targets(rows)):
         parts = oracles.linear_parts(body, rows)
-        if knows_curvature(problem, parts.targets[0]):
-            return LinearObjective(parts, problem.criterion, problem.outputs)
+        return LinearObjective(parts, problem.criterion, problem.outputs)
     return GeneralObjective(oracles, body, head, rows)
 
 

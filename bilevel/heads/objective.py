@@ -31,7 +31,8 @@ class Place(NamedTuple):
     @property
     def size(self) -> Tensor:
         """|slope|, (R,); inf where it is not finite."""
-        return trees.norm(self.slope).nan_to_num(torch.inf, torch.inf)
+        size: Tensor = torch.linalg.vector_norm(self.slope, dim=1)
+        return size.nan_to_num(torch.inf, torch.inf)
 
 
 class AbstractObjective(abc.ABC):
@@ -83,6 +84,20 @@ class AbstractObjective(abc.ABC):
     @abc.abstractmethod
     def work(self) -> float:
         """Multiplications that the blocks of one run take."""
+
+    @property
+    @abc.abstractmethod
+    def price(self) -> float:
+        """How many steps by an old factor cost as much as a new one."""
+
+    @property
+    def has_rough(self) -> bool:
+        """Whether `rough_hessian` is there, and much cheaper."""
+        return False
+
+    def rough_hessian(self, place: Place) -> Tensor:
+        """The blocks of a matrix like H, good enough to begin with."""
+        raise NotImplementedError
 
     @property
     def turns(self) -> list[slice]:
@@ -157,7 +172,7 @@ class GeneralObjective(AbstractObjective):
     @property
     def blocks(self) -> int:
         """One, or as many as numbers."""
-        return 1 if self.whole else self.count
+        return general_blocks(self.count)
 
     @property
     def whole(self) -> bool:
@@ -168,3 +183,13 @@ class GeneralObjective(AbstractObjective):
     def work(self) -> float:
         """Not known: always float64."""
         return 0.0
+
+    @property
+    def price(self) -> float:
+        """A Hessian is made of as many gradients as there are numbers."""
+        return float(self.count)
+
+
+def general_blocks(count: int) -> int:
+    """One block for a head of up to 1,024 numbers, else its numbers one by one."""
+    return 1 if count <= LARGEST_GENERAL_HESSIAN else count

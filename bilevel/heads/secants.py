@@ -5,7 +5,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bilevel import trees
 from bilevel.linear.factor import BlockFactor
 
 MEMORY = 8
@@ -37,24 +36,26 @@ class Secants:
 
     def add(self, step: Tensor, change: Tensor, which: Tensor) -> None:
         """Remember a step of the runs `which`, where g bends upwards along it."""
-        product = trees.dot(step, change)
+        product = (step * change).sum(1)  # not finite where one of the two is not
         rate = torch.where(which & (product > 0), 1 / product, 0.0)
-        usable = rate.isfinite() & trees.finite((step, change))
+        usable = product.isfinite() & rate.isfinite()
         step, change = (x.masked_fill(~usable.unsqueeze(1), 0.0) for x in (step, change))
         self.kept = [*self.kept, Secant(step, change, rate.masked_fill(~usable, 0.0))][-MEMORY:]
 
     def forget(self, which: Tensor) -> None:
         """Runs with a new factor start afresh."""
+        if bool(which.all()):
+            self.kept = []
         self.kept = [one._replace(rate=one.rate.masked_fill(which, 0.0)) for one in self.kept]
 
     def solve(self, factor: BlockFactor, slope: Tensor) -> Tensor:
         """B^{-1} times a slope, (R, P)."""
         left, along = slope, []
         for one in reversed(self.kept):
-            along.append(one.rate * trees.dot(one.step, left))
+            along.append(one.rate * (one.step * left).sum(1))
             left = left - along[-1].unsqueeze(1) * one.change
         found = factor.solve(left)
         for one, rate in zip(self.kept, reversed(along), strict=True):
-            back = rate - one.rate * trees.dot(one.change, found)
+            back = rate - one.rate * (one.change * found).sum(1)
             found = found + back.unsqueeze(1) * one.step
         return found
