@@ -5,8 +5,8 @@ of the sum over runs is the gradient of every run: one backward pass outside of 
 less than a vmapped gradient. Results carry no graph.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -14,31 +14,17 @@ from torch.func import jacrev, vmap
 
 from bilevel import trees
 from bilevel.auxiliary import AuxiliaryProblem, Pullback
+from bilevel.designs import Designs, targets_of
+from bilevel.designs import LinearParts as LinearParts
 from bilevel.errors import IncompatibleError
 from bilevel.problem import Groups, LinearHeadProblem, StackelbergProblem
 from bilevel.progress import Report
-from bilevel.pullback import gradients, pullback, variable
+from bilevel.pullback import gradients, graph_bytes, loss_gradient, pullback, variable
 from bilevel.rows import in_chunks, of_body
 from bilevel.sampling import Rows
 from bilevel.trees import Tree
 
 Objective = Callable[[Tree, Tree, Groups], Tensor]
-
-
-class LinearParts(NamedTuple):
-    """What g of a linear head is made of, h(body) apart, for R runs.
-
-    Attributes:
-        design: features, the constant one included, (R, n, M).
-        targets: (R, n) or (R, n, K).
-        weights: of the rows, (R, n); None means 1.
-        penalty: (R, M) or (R, M, K).
-    """
-
-    design: Tensor
-    targets: Tensor
-    weights: Tensor | None
-    penalty: Tensor
 
 
 class Oracles:
@@ -60,6 +46,14 @@ class Oracles:
             and not any(map(problem.overrides, ("row_weights", "penalty")))
             and torch.as_tensor(problem.ridge).ndim == 0
         )
+        linear = isinstance(problem, LinearHeadProblem)
+        self.designs = Designs(problem) if linear else None  # type: ignore[arg-type]
+
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """See `Designs.sharing`; without a linear head there is nothing to share."""
+        with self.designs.sharing() if self.designs is not None else nullcontext():
+            yield
 
     # values
 
@@ -203,6 +197,8 @@ class Oracles:
             )
         if not isinstance(problem, LinearHeadProblem):
             raise IncompatibleError(f"{type(problem).__name__} is not a LinearHeadProblem.")
+        if self._plain_linear_head and self.designs is not None and self.designs.shared:
+            return self.designs.plain_parts(body, rows, self.linear_penalty)
         weighted = problem.overrides("row_weights")
 
         def parts(one_body: Tree, groups: Groups) -> tuple[Tensor, ...]:
@@ -232,18 +228,8 @@ class Oracles:
 
     def graph_bytes(self, body: Tree, head: Tree, rows: Rows) -> int:
         """How much memory the graph of a joint gradient (of the first chunk) holds, all told."""
-        storages: dict[int, int] = {}
         rows = rows.first(body)
-
-        def keep(saved: Tensor) -> Tensor:
-            storage = saved.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-            return saved
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
-            self.joint_gradient(body, head, rows)
-        shared = {leaf.untyped_storage().data_ptr() for leaf in trees.leaves(rows.groups)}
-        return sum(size for pointer, size in storages.items() if pointer not in shared)
+        return graph_bytes(lambda: self.joint_gradient(body, head, rows), trees.leaves(rows.groups))
 
     # how it is done
 
@@ -275,20 +261,14 @@ class Oracles:
         s = dc/d(predictions)/n; d_theta g = Z's + lambda theta, and d_w g pulls s theta' back and
         adds the derivative of h.
         """
-        problem, train, axis = self.problem, rows.groups["train"], rows.axes["train"]
-        assert isinstance(problem, LinearHeadProblem)
-        mapped = vmap(problem.checked_features, in_dims=0 if axis == 0 else (0, axis))
-        penalised = problem.overrides("body_penalty")
-
-        def parts(w: Tree) -> tuple[Tensor, ...]:
-            design = mapped(w, train.inputs)
-            return (design, self._body_penalties(w, design)) if penalised else (design,)
-
-        if level == "head":
+        designs = self.designs
+        assert designs is not None
+        problem = designs.problem
+        if level == "head" and not designs.shared:
             with torch.no_grad():
-                design = mapped(body, train.inputs)
+                design = designs.features(body, rows)
         else:
-            (design, *penalties), pull = pullback(parts, body)
+            (design, *penalties), pull = designs.pulled(body, rows)
         runs, n = design.shape[0], design.shape[1]
         columns = head if head.ndim == 3 else head.unsqueeze(2)
         weights = columns[:, :-1] if problem.fit_bias else columns
@@ -296,8 +276,8 @@ class Oracles:
         if problem.fit_bias:
             predictions = predictions + columns[:, -1:]
         predictions = predictions if problem.outputs is not None else predictions.squeeze(2)
-        targets = train.targets if axis == 0 else train.targets.expand(runs, *train.targets.shape)
-        slope = self._loss_gradient(predictions, targets).reshape(runs, n, -1)
+        targets = targets_of(rows, runs)
+        slope = loss_gradient(problem.criterion, predictions, targets).reshape(runs, n, -1)
         in_body = in_head = None
         if level != "body":
             in_head = design.mT @ slope + problem.ridge * weights
@@ -309,34 +289,6 @@ class Oracles:
         if level != "head":
             in_body = pull((slope @ weights.mT, *map(torch.ones_like, penalties)))
         return in_body, in_head
-
-    def _loss_gradient(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        """The derivative of the mean loss of every run in its predictions, (R, n) or (R, n, K)."""
-        problem, n = self.problem, predictions.shape[1]
-        assert isinstance(problem, LinearHeadProblem)
-        criterion = problem.criterion
-        if criterion.quadratic:
-            return (predictions - targets) * (1 / n)
-        rows, flat = predictions.flatten(0, 1), targets.flatten(0, 1)
-        found = criterion.slope(rows, flat)
-        if found is not None:
-            return found.reshape(predictions.shape) * (1 / n)
-        total, pull = pullback(lambda p: criterion.rows(p, flat).sum() / n, rows)
-        gradient: Tensor = pull(torch.ones_like(total))
-        return gradient.reshape(predictions.shape)
-
-    def _body_penalties(self, body: Tree, like: Tensor) -> Tensor:
-        """h, summed over runs."""
-        problem = self.problem
-        assert isinstance(problem, LinearHeadProblem)
-
-        def penalty(one_body: Tree) -> Tensor:
-            return torch.as_tensor(
-                problem.body_penalty(one_body), dtype=like.dtype, device=like.device
-            )
-
-        total: Tensor = vmap(penalty)(body).sum()
-        return total
 
     def _second(self, body: Tree, head: Tree, vector: Tree, rows: Rows, level: str) -> Tree:
         with torch.enable_grad():

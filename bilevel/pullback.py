@@ -6,16 +6,18 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.criteria import AbstractCriterion
 from bilevel.trees import Tree
 
 
 def pullback(
-    function: Callable[[Tree], Tree], tree: Tree, *, has_aux: bool = False
+    function: Callable[[Tree], Tree], tree: Tree, *, has_aux: bool = False, keep: bool = False
 ) -> tuple[Tree, Callable[[Tree], Tree]]:
     """The value of `function` at `tree`, and the map of a cotangent to its pull-back.
 
-    With `has_aux` the function returns what is pulled back, and what to return in its place.
-    Recording a graph costs less than `torch.func.vjp`, which the compiler needs.
+    With `has_aux` the function returns what is pulled back, and what to return in its place. With
+    `keep` the graph is kept, for several cotangents. Recording a graph costs less than
+    `torch.func.vjp`, which the compiler needs.
     """
     if torch.compiler.is_compiling():
         found = torch.func.vjp(function, tree, has_aux=has_aux)
@@ -24,9 +26,41 @@ def pullback(
         at = variable(tree)
         made = function(at)
     value, shown = made if has_aux else (made, made)
-    return trees.detach(shown), lambda along: trees.rebuild(
-        tree, gradients(trees.leaves(value), trees.leaves(at), trees.leaves(along))
-    )
+
+    def pull(along: Tree) -> Tree:
+        levels = (trees.leaves(value), trees.leaves(at), trees.leaves(along))
+        return trees.rebuild(tree, gradients(*levels, keep=keep))
+
+    return trees.detach(shown), pull
+
+
+def loss_gradient(criterion: AbstractCriterion, predictions: Tensor, targets: Tensor) -> Tensor:
+    """The derivative of the mean loss of every run in its predictions, (R, n) or (R, n, K)."""
+    n = predictions.shape[1]
+    if criterion.quadratic:
+        return (predictions - targets) * (1 / n)
+    rows, flat = predictions.flatten(0, 1), targets.flatten(0, 1)
+    found = criterion.slope(rows, flat)
+    if found is not None:
+        return found.reshape(predictions.shape) * (1 / n)
+    total, pull = pullback(lambda p: criterion.rows(p, flat).sum() / n, rows)
+    gradient: Tensor = pull(torch.ones_like(total))
+    return gradient.reshape(predictions.shape)
+
+
+def graph_bytes(function: Callable[[], object], shared: list[Tensor]) -> int:
+    """How much memory the graphs that `function` records hold, without tensors that are shared."""
+    storages: dict[int, int] = {}
+
+    def keep(saved: Tensor) -> Tensor:
+        storage = saved.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+        function()
+    pointers = {leaf.untyped_storage().data_ptr() for leaf in shared}
+    return sum(size for pointer, size in storages.items() if pointer not in pointers)
 
 
 def variable(tree: Tree) -> Tree:
@@ -40,6 +74,7 @@ def gradients(
     along: list[Tensor] | None = None,
     *,
     create_graph: bool = False,
+    keep: bool = False,
 ) -> list[Tensor]:
     """Gradients of the sum of `values` (times `along`), zero where it does not depend on a leaf."""
     kept = [i for i, value in enumerate(values) if value.requires_grad]
@@ -48,6 +83,11 @@ def gradients(
     outputs, weights = [values[i] for i in kept], along and [along[i] for i in kept]
     return list(
         torch.autograd.grad(
-            outputs, wanted, weights, create_graph=create_graph, materialize_grads=True
+            outputs,
+            wanted,
+            weights,
+            retain_graph=keep or create_graph,
+            create_graph=create_graph,
+            materialize_grads=True,
         )
     )

@@ -101,6 +101,13 @@ class Recorder:
 
     def _record(self, body: Tree, head: Tree, everything: Rows) -> dict[str, Tensor]:
         """The values of some of the runs, in float64."""
+        if everything.chunks is not None:  # nothing is left of a chunk when it is asked for again
+            return self._values(body, head, everything)
+        with self.oracles.sharing():
+            return self._values(body, head, everything)
+
+    def _values(self, body: Tree, head: Tree, everything: Rows) -> dict[str, Tensor]:
+        """The same, one after the other."""
         oracles, certifier = self.oracles, self.certifier
         rows = self.sampler.noiseless(everything, torch.float64)
         values = {"objective": oracles.head_value(body, head, rows)}

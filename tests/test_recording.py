@@ -1,5 +1,6 @@
 """What a record says, against closed forms: of heads that are not the best response, too."""
 
+import contextlib
 import math
 
 import pytest
@@ -8,8 +9,9 @@ import torch
 import bilevel
 from bilevel import Status
 from bilevel.errors import ArgumentError, DataError, IncompatibleError, ProblemError
+from bilevel.oracles import Oracles
 from bilevel.training import Training, TrainingData
-from problems.regression import friedman1
+from problems.regression import Network, Regression, friedman1
 from problems.toy import ScalarProduct
 
 SGD = bilevel.SGD()
@@ -224,3 +226,32 @@ def test_a_head_that_was_jittered_once_says_so_at_the_end():
     assert found.body.tolist() == [0.0] * 3
     assert found.status == (Status.JITTERED,) * 3
     assert train(Fading(), strategy, 1).status == (Status.COMPLETED,) * 3
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_features_that_are_shared_change_no_number(decay, monkeypatch):
+    """Bit for bit; with a term in the body alone too."""
+    seen = []
+
+    class Counted(Regression):
+        def features(self, body, inputs):
+            seen.append(len(inputs))
+            return super().features(body, inputs)
+
+    problem = Counted(friedman1().draw, Network(5), weight_decay=decay)
+    found, counts = [], []
+    for sharing in (Oracles.sharing, lambda oracles: contextlib.nullcontext()):
+        monkeypatch.setattr(Oracles, "sharing", sharing)
+        made = Training(
+            problem,
+            bilevel.TwoTimescale(0.1, 0.1),
+            TrainingData(problem, [0, 1], torch.float32, "cpu"),
+            8,
+        )
+        seen.clear()
+        found.append(made.record())
+        counts.append(seen.count(800))
+    assert set(found[0]) == set(found[1])
+    for name, values in found[0].items():
+        assert torch.equal(values, found[1][name]), name
+    assert counts[0] == counts[1] - 4
