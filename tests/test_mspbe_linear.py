@@ -148,6 +148,29 @@ def test_sampled_directions_average_to_the_expected_one(name, method):
             assert (-expected.auxiliary[0] - moved[width:]).abs().max() < 1e-12 * scale
 
 
+@pytest.mark.parametrize("name", PROCESSES)
+def test_gradient_methods_follow_half_of_the_gradient_at_the_best_auxiliary(name):
+    """GTD2 and TDC at omega* move along -1/2 of the derivative of MSPBE; TD does not."""
+    process = PROCESSES[name]
+    width = process.inputs.shape[1]
+    head = torch.randn(width, generator=torch.Generator().manual_seed(6), dtype=DOUBLE)
+    found = exact.moments(process.inputs, process.model, process.discount)
+    variable = head.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(exact.mspbe(found, variable), variable)
+    best = exact.best_auxiliary(found, head)
+    at = Levels(torch.zeros(1, dtype=DOUBLE), head[None], best[None])
+    oracles, batch = (
+        Oracles(LinearEvaluation(process)),
+        Rows({"train": process.model}, {"train": None}),
+    )
+    for method in ("gtd2", "tdc"):
+        moved = DIRECTIONS[method].all(oracles, at, batch).head[0]
+        assert (moved - slope / 2).norm() < 1e-10 * slope.norm() + 1e-13
+    assert (
+        DIRECTIONS["td"].all(oracles, at, batch).head[0] - slope / 2
+    ).norm() > 1e-3 * slope.norm()
+
+
 @pytest.mark.parametrize("name", ["baird", "boyan", "walk dependent"])
 def test_expected_trainings_equal_the_recursion(name):
     process = PROCESSES[name]
