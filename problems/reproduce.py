@@ -74,7 +74,7 @@ SETTINGS = {
     **dict.fromkeys(SHIPPED, Setting()),
     "boston": Setting(options=PUBLISHED_SPLIT),
     "digits": Setting(10, 1000, "test_cross_entropy", ONE_SPLIT, every=100),
-    "fashion-mnist": Setting(10, 800, "test_cross_entropy", ALL_IMAGES, every=400),
+    "fashion-mnist": Setting(10, 800, "test_cross_entropy", ALL_IMAGES, every=800),
 }
 
 

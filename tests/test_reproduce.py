@@ -56,3 +56,47 @@ def test_the_verdict_follows_the_stated_rule(mean, low, high, reproduced):
     row = Row("friedman1", "swapped", 0.074, 0.074 * mean, 0.074 * low, 0.074 * high)
     assert row.reproduced is reproduced
     assert row.ratio == pytest.approx(mean, nan_ok=True)
+
+
+def test_digits_are_trained_in_the_published_setting(tmp_path, capsys, reports):
+    folder = tmp_path / "run"
+    run("reproduce", "digits", "--seeds", "2", "--steps", "2", "--output", folder)
+    with (folder / "reproduction.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    # the best response was not part of it
+    assert [row["strategy"] for row in rows] == list(STRATEGIES[:5])
+    comparison = reports[folder / "digits"]
+    finals = comparison.final("test_cross_entropy")
+    for row, reference in zip(rows, REFERENCE["digits"], strict=True):
+        assert float(row["reference"]) == reference
+        assert float(row["mean"]) == pytest.approx(finals[row["strategy"]].mean())
+    assert "test cross-entropy" in capsys.readouterr().out
+    assert comparison.headline == "test_cross_entropy"
+    assert (comparison.settings["batch_size"], comparison.settings["sampling"]) == (64, "iid")
+    note = comparison.settings["data_note"]
+    assert "One split (number 0) for all, 0% validation" in note
+    assert "divided by 16" in note
+    problem = reproduce.Reproduce().problem("digits")
+    assert problem.ridge == 0
+    assert problem.network.widths == (64, 32)
+    assert [len(rows.targets) for rows in problem.data().values()] == [1437, 360]
+    assert "simultaneous" in comparison.strategies["two-timescale"]
+
+
+def test_a_folder_of_data_is_for_images(tmp_path, capsys, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(
+        reproduce.registry, "make", lambda name, **options: asked.update({name: options})
+    )
+    reproduce.Reproduce(data_dir=tmp_path).problem("fashion-mnist")
+    assert asked["fashion-mnist"]["data_dir"] == str(tmp_path)
+    assert [asked["fashion-mnist"][name] for name in ("train", "validation", "ridge")] == [0, 0, 0]
+    command = ["reproduce", "digits", "--data-dir", tmp_path, "--output", tmp_path / "new"]
+    assert run(*command) == 2
+    assert "name it among the data" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_digits_of_the_reference_are_reproduced(tmp_path, reports):
+    """Two minutes: 10 seeds of five strategies; the same as `bilevel reproduce digits`."""
+    assert run("reproduce", "digits", "--output", tmp_path / "run") == 0
