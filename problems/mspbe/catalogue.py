@@ -6,13 +6,16 @@ from collections.abc import Callable
 
 from bilevel.errors import unknown_name
 from problems.mspbe.baird import baird
+from problems.mspbe.bodies import Layers
 from problems.mspbe.boyan import boyan, restarting_chain
 from problems.mspbe.linear import LinearEvaluation
+from problems.mspbe.neural import Evaluation, NeuralMSPBE
 from problems.mspbe.process import MarkovRewardProcess
 from problems.mspbe.random_process import random_process
 from problems.mspbe.random_walk import random_walk
 from problems.mspbe.sources import Known
 from problems.mspbe.two_state import two_state
+from problems.mspbe.values import LeastSquaresValues, LSTDValues
 
 PROCESSES: dict[str, Callable[[], MarkovRewardProcess]] = {
     "two-state": two_state,
@@ -63,6 +66,44 @@ def policy_evaluation(
         UnknownNameError: there is no such process, or no such kind of experience.
     """
     return LinearEvaluation(Known(_process(process, discount), kind, length))  # type: ignore[arg-type]
+
+
+def neural_policy_evaluation(
+    process: str = "random-process",
+    objective: str = "mspbe",
+    kind: str = "iid",
+    length: int = 2000,
+    discount: float | None = None,
+    width: int = 5,
+    depth: int = 1,
+    activation: str = "tanh",
+) -> Evaluation:
+    """The values of a Markov process with features that are learned: neural TDC, LSTD heads.
+
+    Args:
+        process: as for `policy_evaluation`.
+        objective: of the body. "mspbe": of the head too (neural TDC); "msve" or "msbe": over an
+            LSTD head; "least squares": of the head too, on the true values.
+        kind: of experience: "iid", "markovian", or "expected" (with `batch_size=None`).
+        length: transitions of each seed.
+        discount: gamma; None: the one that is usual for the process.
+        width: of all layers.
+        depth: how many layers.
+        activation: relu, tanh, softplus, silu or gelu.
+
+    Raises:
+        UnknownNameError: there is no such process, objective, kind or activation.
+    """
+    source = Known(_process(process, discount), kind, length)  # type: ignore[arg-type]
+    network = Layers(source.columns, (width,) * depth, activation)
+    if objective == "mspbe":
+        return NeuralMSPBE(source, network)
+    if objective == "least squares":
+        return LeastSquaresValues(source, network)
+    if objective not in ("msve", "msbe"):
+        known = ("mspbe", "msve", "msbe", "least squares")
+        raise unknown_name("objective", objective, known)
+    return LSTDValues(objective, source, network)  # type: ignore[arg-type]
 
 
 _process = process  # the option has the name of the function

@@ -152,6 +152,19 @@ class NeuralMSPBE(bilevel.AuxiliaryProblem, Evaluation):
         super().__init__(source, network, shift)
         self.note = f"{self.note} {DEGENERATE}"
 
+    def strategies(self, body_lr: float, head_lr: float) -> dict[str, bilevel.AbstractStrategy]:
+        """Algorithm 1 with constant rates and three controls, all with plain steps; best response.
+
+        The auxiliary variable has the rate of the head.
+        """
+        return {
+            "Algorithm 1": bilevel.SingleLoop(body_lr, head_lr, head_lr),
+            "uniform": bilevel.SingleLoop(head_lr, head_lr, head_lr),
+            "swapped": bilevel.SingleLoop(head_lr, body_lr, body_lr),
+            "frozen body": bilevel.SingleLoop(0.0, head_lr, head_lr),
+            "best response": bilevel.BestResponse(body_lr),
+        }
+
     def init_auxiliary(self, generator: torch.Generator) -> Tensor:
         """Zeros, (M,)."""
         return torch.zeros(self.network.width, dtype=torch.float64)

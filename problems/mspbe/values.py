@@ -4,6 +4,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+import bilevel
 from bilevel.errors import IncompatibleError, unknown_name
 from bilevel.problem import Groups
 from bilevel.trees import Tree
@@ -81,10 +82,17 @@ class LSTDValues(Evaluation):
         rows = batch["validation"]
         if self.upper == "return error":
             return self.return_error(body, head, rows)
-        z = self.features(body, rows.inputs)
+        z = self.features(body, check_model(rows).inputs)
         if self.upper == "msve":
             return exact.msve(z, head, rows)
-        return exact.msbe(z, head, check_model(rows), self.discount)
+        return exact.msbe(z, head, rows, self.discount)
+
+    def strategies(self, body_lr: float, head_lr: float) -> dict[str, bilevel.AbstractStrategy]:
+        """Best response along the implicit gradient, and SOBA with plain steps."""
+        return {
+            "best response": bilevel.BestResponse(body_lr),
+            "SOBA": bilevel.SingleLoop(body_lr, head_lr, head_lr),
+        }
 
 
 class LeastSquaresValues(Evaluation):
