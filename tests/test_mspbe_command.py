@@ -62,6 +62,7 @@ def test_files_of_transitions_are_problems(tmp_path, capsys):
 
 
 @pytest.mark.slow  # pytest -m slow tests/test_mspbe_command.py: compiles twice
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_compiled_methods_make_the_same_steps():
     problem = LinearEvaluation(boyan())
     for strategy in (methods.tdrc(0.05, 1.5, 0.5), methods.gtd2(0.1)):
