@@ -23,8 +23,8 @@ from bilevel.status import Status
 
 CONTRACTION = 0.25
 """A step that leaves more of |d g| than this is not a good one."""
-BEYOND = 0.01
-"""How far below the tolerance a run goes that has a factor of its own."""
+PRECISE, BEYOND = 1e-9, 0.01
+"""Up to this tolerance, a run with a factor of its own goes on to this part of it."""
 DECREASE = 1e-4
 HALVINGS = 50
 SHRUNK = (0.5, 0.25, 0.125, 0.0)
@@ -88,6 +88,7 @@ class Descent:
         self.jittered = no
         self.current = no  # the factor belongs to the place
         self.secants = Secants()
+        self.polishable = ~self.objective.penalised | (self.tolerance <= PRECISE)
         self.polished = no  # further steps below the tolerance gain nothing
         self.near = NEAR * self._largest()
 
@@ -100,7 +101,7 @@ class Descent:
             if bool(small.any()):
                 # a factor that was just made leads further for little, and shows what runs away
                 further = (largest > BEYOND * self.tolerance) & ((self.factored > 0) | self.stale)
-                polishing = self.going & small & further & ~self.polished
+                polishing = self.going & small & further & self.polishable & ~self.polished
                 self._mark(small & ~polishing, Status.CONVERGED)
             else:
                 polishing = small
@@ -146,10 +147,11 @@ class Descent:
         """Factor the Hessian of some runs where they stand."""
         if not bool(which.any()):
             return
-        rough = which & ~self.factor.usable if self.objective.has_rough else no_runs(which)
-        failed = self._factored(rough, torch.float64, rough=True)
-        exact = which & (~rough | failed)
-        single = exact & ~self.precise & (self.objective.work >= SINGLE_WORK)
+        objective, exact = self.objective, which
+        if objective.has_rough:
+            rough = which & ~self.factor.usable
+            exact = which & (~rough | self._factored(rough, torch.float64, rough=True))
+        single = exact & ~self.precise if objective.work >= SINGLE_WORK else no_runs(which)
         failed = self._factored(single, torch.float32)
         self.precise = self.precise | failed
         self._factored((exact & ~single) | failed, torch.float64)
@@ -172,6 +174,10 @@ class Descent:
             cholesky[bad] = factorise(hessian[bad])[0]
         usable = cholesky.flatten(1).isfinite().all(1)
         usable = usable if last else usable & ~bad
+        if bool(which.all() & usable.all()):
+            self.factor = BlockFactor(cholesky.double(), which)
+            self.jittered = bad
+            return bad
         kept, weak = (torch.zeros_like(which).index_put((which,), x) for x in (usable, bad))
         self.factor = self.factor.replaced(kept, cholesky[usable])
         if last:

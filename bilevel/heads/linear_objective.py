@@ -17,7 +17,7 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.criteria import AbstractCriterion, RowCurvature
 from bilevel.heads.objective import AbstractObjective, Place
-from bilevel.linear.softmax_gram import interacting_gram
+from bilevel.linear.row_gram import interacting_gram, weighted_gram
 from bilevel.linear.system import EPS
 from bilevel.oracles import LinearParts
 from bilevel.problem import LinearHeadProblem
@@ -129,7 +129,7 @@ class LinearObjective(AbstractObjective):
         if self.blocks > self.count:
             entries = curved.mT @ design.square() + added
             return entries.flatten(1)[:, :, None, None]
-        blocks = [(design * curved[:, :, k : k + 1]).mT @ design for k in range(self.count)]
+        blocks = [weighted_gram(design, curved[:, :, k : k + 1]) for k in range(self.count)]
         return torch.stack(blocks, 1) + torch.diag_embed(added)
 
     def take(self, which: Tensor | slice) -> "LinearObjective":

@@ -60,8 +60,8 @@ class Newton(AbstractHeadSolver):
 
     Args:
         tolerance: of the largest entry of d_theta g; a number or (R,) numbers. A run that cannot
-            reach it for rounding converges too, as near as it gets. A solve that factored ends with
-            one step more than it needs.
+            reach it for rounding converges too, as near as it gets. With 1e-9 or less, a solve that
+            factored goes on to a hundredth of it, which then costs little.
         max_steps: the most steps of one solve.
 
     Raises:
@@ -113,12 +113,13 @@ class Newton(AbstractHeadSolver):
         """From the last heads, by the last factors."""
         objective = head_objective(oracles, body, head, rows.full)
         dtype = trees.leaves(head)[0].dtype
-        found = trees.join([self._turn(objective, head, state, t) for t in objective.turns])
+        solved = [self._turn(objective, head, state, turn) for turn in objective.turns]
+        found = solved[0] if len(solved) == 1 else trees.join(solved)
         failed = found.status >= int(Status.DIVERGED)
         point = found.point.masked_fill(failed.unsqueeze(1), torch.nan)
-        solved = trees.cast(objective.head(point), dtype)
+        answer = trees.cast(objective.head(point), dtype)
         factor = found.factor
-        return HeadSolution(solved, found.residual, found.status, NewtonState(factor), factor)
+        return HeadSolution(answer, found.residual, found.status, NewtonState(factor), factor)
 
     def _turn(
         self, whole: AbstractObjective, head: Tree, state: NewtonState, turn: slice

@@ -39,6 +39,8 @@ def all_penalised(oracles: Oracles, body: Tree, head: Tree) -> bool:
     problem = oracles.problem
     if not isinstance(problem, LinearHeadProblem) or not problem.penalises_all:
         return False
+    if not problem.overrides("penalty") and isinstance(problem.ridge, int | float):
+        return problem.ridge > 0
     return bool((oracles.linear_penalty(body, head) > 0).all())
 
 

@@ -154,7 +154,7 @@ class Condition:
         objective = head_objective(self.oracles, self.body, self.head, self.rows)
         place = objective.at(objective.vector(self.head))
         singular = torch.zeros(len(place.point), dtype=torch.bool, device=place.point.device)
-        if factor is None:
+        if factor is None or not bool(factor.usable.all()):
             factor, singular = newton_factor(objective, place)
         found = adjoint_by_factor(
             lambda vectors: objective.product(place, vectors), objective.vector(right), factor, RTOL

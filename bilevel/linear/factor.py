@@ -107,8 +107,6 @@ class BlockFactor(NamedTuple):
 
     def replaced(self, which: Tensor, cholesky: Tensor) -> "BlockFactor":
         """With other matrices in the runs `which` (R,), given one after the other."""
-        if bool(which.all()):
-            return BlockFactor(cholesky.to(self.cholesky.dtype), which)
         changed = self.cholesky.clone()
         changed[which] = cholesky.to(changed.dtype)
         return BlockFactor(changed, self.usable | which)

@@ -1,4 +1,4 @@
-"""The Hessian of a linear head whose outputs interact, as those of a softmax do."""
+"""Gram matrices with a weight for each row, and for each two outputs."""
 
 from torch import Tensor
 
@@ -35,3 +35,12 @@ def interacting_gram(design: Tensor, outer: Tensor, diagonal: Tensor | None = No
     added = whole.sum(2) if diagonal is None else own.view(k, m, m)
     whole.neg_().diagonal(dim1=0, dim2=2).add_(added.permute(1, 2, 0))
     return whole.view(k * m, k * m)
+
+
+def weighted_gram(design: Tensor, weights: Tensor) -> Tensor:
+    """Z'SZ of R runs, (R, M, M), for features (R, n, M) and weights (R, n, 1)."""
+    found = design.new_zeros(len(design), design.shape[2], design.shape[2])
+    for begin in range(0, design.shape[1], CHUNK):
+        z, s = (x[:, begin : begin + CHUNK] for x in (design, weights))
+        found.baddbmm_((z * s).mT, z)
+    return found
