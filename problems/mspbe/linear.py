@@ -4,11 +4,13 @@ import torch
 from torch import Tensor
 
 from bilevel.strategies import AbstractStrategy
-from problems.mspbe import methods
+from problems.mspbe import exact, methods
+from problems.mspbe.exact import Moments
 from problems.mspbe.fixed import Fixed
 from problems.mspbe.neural import NeuralMSPBE
-from problems.mspbe.process import MarkovRewardProcess
+from problems.mspbe.process import MarkovRewardProcess, Model
 from problems.mspbe.sources import AbstractSource, Known
+from problems.mspbe.transitions import Transitions
 
 
 class LinearEvaluation(NeuralMSPBE):
@@ -44,6 +46,12 @@ class LinearEvaluation(NeuralMSPBE):
         if isinstance(self.source, Known) and self.source.process.initial_head is not None:
             return self.source.process.initial_head
         return super().init_head(generator)
+
+    def moments(self, body: Tensor, rows: Transitions | Model) -> Moments:
+        """Those of the rows: there is no network to pass them through."""
+        if isinstance(rows, Model):
+            return super().moments(body, rows)
+        return exact.sampled_moments(rows.inputs, rows.next_inputs, rows, self.discount)
 
     def strategies(self, body_lr: float, head_lr: float) -> dict[str, AbstractStrategy]:
         """TD, GTD2, TDC and TDRC with the head's rate, LSTD and ridge LSTD."""
