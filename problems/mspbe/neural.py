@@ -232,6 +232,6 @@ def check_model(model: Model) -> Model:
     if rows != states:
         raise ShapeError(
             f"Expectations need all {states} states, got a batch of {rows}: pass `batch_size=None` "
-            '(or None for this group), or draw transitions with `Known(process, "iid")`.'
+            '(--batch-size 0 in the command), or draw transitions with `Known(process, "iid")`.'
         )
     return model
