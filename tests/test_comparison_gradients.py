@@ -150,6 +150,7 @@ def test_tuning_counts_in_the_same_unit():
         ({"batch_size": 1, "sampling": "epochs"},
          "1 row at every step, drawn without replacement: in every epoch each row is used once"),
         ({"batch_size": {"train": 4}, "sampling": "epochs"}, "Some, drawn without replacement"),
+        ({"batch_size": 2, "sampling": "sequential"}, "2 rows at every step, in the order of the"),
         ({"batch_size": None, "sampling": "iid"}, "All of them, at every step."),
     ],
 )  # fmt: skip

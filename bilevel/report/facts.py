@@ -73,4 +73,6 @@ def rows(content: Mapping[str, Any]) -> str:
             f"{start}, drawn without replacement: in every epoch each row is used once, in a "
             "random order."
         )
+    if known["sampling"] == "sequential":
+        return f"{start}, in the order of the data, over and over."
     return f"{start}, drawn with replacement, independently of all other steps (i.i.d.)."
