@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from bilevel.problem import LinearHeadProblem
+from bilevel.problem import Groups, LinearHeadProblem
 from bilevel.pullback import pullback
 from bilevel.rows import Rows
 from bilevel.trees import Tree
@@ -94,6 +94,18 @@ class Designs:
         if self.shared:
             self._shared = (body, train, made)
         return made
+
+    def values(self, body: Tree, head: Tree, rows: Rows) -> Tensor:
+        """g, shape (R,)."""
+        problem = self.problem
+
+        def value(one_body: Tree, one_head: Tensor, z: Tensor, groups: Groups) -> Tensor:
+            predictions = problem.predictions_of(z, one_head)
+            return problem.objective_of(predictions, one_body, one_head, groups)
+
+        mapped = vmap(value, in_dims=(0, 0, 0, rows.in_dims))
+        found: Tensor = mapped(body, head, self.pulled(body, rows).parts[0], rows.groups)
+        return found
 
     def plain_parts(self, body: Tree, rows: Rows, penalty: Callable[..., Tensor]) -> LinearParts:
         """The parts of g without row weights.

@@ -247,7 +247,10 @@ class LinearHeadProblem(StackelbergProblem):
         return torch.cat([self._predict(body, head, some) for some in chunks])
 
     def _predict(self, body: Tree, head: Tensor, inputs: Tensor) -> Tensor:
-        z = self.checked_features(body, inputs)
+        return self.predictions_of(self.checked_features(body, inputs), head)
+
+    def predictions_of(self, z: Tensor, head: Tensor) -> Tensor:
+        """Predictions from features: (n,) or (n, K)."""
         rows = z.shape[1] + self.fit_bias
         if head.shape[0] != rows:
             bias = " and a bias" if self.fit_bias else ""
@@ -260,8 +263,12 @@ class LinearHeadProblem(StackelbergProblem):
     @final
     def head_objective(self, body: Tree, head: Tensor, batch: Groups) -> Tensor:
         """The objective g of the class docstring (final)."""
-        train = batch["train"]
-        losses = self.criterion.rows(self.predict(body, head, train.inputs), train.targets)
+        predictions = self.predict(body, head, batch["train"].inputs)
+        return self.objective_of(predictions, body, head, batch)
+
+    def objective_of(self, predictions: Tensor, body: Tree, head: Tensor, batch: Groups) -> Tensor:
+        """g, from the predictions of the training rows."""
+        losses = self.criterion.rows(predictions, batch["train"].targets)
         weights = self.row_weights(body, batch)
         if weights is not None and weights.shape != losses.shape:
             # (n, 1) against (n,) would broadcast to (n, n)
