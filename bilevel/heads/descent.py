@@ -175,7 +175,8 @@ class Descent:
         usable = cholesky.flatten(1).isfinite().all(1)
         usable = usable if last else usable & ~bad
         if bool(which.all() & usable.all()):
-            self.factor = BlockFactor(cholesky.double(), which)
+            # in this layout a state that was stored gives the same numbers
+            self.factor = BlockFactor(cholesky.double().contiguous(), which)
             self.jittered = bad
             return bad
         kept, weak = (torch.zeros_like(which).index_put((which,), x) for x in (usable, bad))

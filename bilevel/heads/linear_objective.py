@@ -187,7 +187,7 @@ class LinearObjective(AbstractObjective):
         diagonal, outer = self._curvature(place, torch.float64)
         assert outer is not None
         mean = torch.diag_embed(diagonal.sum(1)) - outer.mT @ outer
-        weights = torch.as_tensor(self.weights).to(diagonal)
+        weights = torch.as_tensor(self.weights, dtype=torch.float64, device=diagonal.device)
         mean = mean / (weights.expand(len(diagonal), diagonal.shape[1], 1).sum(1, keepdim=True))
         gram = (self.double * weights).mT @ self.double
         found = torch.einsum("rkl,rmj->rkmlj", mean, gram).flatten(3, 4).flatten(1, 2)
@@ -227,7 +227,7 @@ class LinearObjective(AbstractObjective):
         targets = targets.to(dtype) if targets.is_floating_point() else targets
         found, shape = self.criterion.curvature(predictions, targets), place.predictions.shape
         assert found is not None
-        weights = torch.as_tensor(self.weights).to(predictions)
+        weights = torch.as_tensor(self.weights, dtype=dtype, device=predictions.device)
         diagonal = found.diagonal.reshape(shape) * weights
         if found.outer is None:
             return diagonal, None
