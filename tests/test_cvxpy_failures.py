@@ -181,17 +181,26 @@ def test_too_few_iterations_are_a_status_unless_newton_steps_finish():
     assert exact.bound < 1e-11
 
 
-def test_a_solver_that_gives_up_is_a_status(monkeypatch):
+@pytest.mark.parametrize("own", [True, False])
+def test_a_solver_that_gives_up_is_a_status_unless_newton_steps_finish(own, monkeypatch):
+    """From the last head; with constraints of one's own there are no such steps."""
+
     def fails(self, **options):
         raise cvxpy.error.SolverError("Solver 'CLARABEL' failed. Try another solver.")
 
-    one = problem(head_set=bilevel.Box(-0.3, 0.3))
+    one = problem(head_set=bilevel.Box(-0.05, 0.05))
+    expected = bilevel.best_response(one, ONE, Cvxpy()).head
     monkeypatch.setattr(cvxpy.Problem, "solve", fails)
-    found = bilevel.best_response(one, ONE, Cvxpy())
-    assert found.status is Status.SOLVER_FAILED
+    solver = Cvxpy(lambda t: [cvxpy.sum(t) <= 1]) if own else Cvxpy()
+    found = bilevel.best_response(one, ONE, solver)
     assert found.words == "CLARABEL: Solver 'CLARABEL' failed. Try another solver."
-    assert found.head.isnan().all()
-    assert "another `solver`" in found.status.message
+    if own:
+        assert found.status is Status.SOLVER_FAILED
+        assert found.head.isnan().all()
+        assert "another `solver`" in found.status.message
+    else:
+        assert found.status is Status.CONVERGED
+        torch.testing.assert_close(found.head, expected, rtol=0, atol=1e-14)
 
 
 def test_an_inaccurate_first_answer_is_tried_again(monkeypatch):

@@ -27,6 +27,7 @@ from bilevel.trees import Tree
 LARGEST_POLISHED = 512
 ACCURACY, ROUNDING = 1e-10, 1e-15
 """Relative residuals: what is called solved, and what no Newton step can improve."""
+FAR = 1e6
 DEFAULT = "CLARABEL"
 TIGHT: dict[str, dict[str, Any]] = {
     "CLARABEL": {
@@ -139,7 +140,7 @@ class Cvxpy(AbstractHeadSolver):
         for options in self._attempts(polish):
             self._ask(found, heads, convex, options)
             if polish:
-                self._polish(found, heads, convex)
+                self._polish(found, heads, convex, head.double())
             if not bool(found.rough.any()):
                 break
         answer, residual = self._answer(found, heads, convex, head.dtype)
@@ -168,26 +169,33 @@ class Cvxpy(AbstractHeadSolver):
         for run in found.rough.nonzero().flatten().tolist():
             task = heads.task(run, convex, self.constraints, self._name)
             told = task.solve(heads.values(run), options)
-            if told.status > found.told[run]:
+            status = told.status
+            if status is Status.INFEASIBLE and self.constraints is None:
+                status = Status.SOLVER_FAILED  # no set is empty
+            if status > found.told[run]:
                 continue
-            found.told[run], found.words[run] = told.status, told.words
-            found.status[run] = max(int(told.status), int(heads.status[run]))
-            found.rough[run] = told.status in (Status.NOT_CONVERGED, Status.SOLVER_FAILED)
+            found.told[run], found.words[run] = status, told.words
+            found.status[run] = max(int(status), int(heads.status[run]))
+            found.rough[run] = status is not Status.CONVERGED
             if told.head is not None:
                 found.head[run] = torch.from_numpy(told.head)
 
-    def _polish(self, found: "Found", heads: ConvexHeads, convex: ConvexSet) -> None:
-        """Newton steps; runs that are exact then are so whatever their solver said."""
-        start = convex.project(found.head)
+    def _polish(self, found: "Found", heads: ConvexHeads, convex: ConvexSet, last: Tensor) -> None:
+        """Newton steps; runs that are exact then are so whatever their solver said.
+
+        Runs that have no answer start from the last heads.
+        """
+        start = convex.project(trees.where(trees.finite(found.head), found.head, last))
         scale = heads.scale(start)
         enough = ROUNDING * scale
         head, residual = polished(convex, start, heads.derivatives, 1 / heads.largest, enough)
-        exact, solved = residual <= ACCURACY * scale, trees.finite(head)
+        usable = heads.status < int(Status.DIVERGED)
+        exact = usable & (residual <= ACCURACY * scale)
         found.head, found.residual = heads.settled(head), residual
-        found.rough = solved & ~exact | found.rough & ~solved
-        found.status = torch.where(solved & exact, heads.status, found.status)
+        found.rough = usable & ~exact
+        found.status = torch.where(exact, heads.status, found.status)
         if not bool(heads.penalised.all()):
-            lost = solved & ~heads.penalised & self._runs_away(found.head, heads, convex)
+            lost = usable & ~heads.penalised & self._runs_away(found.head, heads, convex)
             found.status = found.status.masked_fill(lost, int(Status.NO_MINIMISER))
             found.rough = found.rough & ~lost
 
@@ -197,9 +205,10 @@ class Cvxpy(AbstractHeadSolver):
         slope, hessian = heads.derivatives(head)
         face = convex.face(head, slope, 1 / heads.largest)
         assert face is not None
-        step = newton(face, head, slope, hessian)
-        moved = heads.reach(head, trees.unflatten(step, head))
-        return ~(moved <= RUNAWAY)  # a step that is no number has no end either
+        step = trees.unflatten(newton(face, head, slope, hessian), head)
+        # a bounded set stops it
+        moved = heads.reach(head, convex.project(head + FAR * step) - head) / FAR
+        return (moved > RUNAWAY) & moved.isfinite()
 
     def _polishes(self, convex: ConvexSet, size: int) -> bool:
         """Whether Newton steps follow."""

@@ -11,7 +11,9 @@ from bilevel.sets.face import Face
 from bilevel.trees import Tree
 
 Derivatives = Callable[[Tree], tuple[Tree, Tensor]]
-STEPS = 10
+STEPS, CHAIN, FAR = 20, 5, 1e3
+"""Newton steps at most; how many follow each other wherever they lead, before each starts from the
+best point with a face further away; residuals that are more than rounding, of `enough`."""
 
 
 def polished(
@@ -21,7 +23,8 @@ def polished(
 
     A step solves the optimality condition to first order on the face that the set names at the
     point: exact for quadratic objectives as soon as the face is right. Points are projected onto
-    the set; a run stops where its residual is not halved, and keeps its best point.
+    the set; a run stops where its residual is rounding, and keeps its best point. Where the steps
+    do not settle on a face, those are tried that a longer way against the gradient leads to.
 
     Args:
         convex: the set; its `face` must not be None.
@@ -33,29 +36,34 @@ def polished(
     Returns:
         The points, and the norm of (x - Proj(x - step gradient)) / step at them, (R,).
     """
-    slope, hessian = derivatives(start)
-    point = best = start
-    least, going = None, torch.ones_like(step, dtype=torch.bool)
-    for _ in range(STEPS):
-        face = convex.face(point, slope, step)
+    at = start, *derivatives(start)
+    best, least, reach, going = at, None, step, torch.ones_like(step, dtype=torch.bool)
+    for k in range(STEPS):
+        face = convex.face(at[0], at[1], reach)
         if face is None:
             break
-        moved = trees.flatten(point) + newton(face, point, slope, hessian)
-        before, point = slope, convex.project(trees.unflatten(moved, start))
-        slope, hessian = derivatives(point)
-        size = mapping(convex, point, slope, step)
+        moved = trees.flatten(at[0]) + newton(face, *at)
+        point = convex.project(trees.unflatten(moved, start))
+        at = point, *derivatives(point)
+        size = mapping(convex, at[0], at[1], step)
         if least is None:  # the first step often is enough, wherever it began
             if bool((size <= enough).all()):
                 return point, size
-            least = mapping(convex, start, before, step)
+            least = mapping(convex, start, best[1], step)
             going = least > enough
         better = going & (size < least)
-        best = trees.where(better, point, best)
-        going = going & (size < 0.5 * least) & (size > enough)  # false for what is no number
+        best = tuple(trees.where(better, new, old) for new, old in zip(at, best, strict=True))
+        # near the end there is rounding only; far from it a wrong face may lead astray
+        far = torch.minimum(size, least) > FAR * enough
+        going = going & (size > enough) & (far | (size < 0.5 * least))
         least = torch.where(better, size, least)
         if not bool(going.any()):
             break
-    return best, mapping(convex, start, slope, step) if least is None else least
+        if k >= CHAIN:
+            reach = torch.where(better, reach, 10 * reach)
+        if k + 1 >= CHAIN:
+            at = best
+    return best[0], mapping(convex, start, best[1], step) if least is None else least
 
 
 def mapping(convex: ConvexSet, point: Tree, slope: Tree, step: Tensor) -> Tensor:
