@@ -12,13 +12,8 @@ from numpy.typing import NDArray
 
 from bilevel.analysis.costs import Positions, positions, spent
 from bilevel.analysis.families import all_pairs, family_results, tuning_results
-from bilevel.analysis.paired import (
-    PairedResult,
-    compare_pairs,
-    higher_is_better,
-    mean_interval,
-)
-from bilevel.analysis.records import best_values, common_record, last_values
+from bilevel.analysis.paired import PairedResult, compare_pairs, higher_is_better, mean_interval
+from bilevel.analysis.records import accuracy_beside, best_values, common_record, last_values
 from bilevel.analysis.thresholds import reach_common_level
 from bilevel.errors import ArgumentError, ResultsError, UnknownNameError
 from bilevel.report import html, tables
@@ -211,6 +206,8 @@ class Comparison:
         interrupted = any("INTERRUPTED" in codes for codes in self.status.values())
         cut = total < last or (interrupted and total < planned)
         paired = [asdict(result) for result in self.paired()]
+        beside = accuracy_beside(self.headline, self.history)
+        right = {} if beside is None else self.final(beside)
         return {
             **{part.name: getattr(self, part.name) for part in fields(self)},
             "runs": len(self.settings["seeds"]),
@@ -225,6 +222,7 @@ class Comparison:
             "counts_validation": {name: _finite(runs) for name, runs in best.items()},
             "final": final,
             "intervals": {name: asdict(mean_interval(runs)) for name, runs in final.items()},
+            "accuracy": {name: mean_interval(runs).value for name, runs in right.items()},
             "validation": {name: asdict(mean_interval(runs)) for name, runs in best.items()},
             "paired": paired,
             "paired_validation": [asdict(result) for result in self.paired(which="validation")],

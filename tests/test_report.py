@@ -291,3 +291,24 @@ def test_an_estimated_bound_is_called_so():
     text = page(example(runs=2, records=3, bound_kind="estimated"))
     assert "<strong>estimated</strong>" in text
     assert "<strong>proven</strong>" not in text
+
+
+def test_accuracy_stands_beside_the_cross_entropy():
+    """The mean over seeds; without its interval, which may reach beyond 1."""
+    table = {
+        "test_cross_entropy": np.array([[2.3, 2.3, 2.3], [0.5, 0.7, 0.8]]),
+        "test_accuracy": np.array([[0.1, 0.1, 0.1], [0.75, 1.0, 0.875]]),
+    }
+    part = {
+        "history": dict.fromkeys(small().strategies, table),
+        "status": {name: ["COMPLETED"] * 3 for name in small().strategies},
+        "steps": np.array([0, 10]),
+    }
+    comparison = small(**part, headline="test_cross_entropy")
+    shown = words_of(comparison)
+    assert "Final test cross-entropy Accuracy" in shown
+    assert "0.875" in shown
+    assert "0.875" in comparison.table()
+    other = small(**part, headline="test_accuracy")
+    assert other.content()["accuracy"] == {}  # it is judged by accuracy itself
+    assert small().content()["accuracy"] == {}

@@ -32,6 +32,25 @@ def last_values(table: Mapping[str, Array], metric: str) -> Array:
     return _pick(table[metric], len(recorded) - 1 - recorded[::-1].argmax(axis=0))
 
 
+def accuracy_beside(metric: str, history: Mapping[str, Mapping[str, Array]]) -> str | None:
+    """The accuracy of the same rows as a cross-entropy, which readers want to see beside it.
+
+    Args:
+        metric: Name of a metric.
+        history: Strategy -> metric -> values.
+
+    Returns:
+        Its name; None for other metrics, or where it was not recorded.
+
+    Examples:
+        >>> accuracy_beside("test_cross_entropy", {"a": {"test_accuracy": np.ones((1, 1))}})
+        'test_accuracy'
+    """
+    name = metric.removesuffix("cross_entropy") + "accuracy"
+    known = metric.endswith("cross_entropy") and any(name in table for table in history.values())
+    return name if known else None
+
+
 def common_record(
     history: Mapping[str, Mapping[str, Array]], status: Mapping[str, Sequence[str]], records: int
 ) -> int:

@@ -23,6 +23,9 @@ def plain(content: Mapping[str, Any]) -> str:
     unit, at = content["unit"], content["at"]
     title = f"{name} {at}" if at else f"final {name}"
     columns = [(title, _means(content, "intervals", "counts"))]
+    if content["accuracy"]:
+        right = [content["accuracy"].get(key, math.nan) for key in content["strategies"]]
+        columns.append(("accuracy", [words.number(value) for value in right]))
     if content["validation"]:
         columns.append(("validation-best", _means(content, "validation", "counts_validation")))
     if math.isfinite(threshold):
