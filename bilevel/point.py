@@ -89,7 +89,7 @@ def best_response(
         problem: the problem.
         body: w, a tree of floating tensors without a run axis; its type is the type of the
             computation.
-        solver: None: `ClosedForm`, where g is quadratic in the head.
+        solver: None: `Newton` for linear heads whose criterion is not quadratic, else `ClosedForm`.
         batch: row groups; None: all rows of `problem.data`.
         progress: of each pass over the rows, where the problem sets `chunk_rows`. True: a bar, if
             standard error is a terminal; or a function of (rows done, rows in all).
@@ -136,7 +136,7 @@ def hypergradient(
         problem: the problem.
         body: w, without a run axis.
         method: None: `Envelope` where F is g, else `Implicit`.
-        solver: of the head; None: `ClosedForm`, where g is quadratic in the head.
+        solver: of the head; None: as in `best_response`.
         batch: row groups; None: all rows.
         progress: see `best_response`.
 

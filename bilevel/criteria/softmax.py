@@ -68,14 +68,17 @@ class SoftmaxLoss(AbstractCriterion):
     def slope(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """softmax(u) - e_y."""
         _check(predictions, targets)
-        shares, column = _shares(predictions), targets.unsqueeze(1)
+        powers, column = _powers(predictions), targets.unsqueeze(1)
+        total = powers.sum(1, keepdim=True)
         # 1 - p_y as the sum of the others loses no digits where p_y is close to 1
-        others = shares.scatter(1, column, 0.0)
-        return others.scatter(1, column, -others.sum(1, keepdim=True))
+        powers.scatter_(1, column, 0.0)
+        powers.scatter_(1, column, -powers.sum(1, keepdim=True))
+        return powers.div_(total)
 
     def curvature(self, predictions: Tensor, targets: Tensor) -> RowCurvature:
         """diag(p) - p p' with p = softmax(u)."""
-        shares = _shares(predictions)
+        powers = _powers(predictions)
+        shares = powers.div_(powers.sum(1, keepdim=True))  # quicker than `torch.softmax`
         return RowCurvature(shares, shares)
 
     def atom(self, predictions: Any, targets: Any) -> Any:
@@ -86,10 +89,9 @@ class SoftmaxLoss(AbstractCriterion):
         return cvxpy.log_sum_exp(predictions, axis=1) - own
 
 
-def _shares(predictions: Tensor) -> Tensor:
-    """softmax(u), quicker than `torch.softmax` over few columns."""
-    powers = torch.exp(predictions - predictions.amax(1, keepdim=True))
-    return powers / powers.sum(1, keepdim=True)
+def _powers(predictions: Tensor) -> Tensor:
+    """e^u, the largest of each row made 1."""
+    return (predictions - predictions.amax(1, keepdim=True)).exp_()
 
 
 def _check(predictions: Tensor, targets: Tensor) -> None:

@@ -88,13 +88,13 @@ def check_quadratic(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Non
         raise IncompatibleError(
             f"The head has {size} numbers; ClosedForm forms a Hessian of at most "
             f"{LARGEST_GENERAL_HEAD}. Use LinearHeadProblem if the head is linear in features, or "
-            "an iterative solver."
+            "Newton()."
         )
     if not is_quadratic(oracles, body, head, rows):
         raise IncompatibleError(
             f"`head_objective` of {type(oracles.problem).__name__} is not quadratic in the head: "
-            "its Hessian is not the same everywhere, so there is no closed form. Use an iterative "
-            "solver, such as FastSGD."
+            "its Hessian is not the same everywhere, so there is no closed form. Use Newton(), or "
+            "FastSGD(lr, steps)."
         )
 
 
