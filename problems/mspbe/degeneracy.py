@@ -12,6 +12,7 @@ that of the LSTD head at the initial body.
 
 import csv
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -120,12 +121,10 @@ class Degeneracy:
         before = {k: histories["MSVE, implicit"][k][0] for k in ("test_lstd_msve", "test_msbe")}
         rows = [summary(name, history, before) for name, history in histories.items()]
         print_rows(rows)
-        for upper, metric in (("MSVE", "test_msve"), ("MSBE", "test_msbe")):
+        for upper, metric in itertools.product(("MSVE", "MSBE"), ("test_msve", "test_msbe")):
             ends = [histories[f"{upper}, {kind}"][metric][-1] for kind in ("implicit", "direct")]
-            wins = int((ends[0] < ends[1]).sum())
-            print(
-                f"{upper}: the implicit term wins {wins} of {self.seeds}, by {metric[5:].upper()}"
-            )
+            wins, judge = int((ends[0] < ends[1]).sum()), metric[5:].upper()
+            print(f"{upper} on top: the implicit term wins {wins} of {self.seeds} by {judge}")
         self.write(rows, histories)
         gain = next(row for row in rows if row.training == LEAST_SQUARES).msve_factor
         return 0 if gain >= ENOUGH else 1
