@@ -87,6 +87,32 @@ def test_ill_conditioned_heads_in_a_box_are_exact_too():
     np.testing.assert_allclose(found.head, expected, rtol=0, atol=1e-8 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("kind", ["box", "nonnegative", "ball", "simplex", "l1 ball"])
+def test_heads_of_all_scales_are_exact(kind):
+    """Features and targets over six orders of magnitude, fewer rows than features among them."""
+    source = np.random.default_rng([7, len(kind)])
+    for _ in range(8):
+        n, m, k = source.integers(5, 40), source.integers(2, 12), source.integers(1, 4)
+        z = source.standard_normal((n, m)) * 10 ** source.uniform(-2, 0, m)
+        z, size = z * 10 ** source.uniform(-3, 3), 10 ** source.uniform(-2, 1)
+        y = source.standard_normal((n, k)) * 10 ** source.uniform(-2, 2)
+        convex = {
+            "box": bilevel.Box(-size, 0.5 * size),
+            "nonnegative": bilevel.Nonnegative(),
+            "ball": bilevel.Ball(size),
+            "simplex": bilevel.Simplex(),
+            "l1 ball": bilevel.L1Ball(size),
+        }[kind]
+        largest = np.linalg.norm(z) ** 2 / n
+        problem = build(z, y, ridge=1e-5 * largest, head_set=convex)
+        found = bilevel.best_response(problem, ONE, Cvxpy())
+        assert found.status is Status.CONVERGED
+        scale = np.linalg.norm(z.T @ y) / n + largest * float(found.head.norm())
+        assert found.residual <= 1e-10 * scale
+        # the bound knows no closed form: it is the certificate of the head that was returned
+        assert found.bound <= 1e-4 * max(float(found.head.norm()), scale / largest)
+
+
 @pytest.mark.parametrize("solver", ["OSQP", "SCS", "HIGHS"])
 def test_any_solver_leads_to_the_same_head(solver):
     z, y = table()

@@ -171,10 +171,11 @@ class GramHeads(ConvexHeads):
 
     @functools.cached_property
     def _scaled(self) -> tuple[np.ndarray, np.ndarray]:
-        """R and c of an objective whose curvature is about 1: tolerances are absolute."""
-        unit = self._diagonal.flatten(1).mean(1).sqrt().reshape(-1, 1, 1, 1)
+        """R and c, with |c| = 1: the tolerances of solvers are absolute."""
         cholesky = self.factor.cholesky
         target = torch.linalg.solve_triangular(cholesky, self.system.moment, upper=False)
+        unit = torch.linalg.vector_norm(target.flatten(1), dim=1).reshape(-1, 1, 1, 1)
+        unit = torch.where(unit > 0, unit, torch.ones_like(unit))
         return (cholesky.mT / unit).cpu().numpy(), (target / unit).cpu().numpy()
 
     def task(self, run: int, *shared: Any) -> Compiled:

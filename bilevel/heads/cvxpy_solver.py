@@ -183,9 +183,14 @@ class Cvxpy(AbstractHeadSolver):
     def _polish(self, found: "Found", heads: ConvexHeads, convex: ConvexSet, last: Tensor) -> None:
         """Newton steps; runs that are exact then are so whatever their solver said.
 
-        Runs that have no answer start from the last heads.
+        Runs that have no answer start a gradient step from the last heads.
         """
-        start = convex.project(trees.where(trees.finite(found.head), found.head, last))
+        answered, start = trees.finite(found.head), found.head
+        if not bool(answered.all()):
+            slope = heads.slope(last)
+            moved = last - slope / trees.per_run(heads.largest, slope)
+            start = trees.where(answered, found.head, moved)
+        start = convex.project(start)
         scale = heads.scale(start)
         enough = ROUNDING * scale
         head, residual = polished(convex, start, heads.derivatives, 1 / heads.largest, enough)
