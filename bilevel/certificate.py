@@ -101,10 +101,13 @@ class Certifier:
             if not problem.penalises_all:
                 note += "; the bias is not penalised, so mu depends on the data"
             return cls(oracles, "proven", everywhere, penalised, note + ".", quadratic=True)
-        if isinstance(problem, LinearHeadProblem):
-            return cls._convex(problem, oracles, body, head)
+        if isinstance(problem, LinearHeadProblem) and _floored(problem, oracles, body, head):
+            note = "g is convex without its penalty, so mu is the smallest penalty."
+            return cls(oracles, "proven", False, True, note, convex=True)
+        linear = isinstance(problem, LinearHeadProblem)
         large = trees.flatten(head).shape[1] > LARGEST_GENERAL_HEAD
-        if not large and is_quadratic(oracles, body, head, rows):
+        large = large or (linear and rows.chunks is not None)  # features of all rows at once
+        if not (large or linear) and is_quadratic(oracles, body, head, rows):
             one = trees.flatten(head).shape[1] == 1
             note = "mu is the smallest eigenvalue of the head's Hessian, constant in the head."
             return cls(oracles, "proven", everywhere or one, False, note, quadratic=True)
@@ -116,23 +119,8 @@ class Certifier:
             note = "The head is too large for its Hessian."
             return cls(oracles, "unknown", False, False, note, large=True)
         note = "mu is the smallest eigenvalue of the Hessian at this head: a local estimate."
-        return cls(oracles, "estimated", False, False, note)
-
-    @classmethod
-    def _convex(
-        cls, problem: LinearHeadProblem, oracles: Oracles, body: Tree, head: Tree
-    ) -> "Certifier":
-        """Of a linear head whose criterion is convex but not quadratic."""
-        bounded = math.isfinite(problem.criterion.largest_curvature)
-        everywhere = isinstance(problem.head_set, Everywhere)
-        if all_penalised(oracles, body, head) and (bounded or everywhere):
-            note = "g is convex without its penalty, so mu is the smallest penalty."
-            return cls(oracles, "proven", False, True, note, convex=True)
-        if trees.flatten(head).shape[1] > LARGEST_GENERAL_HEAD:
-            note = "Coefficients without a penalty leave mu to the Hessian; the head is too large."
-            return cls(oracles, "unknown", False, False, note, large=True)
-        note = "mu is the smallest eigenvalue of the Hessian at this head: a local estimate"
-        note += "; coefficients without a penalty make it depend on the data."
+        if linear:
+            note += " Coefficients without a penalty make it depend on the data."
         return cls(oracles, "estimated", False, False, note)
 
     def system(self, body: Tree, head: Tree, rows: Rows) -> AbstractSystem | None:
@@ -207,12 +195,15 @@ class Certifier:
     def _of_criterion(self, body: Tree, head: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """mu and L: H is diag(p) plus something between 0 and c times the Gram matrix.
 
-        `high` bounds the largest eigenvalue of the Gram matrix plus diag(p).
+        `high` bounds the largest eigenvalue of the Gram matrix plus diag(p). Where the criterion
+        does not tell c, 1 takes its place: L then only measures rounding.
         """
         assert isinstance(self.oracles.problem, LinearHeadProblem)
         penalty = self.oracles.linear_penalty(body, head).flatten(1)
         least, most = penalty.amin(1), penalty.amax(1)
-        return least, self.oracles.problem.criterion.largest_curvature * (high - least) + most
+        curvature = self.oracles.problem.criterion.largest_curvature
+        curvature = curvature if math.isfinite(curvature) else 1.0
+        return least, curvature * (high - least) + most
 
     def _rounding(self, body: Tree, head: Tree, rows: Rows, largest: Tensor) -> Tensor:
         """How much of the computed gradient may be rounding, (R,)."""
@@ -233,6 +224,13 @@ class Certifier:
             terms = terms + p.flatten(1).amax(1) * length
             return EPS * (n + m + 10) * terms
         return EPS * (trees.flatten(head).shape[1] + 10) * largest * (length + 1)
+
+
+def _floored(problem: LinearHeadProblem, oracles: Oracles, body: Tree, head: Tree) -> bool:
+    """Whether all of a linear head is penalised, and what is asked of its criterion is known."""
+    known = isinstance(problem.head_set, Everywhere)
+    known = known or math.isfinite(problem.criterion.largest_curvature)
+    return known and all_penalised(oracles, body, head)
 
 
 def _target_norm(targets: Tensor) -> Tensor:
