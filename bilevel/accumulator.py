@@ -38,8 +38,9 @@ class GramAccumulator:
 
     Pieces are multiplied in float64. Memory maps of float32 numbers are never read as a whole;
     they are multiplied in float32, which is twice as fast, 1,024 rows at a time, with products
-    added in float64. `solve` reads them again, three times as a rule, to take the gradient in float64
-    and refine theta by it; where that does not converge quickly it multiplies them in float64.
+    added in float64. `solve` reads them again, three times as a rule, to take the gradient in
+    float64 and refine theta by it; where that does not converge quickly it multiplies them in
+    float64.
 
     Args:
         fit_bias: whether a constant feature is added; its coefficient is the last one.
