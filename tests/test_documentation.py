@@ -22,6 +22,7 @@ MUST_HAVE_EXAMPLES = [
     "docs/extend/head-solver.md",
     "docs/extend/optimizer.md",
     "docs/extend/loop.md",
+    "docs/problems/classification.md",
     "docs/problems/regression.md",
     "docs/problems/table.md",
     "docs/problems/toy.md",
