@@ -211,8 +211,6 @@ class Descent:
         runaway = self._runaway(polishing & ~good, step)
         self.steps = self.steps + going
         self.place = there if bool(moved.all()) else trees.where(moved, there, here)
-        if self.objective.whole:
-            self.secants.add(step, there.slope - here.slope, moved)
         if self.resolution:  # a good step leaves at most a quarter of itself to go
             left = CONTRACTION * step.abs().amax(1)
             resolved = left <= self.resolution * there.point.abs().amax(1)
@@ -221,6 +219,8 @@ class Descent:
             self._distrust(searching, here, step)
             self._search(searching, here, there, step)
         self.stale = self.stale | (short & ~searching) | self._dear(moved, before, after)
+        if self.objective.whole and not bool(self.stale.all()):
+            self.secants.add(step, there.slope - here.slope, moved)
         self.current = self.current & ~going & ~moved
         self._mark(runaway, Status.NO_MINIMISER)
 

@@ -40,7 +40,7 @@ def interacting_gram(design: Tensor, outer: Tensor, diagonal: Tensor | None = No
 def weighted_gram(design: Tensor, weights: Tensor) -> Tensor:
     """Z'SZ of R runs, (R, M, M), for features (R, n, M) and weights (R, n, 1)."""
     found = design.new_zeros(len(design), design.shape[2], design.shape[2])
-    for begin in range(0, design.shape[1], CHUNK):
-        z, s = (x[:, begin : begin + CHUNK] for x in (design, weights))
+    for begin in range(0, design.shape[1], 2 * CHUNK):
+        z, s = (x[:, begin : begin + 2 * CHUNK] for x in (design, weights))
         found.baddbmm_((z * s).mT, z)
     return found
