@@ -229,6 +229,25 @@ def test_a_shift_moves_the_auxiliary_solution_and_keeps_the_gradient():
     torch.testing.assert_close(half[1], -found.a.T @ auxiliary, rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.parametrize("activation", ["tanh", "softplus", "relu", "silu"])
+def test_derivatives_by_hand_are_those_of_autograd(activation):
+    class Differentiated(Layers):
+        def closed_form(self, body, inputs):
+            return None
+
+    source = Known(off_policy(), "iid", 30)
+    sizes = (D, (5, 3, M), activation)
+    levels = drawn(Layers(*sizes))
+    found, expected = (
+        directions(NeuralMSPBE(source, network), *levels)
+        for network in (Layers(*sizes), Differentiated(*sizes))
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+    assert (Layers(*sizes).closed_form(levels[0], torch.ones(2, D).double()) is None) == (
+        activation == "silu"
+    )
+
+
 SINGLE = bilevel.SingleLoop(
     bilevel.Polynomial(0.05, 0.6), bilevel.Polynomial(0.5, 0.4), bilevel.Polynomial(1.0, 0.4)
 )

@@ -13,6 +13,14 @@ from bilevel.errors import ArgumentError, IncompatibleError, unknown_name
 from bilevel.trees import Tree
 from problems.network import ACTIVATIONS
 
+PullBack = Callable[[Tensor], Tree]
+SLOPES: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": lambda h: 1 - h * h,
+    "softplus": lambda h: -torch.expm1(-h),
+    "relu": lambda h: (h > 0).to(h.dtype),
+}
+"""sigma'(x) as a function of h = sigma(x), where it is one."""
+
 
 class Body(Protocol):
     """What a network must know: how a body is drawn, and its features."""
@@ -25,6 +33,9 @@ class Body(Protocol):
 
     def features_of_runs(self, body: Any, inputs: Tensor) -> Tensor:
         """phi of R runs, (R, n, M), of inputs (R, n, D)."""
+
+    def closed_form(self, body: Any, inputs: Tensor) -> tuple[Tensor, PullBack] | None:
+        """The same, and the map of a cotangent (R, n, M) to the bodies; None: not known."""
 
     @property
     def width(self) -> int:
@@ -88,6 +99,31 @@ class Layers:
     # matrices multiply with a run axis as they do without
     features_of_runs = features
 
+    def closed_form(
+        self, body: dict[str, Tensor], inputs: Tensor
+    ) -> tuple[Tensor, PullBack] | None:
+        """The derivative of dense layers by hand: D_u(x) = x (u o sigma'(W^T x))^T, and so on.
+
+        None for activations whose slope is no function of their value.
+        """
+        if self.activation not in SLOPES:
+            return None
+        sigma, slope = ACTIVATIONS[self.activation], SLOPES[self.activation]
+        hidden = [inputs]
+        for layer in range(1, len(self.widths) + 1):
+            hidden.append(sigma(hidden[-1] @ body[f"weight{layer}"]))
+
+        def pull(along: Tensor) -> dict[str, Tensor]:
+            found = {}
+            for layer in range(len(self.widths), 0, -1):
+                along = along * slope(hidden[layer])
+                found[f"weight{layer}"] = hidden[layer - 1].mT @ along
+                if layer > 1:
+                    along = along @ body[f"weight{layer}"].mT
+            return {name: found[name] for name in body}
+
+        return hidden[-1], pull
+
 
 class Module:
     """Any `nn.Module` that `bilevel.split` takes: what it feeds to its last linear layer.
@@ -133,3 +169,9 @@ class Module:
         """The same for many runs."""
         found: Tensor = torch.func.vmap(self.features)(body, inputs)
         return found
+
+    def closed_form(
+        self, body: dict[str, Tensor], inputs: Tensor
+    ) -> tuple[Tensor, PullBack] | None:
+        """Not known."""
+        return None
