@@ -16,7 +16,7 @@ NAMES = {
     "gradient_bound": "bound on the distance of the body's gradient",
 }
 ABBREVIATIONS = {"r2": "R²"} | {
-    name: name.upper() for name in "mse mae rmse msve mspbe rmspbe msbe lstd".split()
+    name: name.upper() for name in ("mse", "mae", "rmse", "msve", "mspbe", "rmspbe", "msbe", "lstd")
 }
 UNKNOWN = "n/a"
 TUNED = ", tuned"
