@@ -2,9 +2,13 @@
 
 import numpy as np
 import torch
+from linear_heads import build
+from points import Point
+from sklearn.datasets import load_breast_cancer, load_digits
 from small_problems import TEST, VALIDATION, D, N, Smooth, doubles, supervised
 
 import bilevel
+from bilevel import HuberLoss, LogisticLoss, SoftmaxLoss
 
 CLASSES = 3
 SIZES = {"train": N, "validation": VALIDATION, "test": TEST}
@@ -71,3 +75,38 @@ def slope_of(criterion, z, y, head, problem, weights=None, penalty=None):
         if not problem.penalises_all:
             penalty[-1] = 0
     return z.T @ s / len(z) + penalty * head
+
+
+def given(inputs, targets, criterion, outputs=None, **options):
+    """A linear head on features as they are."""
+    problem = build(inputs, targets, features=lambda w, x: x, **options)
+    type(problem).criterion, type(problem).outputs = criterion, outputs
+    return problem
+
+
+def table(name):
+    """Features and labels of a real data set, and what their head is fitted by."""
+    if name == "breast cancer":
+        inputs, labels = load_breast_cancer(return_X_y=True)
+        return (inputs - inputs.mean(0)) / inputs.std(0), labels, LogisticLoss(), None
+    inputs, labels = load_digits(return_X_y=True)
+    return inputs / 16, labels, SoftmaxLoss(), 10
+
+
+CURVED = {
+    "logistic": (LogisticLoss(), None),
+    "softmax": (SoftmaxLoss(), CLASSES),
+    "huber": (HuberLoss(0.5), None),
+    "huber, outputs": (HuberLoss(0.5), 2),
+}
+
+
+def curved(name, **options):
+    criterion, outputs = CURVED[name]
+    return Classes(criterion=criterion, outputs=outputs, **{"ridge": 0.03, **options})
+
+
+def single(problem, solver=None, seed=0):
+    """Body, head and rows of one run."""
+    body = problem.init_body(torch.Generator().manual_seed(seed))
+    return Point(problem, [body])

@@ -3,35 +3,29 @@
 import numpy as np
 import pytest
 import torch
-from class_heads import CLASSES, Classes, huber_data, labelled, slope, slope_of
-from linear_heads import ONE, build, normal
+from class_heads import (
+    CLASSES,
+    CURVED,
+    Classes,
+    curved,
+    given,
+    huber_data,
+    labelled,
+    single,
+    slope,
+    slope_of,
+    table,
+)
+from linear_heads import ONE, normal
 from points import Point
-from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.linear_model import LogisticRegression
-from small_problems import General, M, N, doubles, points
+from small_problems import General, M, N, points
 
 import bilevel
 from bilevel import HuberLoss, LogisticLoss, Newton, SoftmaxLoss, Status, trees
-from bilevel.errors import ArgumentError, IncompatibleError, SingularHeadError
 from bilevel.heads import descent, linear_objective, objective
 from bilevel.testing import check_head_solver
 from problems.analytic import analytic
-
-
-def given(inputs, targets, criterion, outputs=None, **options):
-    """A linear head on features as they are."""
-    problem = build(inputs, targets, features=lambda w, x: x, **options)
-    type(problem).criterion, type(problem).outputs = criterion, outputs
-    return problem
-
-
-def table(name):
-    """Features and labels of a real data set, and what their head is fitted by."""
-    if name == "breast cancer":
-        inputs, labels = load_breast_cancer(return_X_y=True)
-        return (inputs - inputs.mean(0)) / inputs.std(0), labels, LogisticLoss(), None
-    inputs, labels = load_digits(return_X_y=True)
-    return inputs / 16, labels, SoftmaxLoss(), 10
 
 
 @pytest.mark.parametrize("fit_bias", [False, True])
@@ -120,25 +114,6 @@ def test_huber_pulls_less_than_squares():
 
 
 # paths to the same head
-
-
-def single(problem, solver=None, seed=0):
-    """Body, head and rows of one run."""
-    body = problem.init_body(torch.Generator().manual_seed(seed))
-    return Point(problem, [body])
-
-
-CURVED = {
-    "logistic": (LogisticLoss(), None),
-    "softmax": (SoftmaxLoss(), CLASSES),
-    "huber": (HuberLoss(0.5), None),
-    "huber, outputs": (HuberLoss(0.5), 2),
-}
-
-
-def curved(name, **options):
-    criterion, outputs = CURVED[name]
-    return Classes(criterion=criterion, outputs=outputs, **{"ridge": 0.03, **options})
 
 
 PATHS = {
@@ -288,129 +263,3 @@ def test_a_lost_run_harms_no_other(lost):
     for i in (0, 2):
         torch.testing.assert_close(found.head[i], expected.head[i], rtol=0, atol=1e-11)
     assert bool(trees.finite(found.state).all())  # it can go on
-
-
-# warm starts
-
-
-def moved(body, step):
-    noise = trees.tree_map(lambda leaf: doubles([9, leaf.ndim], *leaf.shape), body)
-    return trees.tree_map(lambda leaf, d: leaf + step * d, body, noise)
-
-
-def test_a_small_body_step_takes_few_steps_and_no_factor():
-    """The last factor serves again: at most 3 chord steps to 1e-8 after a body step of 1e-3."""
-    inputs, labels, criterion, outputs = table("digits")
-    weight = 0.3 * doubles(8, 64, 20)
-    problem = build(
-        inputs, labels, features=lambda w, x: torch.tanh(x @ w), body=weight, ridge=1e-3
-    )
-    type(problem).criterion, type(problem).outputs = criterion, outputs
-    point, ways = Point(problem, [weight]), []
-    run = descent.Descent.run
-
-    def spied(self):
-        ways.append(run(self))
-        return ways[-1]
-
-    solver = Newton(1e-8)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(descent.Descent, "run", spied)
-        first = point.solved(solver)
-        point.body = moved(point.body, 1e-3)
-        again = solver.solve(point.oracles, point.body, first.head, point.rows, first.state, 1)
-    assert int(ways[0].factored) >= 2
-    assert int(ways[1].steps) <= 3
-    assert int(ways[1].factored) == 0
-    assert again.residual <= 1e-8 * 20
-    fresh = point.solved(Newton(1e-12))
-    torch.testing.assert_close(again.head, fresh.head, rtol=0, atol=1e-5)
-
-
-def test_a_factor_of_another_body_is_replaced():
-    problem = curved("softmax")
-    point = single(problem)
-    first = point.solved(Newton())
-    point.body = moved(point.body, 3.0)
-    solver = Newton()
-    again = solver.solve(point.oracles, point.body, first.head, point.rows, first.state, 1)
-    assert again.status.tolist() == [int(Status.CONVERGED)]
-    torch.testing.assert_close(again.head, point.solved(solver).head, rtol=0, atol=1e-9)
-    assert not torch.equal(again.state.factor.cholesky, first.state.factor.cholesky)
-
-
-def test_float32_heads_are_as_near_as_float32_can_tell():
-    problem = curved("softmax", fit_bias=True, penalize_bias=True)
-    body = problem.init_body(torch.Generator().manual_seed(0))
-    exact = bilevel.best_response(problem, body).head
-    single = bilevel.best_response(problem, trees.cast(body, torch.float32))
-    assert single.head.dtype == torch.float32
-    assert single.status is Status.CONVERGED
-    # the features are rounded too
-    torch.testing.assert_close(single.head.double(), exact, rtol=0, atol=1e-5)
-    assert 1e-12 < single.residual < 1e-6  # of the head that is returned
-
-
-# trouble
-
-
-def test_arguments_are_checked():
-    for wrong in ({"tolerance": 0.0}, {"tolerance": -1.0}, {"max_steps": 0}, {"max_steps": 2.5}):
-        with pytest.raises(ArgumentError, match=next(iter(wrong))):
-            Newton(**wrong)
-    boxed = curved("logistic", head_set=bilevel.Box(-1.0, 1.0))
-    body = boxed.init_body(torch.Generator())
-    with pytest.raises(IncompatibleError, match=r"Newton knows no sets of heads.*Cvxpy"):
-        bilevel.best_response(boxed, body)
-
-
-def test_too_few_steps_say_so():
-    problem = curved("logistic")
-    body = problem.init_body(torch.Generator().manual_seed(0))
-    found = bilevel.best_response(problem, body, Newton(max_steps=1))
-    assert found.status is Status.NOT_CONVERGED
-    assert found.residual > 1e-10
-
-
-def separable(kind):
-    """Rows that a head without a penalty fits better and better."""
-    z = normal(1, 30, 3)
-    if kind == "one class beyond a bias":
-        return z, np.ones(30, dtype=int), LogisticLoss(), None, {"fit_bias": True, "ridge": 1.0}
-    y = (z[:, 0] > 0).astype(int)
-    if kind == "but for a few rows":  # on the boundary itself, with both labels
-        z[:4, 0], y[:4] = 0.0, [0, 1, 0, 1]
-        return z, y, LogisticLoss(), None, {}
-    if kind == "three classes":
-        return z, (z @ normal(2, 3, 3)).argmax(1), SoftmaxLoss(), 3, {}
-    return z, y, LogisticLoss(), None, {}
-
-
-@pytest.mark.parametrize(
-    "kind", ["two classes", "three classes", "but for a few rows", "one class beyond a bias"]
-)
-@pytest.mark.parametrize("tolerance", [1e-6, 1e-10])
-def test_separable_rows_without_a_penalty_have_no_head(kind, tolerance):
-    z, y, criterion, outputs, options = separable(kind)
-    problem = given(z, y, criterion, outputs, **options)
-    point = Point(problem, [ONE])
-    found = point.solved(Newton(tolerance))
-    assert found.status.tolist() == [int(Status.NO_MINIMISER)]
-    assert bool(found.head.isnan().all())
-    assert "Set `ridge`" in Status.NO_MINIMISER.message
-    assert Status.NO_MINIMISER.failed
-    if not kind.startswith("one class"):  # which is refused before
-        assert bilevel.best_response(problem, ONE).status is Status.NO_MINIMISER
-        with pytest.raises(bilevel.errors.AllRunsFailedError, match="separate the classes"):
-            bilevel.solve(problem, bilevel.BestResponse(0.1), 2, seeds=2, batch_size=5)
-    least = type(problem)()
-    least.ridge, least.penalize_bias = 1e-8, True
-    assert Point(least, [ONE]).solved(Newton()).status.tolist() == [int(Status.CONVERGED)]
-
-
-def test_features_that_do_not_determine_the_head_are_refused():
-    z = normal(1, 30, 3)
-    z = np.column_stack([z, z[:, 0] + z[:, 1]])
-    y = labelled(1, 30, 2).targets
-    with pytest.raises(SingularHeadError, match="Set `ridge`"):
-        bilevel.best_response(given(z, y, LogisticLoss()), ONE)
