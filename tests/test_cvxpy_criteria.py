@@ -39,6 +39,10 @@ CASES = {
     "softmax with a bias": (SoftmaxLoss(), {"ridge": 0.01, "fit_bias": True}),
     "softmax without a ridge": (SoftmaxLoss(), {}),
     "huber": (HuberLoss(0.5), {"ridge": 0.01}),
+    "huber with weights": (
+        HuberLoss(0.5),
+        {"ridge": 0.01, "row_weights": lambda w, batch: torch.linspace(-1, 2, 80).relu().double()},
+    ),
 }
 
 
@@ -64,7 +68,7 @@ def test_logistic_heads_in_sets_satisfy_the_optimality_conditions(name):
     assert violation(name, head, slope) <= 1e-13
 
 
-@pytest.mark.parametrize("name", ["softmax", "huber"])
+@pytest.mark.parametrize("name", ["softmax", "huber", "huber with weights"])
 def test_constraints_of_ones_own(name):
     """An l1 ball as a constraint, and as a set, whose heads are exact."""
     criterion, options = CASES[name]

@@ -200,7 +200,7 @@ class RowsForm(Compiled):
         super().__init__(*more)
 
     def objective(self) -> tuple[Any, list[Any]]:
-        """The losses of a variable that is tied to the predictions: parameters do not multiply."""
+        """The losses of a variable tied to the predictions: no parameter multiplies another."""
         cvxpy, shape, n = self.cvxpy, self.head.shape, self.rows
         if (count := n * math.prod(shape[1:])) > LARGEST_PREDICTIONS:
             raise IncompatibleError(
@@ -221,13 +221,17 @@ class RowsForm(Compiled):
                 f"`atom` of {type(self.criterion).__name__} must return the losses of {n} rows, "
                 f"shape ({n},), got {losses.shape}."
             )
+        linking = [predictions == design @ self.head]
         if self.weighted:
             weights = self.parameters["weights"] = cvxpy.Parameter(n, nonneg=True)
+            if self.labels is None:  # weights must not multiply targets
+                bounds = cvxpy.Variable(n)
+                linking, losses = [*linking, losses <= bounds], bounds
             fit = weights @ losses / n
         else:
             fit = cvxpy.sum(losses) / n
         squares = cvxpy.sum_squares(cvxpy.multiply(penalty, self.head))
-        return fit + 0.5 * squares, [predictions == design @ self.head]
+        return fit + 0.5 * squares, linking
 
 
 _compiled: collections.OrderedDict[Any, tuple[Any, Compiled]] = collections.OrderedDict()
