@@ -172,6 +172,9 @@ BAD_LABELS = {
     "floats": (LogisticLoss(), None, [0.0, 1.0, 1.0], DataError, r"float\d\d. .*\.long\(\)"),
     "fractions": (SoftmaxLoss(), 3, [0.5, 1.0, 2.0], DataError, "hold fractions"),
     "int32": (SoftmaxLoss(), 3, np.array([0, 1, 2], "int32"), DataError, "astype"),
+    "booleans": (LogisticLoss(), None, [False, True, True], DataError, r"bool\. .*\.long\(\)"),
+    "complex": (LogisticLoss(), None, [0j, 1j, 1j], DataError, "must be int64, got torch.complex"),
+    "beyond two": (SoftmaxLoss(), 2, [0, 1, 2], DataError, "Count them from 0, or set"),
     "one-hot": (SoftmaxLoss(), 3, np.eye(3, dtype="int64"), ShapeError, "argmax"),
     "no outputs": (SoftmaxLoss(), None, [0, 1, 1], ShapeError, "LogisticLoss"),
     "outputs": (LogisticLoss(), 2, [0, 1, 1], ShapeError, "`outputs = None`"),
@@ -205,7 +208,7 @@ def test_one_class_among_the_test_rows_is_no_mistake():
     assert bool(solution.history["test_accuracy"].isfinite().all())
 
 
-@pytest.mark.parametrize("delta", [0.0, -1.0, float("nan"), float("inf"), "1"])
+@pytest.mark.parametrize("delta", [0.0, -1.0, float("nan"), float("inf"), "1", True])
 def test_huber_needs_a_positive_delta(delta):
     with pytest.raises(ArgumentError, match="`delta` must be a positive number"):
         HuberLoss(delta)

@@ -44,7 +44,8 @@ class HuberLoss(AbstractCriterion):
     largest_curvature = 1.0
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.delta, int | float) and 0 < self.delta < math.inf):
+        real = isinstance(self.delta, int | float) and not isinstance(self.delta, bool)
+        if not (real and 0 < self.delta < math.inf):
             raise ArgumentError(f"`delta` must be a positive number, got {self.delta!r}.")
 
     def rows(self, predictions: Tensor, targets: Tensor) -> Tensor:
@@ -73,6 +74,10 @@ class HuberLoss(AbstractCriterion):
         """1 where |r| <= delta, else 0 (a generalised derivative)."""
         inside = difference(predictions, targets).abs() <= self.delta
         return RowCurvature(inside.to(predictions.dtype))
+
+    def majorant(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """min(1, delta / |r|)."""
+        return self.delta / difference(predictions, targets).abs().clamp(min=self.delta)
 
     def atom(self, predictions: Any, targets: Any) -> Any:
         """`cvxpy.huber`, halved, summed over outputs."""

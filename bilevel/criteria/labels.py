@@ -6,21 +6,26 @@ from torch import Tensor
 from bilevel.errors import DataError, ShapeError
 
 
-def check_labels(targets: Tensor, classes: int) -> None:
+def check_labels(targets: Tensor, classes: int, remedy: str) -> None:
     """int64 labels (n,) between 0 and `classes` - 1.
+
+    Args:
+        targets: the labels.
+        classes: how many there may be.
+        remedy: what to do about labels outside, for the message.
 
     Raises:
         DataError: another type, or labels outside.
         ShapeError: another shape.
     """
     if targets.dtype != torch.int64:
-        whole = not targets.is_complex() and bool((targets == targets.round()).all())
-        remedy = (
-            "Convert them with `.long()`, NumPy arrays with `.astype('int64')`."
-            if whole or not targets.is_floating_point()
-            else "They hold fractions, so they are no labels: use SquaredError() for regression."
+        fractions = targets.is_floating_point() and bool((targets != targets.round()).any())
+        conversion = (
+            "They hold fractions, so they are no labels: use SquaredError() for regression."
+            if fractions
+            else "Convert them with `.long()`, NumPy arrays with `.astype('int64')`."
         )
-        raise DataError(f"Class labels must be int64, got {targets.dtype}. {remedy}")
+        raise DataError(f"Class labels must be int64, got {targets.dtype}. {conversion}")
     if targets.ndim != 1:
         raise ShapeError(
             f"Class labels must have shape (n,), got {tuple(targets.shape)}. One-hot targets "
@@ -28,12 +33,6 @@ def check_labels(targets: Tensor, classes: int) -> None:
         )
     low, high = int(targets.min()), int(targets.max())
     if low < 0 or high >= classes:
-        remedy = (
-            "Labels -1 and 1 become 0 and 1 with `(y + 1) // 2`; for more than two classes use "
-            "SoftmaxLoss()."
-            if classes == 2
-            else "Count them from 0, or set `outputs` to the number of classes."
-        )
         raise DataError(
             f"Class labels must lie between 0 and {classes - 1}, but they go from {low} to {high}. "
             f"{remedy}"

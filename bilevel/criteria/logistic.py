@@ -53,7 +53,8 @@ class LogisticLoss(AbstractCriterion):
                 f"LogisticLoss has one prediction for a row: set `outputs = None`, not {outputs}, "
                 "or use SoftmaxLoss()."
             )
-        check_labels(targets, 2)
+        remedy = "Labels -1 and 1 become 0 and 1 with `(y + 1) // 2`; "
+        check_labels(targets, 2, remedy + "for more than two classes use SoftmaxLoss().")
 
     def check_training(self, targets: Tensor, outputs: int | None) -> None:
         """Both classes must be there."""

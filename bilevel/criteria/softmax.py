@@ -59,7 +59,8 @@ class SoftmaxLoss(AbstractCriterion):
                 f"SoftmaxLoss has a prediction for each class: set `outputs` to the number of "
                 f"classes, not {outputs}, or use LogisticLoss() for two classes and one prediction."
             )
-        check_labels(targets, outputs)
+        remedy = "Count them from 0, or set `outputs` to the number of classes."
+        check_labels(targets, outputs, remedy)
 
     def check_training(self, targets: Tensor, outputs: int | None) -> None:
         """At least two classes must be there."""
