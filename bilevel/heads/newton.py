@@ -87,8 +87,9 @@ class Newton(AbstractHeadSolver):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tolerance", positive(self.tolerance, "`tolerance`"))
-        if not isinstance(self.max_steps, int) or self.max_steps < 1:
-            raise ArgumentError(f"`max_steps` must be a positive integer, got {self.max_steps!r}.")
+        steps = self.max_steps
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise ArgumentError(f"`max_steps` must be a positive integer, got {steps!r}.")
 
     def check(self, problem: StackelbergProblem) -> None:
         """Refuse sets of heads."""
