@@ -105,6 +105,35 @@ def test_a_ball_brings_far_points_to_its_boundary_not_to_the_origin():
     torch.testing.assert_close(projected, expected, rtol=1e-14, atol=0)
 
 
+@pytest.mark.parametrize("name", ["ball", "l1 ball", "simplex"])
+@pytest.mark.parametrize("size", [1, 3, 1000])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_projecting_twice_changes_no_bit(name, size, dtype):
+    x = (3 * doubles([size, 7], 50, size)).to(dtype)
+    once = SETS[name].project(x)
+    assert once.dtype == dtype
+    assert torch.equal(SETS[name].project(once), once)
+
+
+@pytest.mark.parametrize(("name", "norm"), [("ball", 2), ("l1 ball", 1), ("simplex", 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_many_numbers_of_low_precision_are_not_taken_to_be_inside(name, norm, dtype):
+    """As far outside as 300 rounding errors that point in one direction."""
+    radius = {"ball": 0.7, "l1 ball": 0.9, "simplex": 1.0}[name]
+    off = 1 + 250 * torch.finfo(dtype).eps
+    x = torch.full((1, 300), off * radius / 300 ** (1 / norm), dtype=dtype)
+    projected = SETS[name].project(x).double()
+    expected = torch.full_like(projected, radius / 300 ** (1 / norm))
+    torch.testing.assert_close(projected, expected, rtol=torch.finfo(dtype).eps, atol=0)
+
+
+def test_an_l1_ball_brings_far_points_to_its_boundary():
+    """|x| / radius overflows."""
+    x = torch.tensor([[1e300, -1e300, 3.0], [1e308, 1e307, -1e308]], dtype=torch.float64)
+    expected = torch.tensor([[5e-7, -5e-7, 0.0], [5e-7, 0.0, -5e-7]], dtype=torch.float64)
+    torch.testing.assert_close(L1Ball(1e-6).project(x), expected, rtol=1e-14, atol=0)
+
+
 def test_a_box_keeps_the_type_of_the_leaf():
     assert Box(LOW, HIGH).project(torch.zeros(2, 3)).dtype == torch.float32
 
@@ -123,7 +152,7 @@ def test_a_box_needs_ordered_bounds(low, high):
         Box(low, high)
 
 
-@pytest.mark.parametrize("radius", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("radius", [0.0, -1.0, float("nan"), "a", True, torch.ones(2)])
 @pytest.mark.parametrize("ball", [Ball, L1Ball])
 def test_a_ball_needs_a_positive_radius(ball, radius):
     with pytest.raises(ArgumentError, match="positive radius"):

@@ -1,6 +1,7 @@
 """Balls around the origin."""
 
 import dataclasses
+import numbers
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from bilevel.errors import ArgumentError
 from bilevel.extras import extra
 from bilevel.sets.base import ConvexSet
 from bilevel.sets.face import Face, flat_pair
-from bilevel.sets.simplex import on_simplex
+from bilevel.sets.simplex import on_simplex, rounding
 from bilevel.trees import Tree
 
 
@@ -32,15 +33,17 @@ class Ball(ConvexSet):
     radius: float
 
     def __post_init__(self) -> None:
-        if not self.radius > 0:
+        if not (_real(self.radius) and self.radius > 0):
             raise ArgumentError(f"A ball needs a positive radius, got {self.radius=}.")
 
     def project(self, tree: Tree) -> Tree:
         """Shrink the runs that lie outside."""
-        norm = trees.norm(tree)
-        # a run at the origin has norm 0: radius / 0 = inf, and the factor is 1
-        factor = (self.radius / norm).clamp(max=1.0)
-        return trees.tree_map(lambda leaf: leaf * trees.per_run(factor, leaf), tree)
+        flat = trees.flatten(tree)
+        wide = flat.double()
+        norm = trees.norm(wide).unsqueeze(1)
+        inside = norm <= self.radius * (1 + rounding(flat))
+        found = torch.where(inside, flat, (wide * (self.radius / norm)).to(flat.dtype))
+        return trees.unflatten(found, tree)
 
     def face(self, tree: Tree, slope: Tree, step: Tensor) -> Face:
         """The sphere, for runs that would leave the ball."""
@@ -86,7 +89,7 @@ class L1Ball(ConvexSet):
     radius: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.radius < float("inf"):
+        if not (_real(self.radius) and 0 < self.radius < float("inf")):
             raise ArgumentError(f"An l1 ball needs a positive radius, got {self.radius=}.")
 
     def project(self, tree: Tree) -> Tree:
@@ -94,11 +97,11 @@ class L1Ball(ConvexSet):
         flat = trees.flatten(tree)
         wide = flat.double()
         sizes = wide.abs()
-        # sums of the projection are right up to rounding in its own type
-        slack = 1 + flat.shape[1] * torch.finfo(flat.dtype).eps
-        inside = sizes.sum(1) <= self.radius * slack
+        inside = sizes.sum(1) <= self.radius * (1 + rounding(flat))
+        # only differences matter, and sizes / radius could overflow
+        weights = on_simplex((sizes - sizes.amax(1, keepdim=True)) / self.radius)
         # + 0: what is zero has no sign
-        shrunk = wide.sign() * self.radius * on_simplex(sizes / self.radius) + 0.0
+        shrunk = wide.sign() * self.radius * weights + 0.0
         found = torch.where(inside.unsqueeze(1), flat, shrunk.to(flat.dtype))
         return trees.unflatten(found, tree)
 
@@ -119,6 +122,11 @@ class L1Ball(ConvexSet):
         """The l1 norm."""
         cvxpy = extra("cvxpy", "cvxpy", "The cvxpy form of L1Ball")
         return [cvxpy.norm(_flat(cvxpy, variable), 1) <= self.radius]
+
+
+def _real(radius: object) -> bool:
+    """Whether it is one number."""
+    return isinstance(radius, numbers.Real) and not isinstance(radius, bool)
 
 
 def _flat(cvxpy: Any, variable: Any) -> Any:

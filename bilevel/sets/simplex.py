@@ -38,9 +38,7 @@ class Simplex(ConvexSet):
         """Shift all numbers of a run by the same amount, and clip at zero."""
         flat = trees.flatten(tree)
         wide = flat.double()
-        # sums of the projection are right up to rounding in its own type
-        slack = flat.shape[1] * torch.finfo(flat.dtype).eps
-        inside = (wide >= 0).all(1) & ((wide.sum(1) - 1).abs() <= slack)
+        inside = (wide >= 0).all(1) & ((wide.sum(1) - 1).abs() <= rounding(flat))
         found = torch.where(inside.unsqueeze(1), flat, on_simplex(wide).to(flat.dtype))
         return trees.unflatten(found, tree)
 
@@ -64,10 +62,19 @@ class Simplex(ConvexSet):
 
 def on_simplex(points: Tensor) -> Tensor:
     """The nearest points with numbers >= 0 that sum to 1, row by row of (R, P), in float64."""
-    shifted = points - points.amax(1, keepdim=True)
+    # those that are smaller by 1 are zero however far they lie: nothing overflows
+    shifted = (points - points.amax(1, keepdim=True)).clamp(min=-2)
     ordered = shifted.sort(dim=1, descending=True).values
     count = torch.arange(1, points.shape[1] + 1, dtype=points.dtype, device=points.device)
     excess = (ordered.cumsum(1) - 1) / count
     # the largest number always stays; those that do come first
     last = (ordered > excess).sum(1, keepdim=True).clamp(min=1) - 1
     return (shifted - excess.gather(1, last)).clamp(min=0)
+
+
+def rounding(points: Tensor) -> float:
+    """How far norms of rows (R, P), computed in float64, are off: relative to points projected.
+
+    Entries are rounded once to their own type, which moves no norm by more than an entry.
+    """
+    return torch.finfo(points.dtype).eps + points.shape[1] * torch.finfo(torch.float64).eps
