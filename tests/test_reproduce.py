@@ -98,5 +98,5 @@ def test_a_folder_of_data_is_for_images(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_the_digits_of_the_reference_are_reproduced(tmp_path, reports):
-    """Two minutes: 10 seeds of five strategies; the same as `bilevel reproduce digits`."""
+    """Half a minute: 10 seeds of five strategies; the same as `bilevel reproduce digits`."""
     assert run("reproduce", "digits", "--output", tmp_path / "run") == 0
