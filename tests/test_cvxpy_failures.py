@@ -64,6 +64,11 @@ def test_arguments_are_checked():
         Cvxpy(solver=cvxpy)
     with pytest.raises(ArgumentError, match=r"no solver 'MOSECK' here\. Installed: .*CLARABEL"):
         respond(Cvxpy(solver="MOSECK"))
+    for name in ("solver", "warm_start", "method", "requires_grad"):
+        with pytest.raises(ArgumentError, match=f"`options` must not hold '{name}'"):
+            Cvxpy(options={"max_iter": 9, name: "OSQP"})
+    with pytest.raises(ArgumentError, match=r"`options` must be a dictionary.* got 'OSQP'"):
+        Cvxpy(options="OSQP")
     with pytest.raises(ArgumentError, match=r"does not take `options` = \{'nonsense': 1\}"):
         respond(Cvxpy(options={"nonsense": 1}))
 

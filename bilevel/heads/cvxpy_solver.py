@@ -28,6 +28,11 @@ LARGEST_POLISHED = 512
 ACCURACY, ROUNDING = 1e-10, 1e-15
 """Relative residuals: what is called solved, and what no Newton step can improve."""
 FAR = 1e6
+RESERVED = (
+    *("solver", "warm_start", "method", "gp", "qcp"),
+    *("nlp", "requires_grad", "enforce_dpp", "ignore_dpp"),
+)
+"""Arguments of `cvxpy.Problem.solve` that are no options of a solver."""
 DEFAULT = "CLARABEL"
 TIGHT: dict[str, dict[str, Any]] = {
     "CLARABEL": {
@@ -69,7 +74,8 @@ class Cvxpy(AbstractHeadSolver):
         MissingPackageError: cvxpy is not installed.
         IncompatibleError: the head is not linear in features; the criterion or the set has no cvxpy
             form; the solver cannot solve such a problem; there are too many rows.
-        ArgumentError: `constraints` are not convex, or allow no head.
+        ArgumentError: `constraints` are not convex, or allow no head; `options` name what `Cvxpy`
+            sets itself.
         SingularHeadError: the head has no unique minimiser.
 
     Source: Agrawal, Verschueren, Diamond, Boyd, A rewriting system for convex optimization problems
@@ -103,7 +109,7 @@ class Cvxpy(AbstractHeadSolver):
             raise ArgumentError(f'`solver` must be a name such as "OSQP", got {self.solver!r}.')
         if self.options is not None:
             # as a tuple, so that two solvers with the same options have the same structure
-            object.__setattr__(self, "options", tuple(sorted(dict(self.options).items())))
+            object.__setattr__(self, "options", tuple(sorted(_checked(self.options).items())))
 
     def check(self, problem: StackelbergProblem) -> None:
         """cvxpy must be there, and know such a solver, criterion and set."""
@@ -242,6 +248,23 @@ class Cvxpy(AbstractHeadSolver):
     def cost(self) -> Cost:
         """One exact solve, and a pass through all rows."""
         return Cost(solves=1, passes=1)
+
+
+def _checked(options: Any) -> dict[str, Any]:
+    """The options, if a solver may get them."""
+    try:
+        found = dict(options)
+    except (TypeError, ValueError):
+        raise ArgumentError(
+            f'`options` must be a dictionary, such as {{"max_iter": 100}}, got {options!r}.'
+        ) from None
+    for name in found:
+        if name in RESERVED:
+            raise ArgumentError(
+                f"`options` must not hold {name!r}, which Cvxpy sets itself: they are for the "
+                'solver only. Name another solver by Cvxpy(solver="...").'
+            )
+    return found
 
 
 @dataclasses.dataclass(eq=False)
