@@ -76,6 +76,13 @@ class AbstractCriterion(abc.ABC):
         """The second derivative of every row in its prediction (a hook); None: not known."""
         return None
 
+    def majorant(self, predictions: Tensor, targets: Tensor) -> Tensor | None:
+        """Curvatures of parabolas above `rows` that touch it, shaped like `predictions` (a hook).
+
+        `Newton` steps by them where the second derivatives are singular. None: not known.
+        """
+        return None
+
     def atom(self, predictions: Any, targets: Any) -> Any:
         """`rows` as a convex cvxpy expression of shape (n,) (a hook).
 

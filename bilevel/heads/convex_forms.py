@@ -12,7 +12,6 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.heads.compiled import Compiled, GramForm, RowsForm, compiled
 from bilevel.heads.head_data import Decided, FullData
-from bilevel.heads.linear_objective import LinearObjective
 from bilevel.heads.newton import head_objective
 from bilevel.heads.objective import AbstractObjective
 from bilevel.heads.quadratic import all_penalised, quadratic_system, refuse_singular
@@ -21,7 +20,6 @@ from bilevel.linear.system import PrimalSystem, by_output, factorise, linear_sys
 from bilevel.oracles import LinearParts, Oracles
 from bilevel.problem import LinearHeadProblem
 from bilevel.sampling import Rows
-from bilevel.sets import Everywhere
 from bilevel.status import Status
 from bilevel.trees import Tree
 
@@ -126,8 +124,6 @@ def _rows_heads(
     if check and not all_penalised(oracles, body, head):
         refuse_singular(linear_system(parts, penalised=False), problem)
     objective = head_objective(oracles, body, head, rows)
-    if isinstance(objective, LinearObjective) and not isinstance(problem.head_set, Everywhere):
-        objective.gauge = None  # a set need not allow sums of zero
     return RowsHeads(problem, parts, objective)
 
 
@@ -249,11 +245,22 @@ class RowsHeads(ConvexHeads):
 
     def task(self, run: int, *shared: Any) -> Compiled:
         """One for all runs with the same labels."""
-        design, targets, weights, _ = self.parts
+        design, _, weights, _ = self.parts
         n, size = design.shape[1:]
-        labels = None if targets.is_floating_point() else targets[run].cpu().numpy()
-        shape, weighted = self.problem.head_shape(size), weights is not None
-        return compiled(RowsForm, self.problem.criterion, n, labels, weighted, shape, *shared)
+        labels = None if self._labels is None else self._labels[run]
+        arguments = (n, labels, weights is not None, self.problem.head_shape(size), *shared)
+        return compiled(RowsForm, self.problem.criterion, *arguments, together=self._together)
+
+    @functools.cached_property
+    def _labels(self) -> np.ndarray | None:
+        """(R, n), unless targets are real."""
+        targets = self.parts.targets
+        return None if targets.is_floating_point() else targets.cpu().numpy()
+
+    @functools.cached_property
+    def _together(self) -> int:
+        """How many problems the runs need."""
+        return 1 if self._labels is None else len({labels.tobytes() for labels in self._labels})
 
     def values(self, run: int) -> dict[str, np.ndarray]:
         """Features, root of the penalty, and targets and weights unless they are constants."""

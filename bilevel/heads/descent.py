@@ -26,7 +26,7 @@ CONTRACTION = 0.25
 PRECISE, BEYOND = 1e-9, 0.01
 """Up to this tolerance, a run with a factor of its own goes on to this part of it."""
 DECREASE = 1e-4
-HALVINGS = 50
+HALVINGS, SHORT = 50, 0.2
 SHRUNK = (0.5, 0.25, 0.125, 0.0)
 """Multiples of a head that may be a better start than the head itself."""
 RUNAWAY = 0.1
@@ -87,6 +87,7 @@ class Descent:
         self.precise = no  # a factor in float32 was not good enough
         self.jittered = no
         self.current = no  # the factor belongs to the place
+        self.short = no  # the last step had to be halved often
         self.secants = Secants()
         self.polishable = ~self.objective.penalised | (self.tolerance <= PRECISE)
         self.polished = no  # further steps below the tolerance gain nothing
@@ -162,7 +163,7 @@ class Descent:
     def _factored(self, which: Tensor, dtype: torch.dtype, *, rough: bool = False) -> Tensor:
         """Factor in one type; which runs it was not good enough for, (R,).
 
-        In float64 a jitter is added to those, and what is hopeless still gets a status.
+        In float64 those take a majorant, or a jitter; what is hopeless still gets a status.
         """
         if not bool(which.any()):
             return which
@@ -170,8 +171,11 @@ class Descent:
         last = dtype == torch.float64 and not rough
         hessian = objective.rough_hessian(place) if rough else objective.hessian(place, dtype)
         cholesky, bad = _cholesky(hessian)
+        above = objective.majorant(place) if last else None
+        bad = bad if above is None else bad | self.short[which]
         if last and bool(bad.any()):
-            cholesky[bad] = factorise(hessian[bad])[0]
+            cholesky[bad], _, codes = factorise((hessian if above is None else above)[bad])
+            bad = bad.index_put((bad,), codes != int(Status.CONVERGED))
         usable = cholesky.flatten(1).isfinite().all(1)
         usable = usable if last else usable & ~bad
         if bool(which.all() & usable.all()):
@@ -280,7 +284,9 @@ class Descent:
                 break
             rate = torch.where(left, 0.5 * rate, rate)
             there = self._at(here.point + trees.per_run(rate, step) * step, left)
-        self.stale = self.stale | which
+        if bool(left.any()) and self.objective.majorant(here) is not None:
+            left = left & self.short  # others have not stepped by it yet
+        self.stale, self.short = self.stale | which, which & (rate < SHORT)
         self._stop(left)
 
     def _at(self, point: Tensor, which: Tensor) -> Place:

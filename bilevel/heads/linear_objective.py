@@ -40,12 +40,19 @@ class LinearObjective(AbstractObjective):
         parts: of g, from `Oracles.linear_parts`.
         criterion: which knows its slope and its curvature.
         outputs: K, None for a head without an axis of outputs.
+        settled: whether undetermined sums are made zero; a set of heads need not allow that.
     """
 
     def __init__(
-        self, parts: LinearParts, criterion: AbstractCriterion, outputs: int | None
+        self,
+        parts: LinearParts,
+        criterion: AbstractCriterion,
+        outputs: int | None,
+        *,
+        settled: bool = True,
     ) -> None:
         self.parts, self.criterion, self.outputs = parts, criterion, outputs
+        self.settled = settled
         self.design = parts.design
         targets = parts.targets
         self.targets = targets.double() if targets.is_floating_point() else targets
@@ -58,7 +65,7 @@ class LinearObjective(AbstractObjective):
         self.interacting = interacts(criterion, outputs, self.targets[0])
         self.gauge: Tensor | None = None
         undetermined = (self.penalty == 0).all(1)
-        if criterion.shift_invariant and bool(undetermined.any()):
+        if settled and criterion.shift_invariant and bool(undetermined.any()):
             squares = (self.double.square() * self.weights).sum(1) / self.count
             self.gauge = (squares * undetermined).unsqueeze(1)
 
@@ -115,15 +122,26 @@ class LinearObjective(AbstractObjective):
     def hessian(self, place: Place, dtype: torch.dtype) -> Tensor:
         """One block for interacting outputs, else one for each; a diagonal where they are large."""
         design = self.double if dtype == torch.float64 else self.single
-        penalty = self.penalty.to(dtype)
         diagonal, outer = self._curvature(place, dtype)
-        added = penalty.expand(len(design), self.count, self.features)
         if self.whole and outer is not None:
             free = self.criterion.shift_invariant
             runs = zip(design, outer, diagonal, strict=True)
             found = torch.stack([interacting_gram(z, f, None if free else d) for z, f, d in runs])
             return self._shifted(found).unsqueeze(1)
-        curved = diagonal if outer is None else diagonal - outer.square()
+        return self._by_output(diagonal if outer is None else diagonal - outer.square())
+
+    def majorant(self, place: Place) -> Tensor | None:
+        """As the criterion tells."""
+        curved = self.criterion.majorant(*self._rows(place.predictions))
+        if curved is None:
+            return None
+        return self._by_output(curved.reshape(place.predictions.shape) * self.weights)
+
+    def _by_output(self, curved: Tensor) -> Tensor:
+        """The blocks of outputs with curvatures (R, n, K), weights in them."""
+        dtype = curved.dtype
+        design = self.double if dtype == torch.float64 else self.single
+        added = self.penalty.to(dtype).expand(len(design), self.count, self.features)
         if self.gauge is not None:
             added = added + self.gauge.to(dtype)
         if self.blocks > self.count:
@@ -137,7 +155,7 @@ class LinearObjective(AbstractObjective):
         weights = None if self.parts.weights is None else self.parts.weights[which]
         design, targets, _, penalty = self.parts
         kept = LinearParts(design[which], targets[which], weights, penalty[which])
-        return LinearObjective(kept, self.criterion, self.outputs)
+        return LinearObjective(kept, self.criterion, self.outputs, settled=self.settled)
 
     def rounding(self, place: Place) -> Tensor:
         """Of sums over the rows and over the features."""

@@ -182,7 +182,8 @@ def head_objective(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Abst
     problem = oracles.problem
     if isinstance(problem, LinearHeadProblem) and knows_curvature(problem, _targets(rows)):
         parts = oracles.linear_parts(body, rows)
-        return LinearObjective(parts, problem.criterion, problem.outputs)
+        settled = isinstance(problem.head_set, Everywhere)
+        return LinearObjective(parts, problem.criterion, problem.outputs, settled=settled)
     return GeneralObjective(oracles, body, head, rows)
 
 

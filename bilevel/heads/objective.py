@@ -99,6 +99,10 @@ class AbstractObjective(abc.ABC):
         """The blocks of a matrix like H, good enough to begin with."""
         raise NotImplementedError
 
+    def majorant(self, place: Place) -> Tensor | None:
+        """The blocks of a quadratic above g that touches it, (R, J, q, q); None: not known."""
+        return None
+
     @property
     def turns(self) -> list[slice]:
         """Which runs are solved together, one turn after the other."""
