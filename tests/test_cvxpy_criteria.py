@@ -6,9 +6,11 @@ import pytest
 import torch
 from convex_heads import RADIUS, sets, violation
 from linear_heads import ONE, build, normal
+from small_problems import Smooth, doubles
 
 import bilevel
 from bilevel import Cvxpy, HuberLoss, LogisticLoss, Newton, SoftmaxLoss, Status
+from bilevel.heads import compiled
 from bilevel.testing import check_head_solver
 
 Z = normal(1, 80, 4)
@@ -100,6 +102,35 @@ def test_labels_are_not_mixed_up():
     ]
     torch.testing.assert_close(heads[1], -heads[0], rtol=1e-9, atol=1e-12)
     assert torch.equal(heads[2], heads[0])
+
+
+def test_runs_with_labels_of_their_own_are_compiled_once(monkeypatch):
+    """Five problems in every step, where two are kept otherwise."""
+    monkeypatch.setattr(compiled, "KEPT", 2)
+    compiled._compiled.clear()
+    made, init = [], compiled.RowsForm.__init__
+    monkeypatch.setattr(
+        compiled.RowsForm, "__init__", lambda self, *more: made.append(1) or init(self, *more)
+    )
+
+    class PerSeed(Smooth):
+        redraws_data = True
+
+        def data(self, seed=None):
+            groups = super().data(seed)
+            labels = (doubles([9, seed or 0], len(groups["train"].targets)) > 0).long()
+            return {"train": groups["train"]._replace(targets=labels)}
+
+    one = PerSeed(criterion=LogisticLoss(), head_set=bilevel.Box(-0.1, 0.1))
+    strategy = bilevel.BestResponse(1e-2, Cvxpy())
+    solution = bilevel.solve(one, strategy, 3, seeds=5, every=1, dtype=torch.float64)
+    assert set(solution.status) == {Status.COMPLETED}
+    assert len(made) == 5
+    # forgotten once others take their places
+    for ridge in range(3):
+        other = problem(LogisticLoss(), ridge=0.1 + ridge, head_set=bilevel.Box(-1.0, 1.0))
+        bilevel.best_response(other, ONE, Cvxpy())
+    assert len(compiled._compiled) <= 10
 
 
 def test_it_keeps_the_contract_of_head_solvers():

@@ -25,7 +25,7 @@ UNABLE = ("cannot solve this problem", "do not support", "is not installed")
 LARGEST_PREDICTIONS = 5000
 """Rows times outputs in one problem: compiling takes time that grows with their square."""
 KEPT = 16
-"""How many compiled problems are remembered."""
+"""How many compiled problems are remembered at least."""
 
 
 class Told(NamedTuple):
@@ -234,14 +234,19 @@ class RowsForm(Compiled):
         return fit + 0.5 * squares, linking
 
 
-_compiled: collections.OrderedDict[Any, tuple[Any, Compiled]] = collections.OrderedDict()
+_compiled: collections.OrderedDict[Any, tuple[Any, Compiled, int]] = collections.OrderedDict()
 _lock = threading.Lock()
 
 
-def compiled(form: type[Compiled], *arguments: Any) -> Compiled:
+def compiled(form: type[Compiled], *arguments: Any, together: int = 1) -> Compiled:
     """The problem for these arguments, compiled before or now.
 
     Sets, criteria and functions are told apart by their identity, arrays by their content.
+
+    Args:
+        form: what to compile.
+        *arguments: of the form.
+        together: how many such problems a step needs, in turn: twice as many are kept.
     """
     key = (form, *(_identity(argument) for argument in arguments))
     with _lock:
@@ -250,8 +255,10 @@ def compiled(form: type[Compiled], *arguments: Any) -> Compiled:
             return _compiled[key][1]
     made = form(*arguments)
     with _lock:
-        _compiled[key] = (arguments, made)  # identities hold as long as the objects live
-        while len(_compiled) > KEPT:
+        # identities hold as long as the objects live
+        _compiled[key] = (arguments, made, together)
+        room = max(KEPT, 2 * max(entry[2] for entry in _compiled.values()))
+        while len(_compiled) > room:
             _compiled.popitem(last=False)
     return made
 
