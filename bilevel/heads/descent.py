@@ -87,6 +87,7 @@ class Descent:
         self.precise = no  # a factor in float32 was not good enough
         self.jittered = no
         self.current = no  # the factor belongs to the place
+        self.starting = ~no  # no step fell short yet
         self.short = no  # the last step had to be halved often
         self.secants = Secants()
         self.polishable = ~self.objective.penalised | (self.tolerance <= PRECISE)
@@ -124,23 +125,21 @@ class Descent:
     def _largest(self) -> Tensor:
         return self.place.slope.abs().amax(1)
 
-    def _shrink(self, which: Tensor) -> None:
-        """Start from a smaller head where g is less there.
+    def _shrink(self, which: Tensor) -> Tensor:
+        """Start some runs from a smaller head where g is less there; which ones did.
 
         After a long body step the predictions of the last head may be large and wrong. There the
         curvature is next to none, and Newton steps fall far short.
         """
-        if not bool(which.any()):
-            return
         point, slope, predictions = self.place
         least, scale = self.objective.value(self.place), torch.ones_like(point[:, 0])
         for factor in SHRUNK:
             value = self.objective.value(Place(factor * point, slope, factor * predictions))
             less = which & (value < least)
             least, scale = torch.where(less, value, least), scale.masked_fill(less, factor)
-        moved = scale < 1
-        if bool(moved.any()):
-            self.place = self._at(scale.unsqueeze(1) * point, moved)
+        if bool((scale < 1).any()):
+            self.place = self._at(scale.unsqueeze(1) * point, scale < 1)
+        return scale < 1
 
     # factors
 
@@ -170,7 +169,7 @@ class Descent:
         objective, place = self._part(which)
         last = dtype == torch.float64 and not rough
         hessian = objective.rough_hessian(place) if rough else objective.hessian(place, dtype)
-        cholesky, bad = _cholesky(hessian)
+        cholesky, bad = positive_cholesky(hessian)
         above = objective.majorant(place) if last else None
         bad = bad if above is None else bad | self.short[which]
         if last and bool(bad.any()):
@@ -219,6 +218,10 @@ class Descent:
             left = CONTRACTION * step.abs().amax(1)
             resolved = left <= self.resolution * there.point.abs().amax(1)
             self._mark(good & resolved, Status.CONVERGED)
+        first = searching & self.starting
+        self.starting = self.starting & ~first
+        if bool(first.any()):
+            searching = searching & ~self._shrink(first)
         if bool(searching.any()):
             self._distrust(searching, here, step)
             self._search(searching, here, there, step)
@@ -309,9 +312,15 @@ class Descent:
         return which & far & ~self.objective.penalised
 
     def _stop(self, which: Tensor) -> None:
-        """Runs that cannot get on: at the rounding of the slope they have arrived."""
+        """Runs that cannot get on: at the rounding of the slope they have arrived.
+
+        A head so large that all slopes are rounding there has not, unless zero is no better.
+        """
         if bool(which.any()):
-            arrived = self._largest() <= self.objective.rounding(self.place)
+            zero = self.objective.at(torch.zeros_like(self.place.point))
+            largest, better = self._largest(), zero.slope.abs().amax(1)
+            arrived = largest <= self.objective.rounding(self.place)
+            arrived &= ~(better <= largest) | (better <= self.objective.rounding(zero))
             self._mark(which & arrived, Status.CONVERGED)
             self._mark(which, Status.NOT_CONVERGED)
 
@@ -332,19 +341,10 @@ def _finite(place: Place) -> Tensor:
     return place.slope.isfinite().all(1)
 
 
-def _cholesky(hessian: Tensor) -> tuple[Tensor, Tensor]:
+def positive_cholesky(hessian: Tensor) -> tuple[Tensor, Tensor]:
     """Factors of (R, J, q, q), and which runs are not numerically positive definite."""
     cholesky, info = torch.linalg.cholesky_ex(hessian)
     scale = hessian.diagonal(dim1=2, dim2=3).abs().amax(2)
     pivots = cholesky.diagonal(dim1=2, dim2=3).square().amin(2)
     large = pivots > hessian.shape[-1] * torch.finfo(hessian.dtype).eps * scale
     return cholesky, ~((info == 0) & large).all(1)
-
-
-def newton_factor(objective: AbstractObjective, place: Place) -> tuple[BlockFactor, Tensor]:
-    """The factor of H at a place, and the runs (R,) in which H is numerically singular."""
-    hessian = objective.hessian(place, torch.float64)
-    cholesky, bad = _cholesky(hessian)
-    identity = torch.eye(hessian.shape[-1], dtype=torch.float64, device=hessian.device)
-    cholesky = torch.where(bad[:, None, None, None], identity, cholesky)
-    return BlockFactor(cholesky, ~bad), bad

@@ -10,14 +10,14 @@ from bilevel import hyperparameters, trees
 from bilevel.cost import Cost
 from bilevel.errors import ArgumentError, IncompatibleError
 from bilevel.heads.base import AbstractHeadSolver, HeadSolution
-from bilevel.heads.descent import Descent
+from bilevel.heads.descent import Descent, positive_cholesky
 from bilevel.heads.linear_objective import (
     LinearObjective,
     count_blocks,
     interacts,
     knows_curvature,
 )
-from bilevel.heads.objective import AbstractObjective, GeneralObjective, general_blocks
+from bilevel.heads.objective import AbstractObjective, GeneralObjective, Place, general_blocks
 from bilevel.heads.quadratic import all_penalised, refuse_singular
 from bilevel.linear.factor import BlockFactor
 from bilevel.linear.system import PrimalSystem, linear_system
@@ -195,3 +195,12 @@ def hessian_system(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Prim
     step = -place.slope.reshape(*hessian.shape[:3], 1)
     floor = torch.full_like(step[:, 0, 0, 0], -torch.inf)
     return PrimalSystem(hessian, step, floor, rows.count)
+
+
+def newton_factor(objective: AbstractObjective, place: Place) -> tuple[BlockFactor, Tensor]:
+    """The factor of H at a place, and the runs (R,) in which H is numerically singular."""
+    hessian = objective.hessian(place, torch.float64)
+    cholesky, bad = positive_cholesky(hessian)
+    identity = torch.eye(hessian.shape[-1], dtype=torch.float64, device=hessian.device)
+    cholesky = torch.where(bad[:, None, None, None], identity, cholesky)
+    return BlockFactor(cholesky, ~bad), bad

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.errors import ProblemError
-from bilevel.heads.descent import newton_factor
 from bilevel.heads.linear_objective import knows_curvature
-from bilevel.heads.newton import head_objective
+from bilevel.heads.newton import head_objective, newton_factor
 from bilevel.heads.quadratic import quadratic_system
 from bilevel.linear import CG, AbstractLinearSolver, Dense, LinearSolution, Operator
 from bilevel.linear.factor import BlockFactor, Factor
