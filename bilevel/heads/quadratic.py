@@ -1,6 +1,9 @@
 """Quadratic heads: their linear system, and whether it can be solved."""
 
+import dataclasses
+
 import torch
+from torch import Tensor
 
 from bilevel import trees
 from bilevel.errors import IncompatibleError, SingularHeadError
@@ -13,6 +16,7 @@ from bilevel.status import Status
 from bilevel.trees import Tree
 
 LARGEST_GENERAL_HEAD = 1024
+TINY = torch.finfo(torch.float64).tiny
 
 
 def quadratic_system(
@@ -67,18 +71,30 @@ def refuse_singular(system: AbstractSystem, problem: StackelbergProblem, remedy:
     if bool(bad.any()):
         run = int(bad.nonzero()[0])
         linear = isinstance(problem, LinearHeadProblem)
+        why = "the head has no unique minimiser"
         what = "The Gram matrix of the features has" if linear else "The head's Hessian has"
         if not linear:
             remedy = "Add a strongly convex term to `head_objective`."
+        elif isinstance(system, PrimalSystem) and bool(_badly_scaled(system)[run]):
+            why = "it is numerically singular because the scales of the features differ by too much"
+            remedy = "Standardise the features: divide each by its standard deviation."
         elif not remedy:
             remedy = (
                 "Set `ridge` (or `penalty`) to a positive number, or use fewer features than rows."
             )
         raise SingularHeadError(
             f"{what} smallest eigenvalue {float(smallest[run]):.2g} (largest "
-            f"{float(largest[run]):.2g}) in run {run}: the head has no unique minimiser, so there "
-            f"is no closed form. {remedy}"
+            f"{float(largest[run]):.2g}) in run {run}: {why}. {remedy}"
         )
+
+
+def _badly_scaled(system: PrimalSystem) -> Tensor:
+    """Whether H is positive definite once its diagonal is scaled to one, (R,)."""
+    root = system.hessian.diagonal(dim1=2, dim2=3).clamp(min=TINY).rsqrt()
+    scaled = system.hessian * root.unsqueeze(2) * root.unsqueeze(3)
+    floor = torch.full_like(system.floor, -torch.inf)
+    low, high = dataclasses.replace(system, hessian=scaled, floor=floor).curvature()
+    return low > scaled.shape[-1] * EPS * high
 
 
 def check_quadratic(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> None:
