@@ -26,7 +26,8 @@ class AbstractCriterion(abc.ABC):
 
     `rows`, `metrics` and `check_targets` are required. `slope`, `curvature` and the two constants
     make heads quick to solve and their bounds proven: without them derivatives are taken by
-    automatic differentiation and bounds are estimated. `atom` is what `Cvxpy` needs.
+    automatic differentiation and bounds are estimated. `majorant` leads `Newton` where the second
+    derivative vanishes, `atom` is what `Cvxpy` needs.
     """
 
     quadratic: bool = False

@@ -47,7 +47,8 @@ class Newton(AbstractHeadSolver):
     theta <- theta - t H^{-1} d_theta g, in float64 whatever the training's type. The factor of H is
     kept, also from one body to the next: it is made anew only where a step by it leaves more than a
     quarter of the gradient. Where a step of a new factor falls short, it is halved until g
-    decreases. Each run decides for itself.
+    decreases; the first such time the run starts again from a smaller head, or zero, if g is less
+    there. Each run decides for itself.
 
     For a linear head with a criterion of known curvature (`LogisticLoss`, `SoftmaxLoss`,
     `HuberLoss`, your own) H comes from the features: M x M, or M K x M K where outputs interact; a
@@ -71,7 +72,8 @@ class Newton(AbstractHeadSolver):
 
     Source: Boyd and Vandenberghe, Convex Optimization (2004), section 9.5.2. Differs from the
     source in: 1. old factors are used again (the chord method), 2. steps that shrink the gradient
-    by a factor of four are taken without looking at g.
+    by a factor of four are taken without looking at g, 3. where H is singular, a majorant that the
+    criterion knows takes its place.
 
     Examples:
         >>> import bilevel
