@@ -31,7 +31,7 @@ COLUMNS = {"diabetes": 10, "friedman1": 10, "friedman2": 4, "friedman3": 4}
 
 NEED_A_FILE = {"boston", "table", "transitions"}  # tested in files of their own
 CLASSIFICATION = {"digits", "breast-cancer", "mnist", "fashion-mnist", "cifar10"}  # likewise
-EVALUATION = {"policy-evaluation"}  # likewise
+EVALUATION = {"policy-evaluation", "neural-policy-evaluation"}  # likewise
 
 
 def test_every_registered_problem_is_tested():
