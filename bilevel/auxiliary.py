@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 
+from bilevel.errors import IncompatibleError
 from bilevel.problem import Groups, StackelbergProblem
 from bilevel.sets import ConvexSet, Everywhere
 from bilevel.trees import Tree
@@ -95,4 +96,6 @@ class AuxiliaryProblem(StackelbergProblem):
         much for small problems. Rows that runs share come expanded. Where a subclass overrides
         `directions` alone, that is what counts.
         """
-        raise NotImplementedError
+        raise IncompatibleError(
+            f"{type(self).__name__} has no `directions_of_runs`: map `directions` over the runs."
+        )

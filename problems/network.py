@@ -90,7 +90,9 @@ class Network:
 
 
 class NetworkProblem(bilevel.LinearHeadProblem):
-    """A network as a problem: g = loss + lambda/2 |theta|^2 + h(body), biases not penalised.
+    """A network as a problem: g = loss + lambda/2 |theta|^2 + h(body).
+
+    The bias of the head is penalised only with `penalize_bias`, those of the hidden layers never.
 
     h = weight_decay/2 sum_l |W_l|^2 over the weights of the hidden layers. It is part of both
     levels, so that Danskin's gradient stays exact, and it leaves the best response as it is.

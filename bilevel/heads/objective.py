@@ -92,12 +92,12 @@ class AbstractObjective(abc.ABC):
 
     @property
     def has_rough(self) -> bool:
-        """Whether `rough_hessian` is there, and much cheaper."""
+        """Whether `rough_hessian` is much cheaper than H."""
         return False
 
     def rough_hessian(self, place: Place) -> Tensor:
         """The blocks of a matrix like H, good enough to begin with."""
-        raise NotImplementedError
+        return self.hessian(place, torch.float64)
 
     def majorant(self, place: Place) -> Tensor | None:
         """The blocks of a quadratic above g that touches it, (R, J, q, q); None: not known."""

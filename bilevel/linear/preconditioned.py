@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.errors import IncompatibleError
 from bilevel.linear.base import LinearSolution
 from bilevel.linear.conjugate_gradient import CG
 from bilevel.linear.factor import BlockFactor
@@ -39,7 +40,7 @@ def preconditioned_cg(
         return factor.whiten(product(inside).double()).to(dtype)
 
     def no_matrix() -> Tensor:
-        raise NotImplementedError
+        raise IncompatibleError("This system is known by its products only.")
 
     system = Operator(whitened, no_matrix)
     found = CG(rtol, max_steps).solve(system, factor.whiten(right.double()).to(dtype))
