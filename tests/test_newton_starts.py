@@ -11,7 +11,8 @@ from small_problems import doubles
 import bilevel
 from bilevel import LogisticLoss, Newton, SoftmaxLoss, Status, trees
 from bilevel.errors import ArgumentError, IncompatibleError, SingularHeadError
-from bilevel.heads import descent
+from bilevel.heads import descent, newton
+from bilevel.heads.starts import better_start
 
 # warm starts
 
@@ -60,6 +61,45 @@ def test_a_factor_of_another_body_is_replaced():
     assert again.status.tolist() == [int(Status.CONVERGED)]
     torch.testing.assert_close(again.head, point.solved(solver).head, rtol=0, atol=1e-9)
     assert not torch.equal(again.state.factor.cholesky, first.state.factor.cholesky)
+
+
+@pytest.mark.parametrize("name", ["breast cancer", "digits"])
+def test_after_a_long_body_step_newton_starts_from_what_the_last_head_predicted(name):
+    """The head fitted to those predictions by ridge regression, where g is less than at the last.
+
+    A body step that mixes the features: least squares finds A^-1 theta, up to the penalty.
+    """
+    inputs, labels, criterion, outputs = table(name)
+    m = inputs.shape[1]
+    eye = torch.eye(m, dtype=torch.float64)
+    problem = build(inputs, labels, features=lambda w, x: x @ w, body=eye, ridge=1e-3)
+    type(problem).criterion, type(problem).outputs = criterion, outputs
+    solver, mixing = Newton(), eye + 0.5 * doubles(5, m, m)
+    first = Point(problem, [eye]).solved(solver)
+    point = Point(problem, [mixing], [first.head[0]])
+    objective = newton.head_objective(point.oracles, point.body, point.head, point.rows)
+    place = objective.at(objective.vector(point.head))
+    best, new = better_start(objective, place, torch.tensor([True]), first.state.predictions)
+    z = inputs @ mixing.numpy()
+    predicted = inputs @ first.head[0].numpy()
+    expected = np.linalg.solve(z.T @ z / len(z) + 1e-3 * np.eye(m), z.T @ predicted / len(z))
+    assert new.tolist() == [True]
+    np.testing.assert_allclose(objective.head(best)[0].numpy(), expected, rtol=0, atol=1e-5)
+
+    def factorisations():
+        ways, run = [], descent.Descent.run
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(descent.Descent, "run", lambda self: ways.append(run(self)) or ways[-1])
+            found = solver.solve(point.oracles, point.body, point.head, point.rows, first.state, 1)
+        assert found.status.tolist() == [int(Status.CONVERGED)]
+        return int(ways[0].factored), found.head
+
+    few, warm = factorisations()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(objective), "fit", lambda self, predictions: None)
+        many, cold = factorisations()
+    torch.testing.assert_close(warm, cold, rtol=0, atol=1e-7)
+    assert few < many
 
 
 def test_float32_heads_are_as_near_as_float32_can_tell():

@@ -15,6 +15,7 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.heads.objective import AbstractObjective, Place
 from bilevel.heads.secants import Secants
+from bilevel.heads.starts import better_start
 from bilevel.linear.factor import BlockFactor
 from bilevel.linear.preconditioned import preconditioned_cg
 from bilevel.linear.system import EPS, factorise
@@ -27,8 +28,6 @@ PRECISE, BEYOND = 1e-9, 0.01
 """Up to this tolerance, a run with a factor of its own goes on to this part of it."""
 DECREASE = 1e-4
 HALVINGS, SHORT = 50, 0.2
-SHRUNK = (0.5, 0.25, 0.125, 0.0)
-"""Multiples of a head that may be a better start than the head itself."""
 RUNAWAY = 0.1
 """Predictions that still move by this much although g is flat run away to infinity."""
 SINGLE_WORK = 2.0**24
@@ -64,6 +63,7 @@ class Descent:
         objective: g of the runs.
         place: where they start.
         factor: to start with.
+        last: what the heads predicted when they were last solved, see `Place`.
         tolerance: of max |d g|.
         max_steps: at most so many steps.
         resolution: a run also ends when what is left to go is below this times its largest number.
@@ -72,6 +72,7 @@ class Descent:
     objective: AbstractObjective
     place: Place
     factor: BlockFactor
+    last: Tensor
     tolerance: Number
     max_steps: int
     resolution: float = 0.0
@@ -125,21 +126,12 @@ class Descent:
     def _largest(self) -> Tensor:
         return self.place.slope.abs().amax(1)
 
-    def _shrink(self, which: Tensor) -> Tensor:
-        """Start some runs from a smaller head where g is less there; which ones did.
-
-        After a long body step the predictions of the last head may be large and wrong. There the
-        curvature is next to none, and Newton steps fall far short.
-        """
-        point, slope, predictions = self.place
-        least, scale = self.objective.value(self.place), torch.ones_like(point[:, 0])
-        for factor in SHRUNK:
-            value = self.objective.value(Place(factor * point, slope, factor * predictions))
-            less = which & (value < least)
-            least, scale = torch.where(less, value, least), scale.masked_fill(less, factor)
-        if bool((scale < 1).any()):
-            self.place = self._at(scale.unsqueeze(1) * point, scale < 1)
-        return scale < 1
+    def _restart(self, which: Tensor) -> Tensor:
+        """Start some runs from other heads where g is less there; which ones did."""
+        point, better = better_start(self.objective, self.place, which, self.last)
+        if bool(better.any()):
+            self.place = self._at(point, better)
+        return better
 
     # factors
 
@@ -218,10 +210,10 @@ class Descent:
             left = CONTRACTION * step.abs().amax(1)
             resolved = left <= self.resolution * there.point.abs().amax(1)
             self._mark(good & resolved, Status.CONVERGED)
-        first = searching & self.starting
+        first = short & self.starting
         self.starting = self.starting & ~first
         if bool(first.any()):
-            searching = searching & ~self._shrink(first)
+            searching = searching & ~self._restart(first)
         if bool(searching.any()):
             self._distrust(searching, here, step)
             self._search(searching, here, there, step)

@@ -18,7 +18,7 @@ from bilevel import trees
 from bilevel.criteria import AbstractCriterion, RowCurvature
 from bilevel.heads.objective import AbstractObjective, Place
 from bilevel.linear.row_gram import interacting_gram, weighted_gram
-from bilevel.linear.system import EPS
+from bilevel.linear.system import EPS, linear_system
 from bilevel.oracles import LinearParts
 from bilevel.problem import LinearHeadProblem
 
@@ -129,6 +129,12 @@ class LinearObjective(AbstractObjective):
             found = torch.stack([interacting_gram(z, f, None if free else d) for z, f, d in runs])
             return self._shifted(found).unsqueeze(1)
         return self._by_output(diagonal if outer is None else diagonal - outer.square())
+
+    def fit(self, predictions: Tensor) -> Tensor:
+        """By penalised least squares."""
+        parts = self.parts._replace(targets=predictions.double())
+        head = linear_system(parts, penalised=False).solve()[0]
+        return self.vector(head[..., 0] if self.outputs is None else head)
 
     def majorant(self, place: Place) -> Tensor | None:
         """As the criterion tells."""

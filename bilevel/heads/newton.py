@@ -35,9 +35,11 @@ class NewtonState(NamedTuple):
 
     Attributes:
         factor: of the last Hessian.
+        predictions: of the last heads at their body, see `Place`; float32, 0 for what is lost.
     """
 
     factor: BlockFactor
+    predictions: Tensor
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,9 +48,10 @@ class Newton(AbstractHeadSolver):
 
     theta <- theta - t H^{-1} d_theta g, in float64 whatever the training's type. The factor of H is
     kept, also from one body to the next: it is made anew only where a step by it leaves more than a
-    quarter of the gradient. Where a step of a new factor falls short, it is halved until g
-    decreases; the first such time the run starts again from a smaller head, or zero, if g is less
-    there. Each run decides for itself.
+    quarter of the gradient. The first time a step falls short, the run starts again where g is
+    less: from the head that comes nearest to what the last head predicted at the last body, or from
+    a smaller one. Where a step of a new factor falls short, it is halved until g decreases. Each
+    run decides for itself.
 
     For a linear head with a criterion of known curvature (`LogisticLoss`, `SoftmaxLoss`,
     `HuberLoss`, your own) H comes from the features: M x M, or M K x M K where outputs interact; a
@@ -73,7 +76,7 @@ class Newton(AbstractHeadSolver):
     Source: Boyd and Vandenberghe, Convex Optimization (2004), section 9.5.2. Differs from the
     source in: 1. old factors are used again (the chord method), 2. steps that shrink the gradient
     by a factor of four are taken without looking at g, 3. where H is singular, a majorant that the
-    criterion knows takes its place.
+    criterion knows takes its place, 4. after a long step of the body it starts elsewhere.
 
     Examples:
         >>> import bilevel
@@ -107,8 +110,7 @@ class Newton(AbstractHeadSolver):
         if isinstance(problem, LinearHeadProblem) and not all_penalised(oracles, body, head):
             parts = oracles.linear_parts(body, rows.full)
             refuse_singular(linear_system(parts, penalised=False), problem)
-        vectors = trees.flatten(trees.cast(head, torch.float64))
-        return NewtonState(BlockFactor.none(vectors, _blocks(oracles, head, rows.full)))
+        return _nothing_known(oracles.problem, head, rows.full)
 
     def solve(
         self, oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: NewtonState, k: int
@@ -121,25 +123,27 @@ class Newton(AbstractHeadSolver):
         failed = found.status >= int(Status.DIVERGED)
         point = found.point.masked_fill(failed.unsqueeze(1), torch.nan)
         answer = trees.cast(objective.head(point), dtype)
-        factor = found.factor
-        return HeadSolution(answer, found.residual, found.status, NewtonState(factor), factor)
+        state = NewtonState(found.factor, found.predictions)
+        return HeadSolution(answer, found.residual, found.status, state, found.factor)
 
     def _turn(
         self, whole: AbstractObjective, head: Tree, state: NewtonState, turn: slice
     ) -> "_Solved":
         """The heads of some runs."""
         objective = whole.take(turn)
-        head, factor = trees.part(head, turn), trees.part(state.factor, turn)
+        head, state = trees.part(head, turn), trees.part(state, turn)
         dtype = trees.leaves(head)[0].dtype
         resolution = 0.0 if dtype == torch.float64 else 0.5 * torch.finfo(dtype).eps
         start = objective.at(objective.vector(head))
         tolerance = hyperparameters.part(self, turn).tolerance
-        found = Descent(objective, start, factor, tolerance, self.max_steps, resolution).run()
+        descent = Descent(objective, start, *state, tolerance, self.max_steps, resolution)
+        found = descent.run()
         slope = found.place.slope
         if resolution:  # what is returned is rounded
             rounded = trees.cast(objective.head(found.place.point), dtype)
             slope = objective.at(objective.vector(rounded)).slope
-        return _Solved(found.place.point, trees.norm(slope), found.status, found.factor)
+        left, kept = trees.norm(slope), _kept(found.place)
+        return _Solved(found.place.point, left, found.status, found.factor, kept)
 
     @property
     def exact(self) -> bool:
@@ -152,6 +156,11 @@ class Newton(AbstractHeadSolver):
         return Cost(solves=1, passes=1)
 
 
+def _kept(place: Place) -> Tensor:
+    """The predictions, float32; 0 for what is lost."""
+    return place.predictions.float().nan_to_num(0.0, 0.0, 0.0)
+
+
 class _Solved(NamedTuple):
     """What became of some runs; see `Found` and `HeadSolution`."""
 
@@ -159,18 +168,19 @@ class _Solved(NamedTuple):
     residual: Tensor
     status: Tensor
     factor: BlockFactor
+    predictions: Tensor
 
 
-def _blocks(oracles: Oracles, head: Tree, rows: Rows) -> int:
-    """In how many blocks the Hessian is factored; known from shapes."""
-    problem = oracles.problem
-    if isinstance(problem, LinearHeadProblem):
-        targets = _targets(rows)
-        if knows_curvature(problem, targets):
-            outputs = problem.outputs
-            interacting = interacts(problem.criterion, outputs, targets)
-            return count_blocks(head.shape[1], outputs or 1, interacting)
-    return general_blocks(trees.flatten(head).shape[1])
+def _nothing_known(problem: StackelbergProblem, head: Tree, rows: Rows) -> NewtonState:
+    """No factor and predictions of zero, in the shapes of the objective."""
+    vectors = trees.flatten(trees.cast(head, torch.float64))
+    blocks, predictions = general_blocks(vectors.shape[1]), vectors[:, :0]
+    if isinstance(problem, LinearHeadProblem) and knows_curvature(problem, _targets(rows)):
+        outputs = problem.outputs or 1
+        interacting = interacts(problem.criterion, problem.outputs, _targets(rows))
+        blocks = count_blocks(head.shape[1], outputs, interacting)
+        predictions = vectors.new_zeros(len(vectors), rows.count, outputs)
+    return NewtonState(BlockFactor.none(vectors, blocks), predictions.float())
 
 
 def _targets(rows: Rows) -> Tensor:

@@ -99,6 +99,10 @@ class AbstractObjective(abc.ABC):
         """The blocks of a matrix like H, good enough to begin with."""
         return self.hessian(place, torch.float64)
 
+    def fit(self, predictions: Tensor) -> Tensor | None:
+        """Heads (R, P) whose predictions are close to these; None: heads that make none."""
+        return None
+
     def majorant(self, place: Place) -> Tensor | None:
         """The blocks of a quadratic above g that touches it, (R, J, q, q); None: not known."""
         return None
