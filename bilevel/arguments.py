@@ -46,12 +46,6 @@ def float_type(dtype: object) -> torch.dtype:
     return dtype
 
 
-def check_positive_integer(name: str, value: object) -> None:
-    """Raise unless the argument `name` is 1, 2, ..."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ArgumentError(f"`{name}` must be a positive integer, got {value!r}.")
-
-
 def check_state(state: Any, fresh: TrainingState) -> TrainingState:
     """`state`, or an error unless it could have come from the start `fresh` of this training."""
     if not isinstance(state, TrainingState):

@@ -4,9 +4,9 @@ import dataclasses
 import math
 from typing import Literal, get_args
 
-from bilevel.arguments import check_positive_integer
 from bilevel.errors import ArgumentError
 from bilevel.loop import record_steps
+from bilevel.schedules import check_positive_integer
 
 BudgetKind = Literal["steps", "gradients"]
 RECORDS = 50
@@ -33,7 +33,7 @@ class Budget:
         if self.kind not in get_args(BudgetKind):
             raise ArgumentError(f'`budget` must be "steps" or "gradients", got {self.kind!r}.')
         if self.every is not None:
-            check_positive_integer("every", self.every)
+            check_positive_integer(self.every, "`every`")
         if self.kind == "gradients" and self.every is not None and self.every < self.dearest:
             raise ArgumentError(
                 f"`every` counts gradient evaluations here, and the dearest step takes "

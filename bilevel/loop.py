@@ -8,7 +8,6 @@ from torch import Tensor
 
 from bilevel import hyperparameters
 from bilevel.arguments import (
-    check_positive_integer,
     check_problem_instance,
     check_state,
     check_strategy,
@@ -21,7 +20,7 @@ from bilevel.errors import AllRunsFailedError, ArgumentError
 from bilevel.oracles import Oracles
 from bilevel.problem import StackelbergProblem
 from bilevel.sampling import BatchSize, Sampler, TrainingData
-from bilevel.schedules import positive
+from bilevel.schedules import check_positive_integer, positive
 from bilevel.solution import Solution, TrainingState
 from bilevel.status import Status
 from bilevel.stepping import can_compile
@@ -146,7 +145,7 @@ class Loop:
         strategy.check(problem)
         strategy = strategy.fitted(problem)
         if max_runs_at_once is not None:
-            check_positive_integer("max_runs_at_once", max_runs_at_once)
+            check_positive_integer(max_runs_at_once, "`max_runs_at_once`")
         check_data(problem, data.groups, per_seed=data.per_seed)
         needed = _check_start(problem, strategy, data.part(slice(0, 1)), batch_size, sampling)
         at_once = max_runs_at_once or max(1, int(STEP_BYTES // max(needed, 1)))
@@ -289,8 +288,8 @@ class Loop:
 
 def record_steps(start: int, steps: int, every: int) -> list[int]:
     """The first and the last of `steps` steps, and the multiples of `every` between them."""
-    check_positive_integer("steps", steps)
-    check_positive_integer("every", every)
+    check_positive_integer(steps, "`steps`")
+    check_positive_integer(every, "`every`")
     last = start + steps
     return sorted({start, last, *range(start + -start % every, last, every)})
 

@@ -1,6 +1,7 @@
 """The problems: what users subclass. Written for one run, without a run axis."""
 
 import abc
+import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, final
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.constants import Curvature, Lipschitz
 from bilevel.criteria import AbstractCriterion, SquaredError
-from bilevel.errors import FinalMethodError, ShapeError
+from bilevel.errors import FinalMethodError, ProblemError, ShapeError
 from bilevel.sets import ConvexSet, Everywhere
 from bilevel.trees import Tree
 
@@ -59,6 +60,15 @@ class StackelbergProblem(abc.ABC):
     """True: `data(seed)` is called for every seed; the shapes must not depend on the seed."""
     note: str = ""
     """One sentence on the data and its source, shown in reports."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuse an attribute that would hide a method, such as `data` or `design`."""
+        if inspect.isfunction(getattr(type(self), name, None)) and not callable(value):
+            raise ProblemError(
+                f"`{name}` is a method of {type(self).__name__}, which an attribute of that name "
+                "would hide. Choose another name for the attribute."
+            )
+        super().__setattr__(name, value)
 
     @abc.abstractmethod
     def data(self, seed: int | None = None) -> Groups:

@@ -136,6 +136,12 @@ def as_schedule(value: Number | AbstractSchedule, name: str) -> AbstractSchedule
     return Constant(positive(value, f"`{name}`"))
 
 
+def check_positive_integer(value: object, name: str) -> None:
+    """Raise an `ArgumentError` unless `value` is 1, 2, ..."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ArgumentError(f"{name} must be a positive integer, got {value!r}.")
+
+
 def positive(value: Number, name: str, *, zero_allowed: bool = False) -> Number:
     """Return `value` as float or float tensor, or say that it must be positive and finite."""
     expected = "at least 0" if zero_allowed else "positive"

@@ -141,6 +141,7 @@ def test_one_rate_for_each_run_is_refused_at_a_single_point():
         ({"lr": float("nan"), "steps": 3}, "`lr` must be positive"),
         ({"lr": 0.1, "steps": 0}, "`steps` must be a positive integer"),
         ({"lr": 0.1, "steps": 2.5}, "`steps` must be a positive integer"),
+        ({"lr": 0.1, "steps": True}, "`steps` must be a positive integer"),
         ({"lr": 0.1, "steps": 3, "batch_size": 0}, "`batch_size`"),
         ({"lr": 0.1, "steps": 3, "tolerance": 0.0}, "`tolerance` must be positive"),
         ({"lr": 0.1, "steps": 3, "tolerance": 1e-3, "batch_size": 4}, "`tolerance` needs"),

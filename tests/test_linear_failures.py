@@ -107,6 +107,7 @@ def test_what_cannot_be_solved_says_so(solver, values, status):
         (lambda: CG(1.0), "below 1"),
         (lambda: CG(torch.tensor([1e-3, 2.0])), "below 1"),
         (lambda: CG(max_steps=0), "`max_steps`"),
+        (lambda: CG(max_steps=True), "`max_steps`"),
         (lambda: Neumann(0), "`steps`"),
         (lambda: Neumann(True), "`steps`"),
         (lambda: Neumann(3, step_size=-0.1), "`step_size`"),

@@ -139,6 +139,12 @@ def test_overriding_a_final_method_is_refused_at_class_creation(name):
         type("Mine", (mixin, LinearHeadProblem), {})
 
 
+@pytest.mark.parametrize("name", ["data", "design", "features", "head_objective", "metrics"])
+def test_an_attribute_that_would_hide_a_method_is_refused_where_it_is_set(name):
+    with pytest.raises(ProblemError, match=f"`{name}` is a method of Smooth.*another name"):
+        Smooth(**{name: torch.ones(3)})
+
+
 def test_hooks_may_be_overridden():
     hooks = ["features", "row_weights", "penalty", "body_penalty", "metrics", "body_objective"]
     type("Mine", (Smooth,), {name: lambda self, *arguments: None for name in hooks})

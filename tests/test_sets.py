@@ -152,6 +152,12 @@ def test_a_box_needs_ordered_bounds(low, high):
         Box(low, high)
 
 
+@pytest.mark.parametrize(("low", "high"), [("a", 1.0), (0.0, None), (0.0, "inf")])
+def test_the_bounds_of_a_box_are_numbers(low, high):
+    with pytest.raises(ArgumentError, match="bounds of a box are numbers or tensors"):
+        Box(low, high)
+
+
 @pytest.mark.parametrize("radius", [0.0, -1.0, float("nan"), "a", True, torch.ones(2)])
 @pytest.mark.parametrize("ball", [Ball, L1Ball])
 def test_a_ball_needs_a_positive_radius(ball, radius):

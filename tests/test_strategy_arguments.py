@@ -127,7 +127,7 @@ def test_unknown_orders_are_refused(order):
         TwoTimescale(0.1, 0.1, order=order)
 
 
-@pytest.mark.parametrize("head_steps", [0, -1, 1.5, "2", None])
+@pytest.mark.parametrize("head_steps", [0, -1, 1.5, "2", None, True])
 def test_bad_head_steps_are_refused(head_steps):
     with pytest.raises(ArgumentError, match="`head_steps` must be a positive integer"):
         TwoTimescale(0.1, 0.1, head_steps=head_steps)

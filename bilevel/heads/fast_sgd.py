@@ -15,7 +15,13 @@ from bilevel.optimizers.sgd import descend
 from bilevel.oracles import Oracles
 from bilevel.problem import Groups
 from bilevel.sampling import Rows, check_batch_size
-from bilevel.schedules import AbstractSchedule, Number, as_schedule, positive
+from bilevel.schedules import (
+    AbstractSchedule,
+    Number,
+    as_schedule,
+    check_positive_integer,
+    positive,
+)
 from bilevel.sets import Everywhere
 from bilevel.status import Status
 from bilevel.trees import Tree
@@ -58,8 +64,7 @@ class FastSGD(AbstractHeadSolver):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lr", as_schedule(self.lr, "lr"))
-        if not isinstance(self.steps, int) or self.steps < 1:
-            raise ArgumentError(f"`steps` must be a positive integer, got {self.steps!r}.")
+        check_positive_integer(self.steps, "`steps`")
         check_batch_size(self.batch_size, "`batch_size`")
         if self.tolerance is not None:
             object.__setattr__(self, "tolerance", positive(self.tolerance, "`tolerance`"))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bilevel import hyperparameters, trees
 from bilevel.cost import Cost
-from bilevel.errors import ArgumentError, IncompatibleError
+from bilevel.errors import IncompatibleError
 from bilevel.heads.base import AbstractHeadSolver, HeadSolution
 from bilevel.heads.descent import Descent, positive_cholesky
 from bilevel.heads.linear_objective import (
@@ -24,7 +24,7 @@ from bilevel.linear.system import PrimalSystem, linear_system
 from bilevel.oracles import Oracles
 from bilevel.problem import LinearHeadProblem, StackelbergProblem
 from bilevel.sampling import Rows
-from bilevel.schedules import Number, positive
+from bilevel.schedules import Number, check_positive_integer, positive
 from bilevel.sets import Everywhere
 from bilevel.status import Status
 from bilevel.trees import Tree
@@ -92,9 +92,7 @@ class Newton(AbstractHeadSolver):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tolerance", positive(self.tolerance, "`tolerance`"))
-        steps = self.max_steps
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ArgumentError(f"`max_steps` must be a positive integer, got {steps!r}.")
+        check_positive_integer(self.max_steps, "`max_steps`")
 
     def check(self, problem: StackelbergProblem) -> None:
         """Refuse sets of heads."""

@@ -7,13 +7,14 @@ import torch
 
 from bilevel import trees
 from bilevel.cost import Cost
-from bilevel.errors import ArgumentError, IncompatibleError
+from bilevel.errors import IncompatibleError
 from bilevel.heads import AbstractHeadSolver, FastSGD
 from bilevel.hypergradients.base import AbstractHypergradient, Answer, BodyGradient, fine
 from bilevel.optimizers.sgd import descend
 from bilevel.oracles import Oracles
 from bilevel.problem import StackelbergProblem
 from bilevel.sampling import Rows
+from bilevel.schedules import check_positive_integer
 from bilevel.trees import Tree
 
 
@@ -54,10 +55,9 @@ class Unrolled(AbstractHypergradient):
     truncate: int | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("steps", self.steps), ("truncate", self.truncate)):
-            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            if not whole and not (name == "truncate" and value is None):
-                raise ArgumentError(f"`{name}` must be a positive integer, got {value!r}.")
+        check_positive_integer(self.steps, "`steps`")
+        if self.truncate is not None:
+            check_positive_integer(self.truncate, "`truncate`")
 
     def check(self, problem: StackelbergProblem, solver: AbstractHeadSolver) -> None:
         """Only plain steps of a fixed number can be followed back."""

@@ -12,7 +12,7 @@ from bilevel.cost import Cost
 from bilevel.errors import ArgumentError
 from bilevel.linear.base import AbstractLinearSolver, LinearSolution
 from bilevel.linear.operator import Operator, normalised, to_tree, to_vectors
-from bilevel.schedules import Number, positive
+from bilevel.schedules import Number, check_positive_integer, positive
 from bilevel.status import Status
 from bilevel.trees import Tree
 
@@ -67,10 +67,8 @@ class CG(AbstractLinearSolver):
         object.__setattr__(self, "rtol", positive(self.rtol, "`rtol`"))
         if bool(torch.as_tensor(self.rtol >= 1).any()):
             raise ArgumentError(f"`rtol` must be below 1, where zeros are a solution: {self.rtol}.")
-        if self.max_steps is not None and not (
-            isinstance(self.max_steps, int) and self.max_steps >= 1
-        ):
-            raise ArgumentError(f"`max_steps` must be a positive integer, got {self.max_steps!r}.")
+        if self.max_steps is not None:
+            check_positive_integer(self.max_steps, "`max_steps`")
 
     @torch.no_grad()
     def solve(self, operator: Operator, right: Tree, start: Tree | None = None) -> LinearSolution:

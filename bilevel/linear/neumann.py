@@ -8,11 +8,10 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.cost import Cost
-from bilevel.errors import ArgumentError
 from bilevel.linear.base import AbstractLinearSolver, LinearSolution
 from bilevel.linear.operator import Operator, normalised, to_tree, to_vectors
 from bilevel.linear.system import replace_bad
-from bilevel.schedules import Number, positive
+from bilevel.schedules import Number, check_positive_integer, positive
 from bilevel.status import Status
 from bilevel.trees import Tree
 
@@ -70,8 +69,7 @@ class Neumann(AbstractLinearSolver):
     step_size: Number | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise ArgumentError(f"`steps` must be a positive integer, got {self.steps!r}.")
+        check_positive_integer(self.steps, "`steps`")
         if self.step_size is not None:
             object.__setattr__(self, "step_size", positive(self.step_size, "`step_size`"))
 

@@ -33,7 +33,7 @@ class Box(ConvexSet):
     high: float | Tensor
 
     def __post_init__(self) -> None:
-        low, high = torch.as_tensor(self.low), torch.as_tensor(self.high)
+        low, high = (_limit(bound) for bound in (self.low, self.high))
         if low.isnan().any() or high.isnan().any() or (low > high).any():
             raise ArgumentError(f"A box needs low <= high, got {self.low=} and {self.high=}.")
 
@@ -128,6 +128,14 @@ class Nonnegative(ConvexSet):
     def constraints(self, variable: Any) -> list[Any]:
         """variable >= 0."""
         return [variable >= 0]
+
+
+def _limit(bound: Any) -> Tensor:
+    """As a tensor, or an error."""
+    try:
+        return torch.as_tensor(bound)
+    except (TypeError, ValueError, RuntimeError):
+        raise ArgumentError(f"The bounds of a box are numbers or tensors, got {bound!r}.") from None
 
 
 _HALF_LINE = Box(0.0, float("inf"))

@@ -13,7 +13,13 @@ from bilevel.optimizers import AbstractOptimizer, RMSProp
 from bilevel.oracles import Oracles
 from bilevel.problem import StackelbergProblem
 from bilevel.sampling import Rows
-from bilevel.schedules import AbstractSchedule, Constant, Number, as_schedule
+from bilevel.schedules import (
+    AbstractSchedule,
+    Constant,
+    Number,
+    as_schedule,
+    check_positive_integer,
+)
 from bilevel.strategies.base import AbstractStrategy
 from bilevel.trees import Tree
 
@@ -68,10 +74,7 @@ class TwoTimescale(AbstractStrategy):
             raise ArgumentError(
                 f'`order` must be "alternating" or "simultaneous", got {self.order!r}.'
             )
-        if not isinstance(self.head_steps, int) or self.head_steps < 1:
-            raise ArgumentError(
-                f"`head_steps` must be a positive integer, got {self.head_steps!r}."
-            )
+        check_positive_integer(self.head_steps, "`head_steps`")
 
     def check(self, problem: StackelbergProblem) -> None:
         """Both levels follow g, which is right only if F is g."""

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from bilevel.errors import ArgumentError
 from bilevel.extras import extra
+from bilevel.schedules import check_positive_integer
 from problems.mspbe.process import check_discount
 
 Array = NDArray[Any]
@@ -58,8 +59,7 @@ def collect(
         >>> played.states.shape[1], int(played.terminated.sum())
         (4, 3)
     """
-    if isinstance(episodes, bool) or not isinstance(episodes, int) or episodes < 1:
-        raise ArgumentError(f"`episodes` must be a positive integer, got {episodes!r}.")
+    check_positive_integer(episodes, "`episodes`")
     gymnasium = extra("gymnasium", "rl", "collect()")
     try:
         env = gymnasium.make(environment, **options)

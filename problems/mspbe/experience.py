@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bilevel.errors import ArgumentError, unknown_name
+from bilevel.errors import unknown_name
+from bilevel.schedules import check_positive_integer
 from problems.mspbe import chains
 from problems.mspbe.process import MarkovRewardProcess
 from problems.mspbe.transitions import Transitions
@@ -83,8 +84,7 @@ def draw(process: MarkovRewardProcess, kind: str, length: int, seed: int) -> Tra
         >>> walked.inputs[0], round(float(1 - walked.continues.mean()), 2)    # one end in 8 steps
         (tensor([1., 0., 0., 0.], dtype=torch.float64), 0.12)
     """
-    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-        raise ArgumentError(f"`length` must be a positive integer, got {length!r}.")
+    check_positive_integer(length, "`length`")
     random = np.random.default_rng(seed)
     if kind == "markovian":
         return rows_of(process, *_walk(process, length, random))
