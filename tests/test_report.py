@@ -129,6 +129,14 @@ def test_figures_of_a_part_have_the_colours_of_the_whole():
     assert lines(["slow"])["slow"].colour not in drawn["paired"][1]
 
 
+def test_a_difference_next_to_none_leaves_room_for_the_names():
+    result = {"strategy": "two-timescale", "baseline": "uniform slow", "kind": "ratio"}
+    result |= {"effect": 0.9999, "low": 0.99, "high": 1.01, "pairs": 3, "significant": False}
+    svg = to_svg(figures.forest([result], "loss"))
+    assert ">&lt; 0.1 % below<" in svg
+    assert "less than" not in svg
+
+
 def test_empty_figures_do_not_fail():
     to_svg(figures.curves({}, "step", "loss"))
     to_svg(figures.strip({}, {}, "loss"))
@@ -291,6 +299,13 @@ def test_an_estimated_bound_is_called_so():
     text = page(example(runs=2, records=3, bound_kind="estimated"))
     assert "<strong>estimated</strong>" in text
     assert "<strong>proven</strong>" not in text
+
+
+def test_what_was_not_validated_is_not_explained():
+    assert "Validation-best" in words_of(small())
+    whole = small()
+    tests = {name: {"test_mse": part["test_mse"]} for name, part in whole.history.items()}
+    assert "alidation" not in words_of(small(history=tests))
 
 
 def test_accuracy_stands_beside_the_cross_entropy():

@@ -215,7 +215,8 @@ def forest(
             axes.text(0.0, row - 0.2, label, transform=across, fontsize=9.5, va="center",
                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
                       zorder=2)  # fmt: skip
-            effect = change(result) if result["pairs"] else "no seed with both"
+            effect = change(result).replace("less than", "<")  # there is little room
+            effect = effect if result["pairs"] else "no seed with both"
             axes.text(1.0, row - 0.2, effect, transform=across, fontsize=9.5, va="center",
                       ha="right", color=FAINT, zorder=2,
                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6})  # fmt: skip
