@@ -24,14 +24,19 @@ def huber(delta, z, y, penalty):
     return value
 
 
+def shifted(seed, offset):
+    """Rows of a linear function with noise, all targets moved by the same."""
+    z = normal(seed, 60, 3)
+    return z, z @ [1.0, -2.0, 0.5] + 0.3 * normal(9 + seed, 60) + offset
+
+
 @pytest.mark.parametrize("offset", [0.1, 3.0, 50.0])
 @pytest.mark.parametrize("delta", [0.01, 0.1, 1.0])
 @pytest.mark.parametrize(("fit_bias", "ridge"), [(False, 0.0), (True, 0.0), (True, 1e-2)])
 def test_huber_heads_are_found_from_targets_deltas_away(offset, delta, fit_bias, ridge):
     """At the start no row, or too few, lie within delta: the second derivative is singular."""
     for seed in range(3):
-        z = normal(seed, 60, 3)
-        y = z @ [1.0, -2.0, 0.5] + 0.3 * normal(9 + seed, 60) + offset * delta
+        z, y = shifted(seed, offset * delta)
         problem = given(z, y, HuberLoss(delta), fit_bias=fit_bias, ridge=ridge)
         found = bilevel.best_response(problem, ONE, Newton())
         design = np.column_stack([z, np.ones((60, int(fit_bias)))])
@@ -42,6 +47,16 @@ def test_huber_heads_are_found_from_targets_deltas_away(offset, delta, fit_bias,
         assert found.status is Status.CONVERGED
         assert np.abs(slope).max() <= 1e-10
         assert g <= other.fun + 1e-12
+
+
+def test_a_long_way_on_flat_ground_takes_few_steps():
+    """500 deltas off, steps by the majorant alone go a small part of the way each."""
+    for seed in range(40):
+        z, y = shifted(seed, 500.0)
+        found = bilevel.best_response(given(z, y, HuberLoss(1.0)), ONE, Newton(max_steps=50))
+        assert found.status is Status.CONVERGED, seed
+        slope = huber(1.0, z, y, np.zeros(3))(found.head.numpy())[1]
+        assert np.abs(slope).max() <= 1e-10
 
 
 def test_the_majorant_of_huber_lies_above_it_and_touches():

@@ -18,7 +18,7 @@ from bilevel.heads.secants import Secants
 from bilevel.heads.starts import better_start
 from bilevel.linear.factor import BlockFactor
 from bilevel.linear.preconditioned import preconditioned_cg
-from bilevel.linear.system import EPS, factorise
+from bilevel.linear.system import EPS, factorise, positive_cholesky
 from bilevel.schedules import Number
 from bilevel.status import Status
 
@@ -87,6 +87,7 @@ class Descent:
         self.fresh = self.factor.usable  # its factor is not the first one, or near the end
         self.precise = no  # a factor in float32 was not good enough
         self.jittered = no
+        self.above = no  # the factor is that of a majorant
         self.current = no  # the factor belongs to the place
         self.starting = ~no  # no step fell short yet
         self.short = no  # the last step had to be halved often
@@ -146,6 +147,7 @@ class Descent:
         single = exact & ~self.precise if objective.work >= SINGLE_WORK else no_runs(which)
         failed = self._factored(single, torch.float32)
         self.precise = self.precise | failed
+        self.above = self.above & ~which
         self._factored((exact & ~single) | failed, torch.float64)
         self.secants.forget(which)
         self.factored = self.factored + which
@@ -163,7 +165,9 @@ class Descent:
         hessian = objective.rough_hessian(place) if rough else objective.hessian(place, dtype)
         cholesky, bad = positive_cholesky(hessian)
         above = objective.majorant(place) if last else None
-        bad = bad if above is None else bad | self.short[which]
+        if above is not None:
+            bad = bad | self.short[which]
+            self.above = self.above.index_put((which,), bad)
         if last and bool(bad.any()):
             cholesky[bad], _, codes = factorise((hessian if above is None else above)[bad])
             bad = bad.index_put((bad,), codes != int(Status.CONVERGED))
@@ -193,6 +197,7 @@ class Descent:
         going, here = self.going, self.place
         step = self._direction().masked_fill(~going.unsqueeze(1), 0.0)
         there = self._at(here.point + step, going)
+        step, there = self._lengthened(going & self.above, here, step, there)
         before, after = here.size, there.size
         good = going & (after <= CONTRACTION * before)
         better = going & (after < before)
@@ -284,6 +289,18 @@ class Descent:
         self.stale, self.short = self.stale | which, which & (rate < SHORT)
         self._stop(left)
 
+    def _lengthened(
+        self, which: Tensor, here: Place, step: Tensor, there: Place
+    ) -> tuple[Tensor, Place]:
+        """Double the step of some runs while g, convex, falls as fast as half its first rate."""
+        for _ in range(HALVINGS):
+            which = which & ((there.slope * step).sum(1) < 0.5 * (here.slope * step).sum(1))
+            if not bool(which.any()):
+                break
+            step = torch.where(which.unsqueeze(1), 2 * step, step)
+            there = self._at(here.point + step, which)
+        return step, there
+
     def _at(self, point: Tensor, which: Tensor) -> Place:
         """The place of some runs; the others stand where they are."""
         count = int(which.sum())
@@ -331,12 +348,3 @@ def no_runs(like: Tensor) -> Tensor:
 
 def _finite(place: Place) -> Tensor:
     return place.slope.isfinite().all(1)
-
-
-def positive_cholesky(hessian: Tensor) -> tuple[Tensor, Tensor]:
-    """Factors of (R, J, q, q), and which runs are not numerically positive definite."""
-    cholesky, info = torch.linalg.cholesky_ex(hessian)
-    scale = hessian.diagonal(dim1=2, dim2=3).abs().amax(2)
-    pivots = cholesky.diagonal(dim1=2, dim2=3).square().amin(2)
-    large = pivots > hessian.shape[-1] * torch.finfo(hessian.dtype).eps * scale
-    return cholesky, ~((info == 0) & large).all(1)

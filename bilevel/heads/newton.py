@@ -10,7 +10,7 @@ from bilevel import hyperparameters, trees
 from bilevel.cost import Cost
 from bilevel.errors import IncompatibleError
 from bilevel.heads.base import AbstractHeadSolver, HeadSolution
-from bilevel.heads.descent import Descent, positive_cholesky
+from bilevel.heads.descent import Descent
 from bilevel.heads.linear_objective import (
     LinearObjective,
     count_blocks,
@@ -20,7 +20,7 @@ from bilevel.heads.linear_objective import (
 from bilevel.heads.objective import AbstractObjective, GeneralObjective, Place, general_blocks
 from bilevel.heads.quadratic import all_penalised, refuse_singular
 from bilevel.linear.factor import BlockFactor
-from bilevel.linear.system import PrimalSystem, linear_system
+from bilevel.linear.system import PrimalSystem, linear_system, positive_cholesky
 from bilevel.oracles import Oracles
 from bilevel.problem import LinearHeadProblem, StackelbergProblem
 from bilevel.sampling import Rows
@@ -76,7 +76,8 @@ class Newton(AbstractHeadSolver):
     Source: Boyd and Vandenberghe, Convex Optimization (2004), section 9.5.2. Differs from the
     source in: 1. old factors are used again (the chord method), 2. steps that shrink the gradient
     by a factor of four are taken without looking at g, 3. where H is singular, a majorant that the
-    criterion knows takes its place, 4. after a long step of the body it starts elsewhere.
+    criterion knows takes its place, its steps doubled while g falls on, 4. after a long step of the
+    body it starts elsewhere.
 
     Examples:
         >>> import bilevel

@@ -191,7 +191,7 @@ def factorise(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if torch.compiler.is_compiling():
         return factorise_once(matrix)
     safe, bad = replace_bad(matrix)
-    factor, weak = _attempt(safe)
+    factor, weak = positive_cholesky(safe)
     status = torch.full((len(matrix),), int(Status.CONVERGED), device=matrix.device)
     status = status.masked_fill(weak, int(Status.JITTERED))
     scale = safe.diagonal(dim1=2, dim2=3).abs().amax((1, 2))
@@ -201,7 +201,7 @@ def factorise(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             break
         added = torch.where(weak, jitter * scale, torch.zeros_like(scale)).reshape(-1, 1, 1, 1)
         shifted = safe + added * identity
-        factor, still = _attempt(shifted)
+        factor, still = positive_cholesky(shifted)
         safe = torch.where((weak & ~still).reshape(-1, 1, 1, 1), shifted, safe)
         weak = weak & still
     nothing = bad | weak
@@ -215,16 +215,16 @@ def factorise_once(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     The caller throws such results away and computes them again eagerly, as `bilevel.stepping` does.
     """
     safe, bad = replace_bad(matrix)
-    factor, weak = _attempt(safe)
+    factor, weak = positive_cholesky(safe)
     status = torch.full((len(matrix),), int(Status.CONVERGED), device=matrix.device)
     status = status.masked_fill(weak, RETRY).masked_fill(bad, int(Status.DIVERGED))
     return factor.masked_fill((bad | weak).reshape(-1, 1, 1, 1), torch.nan), safe, status
 
 
-def _attempt(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Factors and, per run, whether the matrix is not numerically positive definite."""
+def positive_cholesky(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors of (R, J, q, q), and which runs are not numerically positive definite, (R,)."""
     factor, info = torch.linalg.cholesky_ex(matrix)
-    pivots = factor.diagonal(dim1=2, dim2=3).square()
+    pivots = factor.diagonal(dim1=2, dim2=3).square().amin(2)
     scale = matrix.diagonal(dim1=2, dim2=3).abs().amax(2)
-    tiny = pivots.amin(2) <= matrix.shape[-1] * EPS * scale
-    return factor, ((info != 0) | tiny).any(1)
+    large = pivots > matrix.shape[-1] * torch.finfo(matrix.dtype).eps * scale
+    return factor, ~((info == 0) & large).all(1)
