@@ -1,7 +1,6 @@
 """The problems: what users subclass. Written for one run, without a run axis."""
 
 import abc
-import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, final
 
@@ -11,7 +10,8 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.constants import Curvature, Lipschitz
 from bilevel.criteria import AbstractCriterion, SquaredError
-from bilevel.errors import FinalMethodError, ProblemError, ShapeError
+from bilevel.errors import FinalMethodError, ShapeError
+from bilevel.hiding import refuse_hiding
 from bilevel.sets import ConvexSet, Everywhere
 from bilevel.trees import Tree
 
@@ -61,13 +61,15 @@ class StackelbergProblem(abc.ABC):
     note: str = ""
     """One sentence on the data and its source, shown in reports."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse data that would hide a method: `penalty = 0.1`."""
+        super().__init_subclass__(**kwargs)
+        for name, value in vars(cls).items():
+            refuse_hiding(cls, name, value)
+
     def __setattr__(self, name: str, value: object) -> None:
-        """Refuse an attribute that would hide a method, such as `data` or `design`."""
-        if inspect.isfunction(getattr(type(self), name, None)) and not callable(value):
-            raise ProblemError(
-                f"`{name}` is a method of {type(self).__name__}, which an attribute of that name "
-                "would hide. Choose another name for the attribute."
-            )
+        """Refuse data that would hide a method: `self.data = x`."""
+        refuse_hiding(type(self), name, value)
         super().__setattr__(name, value)
 
     @abc.abstractmethod

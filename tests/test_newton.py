@@ -120,7 +120,6 @@ PATHS = {
     "float32": {(descent, "SINGLE_WORK"): 0.0},
     "by conjugate gradients": {(linear_objective, "LARGEST_BLOCK"): M + 1},
     "by their diagonal": {(linear_objective, "LARGEST_BLOCK"): 1},
-    "in turns": {(linear_objective, "LARGE"): 1},
 }
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from class_heads import CURVED, given
-from linear_heads import ONE, normal
+from linear_heads import ONE, build, normal
 from points import Point
 from scipy.optimize import minimize
 
@@ -57,6 +57,36 @@ def test_a_long_way_on_flat_ground_takes_few_steps():
         assert found.status is Status.CONVERGED, seed
         slope = huber(1.0, z, y, np.zeros(3))(found.head.numpy())[1]
         assert np.abs(slope).max() <= 1e-10
+
+
+@pytest.mark.parametrize("seed", [7, 43, 87, 151])
+def test_warm_huber_heads_of_several_outputs_and_large_features_are_found(seed):
+    """Steps that are lengthened too readily go round in circles here."""
+    random = np.random.default_rng(seed)
+    x = random.standard_normal((40, 8))
+    y = x @ random.standard_normal((8, 2)) + 0.3 * random.standard_normal((40, 2))
+    scale, delta = 10 ** random.uniform(0, 4), 10 ** random.uniform(-2, 0)
+    activation = torch.tanh if seed % 2 else torch.nn.Identity()
+    problem = build(
+        x, y, features=lambda w, inputs: activation(inputs @ w), body=torch.eye(8).double(),
+        ridge=1e-5, fit_bias=True, penalize_bias=True, criterion=HuberLoss(delta),
+    )  # fmt: skip
+    bodies = [
+        np.eye(8),
+        *(scale * (np.eye(8) + c * random.standard_normal((8, 8))) for c in (1, 2)),
+    ]
+    point, solver = Point(problem, [torch.eye(8).double()]), Newton()
+    head, state = point.head, solver.init(point.oracles, point.body, point.head, point.rows)
+    for k, body in enumerate(bodies):
+        where = point.oracles, torch.from_numpy(body)[None], head, point.rows
+        found = solver.solve(*where, state, k)
+        head, state = found.head, found.state
+        assert found.status.tolist() == [int(Status.CONVERGED)]
+    features = x @ body if seed % 2 == 0 else np.tanh(x @ body)
+    design, penalty = np.column_stack([features, np.ones(40)]), np.full(9, 1e-5)
+    for k in range(2):
+        slope = huber(delta, design, y[:, k], penalty)(head[0, :, k].numpy())[1]
+        assert np.abs(slope).max() <= 1e-9
 
 
 def test_the_majorant_of_huber_lies_above_it_and_touches():

@@ -11,7 +11,7 @@ from small_problems import doubles
 import bilevel
 from bilevel import LogisticLoss, Newton, SoftmaxLoss, Status, trees
 from bilevel.errors import ArgumentError, IncompatibleError, SingularHeadError
-from bilevel.heads import descent, newton
+from bilevel.heads import descent, linear_objective, newton
 from bilevel.heads.starts import better_start
 
 # warm starts
@@ -80,6 +80,7 @@ def test_after_a_long_body_step_newton_starts_from_what_the_last_head_predicted(
     objective = newton.head_objective(point.oracles, point.body, point.head, point.rows)
     place = objective.at(objective.vector(point.head))
     best, new = better_start(objective, place, torch.tensor([True]), first.state.predictions)
+    best = best.point
     z = inputs @ mixing.numpy()
     predicted = inputs @ first.head[0].numpy()
     expected = np.linalg.solve(z.T @ z / len(z) + 1e-3 * np.eye(m), z.T @ predicted / len(z))
@@ -100,6 +101,41 @@ def test_after_a_long_body_step_newton_starts_from_what_the_last_head_predicted(
         many, cold = factorisations()
     torch.testing.assert_close(warm, cold, rtol=0, atol=1e-7)
     assert few < many
+
+
+def test_no_gram_matrix_of_many_features(monkeypatch):
+    """Above `LARGEST_BLOCK` features nothing of their number squared is made, restarts included."""
+    monkeypatch.setattr(linear_objective, "LARGEST_BLOCK", 2)
+    sizes, fits, make = [], [], torch.linalg.cholesky_ex
+    fit = linear_objective.LinearObjective.fit
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", lambda x: sizes.append(x.shape[-1]) or make(x))
+    monkeypatch.setattr(
+        linear_objective.LinearObjective, "fit", lambda *where: fits.append(fit(*where)) or fits[-1]
+    )
+    inputs, labels, criterion, outputs = table("digits")
+    eye, solver = torch.eye(64, dtype=torch.float64), Newton(1e-6)
+    problem = build(inputs, labels, features=lambda w, x: x @ w, body=eye, ridge=1e-3)
+    type(problem).criterion, type(problem).outputs = criterion, outputs
+    first = Point(problem, [eye]).solved(solver)
+    point = Point(problem, [eye + 0.5 * doubles(5, 64, 64)])
+    again = solver.solve(point.oracles, point.body, first.head, point.rows, first.state, 1)
+    assert again.status.tolist() == [int(Status.CONVERGED)]
+    assert fits == [None]
+    assert set(sizes) == {1}
+
+
+def test_nothing_is_kept_of_a_solve_that_failed():
+    """One class is absent, and its unpenalised bias runs away; it must not be found again."""
+    z, y = normal(1, 12, 3), np.arange(12) % 2
+    problem = given(z, y, SoftmaxLoss(), 3, ridge=1e-3, fit_bias=True)
+    point, solver = Point(problem, [ONE]), Newton()
+    first = point.solved(solver)
+    assert first.status.tolist() == [int(Status.NO_MINIMISER)]
+    assert not first.state.predictions.any()
+    assert not first.state.factor.usable.any()
+    zero = torch.zeros_like(first.head)
+    again = solver.solve(point.oracles, point.body, zero, point.rows, first.state, 1)
+    assert again.status.tolist() == [int(Status.NO_MINIMISER)]
 
 
 def test_float32_heads_are_as_near_as_float32_can_tell():

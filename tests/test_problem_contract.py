@@ -1,5 +1,9 @@
 """What a problem must keep to: each breach is named before training starts."""
 
+import copy
+import dataclasses
+from collections.abc import Callable
+
 import pytest
 import torch
 from small_problems import (
@@ -139,10 +143,32 @@ def test_overriding_a_final_method_is_refused_at_class_creation(name):
         type("Mine", (mixin, LinearHeadProblem), {})
 
 
-@pytest.mark.parametrize("name", ["data", "design", "features", "head_objective", "metrics"])
-def test_an_attribute_that_would_hide_a_method_is_refused_where_it_is_set(name):
-    with pytest.raises(ProblemError, match=f"`{name}` is a method of Smooth.*another name"):
-        Smooth(**{name: torch.ones(3)})
+@pytest.mark.parametrize("name", ["data", "design", "features", "head_objective", "penalty"])
+@pytest.mark.parametrize("value", [torch.ones(3), 0.1, None])
+def test_data_that_would_hide_a_method_are_refused_where_they_are_set(name, value):
+    with pytest.raises(ProblemError, match=f"`{name}` of Smooth is .*hide the method"):
+        Smooth(**{name: value})
+    with pytest.raises(ProblemError, match=f"`{name}` of Mine is .*hide the method"):
+        type("Mine", (Smooth,), {name: value})
+
+
+def test_functions_of_ones_own_are_data():
+    @dataclasses.dataclass
+    class Mine(Smooth):
+        activation: Callable | None = torch.relu
+
+        @property
+        def note(self):
+            return "mine"
+
+        def helper(self):
+            return 1
+
+    problem = Mine(activation=None)
+    problem.helper = 2
+    problem.features = lambda body, inputs: inputs
+    assert (problem.activation, problem.helper, problem.note) == (None, 2, "mine")
+    assert copy.deepcopy(problem).helper == 2
 
 
 def test_hooks_may_be_overridden():

@@ -26,7 +26,9 @@ CONTRACTION = 0.25
 """A step that leaves more of |d g| than this is not a good one."""
 PRECISE, BEYOND = 1e-9, 0.01
 """Up to this tolerance, a run with a factor of its own goes on to this part of it."""
-DECREASE = 1e-4
+DECREASE, FLAT = 1e-4, 0.9
+"""Of the rate at which g begins to fall: a step over which it falls by less is too long, one at
+whose end it still falls by more is too short (Wolfe's conditions)."""
 HALVINGS, SHORT = 50, 0.2
 RUNAWAY = 0.1
 """Predictions that still move by this much although g is flat run away to infinity."""
@@ -127,13 +129,6 @@ class Descent:
     def _largest(self) -> Tensor:
         return self.place.slope.abs().amax(1)
 
-    def _restart(self, which: Tensor) -> Tensor:
-        """Start some runs from other heads where g is less there; which ones did."""
-        point, better = better_start(self.objective, self.place, which, self.last)
-        if bool(better.any()):
-            self.place = self._at(point, better)
-        return better
-
     # factors
 
     def _factor(self, which: Tensor) -> None:
@@ -218,7 +213,8 @@ class Descent:
         first = short & self.starting
         self.starting = self.starting & ~first
         if bool(first.any()):
-            searching = searching & ~self._restart(first)
+            self.place, new = better_start(self.objective, self.place, first, self.last)
+            searching = searching & ~new
         if bool(searching.any()):
             self._distrust(searching, here, step)
             self._search(searching, here, there, step)
@@ -292,9 +288,9 @@ class Descent:
     def _lengthened(
         self, which: Tensor, here: Place, step: Tensor, there: Place
     ) -> tuple[Tensor, Place]:
-        """Double the step of some runs while g, convex, falls as fast as half its first rate."""
+        """Double the step of some runs while g, convex, falls nearly as fast as at first."""
         for _ in range(HALVINGS):
-            which = which & ((there.slope * step).sum(1) < 0.5 * (here.slope * step).sum(1))
+            which = which & ((there.slope * step).sum(1) < FLAT * (here.slope * step).sum(1))
             if not bool(which.any()):
                 break
             step = torch.where(which.unsqueeze(1), 2 * step, step)

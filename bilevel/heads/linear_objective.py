@@ -24,8 +24,6 @@ from bilevel.problem import LinearHeadProblem
 
 LARGEST_BLOCK = 2048
 """Numbers of a block of the Hessian up to which it is formed and factored."""
-LARGE = 2**16
-"""Multiplications of a prediction of all rows from which runs take turns."""
 
 
 class LinearObjective(AbstractObjective):
@@ -130,8 +128,10 @@ class LinearObjective(AbstractObjective):
             return self._shifted(found).unsqueeze(1)
         return self._by_output(diagonal if outer is None else diagonal - outer.square())
 
-    def fit(self, predictions: Tensor) -> Tensor:
-        """By penalised least squares."""
+    def fit(self, predictions: Tensor) -> Tensor | None:
+        """By penalised least squares, for up to 2,048 features."""
+        if self.features > LARGEST_BLOCK:
+            return None
         parts = self.parts._replace(targets=predictions.double())
         head = linear_system(parts, penalised=False).solve()[0]
         return self.vector(head[..., 0] if self.outputs is None else head)

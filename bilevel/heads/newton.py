@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bilevel import hyperparameters, trees
+from bilevel import trees
 from bilevel.cost import Cost
 from bilevel.errors import IncompatibleError
 from bilevel.heads.base import AbstractHeadSolver, HeadSolution
@@ -35,7 +35,7 @@ class NewtonState(NamedTuple):
 
     Attributes:
         factor: of the last Hessian.
-        predictions: of the last heads at their body, see `Place`; float32, 0 for what is lost.
+        predictions: of the last heads at their body, see `Place`; float32, 0 for runs that failed.
     """
 
     factor: BlockFactor
@@ -76,8 +76,8 @@ class Newton(AbstractHeadSolver):
     Source: Boyd and Vandenberghe, Convex Optimization (2004), section 9.5.2. Differs from the
     source in: 1. old factors are used again (the chord method), 2. steps that shrink the gradient
     by a factor of four are taken without looking at g, 3. where H is singular, a majorant that the
-    criterion knows takes its place, its steps doubled while g falls on, 4. after a long step of the
-    body it starts elsewhere.
+    criterion knows takes its place, its steps doubled while g falls on, 4. a run may start from
+    another head than the last.
 
     Examples:
         >>> import bilevel
@@ -117,32 +117,22 @@ class Newton(AbstractHeadSolver):
         """From the last heads, by the last factors."""
         objective = head_objective(oracles, body, head, rows.full)
         dtype = trees.leaves(head)[0].dtype
-        solved = [self._turn(objective, head, state, turn) for turn in objective.turns]
-        found = solved[0] if len(solved) == 1 else trees.join(solved)
-        failed = found.status >= int(Status.DIVERGED)
-        point = found.point.masked_fill(failed.unsqueeze(1), torch.nan)
-        answer = trees.cast(objective.head(point), dtype)
-        state = NewtonState(found.factor, found.predictions)
-        return HeadSolution(answer, found.residual, found.status, state, found.factor)
-
-    def _turn(
-        self, whole: AbstractObjective, head: Tree, state: NewtonState, turn: slice
-    ) -> "_Solved":
-        """The heads of some runs."""
-        objective = whole.take(turn)
-        head, state = trees.part(head, turn), trees.part(state, turn)
-        dtype = trees.leaves(head)[0].dtype
         resolution = 0.0 if dtype == torch.float64 else 0.5 * torch.finfo(dtype).eps
         start = objective.at(objective.vector(head))
-        tolerance = hyperparameters.part(self, turn).tolerance
-        descent = Descent(objective, start, *state, tolerance, self.max_steps, resolution)
+        descent = Descent(objective, start, *state, self.tolerance, self.max_steps, resolution)
         found = descent.run()
         slope = found.place.slope
         if resolution:  # what is returned is rounded
             rounded = trees.cast(objective.head(found.place.point), dtype)
             slope = objective.at(objective.vector(rounded)).slope
-        left, kept = trees.norm(slope), _kept(found.place)
-        return _Solved(found.place.point, left, found.status, found.factor, kept)
+        failed = found.status >= int(Status.DIVERGED)
+        point = found.place.point.masked_fill(failed.unsqueeze(1), torch.nan)
+        answer = trees.cast(objective.head(point), dtype)
+        # the way of a run that failed leads nowhere
+        usable = found.factor.usable & ~failed
+        predictions = trees.where(failed, torch.tensor(0.0), found.place.predictions.float())
+        state = NewtonState(found.factor._replace(usable=usable), predictions)
+        return HeadSolution(answer, trees.norm(slope), found.status, state, found.factor)
 
     @property
     def exact(self) -> bool:
@@ -153,21 +143,6 @@ class Newton(AbstractHeadSolver):
     def cost(self) -> Cost:
         """One exact solve, with passes through all rows."""
         return Cost(solves=1, passes=1)
-
-
-def _kept(place: Place) -> Tensor:
-    """The predictions, float32; 0 for what is lost."""
-    return place.predictions.float().nan_to_num(0.0, 0.0, 0.0)
-
-
-class _Solved(NamedTuple):
-    """What became of some runs; see `Found` and `HeadSolution`."""
-
-    point: Tensor
-    residual: Tensor
-    status: Tensor
-    factor: BlockFactor
-    predictions: Tensor
 
 
 def _nothing_known(problem: StackelbergProblem, head: Tree, rows: Rows) -> NewtonState:

@@ -108,11 +108,6 @@ class AbstractObjective(abc.ABC):
         return None
 
     @property
-    def turns(self) -> list[slice]:
-        """Which runs are solved together, one turn after the other."""
-        return [slice(None)]
-
-    @property
     def penalised(self) -> Tensor:
         """Whether a penalty keeps every number of a run from running away, (R,) or one for all."""
         return torch.tensor(True)

@@ -8,6 +8,7 @@ the new body can nearly always make them again, with another head.
 import torch
 from torch import Tensor
 
+from bilevel import trees
 from bilevel.heads.objective import AbstractObjective, Place
 
 SHRUNK = (0.5, 0.25, 0.125, 0.0)
@@ -16,27 +17,39 @@ SHRUNK = (0.5, 0.25, 0.125, 0.0)
 
 def better_start(
     objective: AbstractObjective, place: Place, which: Tensor, last: Tensor
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Place, Tensor]:
     """The best of the heads where they stand, their multiples, and those that predict as before.
 
     Args:
         objective: g.
         place: where the runs stand.
         which: the runs that look for another start, (R,).
-        last: predictions of the last heads, see `Place`.
+        last: predictions of the last heads, see `Place`; zeros where there were none.
 
     Returns:
-        Heads (R, P), and which are new, (R,).
+        Where the runs start, and which are elsewhere than before, (R,).
     """
     point, slope, predictions = place
-    least, scale = objective.value(place), torch.ones_like(point[:, 0])
+    best, least = place, objective.value(place)
+    known = which & (last != 0).flatten(1).any(1)
+    new = torch.zeros_like(which)
+    if bool(known.any()):
+        part = objective if bool(known.all()) else objective.take(known)
+        again = part.fit(last[known])
+        if again is not None:
+            there = part.at(again)
+            value = part.value(there)
+            less = value < least[known]
+            new = new.index_put((known,), less)
+            least = least.index_put((new,), value[less])
+            moved = (x.index_put((new,), y[less]) for x, y in zip(best, there, strict=True))
+            best = Place(*moved)
+    scale = torch.ones_like(least)
     for factor in SHRUNK:
         value = objective.value(Place(factor * point, slope, factor * predictions))
         less = which & (value < least)
         least, scale = torch.where(less, value, least), scale.masked_fill(less, factor)
-    best, new = scale.unsqueeze(1) * point, scale < 1
-    again = objective.fit(last)
-    if again is not None:
-        less = which & (objective.value(objective.at(again)) < least)
-        best, new = torch.where(less.unsqueeze(1), again, best), new | less
-    return best, new
+    shrunk = scale < 1
+    if bool(shrunk.any()):
+        best = trees.where(shrunk, objective.at(scale.unsqueeze(1) * point), best)
+    return best, new | shrunk
