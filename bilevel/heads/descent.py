@@ -192,7 +192,8 @@ class Descent:
         going, here = self.going, self.place
         step = self._direction().masked_fill(~going.unsqueeze(1), 0.0)
         there = self._at(here.point + step, going)
-        step, there = self._lengthened(going & self.above, here, step, there)
+        if bool(self.above.any()):
+            step, there = self._lengthened(going & self.above, here, step, there)
         before, after = here.size, there.size
         good = going & (after <= CONTRACTION * before)
         better = going & (after < before)
