@@ -130,7 +130,8 @@ class Newton(AbstractHeadSolver):
         answer = trees.cast(objective.head(point), dtype)
         # the way of a run that failed leads nowhere
         usable = found.factor.usable & ~failed
-        predictions = trees.where(failed, torch.tensor(0.0), found.place.predictions.float())
+        made = found.place.predictions.float()
+        predictions = trees.where(failed, torch.zeros_like(made), made)
         state = NewtonState(found.factor._replace(usable=usable), predictions)
         return HeadSolution(answer, trees.norm(slope), found.status, state, found.factor)
 
