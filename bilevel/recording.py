@@ -29,6 +29,7 @@ class Recorder:
     Names of what it records, each (R,):
 
     - `objective`: g(w, theta) on all training rows.
+    - `body_objective`: F(w, theta) on all rows but those of "test", where F is not g.
     - `head_residual`: |d_theta g|; `head_bound`: the certified bound on |theta - theta*(w)|.
     - `head_gap`: |theta - theta*(w)| itself; `phi`: Phi(w); `phi_gradient_norm`: |grad Phi(w)|,
       with a set of bodies |w - Proj(w - grad Phi)|. Where theta* has a closed form; NaN where the
@@ -111,6 +112,8 @@ class Recorder:
         oracles, certifier = self.oracles, self.certifier
         rows = self.sampler.noiseless(everything, torch.float64)
         values = {"objective": oracles.head_value(body, head, rows)}
+        if not oracles.is_stackelberg:
+            values["body_objective"] = oracles.body_value(body, head, rows)
         system = certifier.system(body, head, rows)
         certificate = certifier.certify(system, body, head, rows)
         values["head_residual"] = certificate.residual

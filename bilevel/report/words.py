@@ -7,6 +7,7 @@ from typing import Any
 
 NAMES = {
     "objective": "training objective g",
+    "body_objective": "objective F of the body",
     "phi": "training objective at the best response",
     "phi_gradient_norm": "size of the gradient of Φ",
     "head_gap": "distance of the head from its best response",
