@@ -161,8 +161,8 @@ def test_the_command_prints_its_table_and_draws(tmp_path, capsys):
     middle = rows[201 + 100]
     assert (middle["step"], middle["share"]) == ("2", "0.5")
     assert float(middle["exact"]) == pytest.approx(0.773739, abs=5e-7)
-    paper = two_layer_orthogonal.paper_formula(1000, 22500, 22500, 2)
-    assert float(middle["published"]) == pytest.approx(float(paper))
+    script = two_layer_orthogonal.script_formula(1000, 22500, 22500, 2)
+    assert float(middle["script"]) == pytest.approx(float(script))
     assert run("linear-networks", "--output", folder) == 2  # results are never overwritten
 
 

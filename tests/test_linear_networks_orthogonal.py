@@ -78,7 +78,7 @@ def test_surrogates_are_the_expectations_of_signal_only_descent(h):
 
 
 @pytest.mark.parametrize("h", [3, 10, 1000])
-def test_published_formulas_and_what_they_leave_out(h):
+def test_formulas_of_the_scripts_and_what_they_leave_out(h):
     """Step 2 is the surrogate; step 1 lacks a cross term."""
     for formulas, pair, power, signal in [
         (two_layer_orthogonal, (0.7 * h**1.5, 1.1 * h**1.5), 5,
@@ -87,16 +87,18 @@ def test_published_formulas_and_what_they_leave_out(h):
          three_layer_orthogonal.expected_loss),
     ]:  # fmt: skip
         _, first, second = signal(h, [pair, pair], signal_only=True)
-        near(formulas.paper_formula(h, *pair, 2), second, 1e-13)
+        near(formulas.script_formula(h, *pair, 2), second, 1e-13)
         missing = 2 * pair[0] * pair[1] / h**power
-        near(formulas.paper_formula(h, *pair, 1) + missing, first, 1e-13)
+        near(formulas.script_formula(h, *pair, 1) + missing, first, 1e-13)
         assert missing > 1e-7
 
 
 def test_the_missing_term_is_seen_in_numbers():
     h, pair = 3, (0.7 * 3**1.5, 1.1 * 3**1.5)
     assert float(two_layer_orthogonal.surrogate(h, pair)) == pytest.approx(0.7036, abs=5e-5)
-    assert float(two_layer_orthogonal.paper_formula(h, *pair, 1)) == pytest.approx(0.5325, abs=5e-5)
+    assert float(two_layer_orthogonal.script_formula(h, *pair, 1)) == pytest.approx(
+        0.5325, abs=5e-5
+    )
 
 
 def stacked_rotations(count, h, generator):
@@ -323,8 +325,8 @@ UNIT = [1.0, 1.0, 0.5]
         (lambda: two_layer_orthogonal.expected_loss(5, [(1.0, 1.0)] * 13), ArgumentError,
          "12 steps"),
         (lambda: two_layer_orthogonal.surrogate(5, (1.0, -1.0)), ArgumentError, "step1"),
-        (lambda: two_layer_orthogonal.paper_formula(5, 1.0, 1.0, 3), ArgumentError, "step"),
-        (lambda: three_layer_orthogonal.paper_formula(5, 1.0, 1.0, 0), ArgumentError, "step"),
+        (lambda: two_layer_orthogonal.script_formula(5, 1.0, 1.0, 3), ArgumentError, "step"),
+        (lambda: three_layer_orthogonal.script_formula(5, 1.0, 1.0, 0), ArgumentError, "step"),
         (lambda: three_layer_orthogonal.conditional_loss(5, 1.0, 1.0, 1.1, SHORT), ArgumentError,
          "c\\^2 <= A"),
         (lambda: three_layer_orthogonal.conditional_loss(5, *UNIT, SHORT, outside=0.9),

@@ -17,7 +17,7 @@ PAIRS_HEAD = (
     f"{'budget':>10}  {'equal twice':>11}  {'1, then 2':>9}  {'2, then 1':>9}  {'best':>8}"
     "  at shares"
 )
-COLUMNS = ("budget", "step", "share", "exact", "signal_only", "published")
+COLUMNS = ("budget", "step", "share", "exact", "signal_only", "script")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,13 +94,13 @@ def write(folder: Path, found: Sequence[ShareCurves]) -> None:
 def rows(curves: ShareCurves) -> list[tuple[float, ...]]:
     """The rows of curves.csv."""
     return [
-        (curves.budget, step, float(share), float(exact), float(signal), float(published))
+        (curves.budget, step, float(share), float(exact), float(signal), float(script))
         for step in (1, 2)
-        for share, exact, signal, published in zip(
+        for share, exact, signal, script in zip(
             curves.shares,
             curves.exact[step - 1],
             curves.surrogate[step - 1],
-            curves.published[step - 1],
+            curves.script[step - 1],
             strict=True,
         )
     ]

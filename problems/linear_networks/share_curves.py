@@ -43,7 +43,7 @@ class ShareCurves:
         shares: f, (201,).
         exact: (2, 201), of exact descent.
         surrogate: (2, 201), of signal-only descent.
-        published: (2, 201), by the published formulas.
+        script: (2, 201), by the formulas of the authors' scripts.
     """
 
     depth: int
@@ -52,7 +52,7 @@ class ShareCurves:
     shares: Tensor
     exact: Tensor
     surrogate: Tensor
-    published: Tensor
+    script: Tensor
 
     @classmethod
     def of(cls, depth: int, width: int, budget: float) -> "ShareCurves":
@@ -70,9 +70,9 @@ class ShareCurves:
             expected_loss(depth, width, [pair, pair], signal_only)[1:]
             for signal_only in (False, True)
         )
-        formula = two.paper_formula if depth == 2 else three.paper_formula
-        published = torch.stack([formula(width, *pair, step) for step in (1, 2)])
-        return cls(depth, width, float(budget), shares, exact, surrogate, published)
+        formula = two.script_formula if depth == 2 else three.script_formula
+        script = torch.stack([formula(width, *pair, step) for step in (1, 2)])
+        return cls(depth, width, float(budget), shares, exact, surrogate, script)
 
     def best_share(self, step: int) -> float:
         """The share with the lowest exact loss after a step; the larger one of a tie.

@@ -10,7 +10,7 @@ G (2, 2) and H (3, 3), v is m, the change of W_1 a (3, 2) matrix K, and the resi
     n = (m + K G m) / sqrt(h) - (0, 1, 1),   loss = n' H n
     K <- K - eta_1 n m' / sqrt(h),   m <- m - eta_2 A (n + K' H n) / sqrt(h)
 
-Source: arXiv 2606.00340 and the authors' code for the setting and `paper_formula`; the recursion,
+Source: arXiv 2606.00340 and the authors' code for the setting and `script_formula`; the recursion,
 the closed forms and the expectation are derived here.
 """
 
@@ -186,11 +186,11 @@ def surrogate(
     return value
 
 
-def paper_formula(h: int, eta1: float | Tensor, eta2: float | Tensor, step: int) -> Tensor:
-    """The published test loss after step 1 or 2 with the same pair at both, verbatim.
+def script_formula(h: int, eta1: float | Tensor, eta2: float | Tensor, step: int) -> Tensor:
+    """The test loss of the authors' scripts after step 1 or 2, the same pair at both, verbatim.
 
-    It is for A = B = 1 in expectation. The formula of step 1 leaves out the cross term
-    2 eta_1 eta_2 / h^3.
+    It is for A = B = 1 in expectation. The script leaves out of step 1 the cross term
+    2 eta_1 eta_2 / h^3, as the script of two layers does; `surrogate` has it.
 
     Args:
         h: width.
@@ -201,10 +201,10 @@ def paper_formula(h: int, eta1: float | Tensor, eta2: float | Tensor, step: int)
     Source: the authors' code, three-layer theory script.
     """
     first, second = checked_step("(eta1, eta2)", (eta1, eta2), 2)
-    return _published(float(checked_size("h", h)), first + second, first * second, step)
+    return _script(float(checked_size("h", h)), first + second, first * second, step)
 
 
-def _published(h: float, s: Tensor, p: Tensor, step: int) -> Tensor:
+def _script(h: float, s: Tensor, p: Tensor, step: int) -> Tensor:
     if step == 1:
         one: Tensor = s**2 / h**2 + p**2 / h**4 - 2 * s / h + 1 / h + 1
         return one
@@ -220,7 +220,7 @@ def _published(h: float, s: Tensor, p: Tensor, step: int) -> Tensor:
             + p**2 / h**3
         )
         return two
-    raise ArgumentError(f"There is a published formula for `step` 1 and 2 only, got {step!r}.")
+    raise ArgumentError(f"The scripts have a formula for `step` 1 and 2 only, got {step!r}.")
 
 
 def _checked_scalars(

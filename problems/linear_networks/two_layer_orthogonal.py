@@ -10,7 +10,7 @@ eps = h^(-1/2), mu_i = eta_i / h^(3/2), x1 = z, x2 = 1 and rho = eps x1 x2 - 1, 
 over Haar weights the loss is (1 - 1/h) times the mean of |rho|^2 over the circle plus its values
 at z = 1 and z = -1 over 2h, for every h, since E tr U^k is 1 for even k and 0 for odd k.
 
-Source: arXiv 2606.00340 and the authors' code for the setting, `paper_formula` and the surrogate
+Source: arXiv 2606.00340 and the authors' code for the setting, `script_formula` and the surrogate
 after two steps; the recursion, its expectation and the exact first step are derived here.
 """
 
@@ -116,7 +116,7 @@ def surrogate(
 
     with k_1 = 1 + nu_1 mu_2, k_2 = 1 + nu_2 mu_1, A = k_1 k_2, B = k_1 (mu_2 + nu_2) +
     k_2 (mu_1 + nu_1), C = (mu_1 + nu_1)(mu_2 + nu_2), where nu are the rates of the second step
-    over h^(3/2). With nu = mu the second line is `paper_formula(..., step=2)`.
+    over h^(3/2). With nu = mu the second line is `script_formula(..., step=2)`.
 
     Args:
         h: width.
@@ -138,10 +138,11 @@ def surrogate(
     return two
 
 
-def paper_formula(h: int, eta1: float | Tensor, eta2: float | Tensor, step: int) -> Tensor:
-    """The published test loss after step 1 or 2 with the same pair at both, verbatim.
+def script_formula(h: int, eta1: float | Tensor, eta2: float | Tensor, step: int) -> Tensor:
+    """The test loss of the authors' scripts after step 1 or 2, the same pair at both, verbatim.
 
-    The formula of step 1 leaves out the cross term 2 eta_1 eta_2 / h^5 that `surrogate` has.
+    The script leaves out of step 1 the cross term 2 eta_1 eta_2 / h^5, which `surrogate` and, as
+    reported, theorem 5.3 of the paper have.
 
     Args:
         h: width.
@@ -152,10 +153,10 @@ def paper_formula(h: int, eta1: float | Tensor, eta2: float | Tensor, step: int)
     Source: the authors' code, two-layer theory script.
     """
     first, second = checked_step("(eta1, eta2)", (eta1, eta2), 2)
-    return _published(float(checked_size("h", h)), first + second, first * second, step)
+    return _script(float(checked_size("h", h)), first + second, first * second, step)
 
 
-def _published(h: float, s: Tensor, p: Tensor, step: int) -> Tensor:
+def _script(h: float, s: Tensor, p: Tensor, step: int) -> Tensor:
     if step == 1:
         one: Tensor = s**2 / h**4 + p**2 / h**7 - 2 * s / h**2 + 1 / h + 1
         return one
@@ -167,7 +168,7 @@ def _published(h: float, s: Tensor, p: Tensor, step: int) -> Tensor:
             + 8 * (p / h**5) * (1 + p / h**3) ** 2
         )
         return two
-    raise ArgumentError(f"There is a published formula for `step` 1 and 2 only, got {step!r}.")
+    raise ArgumentError(f"The scripts have a formula for `step` 1 and 2 only, got {step!r}.")
 
 
 def _squares(
