@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.datasets import load_breast_cancer, load_digits
-from sklearn.preprocessing import StandardScaler
 
 import bilevel
 from bilevel.errors import ArgumentError
 from problems.network import Network, NetworkProblem, Width
+from problems.scaling import Scaling
 from problems.splits import random_split, sizes_of_fractions
 
 Labelled = Mapping[str, tuple[NDArray[Any], NDArray[Any]]]
@@ -133,8 +133,8 @@ def breast_cancer(
 
 def standardised(splits: Labelled) -> Labelled:
     """Inputs with mean 0 and standard deviation 1 in every column of the training rows."""
-    scale = StandardScaler().fit(splits["train"][0])
-    return {name: (scale.transform(x), y) for name, (x, y) in splits.items()}
+    scale = Scaling.of(splits["train"][0])
+    return {name: (scale(x), y) for name, (x, y) in splits.items()}
 
 
 def _table(

@@ -6,18 +6,20 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bilevel.errors import DataError, MissingDataError, unknown_name
+from problems import lost_digits
 
 DELIMITERS = ",;\t|"
 MISSING = {"", "na", "n/a", "#n/a", "nan", "-nan", "null", "none", "?"}
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
-LARGEST = 1e150  # the square of a larger number overflows when columns are standardised
+NOT_ZERO = re.compile(r"[+-]?[0.]*[1-9]")
+LARGEST = 1e150  # larger numbers, whose squares overflow, stand for something else than a quantity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +29,13 @@ class Columns:
     Attributes:
         names: of the columns, in the order of the file.
         values: (rows, columns).
+        apart: by name, for columns of whose digits float64 loses some that count: the numbers less
+            the first one, (rows,), computed without loss.
     """
 
     names: tuple[str, ...]
     values: NDArray[np.float64]
+    apart: Mapping[str, NDArray[np.float64]] = dataclasses.field(default_factory=dict)
 
     def index(self, name: str) -> int:
         """Where a column stands."""
@@ -70,16 +75,20 @@ def read_columns(path: Path, wanted: Sequence[str] = (), drop: Sequence[str] = (
             )
     kept = [place for place, name in enumerate(names) if name not in drop]
     values = np.empty((len(lines), len(kept)))
-    trouble = []
+    trouble, apart = [], {}
     for column, place in enumerate(kept):
         entries = [(number, cells[place]) for number, cells in lines]
         values[:, column], wrong = numbers_of(names[place], entries)
         trouble += wrong
+        if not wrong and lost_digits.may_count(values[:, column]):
+            exact = lost_digits.apart((cell for _, cell in entries), values[:, column])
+            if exact is not None:
+                apart[names[place]] = exact
     if trouble:
         more = f" There are {len(trouble) - 5} more such columns." if len(trouble) > 5 else ""
         out = "Columns that are not needed can be left out: --set drop=NAME,NAME in the command."
         raise DataError(f"{path}: {' '.join(trouble[:5])}{more} {out}")
-    return Columns(tuple(names[place] for place in kept), values)
+    return Columns(tuple(names[place] for place in kept), values, apart)
 
 
 def read_lines(path: Path) -> list[tuple[int, list[str]]]:
@@ -146,7 +155,7 @@ def numbers_of(
         pass
     else:
         if (abs(values) <= LARGEST).all() and not any("_" in cell for _, cell in cells):
-            return values, []
+            return values, vanished(name, cells, values)
     missing = [number for number, cell in cells if cell.lower() in MISSING]
     words = [(n, c) for n, c in cells if c.lower() not in MISSING and not is_number(c)]
     if words:
@@ -174,6 +183,19 @@ def numbers_of(
             f"rows, the first in line {beyond[0]}: correct the values or remove those rows."
         ]
     return values, []
+
+
+def vanished(name: str, cells: Sequence[tuple[int, str]], values: NDArray[np.float64]) -> list[str]:
+    """A sentence if numbers of a column are so small that they were read as 0."""
+    places = [k for k in np.flatnonzero(values == 0).tolist() if NOT_ZERO.match(cells[k][1])]
+    if not places:
+        return []
+    number, cell = cells[places[0]]
+    return [
+        f"Column {name!r} holds numbers that are too small for float64 in {len(places)} of "
+        f"{len(cells)} rows, such as {shortened(cell)!r} in line {number}: give them in a smaller "
+        "unit."
+    ]
 
 
 def is_number(cell: str) -> bool:

@@ -1,15 +1,15 @@
 """Regression with a network whose last layer is a ridge regression, on standard data sets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from sklearn.datasets import load_diabetes, make_friedman1, make_friedman2, make_friedman3
-from sklearn.preprocessing import StandardScaler
 
 import bilevel
 from bilevel.errors import ArgumentError
 from problems.network import Network, NetworkProblem, Width
+from problems.scaling import Scaling
 from problems.splits import Arrays, Splits, last_rows, random_split, sizes_of_fractions
 
 
@@ -28,6 +28,8 @@ class Regression(NetworkProblem):
         ridge: lambda, at least 0.
         note: one sentence on the data.
         weight_decay: of the hidden layers, at least 0.
+        names: of the columns of the inputs, for messages; empty: their numbers.
+        target: the name of the target, for messages.
 
     Raises:
         ArgumentError: `ridge` or `weight_decay` is negative, or no number.
@@ -46,20 +48,26 @@ class Regression(NetworkProblem):
         ridge: float = 1e-4,
         note: str = "",
         weight_decay: float = 0.0,
+        names: Sequence[str] = (),
+        target: str = "target",
     ) -> None:
         columns = draw(0)["train"][0].shape[1]
         super().__init__(network, columns, ridge, note, weight_decay)
-        self.draw = draw
+        self.draw, self.names, self.target = draw, tuple(names), target
 
     def data(self, seed: int | None = None) -> dict[str, Any]:
-        """The standardised groups for a seed (0 where none is given)."""
+        """The standardised groups for a seed (0 where none is given).
+
+        Raises:
+            DataError: a column cannot be standardised; the message names it.
+        """
         splits = self.draw(seed or 0)
-        scale_inputs = StandardScaler().fit(splits["train"][0])
-        scale_targets = StandardScaler().fit(splits["train"][1][:, None])
+        inputs, targets = splits["train"]
+        scale_inputs = Scaling.of(inputs, self.names)
+        scale_targets = Scaling.of(targets[:, None], (self.target,))
         return {
             name: bilevel.Batch(
-                torch.from_numpy(scale_inputs.transform(x)),
-                torch.from_numpy(scale_targets.transform(y[:, None])[:, 0]),
+                torch.from_numpy(scale_inputs(x)), torch.from_numpy(scale_targets(y[:, None])[:, 0])
             )
             for name, (x, y) in splits.items()
         }

@@ -1,6 +1,6 @@
 """Regression on data of one's own: a CSV file, or arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bilevel.errors import ArgumentError, DataError, ShapeError
-from problems.csv_file import LARGEST, quoted, read_columns
+from problems import lost_digits
+from problems.csv_file import LARGEST, read_columns
 from problems.network import Network, Width
 from problems.regression import Regression
+from problems.scaling import few_digits, only_rounding
 from problems.splits import random_split, sizes_of_fractions
 
 FEWEST_ROWS = 20
@@ -57,19 +59,18 @@ def table(
     if target in names:
         raise ArgumentError(f"`drop` names the target {target!r}. Drop other columns only.")
     columns = read_columns(path, wanted=[target], drop=names)
+    for name, exact in columns.apart.items():  # the standardised column is the same, but right
+        columns.values[:, columns.index(name)] = exact
     place = columns.index(target)
     inputs, targets = np.delete(columns.values, place, axis=1), columns.values[:, place]
     others = [name for name in columns.names if name != target]
     check_table(inputs, targets, f"{path}: ", f"column {target!r}")
-    constant = [
-        name for name, spread in zip(others, np.ptp(inputs, axis=0), strict=True) if not spread
-    ]
-    remark = f" The same in every row, so of no use: {quoted(constant)}." if constant else ""
-    note = f"{path.name}: {len(targets)} rows, target {target!r} from {len(others)} columns."
     sizes = sizes_of_fractions(len(targets), validation, test)
-    note += remark + describe(targets, validation, test)
-    network = Network(width, depth, activation)
-    return Regression(random_split(inputs, targets, sizes), network, ridge, note, weight_decay)
+    note = f"{path.name}: {len(targets)} rows, target {target!r} from {len(others)} columns."
+    note += remarks(inputs, targets, [*map(repr, others), repr(target)], map(repr, columns.apart))
+    note += describe(targets, validation, test)
+    network, draw = Network(width, depth, activation), random_split(inputs, targets, sizes)
+    return Regression(draw, network, ridge, note, weight_decay, others, target)
 
 
 def from_arrays(
@@ -112,7 +113,7 @@ def from_arrays(
         >>> {name: len(rows.targets) for name, rows in problem.data(0).items()}
         {'train': 60, 'test': 20, 'validation': 20}
     """
-    x, y = numbers("inputs", inputs), numbers("targets", targets)
+    (x, whole), (y, wide) = numbers("inputs", inputs), numbers("targets", targets)
     if x.ndim != 2 or x.shape[1] == 0:
         remedy = " Write `inputs[:, None]` for a single column." if x.ndim == 1 else ""
         raise ShapeError(f"`inputs` must be (n, D), rows of D numbers, got {x.shape}.{remedy}")
@@ -128,16 +129,22 @@ def from_arrays(
     check_table(x, y, "", "`targets`")
     sizes = sizes_of_fractions(len(y), validation, test)
     note = note or f"Arrays: {len(y)} rows of {x.shape[1]} columns."
+    called = [*(f"column {place} (from 0)" for place in range(x.shape[1])), "`targets`"]
+    note += remarks(x, y, called, [called[place] for place in whole] + called[-1:] * len(wide))
     note += describe(y, validation, test)
     network = Network(width, depth, activation)
     return Regression(random_split(x, y, sizes), network, ridge, note, weight_decay)
 
 
-def numbers(name: str, given: Any) -> NDArray[np.float64]:
-    """A float64 copy of an argument, or an error that names it."""
+def numbers(name: str, given: Any) -> tuple[NDArray[np.float64], list[int]]:
+    """A float64 copy of an argument, or an error that names it.
+
+    Whole numbers that float64 does not hold are counted from the first row: the columns of which
+    this is true come with the copy.
+    """
     if isinstance(given, Tensor):
         array = given.detach().cpu()
-        found = (array if array.is_complex() else array.double()).numpy()
+        found = (array.double() if array.is_floating_point() else array).numpy()
     elif np.ma.is_masked(given):
         raise DataError(f"`{name}` is a masked array: drop the rows with masked values.")
     else:
@@ -149,7 +156,7 @@ def numbers(name: str, given: Any) -> NDArray[np.float64]:
         raise DataError(
             f"`{name}` must hold numbers, got {found.dtype}. Encode text as columns of 0 and 1."
         )
-    found = found.astype(np.float64)
+    exact, found = found, found.astype(np.float64)
     bad = ~(np.abs(found) <= LARGEST)
     if bad.any():
         where = ""
@@ -160,7 +167,15 @@ def numbers(name: str, given: Any) -> NDArray[np.float64]:
             f"`{name}` holds {int(bad.sum())} values that are NaN, infinite or beyond "
             f"{LARGEST:g}{where}. Drop those rows or impute the values."
         )
-    return found
+    counted = []
+    if exact.dtype.kind in "iu" and found.size and found.ndim in (1, 2):
+        sides = (array.reshape(len(array), -1) for array in (exact, found))
+        for place, (whole, column) in enumerate(zip(*(side.T for side in sides), strict=True)):
+            apart = lost_digits.may_count(column) and lost_digits.apart(whole.tolist(), column)
+            if isinstance(apart, np.ndarray):
+                column[:] = apart
+                counted.append(place)
+    return found, counted
 
 
 def check_table(
@@ -174,13 +189,44 @@ def check_table(
             f"{where}{len(targets)} rows are too few for training, validation and test: at least "
             f"{FEWEST_ROWS} are needed."
         )
-    if np.ptp(targets) == 0:
+    if np.ptp(targets) == 0 or only_rounding(targets[:, None]).any():
+        up_to = ", but for rounding" if np.ptp(targets) else ""
         raise DataError(
-            f"{where}{what} is {targets[0]:g} in every row: there is nothing to predict. Choose "
-            "another target."
+            f"{where}{what} is {targets[0]:g} in every row{up_to}: there is nothing to predict. "
+            "Choose another target."
         )
-    if not np.ptp(inputs, axis=0).any():
+    if ((np.ptp(inputs, axis=0) == 0) | only_rounding(inputs)).all():
         raise DataError(f"{where}all columns but the target are the same in every row.")
+
+
+def remarks(
+    inputs: NDArray[np.float64],
+    targets: NDArray[np.float64],
+    called: Sequence[str],
+    counted: Iterable[str],
+) -> str:
+    """Sentences for the note: columns of no use, and columns of which digits are lost.
+
+    Args:
+        inputs: (n, D).
+        targets: (n,).
+        called: the names of the columns and of the target, (D + 1,).
+        counted: the names of those that are counted from the first row.
+    """
+    values = np.column_stack([inputs, targets])
+    rounded = only_rounding(values)
+    found = {
+        "The same in every row, so of no use": np.ptp(values, axis=0) == 0,
+        "The same in every row but for rounding, so of no use": rounded,
+        "So far from 0 for their spread that float64 has few digits for it": (
+            few_digits(values) & ~rounded
+        ),
+    }
+    listed = {
+        text: [called[place] for place in np.flatnonzero(at).tolist()] for text, at in found.items()
+    }
+    listed["Counted from the first row, for float64 loses digits of the numbers"] = [*counted]
+    return "".join(f" {text}: {', '.join(names)}." for text, names in listed.items() if names)
 
 
 def describe(targets: NDArray[np.float64], validation: float, test: float) -> str:
