@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from problems import lost_digits
 
 DELIMITERS = ",;\t|"
 MISSING = {"", "na", "n/a", "#n/a", "nan", "-nan", "null", "none", "?"}
+OTHER_COLUMNS = "Columns that are not needed can be left out: --set drop=NAME,NAME in the command."
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 NOT_ZERO = re.compile(r"[+-]?[0.]*[1-9]")
 LARGEST = 1e150  # larger numbers, whose squares overflow, stand for something else than a quantity
@@ -42,6 +44,20 @@ class Columns:
         return self.names.index(name)
 
 
+class Cells(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        path: of the file.
+        names: of the columns.
+        lines: the number of each line below the first, and its cells.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    lines: Sequence[tuple[int, list[str]]]
+
+
 def read_columns(path: Path, wanted: Sequence[str] = (), drop: Sequence[str] = ()) -> Columns:
     """Read a file whose first line names its columns and whose other lines are numbers.
 
@@ -61,11 +77,22 @@ def read_columns(path: Path, wanted: Sequence[str] = (), drop: Sequence[str] = (
         UnknownNameError: a column of `wanted` or `drop` is not there.
         DataError: the file is no table of finite numbers; the message says where and what to do.
     """
+    cells = read_cells(path)
+    for name in (*wanted, *drop):
+        if name not in cells.names:
+            raise unknown_name(f"column of {path.name}", name, cells.names)
+    return columns_of(cells, [name for name in cells.names if name not in drop])
+
+
+def read_cells(path: Path) -> Cells:
+    """Read a file whose first line names its columns; the other lines hold anything.
+
+    Raises:
+        MissingDataError: there is no such file.
+        DataError: it has no header, or a line has another number of cells.
+    """
     (_, header), *lines = read_lines(path)
     names = check_names(path, header)
-    for name in (*wanted, *drop):
-        if name not in names:
-            raise unknown_name(f"column of {path.name}", name, names)
     for number, cells in lines:
         if len(cells) != len(names):
             raise DataError(
@@ -73,22 +100,42 @@ def read_columns(path: Path, wanted: Sequence[str] = (), drop: Sequence[str] = (
                 f"are {len(names)} columns. Correct that line: values that contain the separator "
                 "are quoted, decimals are written with a point."
             )
-    kept = [place for place, name in enumerate(names) if name not in drop]
+    return Cells(path, tuple(names), lines)
+
+
+def columns_of(
+    cells: Cells,
+    kept: Sequence[str],
+    blank: Sequence[str] = (),
+    remedy: str = OTHER_COLUMNS,
+) -> Columns:
+    """Some columns of a file as numbers.
+
+    Args:
+        cells: of the file.
+        kept: the columns, in the order wanted.
+        blank: those of them in which cells may be empty: NaN.
+        remedy: a sentence for the error.
+
+    Raises:
+        DataError: a cell is no finite number; the message says where and what to do.
+    """
+    path, names, lines = cells
     values = np.empty((len(lines), len(kept)))
     trouble, apart = [], {}
-    for column, place in enumerate(kept):
-        entries = [(number, cells[place]) for number, cells in lines]
-        values[:, column], wrong = numbers_of(names[place], entries)
+    for column, name in enumerate(kept):
+        place = names.index(name)
+        entries = [(number, line[place]) for number, line in lines]
+        values[:, column], wrong = numbers_of(name, entries, name in blank)
         trouble += wrong
         if not wrong and lost_digits.may_count(values[:, column]):
             exact = lost_digits.apart((cell for _, cell in entries), values[:, column])
             if exact is not None:
-                apart[names[place]] = exact
+                apart[name] = exact
     if trouble:
         more = f" There are {len(trouble) - 5} more such columns." if len(trouble) > 5 else ""
-        out = "Columns that are not needed can be left out: --set drop=NAME,NAME in the command."
-        raise DataError(f"{path}: {' '.join(trouble[:5])}{more} {out}")
-    return Columns(tuple(names[place] for place in kept), values, apart)
+        raise DataError(f"{path}: {' '.join(trouble[:5])}{more} {remedy}")
+    return Columns(tuple(kept), values, apart)
 
 
 def read_lines(path: Path) -> list[tuple[int, list[str]]]:
@@ -146,9 +193,12 @@ def check_names(path: Path, header: list[str]) -> list[str]:
 
 
 def numbers_of(
-    name: str, cells: Sequence[tuple[int, str]]
+    name: str, cells: Sequence[tuple[int, str]], blank: bool = False
 ) -> tuple[NDArray[np.float64], list[str]]:
-    """The numbers of a column, NaN where there is none, and a sentence if it cannot be used."""
+    """The numbers of a column, NaN where there is none, and a sentence if it cannot be used.
+
+    With `blank` a column may lack numbers.
+    """
     try:  # the common case, which is several times faster than looking for what is wrong
         values = np.array([float(cell) for _, cell in cells])
     except ValueError:
@@ -171,7 +221,7 @@ def numbers_of(
             f"{shortened(cell)!r} in line {number}: {remedy}."
         ]
     values = np.array([math.nan if c.lower() in MISSING else float(c) for _, c in cells])
-    if missing:
+    if missing and not blank:
         return values, [
             f"Column {name!r} lacks {len(missing)} of {len(cells)} values, the first in line "
             f"{missing[0]}: remove those rows or impute the values."

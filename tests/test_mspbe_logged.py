@@ -174,8 +174,8 @@ def test_files_that_cannot_be_used(tmp_path):
     csv.write_text("state_x,next_state_y,reward\n1,2,3\n")
     with pytest.raises(DataError, match="`next_state_NAME` for each `state_NAME`"):
         load_transitions(csv)
-    csv.write_text("state_x,next_state_x,rewards\n1,2,3\n")
-    with pytest.raises(UnknownNameError, match="Did you mean 'rewards'"):
+    csv.write_text("state_x,next_state_x,gains\n1,2,3\n")
+    with pytest.raises(DataError, match="lacks 'rewards'; it holds 'gains'"):
         load_transitions(csv)
     with pytest.raises(bilevel.errors.ArgumentError, match=r"`discount` \(gamma\)"):
         Logged(from_transitions(**arrays()), 1.5)

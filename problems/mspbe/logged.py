@@ -1,6 +1,5 @@
 """Logged transitions: from arrays, from `.npz` and CSV files."""
 
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,22 +9,14 @@ import torch
 from numpy.typing import NDArray
 
 import bilevel
-from bilevel.errors import DataError, MissingDataError, ShapeError
-from problems.csv_file import Columns, quoted, read_columns
+from bilevel.errors import DataError, ShapeError
 from problems.mspbe.linear import LinearEvaluation
+from problems.mspbe.log_files import read_arrays
 from problems.mspbe.sources import Logged
-from problems.mspbe.transitions import Transitions
+from problems.mspbe.transitions import Transitions, check_ratios
 
 Array = NDArray[np.float64]
 Ratios = Any | Callable[[Any, Any], Any] | None
-OTHER_NAMES = {
-    "observations": "states",
-    "next_observations": "next_states",
-    "terminals": "terminated",
-}
-"""What other collections of transitions call their arrays."""
-REQUIRED = ("states", "rewards", "next_states")
-KNOWN = (*REQUIRED, "actions", "terminated", "ratios", "returns")
 
 
 def from_transitions(
@@ -51,7 +42,7 @@ def from_transitions(
     Raises:
         ShapeError: an array does not have one entry for each transition, or widths differ.
         DataError: there are no transitions; a number is not finite; `terminated` is neither 0 nor
-            1; a ratio is negative.
+            1; a ratio is negative, or all are 0.
 
     Examples:
         >>> import numpy as np
@@ -73,8 +64,7 @@ def from_transitions(
     if following.shape != x.shape:
         raise ShapeError(f"`next_states` must be {x.shape} like `states`, got {following.shape}.")
     ended = np.zeros(n) if terminated is None else _column("terminated", terminated, n)
-    if not np.isin(ended, (0, 1)).all():
-        raise DataError("`terminated` must hold 0 and 1, or False and True, and nothing else.")
+    _check_flags("terminated", ended)
     following = np.where(ended[:, None] == 1, 0.0, following)
     found = {"states": x, "next_states": following, "rewards": _column("rewards", rewards, n)}
     if actions is not None and len(actions) != n:
@@ -97,6 +87,7 @@ def from_transitions(
             f"`ratios` is {found['ratios'][place]:g} for transition {place}. Importance ratios are "
             "quotients of probabilities, at least 0."
         )
+    check_ratios(torch.from_numpy(found["ratios"]))
     return Transitions(
         torch.from_numpy(x),
         torch.from_numpy(following),
@@ -110,20 +101,23 @@ def from_transitions(
 def load_transitions(file: str | Path) -> tuple[Transitions, bilevel.Batch | None]:
     """Read transitions from a file; see `from_transitions` for what is checked.
 
-    `.npz`: arrays `states`, `rewards`, `next_states`, and `actions`, `terminated`, `ratios`,
-    `returns` where they are known (`observations`, `next_observations` and `terminals` are
-    understood too). Anything else is read as CSV: columns `state_NAME` and `next_state_NAME` of
-    the same names, `reward`, and `action`, `terminated`, `ratio`, `return`.
+    `.npz`: arrays `states`, `rewards`, `next_states`, and `actions`, `terminated`, `truncated`,
+    `ratios`, `returns` where they are known. Anything else is read as CSV: columns `state_NAME` and
+    `next_state_NAME` of the same names, `reward`, and `action`, `terminated`, `truncated`, `ratio`,
+    `return`. Both understand the other names in use, such as `obs`, `dones`, `terminals`,
+    `timeouts`, `rho` (`problems.mspbe.log_files.NAMES`). Where an episode was over (`done`) it
+    ended, unless it is marked as truncated too. A next state may be NaN or empty after an end.
 
     Returns:
         The transitions, and a batch of inputs and Monte-Carlo returns where the file has returns.
 
     Raises:
         MissingDataError: there is no such file.
-        DataError: the file cannot be used; the message says why.
+        DataError: the file cannot be used; two names mean the same; a name is not understood that
+            may say where episodes end or what transitions count. Others are named in a warning.
     """
     path = Path(str(file)).expanduser()
-    arrays = _from_npz(path) if path.suffix == ".npz" else _from_csv(path)
+    arrays = read_arrays(path)
     try:
         rows = from_transitions(
             arrays["states"],
@@ -133,6 +127,8 @@ def load_transitions(file: str | Path) -> tuple[Transitions, bilevel.Batch | Non
             arrays.get("terminated"),
             arrays.get("ratios"),
         )
+        if "truncated" in arrays:
+            _check_flags("truncated", _column("truncated", arrays["truncated"], len(rows.rewards)))
         if "returns" not in arrays:
             return rows, None
         returns = _column("returns", arrays["returns"], len(rows.rewards))
@@ -177,52 +173,6 @@ def _column(name: str, given: Any, n: int) -> Array:
     return found
 
 
-def _from_npz(path: Path) -> dict[str, Any]:
-    """The arrays of a NumPy file under our names."""
-    if not path.is_file():
-        raise MissingDataError(f"{path} does not exist: name an .npz file.")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {OTHER_NAMES.get(name, name): file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{path} cannot be read as an .npz file of plain arrays: {error}. Write it with "
-            "np.savez(file, states=..., rewards=..., next_states=...)."
-        ) from error
-    lacking = [name for name in REQUIRED if name not in arrays]
-    if lacking:
-        raise DataError(
-            f"{path} lacks {quoted(lacking)}; it holds {quoted(sorted(arrays)) or 'nothing'}. "
-            f"Arrays that are understood: {', '.join(KNOWN)}."
-        )
-    return arrays
-
-
-def _from_csv(path: Path) -> dict[str, Any]:
-    """The columns of a CSV file as arrays under our names."""
-    columns = read_columns(path, wanted=["reward"])
-    names = [name.removeprefix("state_") for name in columns.names if name.startswith("state_")]
-    following = {name.removeprefix("next_state_") for name in columns.names if "next_" in name}
-    if not names or set(names) != following:
-        raise DataError(
-            f"{path} needs a column `next_state_NAME` for each `state_NAME`, at least one; it has "
-            f"{quoted(columns.names)}."
-        )
-    arrays = {
-        "states": _stacked(columns, [f"state_{name}" for name in names]),
-        "next_states": _stacked(columns, [f"next_state_{name}" for name in names]),
-        "rewards": columns.values[:, columns.index("reward")],
-    }
-    for column, name in (
-        ("action", "actions"),
-        ("terminated", "terminated"),
-        ("ratio", "ratios"),
-        ("return", "returns"),
-    ):
-        if column in columns.names:
-            arrays[name] = columns.values[:, columns.index(column)]
-    return arrays
-
-
-def _stacked(columns: Columns, names: list[str]) -> Array:
-    return columns.values[:, [columns.index(name) for name in names]]
+def _check_flags(name: str, values: Array) -> None:
+    if not np.isin(values, (0, 1)).all():
+        raise DataError(f"`{name}` must hold 0 and 1, or False and True, and nothing else.")

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +12,8 @@ from problems.mspbe import chains
 
 ROUNDING = 1e-10
 """What rows of probabilities may be off by."""
+UNITS = 4
+"""Rows in single or half precision may be off by so many units in the last place of 1."""
 
 
 class Model(NamedTuple):
@@ -37,8 +40,9 @@ class MarkovRewardProcess:
 
         V^pi = r + gamma P V^pi,      rho(s, s') = P(s, s') / P_b(s, s')
 
-    Tensors are copied as float64. An episode ends with the probability that a row of P lacks to 1;
-    the end has value 0 and is no state. After it the chain starts anew.
+    Tensors are copied as float64. Probabilities in single precision, converted or not, whose sum is
+    1 but for their rounding are divided by that sum. An episode ends with the probability that a
+    row of P lacks to 1; the end has value 0 and is no state. After it the chain starts anew.
 
     Args:
         inputs: (S, D), what features are computed from; for linear methods the features.
@@ -97,7 +101,10 @@ class MarkovRewardProcess:
         for field, shape in shapes.items():
             given = getattr(self, field)
             if given is not None:
-                object.__setattr__(self, field, _checked(field, given, shape))
+                array = _checked(field, given, shape)
+                if field in ("transitions", "behaviour", "start", "weights"):
+                    array = _normalised(array, given)
+                object.__setattr__(self, field, array)
         if self.initial_head is not None:
             head = _checked("initial_head", self.initial_head, (self.inputs.shape[1],))
             object.__setattr__(self, "initial_head", head)
@@ -227,7 +234,9 @@ def _check_square(name: str, given: object) -> int:
 
 def _checked(name: str, given: object, shape: tuple[int, ...]) -> Tensor:
     """A float64 copy of an argument of a shape (-1: any size), all of it finite."""
-    array = torch.as_tensor(given).detach().to(torch.float64, copy=True)
+    # torch makes float32 of lists
+    dtype = None if isinstance(given, Tensor | np.ndarray) else torch.float64
+    array = torch.as_tensor(given, dtype=dtype).detach().to(torch.float64, copy=True)
     fits = array.ndim == len(shape) and all(
         n in (-1, m) for n, m in zip(shape, array.shape, strict=True)
     )
@@ -241,6 +250,17 @@ def _checked(name: str, given: object, shape: tuple[int, ...]) -> Tensor:
         place = (~array.isfinite()).nonzero()[0].tolist()
         raise DataError(f"`{name}` is not finite at {place}: {float(array[tuple(place)])}.")
     return array
+
+
+def _normalised(probabilities: Tensor, given: object) -> Tensor:
+    """Rows (or one) that sum to 1 but for the rounding of what was given, divided by their sum."""
+    dtype = torch.as_tensor(given).dtype
+    dtype = dtype if dtype in (torch.float16, torch.bfloat16) else torch.float32
+    # numbers that float32 holds have been float32 once, or are sums of powers of 2
+    rounded = (probabilities == probabilities.to(dtype).double()).all(-1, keepdim=True)
+    sums = probabilities.sum(-1, keepdim=True)
+    near = rounded & ((sums - 1).abs() <= UNITS * torch.finfo(dtype).eps)
+    return torch.where(near, probabilities / sums, probabilities)
 
 
 def _check_rows(name: str, matrix: Tensor) -> None:

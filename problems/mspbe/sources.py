@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from bilevel.errors import ArgumentError, unknown_name
 from problems.mspbe import experience
+from problems.mspbe.endings import check_endings
 from problems.mspbe.process import MarkovRewardProcess, check_discount
-from problems.mspbe.transitions import Transitions
+from problems.mspbe.transitions import Transitions, check_ratios
 
 
 class AbstractSource(abc.ABC):
@@ -156,7 +157,9 @@ class Logged(AbstractSource):
         name: of the data.
 
     Raises:
-        ArgumentError: the discount is outside of [0, 1].
+        DataError: all ratios are 0.
+        ArgumentError: the discount is outside of [0, 1], or 1 where there are no values for it, as
+            without an end (`problems.mspbe.endings.check_endings`).
     """
 
     train: Transitions
@@ -168,6 +171,9 @@ class Logged(AbstractSource):
         object.__setattr__(self, "discount", check_discount(self.discount))
         if not isinstance(self.train, Transitions):
             raise ArgumentError(f"`train` must be `Transitions`, got {type(self.train).__name__}.")
+        check_ratios(self.train.ratios)
+        if self.discount == 1:
+            check_endings(self.train)
 
     def groups(self, seed: int | None) -> dict[str, Any]:
         """The transitions, and the returns where there are any."""

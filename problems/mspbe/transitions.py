@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from bilevel.errors import DataError
+
 
 class Transitions(NamedTuple):
     """Rows (x, r, x') of experience.
@@ -23,3 +25,16 @@ class Transitions(NamedTuple):
     ratios: Tensor
     continues: Tensor
     weights: Tensor
+
+
+def check_ratios(ratios: Tensor) -> None:
+    """Raise where no transition counts for the target policy.
+
+    Raises:
+        DataError: all ratios are 0.
+    """
+    if not bool((ratios != 0).any()):
+        raise DataError(
+            "`ratios` is 0 for all transitions: the target policy would have made none of them, so "
+            "that nothing can be learned about it. Check what is divided by what."
+        )
