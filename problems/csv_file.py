@@ -237,9 +237,11 @@ def numbers_of(
 
 def vanished(name: str, cells: Sequence[tuple[int, str]], values: NDArray[np.float64]) -> list[str]:
     """A sentence if numbers of a column are so small that they were read as 0."""
-    places = [k for k in np.flatnonzero(values == 0).tolist() if NOT_ZERO.match(cells[k][1])]
-    if not places:
+    zeros = np.flatnonzero(values == 0).tolist()
+    written = {cell for cell in {cells[k][1] for k in zeros} if NOT_ZERO.match(cell)}
+    if not written:
         return []
+    places = [k for k in zeros if cells[k][1] in written]
     number, cell = cells[places[0]]
     return [
         f"Column {name!r} holds numbers that are too small for float64 in {len(places)} of "

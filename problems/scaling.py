@@ -11,8 +11,8 @@ from bilevel.errors import DataError
 Array = NDArray[Any]
 ROUNDING = 16
 """Numbers that are not whole and differ by at most so many units in the last place do not vary."""
-DIGITS = 1e-3
-"""A column whose range is less than 1 / DIGITS units in the last place has few digits left."""
+FEW = 1000
+"""A column whose range is less than so many units in the last place has few digits left."""
 MOST = float(np.finfo(np.float32).max)
 
 
@@ -107,9 +107,22 @@ def only_rounding(values: Array) -> NDArray[np.bool_]:
 
 
 def few_digits(values: Array) -> NDArray[np.bool_]:
-    """Which columns of (n, D) vary by few of the steps between neighbouring numbers, (D,)."""
+    """Which columns of (n, D) vary by few of the steps between neighbouring numbers, (D,).
+
+    The steps are those of float32 where it holds all of the column. Whole numbers lose nothing as
+    long as steps are at most 1.
+    """
     units = _units(values)
-    return (units > 0) & (units < 1 / DIGITS)
+    few = (units > 0) & (units < FEW * 2.0**29)  # a step of float32 is 2^29 steps of float64
+    for place in np.flatnonzero(few).tolist():
+        column = values[:, place]
+        with np.errstate(over="ignore"):
+            single = column.astype(np.float32)
+        held = single if (single == column).all() else column
+        step = float(np.spacing(np.abs(held).max()))
+        exact = step <= 1 and bool((column == np.rint(column)).all())
+        few[place] = np.ptp(column) < FEW * step and not exact
+    return few
 
 
 def _units(values: Array) -> Array:

@@ -218,9 +218,7 @@ def remarks(
     found = {
         "The same in every row, so of no use": np.ptp(values, axis=0) == 0,
         "The same in every row but for rounding, so of no use": rounded,
-        "So far from 0 for their spread that float64 has few digits for it": (
-            few_digits(values) & ~rounded
-        ),
+        "So far from 0 for their spread that few digits are left": few_digits(values) & ~rounded,
     }
     listed = {
         text: [called[place] for place in np.flatnonzero(at).tolist()] for text, at in found.items()

@@ -93,6 +93,14 @@ def test_three_layers_at_the_scale_of_the_root(h):
             assert (curvature_at_equal(h, budget, 2, signal_only, depth=3) > 0) == minimum
 
 
+@pytest.mark.parametrize(("signal_only", "edge"), [(True, 0.5), (False, 3.0)])
+def test_the_lower_edges_of_three_layers(signal_only, edge):
+    """A factor of six, as for two layers; at finite widths a little more."""
+    for h in (256, 10**5):
+        assert curvature_at_equal(h, 0.99 * edge, 2, signal_only, depth=3) < 0
+        assert curvature_at_equal(h, (1.001 + 8 / h) * edge, 2, signal_only, depth=3) > 0
+
+
 def test_formula_and_descent_at_the_budget_of_the_reproduction():
     curves = ShareCurves.of(2, 1000, 40000)
     off = (curves.surrogate - curves.exact).abs() / curves.surrogate

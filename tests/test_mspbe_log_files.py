@@ -153,7 +153,10 @@ def test_columns_of_states_belong_together(tmp_path):
         with pytest.raises(DataError, match="`next_state_NAME` for each `state_NAME`"):
             load_transitions(path)
     path.write_text("state_a,next_state_a,gain\n1,2,3\n")
-    with pytest.raises(DataError, match=r"lacks 'rewards'; it holds 'gain', .*understood: states"):
+    with pytest.raises(
+        DataError,
+        match=r"lacks 'rewards'; it holds 'gain', .*Understood are states.*next_state_NAME",
+    ):
         load_transitions(path)
 
 

@@ -203,8 +203,15 @@ def test_numbers_that_float64_holds_are_left_alone(tmp_path):
 
 def test_digits_that_were_lost_before_are_told():
     stamps = 1.65e18 + np.round(4 * NOISE) * 256
-    note = from_arrays(np.column_stack([OTHER, stamps]), TARGETS).note
-    assert "float64 has few digits for it: column 1 (from 0)." in note
+    seconds = (1.65e9 + 300 * NOISE).astype(np.float32).astype(np.float64)
+    whole = np.column_stack([2.0**51 + np.arange(ROWS), 2.0**23 + np.arange(ROWS)])
+    inputs = np.column_stack([OTHER, stamps, seconds, whole])
+    assert few_digits(inputs).tolist() == [False, True, True, False, False]
+    for given in (inputs, torch.from_numpy(inputs)):
+        note = from_arrays(given, TARGETS).note
+        assert "spread that few digits are left: column 1 (from 0), column 2 (from 0)." in note
+    single = np.column_stack([OTHER, seconds]).astype(np.float32)
+    assert "few digits are left: column 1 (from 0)." in from_arrays(single, TARGETS).note
 
 
 def test_numbers_too_small_for_a_float_are_refused(tmp_path):

@@ -35,6 +35,10 @@ NAMES = {
 REQUIRED = ("states", "rewards", "next_states")
 WIDE = ("next_states", "states")
 """What has several columns in a CSV file, called NAME_x, NAME_y, ..."""
+UNDERSTOOD = (
+    f"Understood are {', '.join(NAMES)}, in the singular too, and other names such as obs, "
+    "is_terminal, timeouts and rho."
+)
 OURS = {name: ours for ours, names in NAMES.items() for name in names}
 TELLING = {
     *(word for ours in ("terminated", "done", "truncated", "ratios") for word in NAMES[ours]),
@@ -129,10 +133,10 @@ def _places(path: Path, names: Iterable[str], wide: tuple[str, ...]) -> dict[str
             )
     lacking = [ours for ours in REQUIRED if ours not in found]
     if lacking:
-        columns = "; columns of states are called state_NAME and next_state_NAME" * bool(wide)
+        columns = " Columns of states are called state_NAME and next_state_NAME." * bool(wide)
         raise DataError(
             f"{path} lacks {quoted(lacking)}; it holds {quoted(sorted(names)) or 'nothing'}. "
-            f"Names that are understood: {', '.join(OURS)}{columns}."
+            f"{UNDERSTOOD}{columns}"
         )
     _check_left(path, left)
     return {ours: next(iter(by.values())) for ours, by in found.items()}
@@ -156,12 +160,11 @@ def _check_left(path: Path, left: Sequence[str]) -> None:
         if near or words & TELLING:
             raise DataError(
                 f"{path}: {name!r} is not understood, but may say where episodes end or what "
-                f"transitions count. Names that are understood: {', '.join(OURS)}. Rename it, or "
-                "leave it out."
+                f"transitions count. {UNDERSTOOD} Rename it, or leave it out."
             )
     if left:
         warnings.warn(
-            f"{path}: not used: {quoted(left)}. Names that are understood: {', '.join(OURS)}.",
+            f"{path}: not used: {quoted(left)}.",
             stacklevel=6,
         )
 
