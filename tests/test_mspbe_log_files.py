@@ -179,3 +179,11 @@ def test_digits_that_states_lose_are_told(tmp_path):
     arrays = {"state": stamps, "next_state": stamps, "rewards": REWARDS}
     with pytest.warns(UserWarning, match="float64 loses digits of the numbers in 'state'"):
         load_transitions(saved(tmp_path, ".csv", arrays))
+
+
+def test_remarks_on_all_transitions_are_named(tmp_path):
+    """One number says nothing about where episodes end; objects are never read."""
+    more = {"discount": 0.9, "env_done": "never", "info": np.array([None] * N)}
+    path = saved(tmp_path, ".npz", ARRAYS | more)
+    with pytest.warns(UserWarning, match="not used: 'discount', 'env_done', 'info'"):
+        same(load_transitions(path)[0], from_transitions(STATES, None, REWARDS, NEXT))

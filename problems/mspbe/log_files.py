@@ -4,7 +4,7 @@ import difflib
 import re
 import warnings
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,9 @@ def _from_npz(path: Path) -> dict[str, Any]:
         raise MissingDataError(f"{path} does not exist: name an .npz file.")
     try:
         with np.load(path, allow_pickle=False) as file:
-            places = _places(path, file.files, ())
+            unknown = [name for name in file.files if not _meaning(name, ())[0]]
+            single = {name for name in unknown if _is_single(file, name)}
+            places = _places(path, file.files, (), single)
             return {ours: file[names[0]] for ours, names in places.items()}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         if isinstance(error, DataError):
@@ -106,13 +108,24 @@ def _from_csv(path: Path) -> dict[str, Any]:
     return found
 
 
-def _places(path: Path, names: Iterable[str], wide: tuple[str, ...]) -> dict[str, list[str]]:
+def _is_single(file: Mapping[str, Any], name: str) -> bool:
+    """Whether an array is one number or word, a remark on all transitions."""
+    try:
+        return not np.ndim(file[name])
+    except ValueError:  # objects, which are not read
+        return False
+
+
+def _places(
+    path: Path, names: Iterable[str], wide: tuple[str, ...], single: Collection[str] = ()
+) -> dict[str, list[str]]:
     """Our names, with the names in the file that stand for them; what is left is told or refused.
 
     Args:
         path: the file.
         names: what it holds.
         wide: our names that may have several columns.
+        single: those of `names` that say nothing about single transitions.
     """
     names, left = list(names), []
     found: dict[str, dict[str, list[str]]] = {}  # names of the same prefix belong together
@@ -138,7 +151,7 @@ def _places(path: Path, names: Iterable[str], wide: tuple[str, ...]) -> dict[str
             f"{path} lacks {quoted(lacking)}; it holds {quoted(sorted(names)) or 'nothing'}. "
             f"{UNDERSTOOD}{columns}"
         )
-    _check_left(path, left)
+    _check_left(path, left, single)
     return {ours: next(iter(by.values())) for ours, by in found.items()}
 
 
@@ -152,12 +165,12 @@ def _meaning(name: str, wide: tuple[str, ...]) -> tuple[str, str, str]:
     return (OURS[lower], name, "") if lower in OURS else ("", "", "")
 
 
-def _check_left(path: Path, left: Sequence[str]) -> None:
+def _check_left(path: Path, left: Sequence[str], single: Collection[str]) -> None:
     """Refuse names that may change the values, warn of the others."""
     for name in left:
         words = set(re.split(r"[^a-z]+", name.lower()))
         near = difflib.get_close_matches(name.lower(), TELLING, n=1, cutoff=0.8)
-        if near or words & TELLING:
+        if (near or words & TELLING) and name not in single:
             raise DataError(
                 f"{path}: {name!r} is not understood, but may say where episodes end or what "
                 f"transitions count. {UNDERSTOOD} Rename it, or leave it out."
