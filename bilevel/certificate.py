@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.heads.landing import deviation, landing
 from bilevel.heads.newton import hessian_system
 from bilevel.heads.quadratic import (
     LARGEST_GENERAL_HEAD,
@@ -23,7 +24,7 @@ from bilevel.heads.quadratic import (
     quadratic_system,
 )
 from bilevel.linear.accumulate import row_sums
-from bilevel.linear.system import EPS, AbstractSystem
+from bilevel.linear.system import EPS, AbstractSystem, PrimalSystem
 from bilevel.oracles import Oracles
 from bilevel.problem import LinearHeadProblem
 from bilevel.sampling import Rows
@@ -60,7 +61,9 @@ class Certifier:
         oracles: of the problem.
         kind: "proven" for quadratic heads and where the problem knows its curvature, "estimated"
             where only the local Hessian is known, "unknown" where the head is too large for a
-            Hessian (no bound is given then).
+            Hessian (no bound is given then). A linear head with squared error is quadratic by its
+            form, another one if the gradients say so at every head that is certified: a run where
+            they do not gets no bound and no theta*.
         exact: whether theta* itself can be computed beside the bound.
         penalised: see `bilevel.heads.quadratic.all_penalised`.
         note: where mu comes from, in words.
@@ -109,7 +112,10 @@ class Certifier:
         large = large or (linear and rows.chunks is not None)  # features of all rows at once
         if not (large or linear) and is_quadratic(oracles, body, head, rows):
             one = trees.flatten(head).shape[1] == 1
-            note = "mu is the smallest eigenvalue of the head's Hessian, constant in the head."
+            note = (
+                "mu is the smallest eigenvalue of the head's Hessian, which is constant as far as "
+                "the gradients at this head, at its best response and at two random heads tell."
+            )
             return cls(oracles, "proven", everywhere or one, False, note, quadratic=True)
         known = problem.known_curvature(trees.take(body, 0)) if stated else None
         if known is not None and (math.isfinite(known.largest) or (everywhere and not large)):
@@ -133,10 +139,20 @@ class Certifier:
         problem = self.oracles.problem
         if isinstance(problem, LinearHeadProblem) and not (self.quadratic or self.convex):
             return hessian_system(self.oracles, body, head, rows)
-        return quadratic_system(self.oracles, body, head, rows, self.penalised)
+        system = quadratic_system(self.oracles, body, head, rows, self.penalised)
+        if not self._looked_at:
+            return system
+        assert isinstance(system, PrimalSystem)
+        agrees = landing(self.oracles, body, head, rows, system).agrees.reshape(-1, 1, 1, 1)
+        return dataclasses.replace(system, hessian=system.hessian.where(agrees, torch.nan))
+
+    @property
+    def _looked_at(self) -> bool:
+        """Whether g is quadratic because its gradients say so, not by its form."""
+        return self.quadratic and not isinstance(self.oracles.problem, LinearHeadProblem)
 
     def best_response(self, system: AbstractSystem, head: Tree) -> Tree:
-        """theta*, where `exact`; NaN in runs whose Hessian is numerically singular."""
+        """theta*, where `exact`; NaN where H is numerically singular, or g not quadratic."""
         numbers, status = system.solve()
         unsolved = (status != int(Status.CONVERGED)).reshape(-1, 1, 1)
         numbers = numbers.masked_fill(unsolved, torch.nan)
@@ -165,15 +181,38 @@ class Certifier:
         mu, largest = self._curvature(system, body, head, size)
         mu = torch.where(mu > 0, mu, torch.nan)
         residual, descent = size, torch.zeros_like(size)
-        if not isinstance(head_set, Everywhere):
+        everywhere = isinstance(head_set, Everywhere)
+        if not everywhere:
             step = trees.tree_map(lambda t, d: t - d / trees.per_run(largest, d), head, slope)
             at = head_set.project(step)
             residual = largest * trees.norm(trees.tree_map(torch.sub, head, at))
             here, there = (oracles.head_value(body, x, rows) for x in (head, at))
             descent = here - there + 10 * EPS * (here.abs() + there.abs())
         safe = residual + self._rounding(body, head, rows, largest)
+        if self._looked_at:
+            assert isinstance(system, PrimalSystem)
+            safe = safe + 2 * self._off(system, body, head, rows, None if everywhere else at)
         value = descent + safe.square() / (2 * mu)
         return HeadCertificate(residual, mu, safe / mu, value, largest)
+
+    def _off(
+        self, system: PrimalSystem, body: Tree, head: Tree, rows: Rows, at: Tree | None
+    ) -> Tensor:
+        """How far gradients are from those of one quadratic, (R,): NaN if by more than rounding.
+
+        Args:
+            system: of `self.system`.
+            body: leaves (R, ...).
+            head: likewise.
+            rows: on which g is meant.
+            at: where a projected step leads to; None: there is no set of heads.
+        """
+        place = (self.oracles, body, head)
+        off = landing(*place, rows, system).off
+        if at is None:
+            return off
+        apart, fine = deviation(*place, at, rows, system.hessian.squeeze(1))
+        return off + apart.where(fine, torch.nan)
 
     def _curvature(
         self, system: AbstractSystem | None, body: Tree, head: Tree, like: Tensor

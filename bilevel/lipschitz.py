@@ -26,6 +26,8 @@ THIRD_BYTES = 2**29
 LARGEST_NORM = 512
 """Numbers of a head up to which the norm of d2_{w theta} g is computed."""
 DIRECTIONS = 4
+UNSEEN = 1e-7
+SMALLEST = torch.finfo(torch.float64).tiny
 CHUNK_BYTES = 2**26
 
 
@@ -83,12 +85,13 @@ def quadratic_constants(
     work = len(blocks) * len(blocks[0]) ** 2 * size
     if work > THIRD_BYTES:
         return None
-    if not isinstance(oracles.problem, LinearHeadProblem) and not _affine(
-        oracles, body, head, rows
-    ):
+    linear = isinstance(oracles.problem, LinearHeadProblem)
+    if not (linear or _affine(oracles, body, head, rows)):
         return None
     cross = torch.stack([_third(oracles, body, head, rows, units) for units in blocks]).amax(0)
     norm = cross_norm(oracles, body, head, rows) + cross * distance
+    if not linear:  # what samples do not show: they agree to 1e-8
+        cross, norm = (1 + UNSEEN) * cross, (1 + UNSEEN) * norm
     note = "g is quadratic in the head and F is g: the constants are computed."
     return Constants(norm, largest, cross, torch.zeros_like(norm), norm, "proven", note)
 
@@ -107,8 +110,9 @@ def estimated_constants(
 
     In up to 4 orthogonal directions, at the distance of theta* or 1e-4 (1 + |theta|), whichever is
     more; their mean square times the number of directions that there are estimates a squared
-    Frobenius norm, which bounds the spectral one. Second derivatives are looked at in their
-    product with one vector only, the one that they meet in the bound.
+    Frobenius norm, which bounds the spectral one. A quotient against the gradient, where theta* is
+    looked for, counts if it is larger. Second derivatives are looked at in their product with one
+    vector only, the one that they meet in the bound.
 
     Args:
         oracles: of the problem.
@@ -120,7 +124,7 @@ def estimated_constants(
         probes: of the norm of d2_{w theta} g.
     """
     flat = trees.flatten(head)
-    runs, size = flat.shape
+    size = flat.shape[1]
     step = torch.maximum(distance, 1e-4 * (1 + trees.norm(head)))
     length = trees.norm(along)
     length = torch.where(length > 0, length, torch.ones_like(length))
@@ -132,8 +136,11 @@ def estimated_constants(
         return (*oracles.body_gradients(body, point, rows), crossed, curved)
 
     here, count = at(head), min(size, DIRECTIONS)
-    squares = flat.new_zeros(4, runs)
-    for direction in _directions(size, count).to(flat):
+    directions = [d.expand_as(flat) for d in _directions(size, count).to(flat)]
+    slope = trees.flatten(oracles.head_gradient(body, head, rows))
+    directions.append(-slope / slope.norm(dim=1, keepdim=True).clamp(min=SMALLEST))
+    squares = []
+    for direction in directions:
         shift = trees.unflatten(step.unsqueeze(1) * direction, head)
         there = oracles.problem.head_set.project(trees.tree_map(torch.add, head, shift))
         moved = trees.norm(trees.tree_map(torch.sub, there, head))
@@ -141,8 +148,9 @@ def estimated_constants(
             trees.norm(trees.tree_map(torch.sub, a, b))
             for a, b in zip(at(there), here, strict=True)
         ]
-        squares += (torch.stack(changes) / moved).square().nan_to_num(0.0)
-    body_gradient, head_gradient, cross, hessian = (squares * size / count).sqrt()
+        squares.append((torch.stack(changes) / moved).square().nan_to_num(0.0))
+    mean = torch.stack(squares[:-1]).sum(0) * size / count
+    body_gradient, head_gradient, cross, hessian = torch.maximum(mean, squares[-1]).sqrt()
     norm = cross_norm(oracles, body, head, rows, probes) + cross * distance
     note = "The Lipschitz constants are estimated from differences around the head."
     return Constants(body_gradient, head_gradient, cross, hessian, norm, "estimated", note)
@@ -248,9 +256,10 @@ def _spectral(columns: Tensor) -> Tensor:
 
 
 def _affine(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> bool:
-    """Whether d2_{w theta} g is affine in the head, as far as two random directions can tell.
+    """Whether d2_{w theta} g is affine in the head, as far as random directions can tell.
 
-    A g that is quadratic in the head at this body need not be so at those beside it.
+    One goes through the head itself. A g that is quadratic in the head at this body need not be so
+    at those beside it.
     """
     flat = trees.flatten(head)
     source = generator(0, "affine")
@@ -259,8 +268,12 @@ def _affine(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> bool:
         at, along = (trees.unflatten(x.to(flat).expand(flat.shape), head) for x in (point, vector))
         return trees.flatten(oracles.cross_vjp(body, at, along, rows))
 
-    for length in (1.0, 10.0):
-        centre, u, v = torch.randn(3, flat.shape[1], generator=source, dtype=torch.float64)
+    for length, through in ((1.0, False), (10.0, False), (1.0, True)):
+        drawn = torch.randn(3, flat.shape[1], generator=source, dtype=torch.float64)
+        centre, u, v = drawn.to(flat)
+        if through:
+            centre = (flat + centre) / 2
+            u = flat - centre
         ahead, here, behind = (crossed(centre + s * u, v) for s in (length, 0.0, -length))
         scale = torch.stack([ahead, here, behind]).abs().amax()
         if not bool((ahead + behind - 2 * here).abs().amax() <= 1e-9 * scale):

@@ -30,6 +30,7 @@ class Status(enum.IntEnum):
     INFEASIBLE = 13
     UNBOUNDED = 14
     SOLVER_FAILED = 15
+    NOT_QUADRATIC = 16
 
     @property
     def message(self) -> str:
@@ -95,6 +96,11 @@ _MESSAGES = {
         "The convex solver gave no head; the `words` of `best_response` at this body are its own. "
         "Standardise the inputs, use a larger ridge, looser tolerances in `options`, or another "
         "`solver`."
+    ),
+    Status.NOT_QUADRATIC: (
+        "The gradient of g does not vanish at the closed-form head: g is not quadratic between it "
+        "and the head before, so this is not the best response. Use Newton(), or "
+        "FastSGD(lr, steps)."
     ),
     Status.NO_MINIMISER: (
         "The head grows without end: its features separate the classes of the training rows, or "

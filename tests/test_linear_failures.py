@@ -137,6 +137,6 @@ def test_every_status_has_its_own_words():
     assert set(words.STATUSES) == names  # reports look them up
     assert len({status.message for status in Status}) == len(names)
     failed = [status.name for status in Status if status.failed]
-    heads = ["NO_MINIMISER", "INFEASIBLE", "UNBOUNDED", "SOLVER_FAILED"]
+    heads = ["NO_MINIMISER", "INFEASIBLE", "UNBOUNDED", "SOLVER_FAILED", "NOT_QUADRATIC"]
     assert failed == ["DIVERGED", "SINGULAR", "INDEFINITE", *heads]
     assert max(Status) < RETRY

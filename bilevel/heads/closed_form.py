@@ -11,7 +11,9 @@ from bilevel.cost import Cost
 from bilevel.errors import IncompatibleError
 from bilevel.heads.base import AbstractHeadSolver, HeadSolution
 from bilevel.heads.head_data import AbstractHeadData, FullData, RunningData
+from bilevel.heads.landing import landing
 from bilevel.hyperparameters import check_part
+from bilevel.linear.system import PrimalSystem
 from bilevel.oracles import Oracles
 from bilevel.problem import LinearHeadProblem, StackelbergProblem
 from bilevel.sampling import Rows
@@ -27,7 +29,9 @@ class ClosedForm(AbstractHeadSolver):
     A linear head with squared error: H = Z'SZ/n + diag(p), b = Z'St/n. With fewer rows than
     features (and everything penalised) the n x n kernel is factored instead. Features that do not
     depend on the body are multiplied once. Any other head is solved through its Hessian if g is
-    quadratic in it, which is checked once at random heads.
+    quadratic in it. That is checked at random heads and at the initial ones, and d_theta g of every
+    solution: where it does not vanish, g is not quadratic between the head before and the solution,
+    and the run's status is `NOT_QUADRATIC`.
 
     Args:
         data: on which rows: `FullData()`, all training rows (the default); `BatchData()`, those of
@@ -65,15 +69,20 @@ class ClosedForm(AbstractHeadSolver):
         numbers, status, factor = system.factorised()
         if isinstance(oracles.problem, LinearHeadProblem):
             solved = numbers if head.ndim == 3 else numbers.squeeze(2)
-            solved = solved.to(head.dtype)
+            solved, off = solved.to(head.dtype), None
         else:
-            step = trees.unflatten(numbers.squeeze(2).to(trees.leaves(head)[0].dtype), head)
-            solved = trees.tree_map(torch.add, head, step)
+            assert isinstance(system, PrimalSystem)
+            on = rows if self.uses_batch else rows.full
+            found = landing(oracles, body, head, on, system, (numbers, status))
+            solved, off = found.head, found.off
+            status = status.masked_fill(~found.agrees, int(Status.NOT_QUADRATIC))
         solved, status = self._constrain(oracles.problem, solved, status)
         # a right side that is no number does not show in the factorisation
-        lost = ~trees.finite(solved)
+        lost = ~trees.finite(solved) if off is None else ~(trees.finite(solved) & off.isfinite())
         status = torch.where(lost, status.clamp(min=int(Status.DIVERGED)), status)
         residual = system.gradient_norm(self._numbers(oracles.problem, solved, head))
+        if off is not None and isinstance(oracles.problem.head_set, Everywhere):
+            residual = off
         kept = factor if self.exact else ()  # averages are no Hessian of g
         return HeadSolution(solved, residual, status, state, kept)
 

@@ -7,12 +7,13 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.errors import IncompatibleError, SingularHeadError
+from bilevel.heads.landing import deviation, landing
 from bilevel.linear.accumulate import row_moments
 from bilevel.linear.system import EPS, AbstractSystem, PrimalSystem, linear_system, penalise
 from bilevel.oracles import Oracles
 from bilevel.problem import LinearHeadProblem, StackelbergProblem
 from bilevel.sampling import Rows, generator
-from bilevel.status import Status
+from bilevel.sets import Everywhere
 from bilevel.trees import Tree
 
 LARGEST_GENERAL_HEAD = 1024
@@ -109,19 +110,21 @@ def check_quadratic(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Non
     if not is_quadratic(oracles, body, head, rows):
         raise IncompatibleError(
             f"`head_objective` of {type(oracles.problem).__name__} is not quadratic in the head: "
-            "its Hessian is not the same everywhere, so there is no closed form. Use Newton(), or "
-            "FastSGD(lr, steps)."
+            "its gradient at a random head or at the initial one is not that of one quadratic, so "
+            "there is no closed form. Use Newton(), or FastSGD(lr, steps)."
         )
 
 
 def is_quadratic(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> bool:
-    """Whether g is quadratic in the head, as far as three heads can tell, in float64.
+    """Whether g is quadratic in the head, as far as the heads looked at can tell, in float64.
 
-    Its Hessian must agree at two random heads to 1e-8, and its gradient must vanish, to 1e-6 of
-    what it was, at the head that this Hessian leads to.
+    Its Hessian must be the same at two random heads and at `head`, to 1e-8, and its gradient must
+    vanish at the heads that this Hessian leads to from there (see `landing`). With a set of heads
+    the gradient must also be that of the quadratic where these are projected to.
     """
     body, rows = trees.cast(body, torch.float64), rows.cast(torch.float64)
-    like = trees.flatten(trees.cast(head, torch.float64))
+    head = trees.cast(head, torch.float64)
+    like = trees.flatten(head)
 
     def random_head(stream: int) -> Tree:
         source = generator(stream, "quadratic")
@@ -129,14 +132,18 @@ def is_quadratic(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> bool:
         return trees.unflatten(numbers.to(like.device).expand(like.shape), head)
 
     start = random_head(0)
-    first = oracles.head_hessian(body, start, rows)
-    second = oracles.head_hessian(body, random_head(1), rows)
-    scale = torch.maximum(first.abs().amax(), second.abs().amax())
-    if not bool((first - second).abs().amax() <= 1e-8 * scale):
-        return False
-    system = quadratic_system(oracles, body, start, rows, False)
-    step, status = system.solve()
-    landed = trees.tree_map(torch.add, start, trees.unflatten(step.squeeze(2), start))
-    before, after = (trees.norm(oracles.head_gradient(body, at, rows)) for at in (start, landed))
-    # a singular Hessian leads nowhere; it is refused, or not certified, as such
-    return bool(((after <= 1e-6 * before) | (status != int(Status.CONVERGED))).all())
+    first, *others = (oracles.head_hessian(body, at, rows) for at in (start, random_head(1), head))
+    for other in others:
+        scale = torch.maximum(first.abs().amax(), other.abs().amax())
+        if not bool((first - other).abs().amax() <= 1e-8 * scale):
+            return False
+    for at in (start, head):
+        system = quadratic_system(oracles, body, at, rows, False)
+        assert isinstance(system, PrimalSystem)
+        found = landing(oracles, body, at, rows, system)
+        if not bool(found.agrees.all()):
+            return False
+    if isinstance(oracles.problem.head_set, Everywhere):
+        return True
+    at = oracles.problem.head_set.project(trees.where(found.solved, found.head, head))
+    return bool(deviation(oracles, body, head, at, rows, first)[1].all())

@@ -39,6 +39,7 @@ STATUSES = {
     "INFEASIBLE": "no head allowed",
     "UNBOUNDED": "head without minimum",
     "SOLVER_FAILED": "convex solver failed",
+    "NOT_QUADRATIC": "no closed form where the head went",
 }
 
 
