@@ -9,11 +9,14 @@ from points import Custom, Point, gradient, number
 import bilevel
 from bilevel import (
     CG,
+    Ball,
     Box,
     ClosedForm,
     FastSGD,
     Implicit,
+    L1Ball,
     Polynomial,
+    Simplex,
     Status,
     Unrolled,
     trees,
@@ -34,6 +37,20 @@ PROBLEMS = {
         [0.1, 0.9, -0.5], 0.6, Box(-0.4, 0.9),
     ),
 }  # fmt: skip
+PROBLEMS |= {
+    name: Custom(
+        lambda w, t: (t * number(1.0, 2.0, -1.0)).sum() + w * t[0],
+        lambda w, t: ((t - w * number(1.0, 2.0, 0.3)) ** 2).sum() + t[0] * t[1] + t[2] ** 4,
+        head, 0.6, head_set,
+    )
+    for name, head, head_set in [
+        ("ball", [0.1, 0.9, -0.5], Ball(0.7)),
+        ("ball from inside", [0.1, -0.1, 0.2], Ball(0.7)),
+        ("simplex", [0.2, 0.1, 0.7], Simplex()),
+        ("l1 ball", [0.1, 0.4, -0.4], L1Ball(0.8)),
+        ("l1 ball from inside", [0.0, 0.1, -0.1], L1Ball(0.8)),
+    ]
+}  # fmt: skip
 RATES = {"constant": 0.07, "schedule": Polynomial(0.1, 0.5)}
 
 
@@ -49,7 +66,7 @@ def through_autograd(problem, body, head, solver, first=0):
         rate = float(solver.lr(j))
         moved = [leaf - rate * slope for leaf, slope in zip(inner, slopes, strict=True)]
         head = trees.rebuild(head, moved)
-        head = problem.head_set.project(head)
+        head = trees.take(problem.head_set.project(trees.single(head)), 0)
         if j + 1 == first:
             head = trees.tree_map(lambda leaf: leaf.detach().requires_grad_(), head)
     value = problem.body_objective(w, head, rows)
@@ -169,6 +186,39 @@ def test_unrolled_holds_a_head_per_step_and_implicit_none(steps):
     assert kept_heads(Unrolled(steps), solver) - steps in (0, 1)  # and the one it ends with
     assert kept_heads(Unrolled(steps, 7), solver) - 7 in (0, 1, 2)  # and its start
     assert kept_heads(Implicit(CG(), tolerance=1.0), solver) == 2  # its start and its end
+
+
+# sets of heads
+
+
+def test_a_set_of_ones_own_must_say_its_derivative():
+    class Slab(bilevel.ConvexSet):
+        """|theta_0 + theta_1| <= 1."""
+
+        def project(self, tree):
+            over = tree.sum(1, keepdim=True)
+            return tree - (over - over.clamp(-1.0, 1.0)) / 2
+
+    class Known(Slab):
+        def linearised(self, tree):
+            outside = (tree.sum(1, keepdim=True).abs() > 1).to(tree)
+            return self.project(tree), lambda v: v - outside * v.mean(1, keepdim=True)
+
+    def problem(head_set):
+        return Custom(
+            lambda w, t: t[0] - 3 * t[1] * w,
+            lambda w, t: ((t - torch.stack([w, 2 * w])) ** 2).sum() / 2,
+            [0.0, 0.1], 1.5, head_set,
+        )  # fmt: skip
+
+    solver, w = FastSGD(0.5, 60), number(1.5)
+    with pytest.raises(IncompatibleError, match=r"Slab does not say.*Define `linearised"):
+        gradient(problem(Slab()), Unrolled(60), solver, w)
+    found = gradient(problem(Known()), Unrolled(60), solver, w)
+    # theta* = (1 - w, 1 + w) / 2
+    expected = -0.5 - 3 * (1 + w) / 2 - 3 * w / 2
+    assert float(found.body) == pytest.approx(float(expected), rel=1e-12)
+    assert found.bound_kind == "unknown"
 
 
 # mistakes

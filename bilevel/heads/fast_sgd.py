@@ -23,6 +23,7 @@ from bilevel.schedules import (
     positive,
 )
 from bilevel.sets import Everywhere
+from bilevel.sets.base import Derivative
 from bilevel.status import Status
 from bilevel.trees import Tree
 
@@ -34,13 +35,13 @@ class Step(NamedTuple):
         head: before the step.
         lr: its size.
         rows: its rows.
-        free: coordinates that the projection left alone; None: all.
+        derivative: of the projection at its end; None: there is no set.
     """
 
     head: Tree
     lr: Number
     rows: Rows
-    free: Tree | None
+    derivative: Derivative | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -112,10 +113,11 @@ class FastSGD(AbstractHeadSolver):
         for j in range(self.steps):
             lr, batch = schedule(j), self._rows(rows, k * self.steps + j)
             landed = descend(head, oracles.head_gradient(body, head, batch), lr)
-            moved = head_set.project(landed)
-            everywhere = isinstance(head_set, Everywhere)
-            free = None if everywhere else trees.tree_map(torch.eq, moved, landed)
-            yield Step(head, lr, batch, free)
+            if isinstance(head_set, Everywhere):
+                moved, derivative = landed, None
+            else:
+                moved, derivative = head_set.linearised(landed)
+            yield Step(head, lr, batch, derivative)
             head = moved
 
     @property

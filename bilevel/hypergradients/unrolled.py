@@ -3,9 +3,6 @@
 import dataclasses
 from typing import Any
 
-import torch
-
-from bilevel import trees
 from bilevel.cost import Cost
 from bilevel.errors import IncompatibleError
 from bilevel.heads import AbstractHeadSolver, FastSGD
@@ -24,7 +21,7 @@ class Unrolled(AbstractHypergradient):
 
     d_j = d_theta g(w, theta_j). The reverse recursion, with p_K = d_theta F(w, theta_K):
 
-        q_j = D_j p_{j+1}                                  (D_j = 0 on coordinates clipped by P)
+        q_j = D_j p_{j+1}                                  (D_j: the derivative of P at its step)
         p_j = q_j - lr_j (d2_{theta theta} g) q_j,    s = d_w F - sum_j lr_j (d2_{w theta} g) q_j
 
     on the heads that `FastSGD` went through, which are computed again and held in memory: K of
@@ -39,7 +36,8 @@ class Unrolled(AbstractHypergradient):
             held, and the sum lacks the terms of earlier steps.
 
     Source: Franceschi et al. 2017 (arXiv 1703.01785), algorithm 1; truncation: Shaban et al. 2019
-    (arXiv 1810.10667). Differs from the source in: 1. projections onto a box.
+    (arXiv 1810.10667). Differs from the source in: 1. projections onto a set of heads. Every set
+    of the library knows their derivative; one of your own says it by `ConvexSet.linearised`.
 
     Examples:
         >>> import bilevel, torch
@@ -74,7 +72,7 @@ class Unrolled(AbstractHypergradient):
 
     def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Any:
         """Nothing to remember; check the set of heads."""
-        oracles.problem.head_set.free(head, head)
+        oracles.problem.head_set.linearised(head)
         return ()
 
     def gradient(
@@ -87,8 +85,8 @@ class Unrolled(AbstractHypergradient):
         kept = [step for j, step in enumerate(path) if j >= skipped]
         slope, adjoint = oracles.body_gradients(body, answer.head, rows)
         for step in reversed(kept):
-            if step.free is not None:
-                adjoint = trees.tree_map(torch.mul, adjoint, step.free)
+            if step.derivative is not None:
+                adjoint = step.derivative(adjoint)
             cross = oracles.cross_vjp(body, step.head, adjoint, step.rows)
             curved = oracles.head_hvp(body, step.head, adjoint, step.rows)
             slope = descend(slope, cross, step.lr)

@@ -10,9 +10,9 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.errors import ArgumentError
 from bilevel.extras import extra
-from bilevel.sets.base import ConvexSet
+from bilevel.sets.base import ConvexSet, Derivative
 from bilevel.sets.face import Face, flat_pair
-from bilevel.sets.simplex import on_simplex, rounding
+from bilevel.sets.simplex import centred, on_simplex, rounding
 from bilevel.trees import Tree
 
 
@@ -44,6 +44,21 @@ class Ball(ConvexSet):
         inside = norm <= self.radius * (1 + rounding(flat))
         found = torch.where(inside, flat, (wide * (self.radius / norm)).to(flat.dtype))
         return trees.unflatten(found, tree)
+
+    def linearised(self, tree: Tree) -> tuple[Tree, Derivative]:
+        """Outside radius/|x| (I - u u') with u = x/|x|, inside the identity."""
+        flat = trees.flatten(tree)
+        projected = self.project(tree)
+        norm = trees.norm(flat.double()).unsqueeze(1)
+        inside = norm <= self.radius * (1 + rounding(flat))
+        shrink = (self.radius / norm).to(flat.dtype)
+
+        def derivative(vector: Tree) -> Tree:
+            along, unit = trees.flatten(vector), trees.flatten(projected) / self.radius
+            across = along - unit * (unit * along).sum(1, keepdim=True)
+            return trees.unflatten(torch.where(inside, along, shrink * across), vector)
+
+        return projected, derivative
 
     def face(self, tree: Tree, slope: Tree, step: Tensor) -> Face:
         """The sphere, for runs that would leave the ball."""
@@ -104,6 +119,19 @@ class L1Ball(ConvexSet):
         shrunk = wide.sign() * self.radius * weights + 0.0
         found = torch.where(inside.unsqueeze(1), flat, shrunk.to(flat.dtype))
         return trees.unflatten(found, tree)
+
+    def linearised(self, tree: Tree) -> tuple[Tree, Derivative]:
+        """Outside, with s the k signs that are left: I - s s'/k on these, 0 on the zeros."""
+        flat = trees.flatten(tree)
+        projected = self.project(tree)
+        inside = flat.double().abs().sum(1) <= self.radius * (1 + rounding(flat))
+
+        def derivative(vector: Tree) -> Tree:
+            along, signs = trees.flatten(vector), trees.flatten(projected).sign()
+            across = centred(along, signs)
+            return trees.unflatten(torch.where(inside.unsqueeze(1), along, across), vector)
+
+        return projected, derivative
 
     def face(self, tree: Tree, slope: Tree, step: Tensor) -> Face:
         """Signs and zeros of the projection, for runs that would leave the ball."""

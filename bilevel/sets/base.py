@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from bilevel import trees
 from bilevel.errors import IncompatibleError
 from bilevel.sets.face import Face
 from bilevel.trees import Tree
+
+Derivative = Callable[[Tree], Tree]
 
 
 class ConvexSet(abc.ABC):
@@ -48,6 +51,34 @@ class ConvexSet(abc.ABC):
             f"Derivatives of a head on {type(self).__name__} are not available: its boundary is "
             "no coordinate plane. Use a Box or Nonnegative, or the whole space with a penalty."
         )
+
+    def linearised(self, tree: Tree) -> tuple[Tree, Derivative]:
+        """The projection of points and its derivative there, which is symmetric (a hook).
+
+        Needed by `Unrolled`. By default that of a set whose boundary is made of coordinate planes,
+        see `free`: 1 on the coordinates that the projection leaves alone, and 0 on the others.
+
+        Args:
+            tree: any points, leaves (R, ...).
+
+        Returns:
+            The projected points, and a function from trees like them to trees like them. It should
+            hold no more tensors of their size than the projected points.
+
+        Raises:
+            IncompatibleError: the derivative is not known.
+        """
+        try:
+            self.free(tree, tree)
+        except IncompatibleError:
+            raise IncompatibleError(
+                f"{type(self).__name__} does not say what the derivative of its projection is, "
+                "which Unrolled needs. Define `linearised(tree)`, use a set of the library, or the "
+                "whole space with a penalty."
+            ) from None
+        projected = self.project(tree)
+        kept = trees.tree_map(torch.eq, projected, tree)
+        return projected, lambda vector: trees.tree_map(torch.mul, vector, kept)
 
     def bounds(self, tree: Tree) -> tuple[Tree, Tree] | None:
         """low and high of a set that is low <= x <= high, entry by entry (a hook).
@@ -104,6 +135,10 @@ class Everywhere(ConvexSet):
     def free(self, tree: Tree, direction: Tree) -> None:
         """Every coordinate."""
         return None
+
+    def linearised(self, tree: Tree) -> tuple[Tree, Derivative]:
+        """The tree itself, and the identity."""
+        return tree, lambda vector: vector
 
     def face(self, tree: Tree, slope: Tree, step: Tensor) -> Face:
         """Nothing is held."""

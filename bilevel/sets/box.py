@@ -49,11 +49,12 @@ class Box(ConvexSet):
         return trees.tree_map(clip, tree)
 
     def free(self, tree: Tree, direction: Tree) -> Tree:
-        """All but those at a bound that are pushed beyond it."""
+        """All but those at a bound that are pushed beyond it, or whose bounds are the same."""
 
         def one(leaf: Tensor, push: Tensor) -> Tensor:
             low, high = self._bounds(leaf)
-            return ~(((leaf <= low) & (push < 0)) | ((leaf >= high) & (push > 0)))
+            held = ((leaf <= low) & (push < 0)) | ((leaf >= high) & (push > 0))
+            return ~(held | (low == high))
 
         return trees.tree_map(one, tree, direction)
 

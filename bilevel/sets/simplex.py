@@ -9,7 +9,7 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.errors import ShapeError
 from bilevel.extras import extra
-from bilevel.sets.base import ConvexSet
+from bilevel.sets.base import ConvexSet, Derivative
 from bilevel.sets.face import Face, flat_pair
 from bilevel.trees import Tree
 
@@ -42,6 +42,16 @@ class Simplex(ConvexSet):
         found = torch.where(inside.unsqueeze(1), flat, on_simplex(wide).to(flat.dtype))
         return trees.unflatten(found, tree)
 
+    def linearised(self, tree: Tree) -> tuple[Tree, Derivative]:
+        """On the k numbers that stay positive I - 1 1'/k, and 0 on the others."""
+        projected = self.project(tree)
+
+        def derivative(vector: Tree) -> Tree:
+            kept = trees.flatten(projected).sign()
+            return trees.unflatten(centred(trees.flatten(vector), kept), vector)
+
+        return projected, derivative
+
     def check(self, tree: Tree) -> None:
         """There must be a number to be 1."""
         if sum(leaf.numel() for leaf in trees.leaves(tree)) == 0:
@@ -70,6 +80,12 @@ def on_simplex(points: Tensor) -> Tensor:
     # the largest number always stays; those that do come first
     last = (ordered > excess).sum(1, keepdim=True).clamp(min=1) - 1
     return (shifted - excess.gather(1, last)).clamp(min=0)
+
+
+def centred(vectors: Tensor, signs: Tensor) -> Tensor:
+    """What is left of vectors (R, P) without zeros of `signs` and without their part along it."""
+    count = signs.abs().sum(1, keepdim=True).clamp(min=1)
+    return signs.abs() * vectors - signs * ((signs * vectors).sum(1, keepdim=True) / count)
 
 
 def rounding(points: Tensor) -> float:
