@@ -15,14 +15,20 @@ grad Phi = d_w F(theta*) - C(theta*) v* with H(theta*) v* = d_theta F(theta*). T
     |s - grad Phi| <= (L_Fw + |v| L_gwt) e + B [(L_Ft + |v| L_gtt) e + |r|] / mu
 
 B is needed at theta*, mu at theta*, v and r at theta. On a box v and v* vanish on the coordinates
-that are held, and H is its block of free coordinates, whose eigenvalues are not below mu. The
-bound is proven if theta and theta* hold the same coordinates.
+that are held, and H is its block of free coordinates, whose eigenvalues are not below mu. This
+holds if theta and theta* hold the same coordinates. Where e does not settle that, Phi may have a
+kink: the most that its one-sided derivatives can differ by is added (see
+`bilevel.hypergradients.kinks`), and the bound is an estimate. Where that is more than all the rest,
+there is no bound: the kind is "unknown", and the note names the coordinates.
 
 *Implicit where F is g*, without a set of heads. The first order of e cancels: d_theta g(theta) =
 H(theta) (theta - theta*) up to L_gtt e^2 / 2, so that v is close to theta - theta*, and
 d_w g(theta*) = d_w g(theta) - C(theta) (theta - theta*) up to L_gwt e^2 / 2:
 
     |s - grad Phi| <= L_gwt e^2 / 2 + B (|r| + L_gtt e^2 / 2) / mu
+
+With a set of heads Phi has no kinks there, and d_w g at the head is compared with (see below) where
+theta and theta* may hold different coordinates, or where the set has no coordinates to hold.
 
 *Any other gradient s*, such as one through steps or in float32: its distance from one of the above
 at the same head, which is computed in float64, is added to the bound of that one.
@@ -37,6 +43,8 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.certificate import BoundKind, Certifier, HeadCertificate
 from bilevel.hypergradients.condition import Condition
+from bilevel.hypergradients.dependence import overlooked
+from bilevel.hypergradients.kinks import in_doubt, jump, sentence
 from bilevel.linear.system import EPS
 from bilevel.lipschitz import (
     LARGEST_NORM,
@@ -48,6 +56,11 @@ from bilevel.lipschitz import (
 from bilevel.sampling import Rows
 from bilevel.sets import Everywhere
 from bilevel.trees import Tree
+
+CUT = (
+    "The objectives change with the body otherwise than autograd says: something cuts the body "
+    "off, such as `.detach()`, `torch.no_grad()` or rounding, so that this need not be grad Phi."
+)
 
 
 class GradientBound(NamedTuple):
@@ -77,6 +90,8 @@ class GradientCertifier:
         stated: whether what the problem states of itself holds for these rows.
         computed: whether third derivatives may be computed.
         probes: products that an estimated norm of d2_{w theta} g may take.
+        compared: whether derivatives in the body are compared with differences, since autograd may
+            not see all of them: no bound is given then.
     """
 
     certifier: Certifier
@@ -87,6 +102,7 @@ class GradientCertifier:
     stated: bool = False
     computed: bool = True
     probes: int = LARGEST_NORM
+    compared: bool = False
 
     def envelope(self, slope: Tree) -> GradientBound:
         """The bound of gradients that are meant to be d_w g at the head."""
@@ -97,7 +113,7 @@ class GradientCertifier:
         constants = self.constants(along)
         error = constants.cross_norm * self.certificate.bound
         size = trees.norm(direct) + constants.cross_norm * trees.norm(self.head)
-        return self._made(error, size, slope, direct, constants)
+        return self._made(error, size, slope, direct, constants, None)
 
     def implicit(self, slope: Tree, adjoint: Tree | None = None) -> GradientBound:
         """The bound of any gradients of Phi, by the implicit gradient at the head.
@@ -110,8 +126,12 @@ class GradientCertifier:
             return self._unknown()
         oracles, distance = self.certifier.oracles, self.certificate.bound
         condition = Condition(oracles, self.body, self.head, self.rows)
-        direct, right = oracles.body_gradients(self.body, self.head, self.rows)
-        right = condition.restricted(right)
+        if not condition.available:
+            name = type(oracles.problem.head_set).__name__
+            why = f"No bound is known for implicit derivatives of a head on {name}."
+            return self.envelope(slope) if oracles.is_stackelberg else self._unknown(why)
+        direct, whole = oracles.body_gradients(self.body, self.head, self.rows)
+        right = condition.restricted(whole)
         v = condition.solve(right).value if adjoint is None else condition.restricted(adjoint)
         left = oracles.head_hvp(self.body, self.head, v, self.rows)
         off = trees.tree_map(torch.sub, condition.restricted(left), right)
@@ -129,11 +149,42 @@ class GradientCertifier:
         pulled = oracles.cross_vjp(self.body, self.head, v, self.rows)
         reference = trees.tree_map(torch.sub, direct, pulled)
         size = trees.norm(direct) + constants.cross_norm * (trees.norm(self.head) + length)
-        found = self._made(error, size, slope, reference, constants)
-        if found.kind == "proven" and not bool(self.settled(condition).all()):
-            note = "A coordinate of the head may change between free and held within the bound."
-            return found._replace(kind="estimated", note=note)
-        return found
+        found = self._made(error, size, slope, reference, constants, v)
+        if condition.free is None or found.kind == "unknown":
+            return found
+        if oracles.problem.head_set.bounds(self.head) is None:
+            found = found._replace(kind="estimated")
+        doubtful = in_doubt(condition, distance, largest)
+        if not bool(doubtful.any()):
+            return found
+        if oracles.is_stackelberg:
+            return self._weaker(found, self.envelope(slope), doubtful.any(1))
+        return self._kinked(found, condition, doubtful, whole)
+
+    @staticmethod
+    def _weaker(found: GradientBound, other: GradientBound, where: Tensor) -> GradientBound:
+        """The other bound in some runs."""
+        kind: BoundKind = "proven" if found.kind == other.kind == "proven" else "estimated"
+        return GradientBound(torch.where(where, other.bound, found.bound), kind, other.note)
+
+    def _kinked(
+        self, found: GradientBound, condition: Condition, doubtful: Tensor, right: Tree
+    ) -> GradientBound:
+        """With the jump between one-sided derivatives; NaN where it is all that there is."""
+        apart = torch.where(doubtful.any(1), torch.inf, 0.0)
+        if self.computed:
+            apart = jump(condition, doubtful, right, self.certificate.mu)
+        lost = ~(apart <= found.bound)
+        bound = (found.bound + apart).masked_fill(lost, torch.nan)
+        note = sentence(condition, doubtful, self.certificate.bound)
+        if not bool(lost.all()):
+            note += " The most that this may change the gradient by is in the bound."
+            return GradientBound(bound, "estimated", f"{note} {found.note}")
+        note += (
+            " Phi has a kink where it changes from one to the other, and this may be either of its "
+            "one-sided derivatives there. Move the body, or solve the head more accurately."
+        )
+        return GradientBound(bound, "unknown", note)
 
     def constants(self, along: Tree) -> Constants:
         """The best constants there are."""
@@ -150,37 +201,29 @@ class GradientCertifier:
         at = (self.body, self.head, self.rows, distance, along)
         return estimated_constants(oracles, *at, probes=self.probes)
 
-    def settled(self, condition: Condition) -> Tensor:
-        """Whether theta* holds the same coordinates of a box as theta does, (R,).
-
-        A free coordinate must be further from its bounds than e; one that is held must be pushed
-        by more than what its slope may change by, L e.
-        """
-        head_set, distance = self.certifier.oracles.problem.head_set, self.certificate.bound
-        if isinstance(head_set, Everywhere):
-            return torch.ones_like(distance, dtype=torch.bool)
-        if head_set.bounds(self.head) is None:
-            return torch.zeros_like(distance, dtype=torch.bool)
-        reach = 1.001 * distance
-
-        def stays(sign: float) -> Tensor:
-            moved = trees.tree_map(lambda t: t + sign * trees.per_run(reach, t), self.head)
-            landed = head_set.project(moved)
-            return trees.flatten(trees.tree_map(torch.eq, moved, landed))
-
-        inside = stays(1.0) & stays(-1.0)
-        pushed = trees.flatten(condition.slope).abs() > (self.certificate.largest * reach)[:, None]
-        return torch.where(trees.flatten(condition.free), inside, pushed).all(1)
-
     def _made(
-        self, error: Tensor, size: Tensor, slope: Tree, reference: Tree, constants: Constants
+        self,
+        error: Tensor,
+        size: Tensor,
+        slope: Tree,
+        reference: Tree,
+        constants: Constants,
+        adjoint: Tree | None,
     ) -> GradientBound:
         """With the distance to the gradient that the bound is about, and its rounding."""
         apart = trees.norm(trees.tree_map(torch.sub, slope, reference))
         bound = error + apart + self._eps() * size
         proven = self.certifier.kind == constants.kind == "proven"
         kind: BoundKind = "proven" if proven else "estimated"
-        return GradientBound(bound, kind, f"{constants.note} {self.certifier.note}")
+        found = GradientBound(bound, kind, f"{constants.note} {self.certifier.note}")
+        if not self.compared:
+            return found
+        place = (self.certifier.oracles, self.body, self.head, self.rows)
+        lost = overlooked(*place, reference, adjoint, self.certificate.largest)
+        if not bool(lost.any()):
+            return found
+        kind = "unknown" if bool(lost.all()) else kind
+        return GradientBound(bound.masked_fill(lost, torch.nan), kind, CUT)
 
     def _eps(self) -> float:
         """The rounding of sums over the rows and over the numbers of the head."""
@@ -192,6 +235,6 @@ class GradientCertifier:
         ]
         return EPS * (max(sizes, default=0) + trees.flatten(self.head).shape[1] + 10)
 
-    def _unknown(self) -> GradientBound:
+    def _unknown(self, note: str = "") -> GradientBound:
         nothing = torch.full_like(self.certificate.bound, torch.nan)
-        return GradientBound(nothing, "unknown", self.certifier.note)
+        return GradientBound(nothing, "unknown", note or self.certifier.note)

@@ -34,7 +34,7 @@ class HeadResponse:
         residual: |d_theta g| at the head; with a head set, of the gradient mapping.
         bound: on |theta - theta*|; NaN if none is known.
         bound_kind: "proven", "estimated" or "unknown".
-        status: how the solver ended.
+        status: how the solver ended; a method may have refined its head since.
         mu: the strong convexity of g in the head that the bound rests on.
         value_bound: on g(w, theta) - g(w, theta*).
         note: where mu comes from.
@@ -59,11 +59,15 @@ class Hypergradient:
     Attributes:
         body: the gradient, a tree like the body.
         value: Phi(w) = F(w, theta).
-        response: the head it was taken at, with its own bound.
+        response: the head it was taken at, with its own bound: where `Implicit` refined the head of
+            the solver, the refined one.
         bound: on the norm of the gradient's error; NaN if none is known.
-        bound_kind: "proven", "estimated" or "unknown".
+        bound_kind: "proven", "estimated" or "unknown". It is unknown at a kink of Phi, where a
+            coordinate of the head touches a bound of its set without being pushed against it; on a
+            set that is no box, unless F is g; and where autograd does not see how the objectives
+            depend on the body.
         status: the worse one of the head solver's and the method's.
-        note: where the constants of the bound come from.
+        note: where the constants of the bound come from, or why there is none.
     """
 
     body: Tree
@@ -173,6 +177,9 @@ def _hypergradient(
     made = method.init(point.oracles, point.body, head, point.rows)
     answer = Answer(head, solver, point.head, 0)
     found = method.gradient(point.oracles, point.body, answer, point.rows, made)
+    if found.head is not None and found.head is not head:  # the method moved it
+        head = found.head
+        response = point.described(head, response.status, response.words)
     value = point.oracles.body_value(point.body, head, point.rows)
     bound = point.bound(method, found, head)
     return Hypergradient(
@@ -235,17 +242,21 @@ class _Point:
             )
         memory = solver.init(self.oracles, self.body, self.head, self.rows)
         solved = solver.solve(self.oracles, self.body, self.head, self.rows, memory, 0)
-        certifier, found = self.certified = self.certify(solved.head)
+        return self.described(solved.head, Status(int(solved.status)), "".join(solved.words))
+
+    def described(self, head: Tree, status: Status, words: str) -> HeadResponse:
+        """A head with its certificate, which is kept."""
+        certifier, found = self.certified = self.certify(head)
         return HeadResponse(
-            trees.take(solved.head, 0),
+            trees.take(head, 0),
             float(found.residual),
             float(found.bound),
-            certifier.kind if found.mu.isfinite() else "unknown",
-            Status(int(solved.status)),
+            "unknown" if bool(found.bound.isnan()) else certifier.kind,
+            status,
             float(found.mu),
             float(found.value_bound),
             certifier.note,
-            "".join(solved.words),
+            words,
         )
 
     def certify(self, head: Tree) -> tuple[Certifier, HeadCertificate]:
@@ -257,16 +268,14 @@ class _Point:
     def bound(
         self, method: AbstractHypergradient, found: BodyGradient, head: Tree
     ) -> GradientBound:
-        """The bound of a gradient that was taken at `head`, or where the method moved it to."""
-        moved = found.head is not None and found.head is not head
-        head = found.head if moved else head
-        certifier, certificate = self.certify(head) if moved else self.certified
+        """The bound of a gradient that was taken at `head`, which is the one last described."""
+        certifier, certificate = self.certified
         body, head, slope, adjoint = (
             None if tree is None else trees.cast(tree, torch.float64)
             for tree in (self.body, head, found.body, found.adjoint)
         )
         made = GradientCertifier(
-            certifier, body, head, self.double, certificate, stated=self.stated
+            certifier, body, head, self.double, certificate, stated=self.stated, compared=True
         )
         if self.double.chunks is not None:  # each product is a pass over all rows
             made = dataclasses.replace(made, probes=CHUNKED_PROBES)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from points import Custom, number
 
 import bilevel
 from bilevel import ClosedForm, FastSGD, FiniteDifferences, trees
@@ -58,3 +59,55 @@ def test_runs_may_have_steps_of_their_own_and_can_be_trained_with():
 def test_bad_steps_are_refused(step):
     with pytest.raises(ArgumentError, match="`step`"):
         FiniteDifferences(step)
+
+
+class Same(Custom):
+    """F is g."""
+
+    body_objective = bilevel.StackelbergProblem.body_objective
+
+
+class Round(bilevel.ConvexSet):
+    """A ball of one's own, around (1, 0, 0), which says nothing but its projection."""
+
+    def project(self, tree):
+        centre = torch.tensor([1.0, 0.0, 0.0], dtype=tree.dtype)
+        off = tree - centre
+        return centre + off / off.norm(dim=1, keepdim=True).clamp(min=1.0)
+
+
+SETS = {
+    "ball": bilevel.Ball(0.8),
+    "simplex": bilevel.Simplex(),
+    "l1 ball": bilevel.L1Ball(0.9),
+    "own": Round(),
+    "box": bilevel.Box(-0.2, 0.5),
+}
+
+
+@pytest.mark.parametrize("same", [False, True], ids=["F is not g", "F is g"])
+@pytest.mark.parametrize("name", SETS)
+def test_on_every_set_with_an_honest_kind_of_bound(name, same):
+    """g = |theta - A w|^2 / 2: theta* is the projection of A w, whose slope autograd knows."""
+    spread = number([0.9, -0.4], [0.5, 1.0], [-0.7, 0.3])
+    w = number(1.0, 0.7)
+    problem = (Same if same else Custom)(
+        lambda w, t: (t**3).sum() + w[0] * t[1],
+        lambda w, t: (t - spread @ w).square().sum() / 2,
+        [0.0] * 3, w.tolist(), SETS[name],
+    )  # fmt: skip
+    found = bilevel.hypergradient(problem, w, FiniteDifferences(), solver=FastSGD(1.0, 3))
+    leaf = w.clone().requires_grad_()
+    best = SETS[name].project((spread @ leaf).unsqueeze(0)).squeeze(0)
+    (exact,) = torch.autograd.grad(problem.body_objective(leaf, best, {}), leaf)
+    error = float((found.body - exact).norm())
+    assert error < 1e-8
+    if same:
+        assert found.bound_kind == "proven"
+        assert error <= found.bound < 1e-8
+    elif name == "box":
+        assert found.bound_kind == "estimated"
+    else:
+        assert found.bound_kind == "unknown"
+        assert str(found.bound) == "nan"
+        assert f"head on {type(SETS[name]).__name__}" in found.note

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.errors import ProblemError
+from bilevel.errors import IncompatibleError, ProblemError
 from bilevel.heads.linear_objective import knows_curvature
 from bilevel.heads.newton import head_objective, newton_factor
 from bilevel.heads.quadratic import quadratic_system
@@ -56,6 +56,15 @@ class Condition:
         if isinstance(head_set, Everywhere):
             return None
         return head_set.free(self.head, trees.tree_map(torch.neg, self.slope))
+
+    @property
+    def available(self) -> bool:
+        """Whether the set has coordinates to hold: a `Ball`, for one, has none."""
+        try:
+            self.free  # noqa: B018 - it is kept
+        except IncompatibleError:
+            return False
+        return True
 
     def restricted(self, vector: Tree) -> Tree:
         """The free coordinates of a vector, zero elsewhere."""

@@ -32,7 +32,8 @@ class Implicit(AbstractHypergradient):
     It differentiates the optimality condition d_theta g = 0 of the head and asks nothing of how
     the head was solved. On a `Box` of heads the condition holds on the free coordinates, and v is
     zero on those at a bound; where a coordinate touches its bound without being pushed against it
-    Phi has a kink, and this is one of its one-sided derivatives. H is taken on the rows that the
+    Phi has a kink, and this is one of its one-sided derivatives: `hypergradient` says so by a bound
+    of the kind "unknown" and a note that names the coordinate. H is taken on the rows that the
     head answers to, the other derivatives on the rows of the step.
 
     Args:
@@ -44,7 +45,8 @@ class Implicit(AbstractHypergradient):
             head is nearly stationary itself, to 1e-8 of |d_theta g| at the head of ones.)
         on_inexact: what to do with heads beyond the tolerance. "warn": the run's status becomes
             `INEXACT_HEAD`; "raise": `InexactHeadError`; "refine": Newton steps theta - H^{-1}
-            d_theta g with the same linear solver, up to 20 of them.
+            d_theta g with the same linear solver, up to 20 of them. `hypergradient` then returns
+            the refined head and the value there, and `BestResponse` goes on from it.
 
     Source: Bengio 2000, Pedregosa 2016 (arXiv 1602.02355). Differs from the source in: 1. the
     active bounds of a box are held.

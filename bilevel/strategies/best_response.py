@@ -142,6 +142,8 @@ class BestResponse(AbstractStrategy):
         body, moments = self.optimizer.update(slope.body, state.moments, state.body, alpha)
         return state._replace(
             body=oracles.problem.body_set.project(body),
+            # where the gradient was taken: a head that was refined is the better start
+            head=state.head if slope.head is None else slope.head,
             moments=moments,
             codes=state.codes.maximum(slope.status),
             gradient=slope.state,

@@ -1,0 +1,69 @@
+"""Whether autograd sees how the objectives depend on the body."""
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.linear.system import EPS
+from bilevel.oracles import Oracles
+from bilevel.sampling import Rows, generator
+from bilevel.trees import Tree
+
+WIDTHS = (6e-6, 1e-8)
+"""Of differences, relative to 1 + |w|: about the best one, and one for bodies of a tiny scale."""
+SHARE = 0.01
+"""Of a gradient that differences may not see: kinks that they cross, such as those of ReLUs."""
+
+
+def overlooked(
+    oracles: Oracles,
+    body: Tree,
+    head: Tree,
+    rows: Rows,
+    slope: Tree,
+    adjoint: Tree | None,
+    largest: Tensor,
+) -> Tensor:
+    """In which runs F - v' d_theta g changes with the body by other than its derivative, (R,).
+
+    Central differences along one random direction, at a fixed head, against `slope`. `detach`,
+    `torch.no_grad()` and rounding cut the way from the body to an objective, and what autograd then
+    gives is the gradient of something else. A difference that rounding may explain is none.
+
+    Args:
+        oracles: of the problem.
+        body: leaves (R, ...), float64, as everything here.
+        head: likewise.
+        rows: on which F and g are meant.
+        slope: d_w F - (d2_{w theta} g) v by autograd, like the body.
+        adjoint: v, like the head; None: zero.
+        largest: the curvature of g in the head, (R,), for the rounding of d_theta g.
+    """
+    flat = trees.flatten(body)
+    source = generator(0, "overlooked")
+    drawn = torch.randn(flat.shape[1], generator=source, dtype=torch.float64).to(flat)
+    direction = drawn * (1 + flat.abs())
+    size = torch.zeros_like(largest)
+
+    def value(at: Tensor) -> Tensor:
+        nonlocal size
+        moved = trees.unflatten(at, body)
+        found = oracles.body_value(moved, head, rows)
+        size = torch.maximum(size, found.abs())
+        if adjoint is None:
+            return found
+        return found - trees.dot(adjoint, oracles.head_gradient(moved, head, rows))
+
+    terms = torch.zeros_like(largest)
+    if adjoint is not None:
+        terms = trees.norm(adjoint) * largest * (trees.norm(head) + 1)
+    expected = trees.dot(slope, trees.unflatten(direction, body))
+    usual = (trees.flatten(slope) * direction).norm(dim=1)
+    unseen = torch.ones_like(largest, dtype=torch.bool)
+    for width in WIDTHS:
+        seen = (value(flat + width * direction) - value(flat - width * direction)) / (2 * width)
+        rounding = 100 * EPS * (size + terms) / width
+        unseen = unseen & ((seen - expected).abs() > SHARE * (usual + seen.abs()) + rounding)
+        if not bool(unseen.any()):
+            break
+    return unseen
