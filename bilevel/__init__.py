@@ -16,7 +16,8 @@ _PUBLIC = {
     "schedules": "AbstractSchedule Constant Polynomial",
     "optimizers": "AbstractOptimizer SGD RMSProp Adam Clipped",
     "linear": "AbstractLinearSolver CG Dense Neumann",
-    "heads": "AbstractHeadSolver ClosedForm Newton Cvxpy FastSGD FullData BatchData RunningData",
+    "heads": "AbstractHeadSolver ClosedForm Newton ProjectedNewton Cvxpy FastSGD FullData "
+    "BatchData RunningData",
     "hypergradients": "AbstractHypergradient Answer BodyGradient Envelope Implicit Unrolled "
     "FiniteDifferences",
     "strategies": "AbstractStrategy TwoTimescale uniform BestResponse OwnLoop preset_strategies "
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from bilevel.heads import FastSGD as FastSGD
     from bilevel.heads import FullData as FullData
     from bilevel.heads import Newton as Newton
+    from bilevel.heads import ProjectedNewton as ProjectedNewton
     from bilevel.heads import RunningData as RunningData
     from bilevel.hypergradients import AbstractHypergradient as AbstractHypergradient
     from bilevel.hypergradients import Answer as Answer

@@ -10,6 +10,7 @@ from bilevel.contract import check_data, check_problem
 from bilevel.errors import ArgumentError, ShapeError
 from bilevel.gradient_bounds import GradientBound, GradientCertifier
 from bilevel.heads import AbstractHeadSolver
+from bilevel.heads.default import default_solver
 from bilevel.hypergradients import AbstractHypergradient, Answer, BodyGradient, Envelope
 from bilevel.hyperparameters import check_part, run_counts
 from bilevel.oracles import Oracles
@@ -18,7 +19,7 @@ from bilevel.progress import Progress, Report, reported
 from bilevel.row_groups import check_groups
 from bilevel.sampling import Rows, Sampler, TrainingData, generator
 from bilevel.status import Status
-from bilevel.strategies.best_response import default_gradient, default_solver
+from bilevel.strategies.best_response import default_gradient
 from bilevel.trees import Tree
 
 CHUNKED_PROBES = 16
@@ -93,7 +94,7 @@ def best_response(
         problem: the problem.
         body: w, a tree of floating tensors without a run axis; its type is the type of the
             computation.
-        solver: None: `Newton` for linear heads whose criterion is not quadratic, else `ClosedForm`.
+        solver: None: what is exact for the criterion and the set of heads, as in `BestResponse`.
         batch: row groups; None: all rows of `problem.data`.
         progress: of each pass over the rows, where the problem sets `chunk_rows`. True: a bar, if
             standard error is a terminal; or a function of (rows done, rows in all).
@@ -103,7 +104,8 @@ def best_response(
 
     Raises:
         SingularHeadError: the head has no unique minimiser.
-        IncompatibleError: the solver cannot solve this head.
+        IncompatibleError: the solver cannot solve this head; without one: none is exact for it.
+        MissingPackageError: only `Cvxpy` is exact for it, and cvxpy is not installed.
 
     Examples:
         >>> import bilevel, torch

@@ -58,7 +58,9 @@ _MESSAGES = {
     ),
     Status.OUTSIDE_SET: (
         "The closed-form head lies outside `head_set` and was projected, which is not the "
-        "constrained minimiser. Use a solver that handles the set, such as Cvxpy or FastSGD."
+        "constrained minimiser. Leave out `solver`, which then is one that is exact for the set, "
+        "or name it: ProjectedNewton for a Box or Nonnegative, Cvxpy for other sets; or use "
+        "FastSGD, which projects step by step."
     ),
     Status.INEXACT_HEAD: (
         "The head is not solved well enough for implicit differentiation, which assumes that the "

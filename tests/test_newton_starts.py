@@ -160,7 +160,7 @@ def test_arguments_are_checked():
     boxed = curved("logistic", head_set=bilevel.Box(-1.0, 1.0))
     body = boxed.init_body(torch.Generator())
     with pytest.raises(IncompatibleError, match=r"Newton knows no sets of heads.*Cvxpy"):
-        bilevel.best_response(boxed, body)
+        bilevel.best_response(boxed, body, Newton())
 
 
 def test_too_few_steps_say_so():

@@ -6,6 +6,7 @@ from bilevel.heads.cvxpy_solver import Cvxpy
 from bilevel.heads.fast_sgd import FastSGD
 from bilevel.heads.head_data import BatchData, FullData, RunningData
 from bilevel.heads.newton import Newton
+from bilevel.heads.projected_newton import ProjectedNewton
 
 __all__ = [
     "AbstractHeadSolver",
@@ -16,5 +17,6 @@ __all__ = [
     "FullData",
     "HeadSolution",
     "Newton",
+    "ProjectedNewton",
     "RunningData",
 ]

@@ -53,7 +53,8 @@ class Cvxpy(AbstractHeadSolver):
     enter through the M x M factor of the Hessian, so that a solve does not depend on the number of
     rows. With other criteria all rows, at most 5,000 predictions, are in the problem: compiling
     takes a time that grows with their square (12 s for 2,000 logistic rows), and a solve is as slow
-    as one of a problem built anew. `Newton` is much faster where there are no constraints.
+    as one of a problem built anew. `Newton` is much faster where there are no constraints, and
+    `ProjectedNewton` where these are bounds.
 
     What the solver returns is improved by a few Newton steps on the face of `head_set` that it lies
     on, so that heads of up to 512 numbers are exact to rounding, those at a bound too. With

@@ -100,7 +100,8 @@ class Newton(AbstractHeadSolver):
         if not isinstance(problem.head_set, Everywhere):
             raise IncompatibleError(
                 f"Newton knows no sets of heads, but {type(problem).__name__} has `head_set` = "
-                f"{problem.head_set}. Use Cvxpy() or FastSGD(lr, steps)."
+                f"{problem.head_set}. Use ProjectedNewton() for bounds; Cvxpy() or "
+                "FastSGD(lr, steps) for other sets."
             )
 
     def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> NewtonState:

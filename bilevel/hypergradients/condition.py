@@ -124,10 +124,10 @@ class Condition:
             right: leaves (R, ...).
             solver: None: by the factor, or else by what fits the size.
             start: of iterative solvers.
-            factor: of H on all coordinates, if there is one.
+            factor: of H on all coordinates, or on the free ones, if there is one.
         """
         right = self.restricted(right)
-        if solver is None and self.free is None:
+        if solver is None and (self.free is None or self._led_by(factor)):
             if isinstance(factor, BlockFactor) or self.curved:
                 return self._by_products(right, factor or None)
             if factor:
@@ -145,6 +145,14 @@ class Condition:
             self.operator(), right, None if start is None else self.restricted(start)
         )
 
+    def _led_by(self, factor: Any) -> bool:
+        """Whether the factor, of H on about the free coordinates, is worth its products.
+
+        Those with a linear head read the features twice; for others H is rarely dearer.
+        """
+        linear = isinstance(self.oracles.problem, LinearHeadProblem)
+        return linear and isinstance(factor, BlockFactor) and bool(factor.usable.all())
+
     @property
     def curved(self) -> bool:
         """Whether the head is linear and its criterion, not quadratic, tells its curvature."""
@@ -157,16 +165,21 @@ class Condition:
     def _by_products(self, right: Tree, factor: BlockFactor | None) -> LinearSolution:
         """By products with H at these heads, led by a factor of H at near ones, in float64.
 
-        Without a factor H is factored here, if it is not too large.
+        Without a factor H is factored here, if it is not too large. Both are those of the free
+        coordinates; a factor that holds others than these is a worse lead, no other answer.
         """
         objective = head_objective(self.oracles, self.body, self.head, self.rows)
         place = objective.at(objective.vector(self.head))
         singular = torch.zeros(len(place.point), dtype=torch.bool, device=place.point.device)
         if factor is None or not bool(factor.usable.all()):
             factor, singular = newton_factor(objective, place)
-        found = adjoint_by_factor(
-            lambda vectors: objective.product(place, vectors), objective.vector(right), factor, RTOL
-        )
+        kept = 1.0 if self.free is None else objective.vector(self.free).double()
+
+        def product(vectors: Tensor) -> Tensor:
+            return kept * objective.product(place, kept * vectors)
+
+        found = adjoint_by_factor(product, objective.vector(right), factor, RTOL)
+        found = found._replace(value=kept * found.value)
         value = trees.cast(objective.head(found.value), trees.leaves(right)[0].dtype)
         return _without(singular, found._replace(value=value))
 

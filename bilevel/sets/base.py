@@ -45,11 +45,20 @@ class ConvexSet(abc.ABC):
             if every coordinate is free.
 
         Raises:
-            IncompatibleError: the boundary is no coordinate plane.
+            IncompatibleError: the boundary is no coordinate plane: the set has no `bounds`.
         """
+        found = self.bounds(tree)
+        if found is not None:
+
+            def one(leaf: Tensor, push: Tensor, low: Tensor, high: Tensor) -> Tensor:
+                held = ((leaf <= low) & (push < 0)) | ((leaf >= high) & (push > 0))
+                return ~(held | (low == high))
+
+            return trees.tree_map(one, tree, direction, *found)
         raise IncompatibleError(
             f"Derivatives of a head on {type(self).__name__} are not available: its boundary is "
-            "no coordinate plane. Use a Box or Nonnegative, or the whole space with a penalty."
+            "no coordinate plane. Use a Box or Nonnegative, FiniteDifferences(), which asks for "
+            "values of Phi only, or the whole space with a penalty."
         )
 
     def linearised(self, tree: Tree) -> tuple[Tree, Derivative]:
@@ -82,6 +91,8 @@ class ConvexSet(abc.ABC):
 
     def bounds(self, tree: Tree) -> tuple[Tree, Tree] | None:
         """low and high of a set that is low <= x <= high, entry by entry (a hook).
+
+        `ProjectedNewton` solves the heads of such a set, and `Implicit` differentiates them.
 
         Args:
             tree: leaves of any shapes.

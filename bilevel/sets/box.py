@@ -48,16 +48,6 @@ class Box(ConvexSet):
 
         return trees.tree_map(clip, tree)
 
-    def free(self, tree: Tree, direction: Tree) -> Tree:
-        """All but those at a bound that are pushed beyond it, or whose bounds are the same."""
-
-        def one(leaf: Tensor, push: Tensor) -> Tensor:
-            low, high = self._bounds(leaf)
-            held = ((leaf <= low) & (push < 0)) | ((leaf >= high) & (push > 0))
-            return ~(held | (low == high))
-
-        return trees.tree_map(one, tree, direction)
-
     def bounds(self, tree: Tree) -> tuple[Tree, Tree]:
         """low and high."""
         low = trees.tree_map(lambda leaf: self._bounds(leaf)[0], tree)
@@ -113,10 +103,6 @@ class Nonnegative(ConvexSet):
     def project(self, tree: Tree) -> Tree:
         """The positive part of every leaf."""
         return _HALF_LINE.project(tree)
-
-    def free(self, tree: Tree, direction: Tree) -> Tree:
-        """All but those at zero that are pushed below it."""
-        return _HALF_LINE.free(tree, direction)
 
     def bounds(self, tree: Tree) -> tuple[Tree, Tree]:
         """0 and infinity."""

@@ -6,19 +6,21 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from bilevel.cost import Cost
-from bilevel.heads import AbstractHeadSolver, ClosedForm, HeadSolution, Newton
+from bilevel.heads import AbstractHeadSolver, HeadSolution
+from bilevel.heads.default import EXACT as EXACT
+from bilevel.heads.default import default_solver as default_solver
 from bilevel.hypergradients import AbstractHypergradient, Answer, Envelope, Implicit
 from bilevel.hyperparameters import check_part
 from bilevel.optimizers import AbstractOptimizer, RMSProp
 from bilevel.oracles import Oracles
-from bilevel.problem import LinearHeadProblem, StackelbergProblem
+from bilevel.problem import StackelbergProblem
 from bilevel.sampling import Rows
 from bilevel.schedules import AbstractSchedule, Number, as_schedule
 from bilevel.strategies.base import AbstractStrategy
 from bilevel.trees import Tree
 
 # made once: the compiler does not make parts
-EXACT, NEWTON, ENVELOPE, IMPLICIT = ClosedForm(), Newton(), Envelope(), Implicit()
+ENVELOPE, IMPLICIT = Envelope(), Implicit()
 
 
 class BestResponseState(NamedTuple):
@@ -57,8 +59,10 @@ class BestResponse(AbstractStrategy):
 
     Args:
         body_lr: alpha, a number or a schedule.
-        solver: how the head is solved; None: `Newton` for linear heads whose criterion is not
-            quadratic, else `ClosedForm`.
+        solver: how the head is solved; None: by what is exact for the criterion and the set of
+            heads. Everywhere that is `ClosedForm`, or `Newton` for linear heads whose criterion is
+            not quadratic; in a `Box`, `Nonnegative` or another set with `bounds` it is
+            `ProjectedNewton`; in any other set `Cvxpy`, for heads that are linear in features.
         gradient: how the body's gradient is obtained; None: `Envelope` where F is g, else
             `Implicit`.
         optimizer: turns the body's gradients into steps.
@@ -176,13 +180,6 @@ class BestResponse(AbstractStrategy):
     def status(self, state: BestResponseState) -> Tensor:
         """The worst code of the head solves so far."""
         return state.codes
-
-
-def default_solver(problem: StackelbergProblem) -> AbstractHeadSolver:
-    """`Newton` for linear heads whose criterion is not quadratic, else `ClosedForm`."""
-    if isinstance(problem, LinearHeadProblem) and not problem.criterion.quadratic:
-        return NEWTON
-    return EXACT
 
 
 def default_gradient(is_stackelberg: bool) -> AbstractHypergradient:

@@ -9,11 +9,11 @@ from bilevel import contract, trees
 from bilevel.drawing import generator
 from bilevel.errors import BilevelError
 from bilevel.heads import AbstractHeadSolver
+from bilevel.heads.default import default_solver
 from bilevel.hyperparameters import check_part
 from bilevel.oracles import Oracles
 from bilevel.problem import StackelbergProblem
 from bilevel.sampling import Rows, Sampler, TrainingData
-from bilevel.strategies.best_response import default_solver
 from bilevel.testing.finding import add, random_like, refusals, require
 from bilevel.trees import Tree
 

@@ -6,7 +6,7 @@ from bilevel import trees
 from bilevel.auxiliary import AuxiliaryProblem, Pullback
 from bilevel.drawing import generator
 from bilevel.errors import BilevelError
-from bilevel.strategies.best_response import default_solver
+from bilevel.heads.default import default_solver
 from bilevel.testing.bench import RUNS, Bench
 from bilevel.testing.finding import Finding, gap, random_like, require
 from bilevel.trees import Tree

@@ -9,11 +9,11 @@ from bilevel import trees
 from bilevel.drawing import generator
 from bilevel.errors import IncompatibleError
 from bilevel.heads import AbstractHeadSolver
+from bilevel.heads.default import default_solver
 from bilevel.hypergradients import AbstractHypergradient, Answer, BodyGradient
 from bilevel.hyperparameters import check_part
 from bilevel.problem import StackelbergProblem
 from bilevel.status import Status
-from bilevel.strategies.best_response import default_solver
 from bilevel.testing.bench import RUNS, STEPS, Bench, directions
 from bilevel.testing.derivatives import repeat
 from bilevel.testing.finding import (

@@ -1,0 +1,190 @@
+"""The exact head between bounds."""
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.cost import Cost
+from bilevel.errors import BilevelError
+from bilevel.heads.base import AbstractHeadSolver, HeadSolution
+from bilevel.heads.bounds import Bounds, no_bounds
+from bilevel.heads.convex_forms import GramHeads, convex_heads
+from bilevel.heads.cvxpy_solver import Cvxpy
+from bilevel.heads.newton import head_objective
+from bilevel.heads.objective import AbstractObjective
+from bilevel.heads.polish import mapping
+from bilevel.heads.projected_descent import Ended, ProjectedDescent
+from bilevel.heads.quadratic_objective import QuadraticObjective
+from bilevel.linear.factor import merge_outputs
+from bilevel.oracles import Oracles
+from bilevel.problem import LinearHeadProblem, StackelbergProblem
+from bilevel.sampling import Rows
+from bilevel.schedules import Number, check_positive_integer, positive
+from bilevel.sets import ConvexSet, Everywhere
+from bilevel.status import Status
+from bilevel.trees import Tree
+
+CVXPY = Cvxpy()  # made once: the compiler does not make parts
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ProjectedNewton(AbstractHeadSolver):
+    """theta* = argmin of g(w, .) over low <= theta <= high, on all rows, to rounding.
+
+    For a `head_set` that is a `Box`, `Nonnegative` or a set of your own with the hook `bounds`, and
+    any strongly convex g. Each step guesses which numbers end at a bound, sends them there and
+    makes a Newton step of the others; where that leaves too much of the slope, the path of the step
+    is searched for the lowest g. All runs step together, in float64, each until its own slope on
+    the free numbers vanishes. From one body to the next the last heads are the start: their numbers
+    at a bound are the first guess.
+
+    Linear heads with squared error are known by H and b, so that a step does not depend on the
+    number of rows, and those of a criterion of known curvature by their features; any other head
+    takes `Oracles.head_hessian`. H is formed up to the sizes that `Newton` names; above them
+    conjugate gradients use products with it.
+
+    A linear head that does not arrive in `max_steps` steps is handed to `Cvxpy`, if cvxpy is
+    installed and the criterion and the set have a form there; `words` of the answer then say so.
+
+    Args:
+        tolerance: of the largest entry of d_theta g on what no bound holds; a number or (R,)
+            numbers. With 1e-9 or less a run goes on to where the slope is rounding.
+        max_steps: the most steps of one solve.
+
+    Raises:
+        ArgumentError: `tolerance` or `max_steps` is not positive.
+        IncompatibleError: the set of heads is no bounds.
+        SingularHeadError: the features do not determine the head at an initial point.
+
+    Source: Bertsekas, Projected Newton methods for optimization problems with simple constraints,
+    SIAM J. Control Optim. 20 (1982); Hintermueller, Ito, Kunisch, The primal-dual active set
+    strategy as a semismooth Newton method, SIAM J. Optim. 13 (2002). Differs from the first in: 1.
+    the numbers that a step takes to a bound are guessed as in the second, each scaled by its own
+    curvature; 2. the whole step is taken without looking at g where it leaves little of the slope;
+    3. a run that is cut short often frees numbers as the classical active set method does; 4. where
+    the path first meets a bound is searched too; 5. a step that leaves next to nothing of the slope
+    keeps its factor.
+
+    Examples:
+        >>> import bilevel, torch
+        >>> from problems.regression import diabetes
+        >>> problem = diabetes(width=4)
+        >>> problem.head_set = bilevel.Nonnegative()
+        >>> body = problem.init_body(torch.Generator().manual_seed(0))
+        >>> found = bilevel.best_response(problem, body, bilevel.ProjectedNewton())
+        >>> found.status.name, bool((found.head >= 0).all())
+        ('CONVERGED', True)
+    """
+
+    tolerance: Number = 1e-10
+    max_steps: int = 100
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tolerance", positive(self.tolerance, "`tolerance`"))
+        check_positive_integer(self.max_steps, "`max_steps`")
+
+    def check(self, problem: StackelbergProblem) -> None:
+        """Refuse sets that are no bounds."""
+        if not has_bounds(problem.head_set):
+            raise no_bounds(problem.head_set)
+
+    def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Any:
+        """Check that g determines the head; Gram matrices that never change."""
+        problem, convex = oracles.problem, oracles.problem.head_set
+        if not isinstance(convex, Everywhere) and convex.bounds(head) is None:
+            raise no_bounds(convex)
+        if not isinstance(problem, LinearHeadProblem):
+            return ()
+        return convex_heads(oracles, body, head, rows)[1]
+
+    def solve(
+        self, oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: Any, k: int
+    ) -> HeadSolution:
+        """From the last heads; runs that do not arrive by cvxpy."""
+        convex, dtype = oracles.problem.head_set, trees.leaves(head)[0].dtype
+        objective, state = _objective(oracles, body, head, rows, state)
+        bounds = Bounds.of(convex, head, objective)
+        start = objective.at(bounds.clip(objective.vector(head)))
+        ended = ProjectedDescent(objective, bounds, start, self.tolerance, self.max_steps).run()
+        answer = trees.cast(objective.head(ended.place.point), dtype)
+        answer = convex.project(answer)  # bounds are rounded to the type, too
+        status = ended.status
+        words: tuple[str, ...] = ()
+        late = status == int(Status.NOT_CONVERGED)
+        if bool(late.any()) and isinstance(oracles.problem, LinearHeadProblem):
+            answer, status, words = _by_cvxpy(oracles, body, answer, rows, state, status)
+        residual = _residual(objective, convex, answer, ended)
+        failed = status >= int(Status.DIVERGED)
+        nothing = trees.tree_map(lambda leaf: torch.full_like(leaf, torch.nan), answer)
+        answer = trees.where(failed, nothing, answer)
+        residual = residual.masked_fill(failed, torch.nan)
+        # adjoints by it take the features of all rows at once
+        factor = ended.factor if rows.full.chunks is None else ()
+        return HeadSolution(answer, residual, status, state, factor, words)
+
+    @property
+    def exact(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
+    def cost(self) -> Cost:
+        """One exact solve, with passes through all rows."""
+        return Cost(solves=1, passes=1)
+
+
+def has_bounds(convex: ConvexSet) -> bool:
+    """Whether a set is low <= x <= high, as far as its class tells."""
+    return isinstance(convex, Everywhere) or type(convex).bounds is not ConvexSet.bounds
+
+
+def _objective(
+    oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: Any
+) -> tuple[AbstractObjective, Any]:
+    """g on all rows: by H and b where it is known to be quadratic, else by its derivatives."""
+    if not oracles.quadratic_linear_head:
+        return head_objective(oracles, body, head, rows.full), state
+    heads, state = convex_heads(oracles, body, head, rows, state)
+    assert isinstance(heads, GramHeads)
+    matrix, moment = heads.system.hessian, merge_outputs(heads.system.moment)
+    return QuadraticObjective(matrix, moment, heads.outputs), state
+
+
+def _residual(
+    objective: AbstractObjective, convex: ConvexSet, answer: Tree, ended: Ended
+) -> Tensor:
+    """The norm of the gradient mapping at what is returned, (R,)."""
+    point, place = objective.vector(answer), ended.place
+    if not torch.equal(point, place.point):  # rounded, or by cvxpy
+        place = objective.at(point)
+    double, slope = trees.cast(answer, torch.float64), objective.head(place.slope)
+    return mapping(convex, double, slope, 1 / ended.scale.amax(1))
+
+
+def _by_cvxpy(
+    oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: Any, status: Tensor
+) -> tuple[Tree, Tensor, tuple[str, ...]]:
+    """Heads, codes and words once the runs that did not arrive were asked of cvxpy."""
+    late = status == int(Status.NOT_CONVERGED)
+    w, theta = (trees.take(tree, late) for tree in (body, head))
+    kept = type(state)(*(x[late] if isinstance(x, Tensor) else x for x in state))
+    try:
+        CVXPY.check(oracles.problem)
+        found = CVXPY.solve(oracles, w, theta, rows.full.take(late), kept, 0)
+    except BilevelError:  # not installed, no form, too many rows: as far as the steps led
+        return head, status, ()
+    solved = found.status < int(Status.NOT_CONVERGED)
+    solved = solved | (found.status == int(Status.JITTERED))
+    taken = late.index_put((late,), solved)
+    whole = head.index_put((late,), found.head)
+    words, said = iter(found.words), []
+    for run in late.tolist():
+        said.append(f"handed to cvxpy: {next(words)}" if run else "")
+    return (
+        trees.where(taken, whole, head),
+        torch.where(taken, status.index_put((late,), found.status), status),
+        tuple(said),
+    )
