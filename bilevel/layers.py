@@ -31,6 +31,64 @@ def head_layer(module: nn.Module, head: str) -> nn.Linear:
     return known[head]
 
 
+def refuse_head(layer: nn.Linear, head: str) -> None:
+    """Raise unless a layer is its weight and bias and nothing else.
+
+    Raises:
+        ArgumentError: hooks, masks, parameters or a `forward` of its own are attached to it.
+    """
+    attached = [
+        *(
+            f"the parameter {name!r}"
+            for name in layer._parameters
+            if name not in ("weight", "bias")
+        ),
+        *(f"the buffer {name!r}" for name in layer._buffers),
+        *(f"the module {name!r}" for name in layer._modules),
+        *(f"a {name!r} of its own" for name in vars(layer) if _is_code(name)),
+        *(kind for kind, hooks in _hooks(layer).items() if hooks),
+    ]
+    if not isinstance(layer._parameters.get("weight"), nn.Parameter):
+        attached.append("a weight that is no parameter")
+    if attached:
+        raise ArgumentError(
+            f"The head {head!r} has {', '.join(attached)} beside its weight and bias, so that it "
+            "is not the linear layer that the lower level solves for. Weight norm, spectral norm, "
+            "pruning and adapters belong to layers of the body; penalties of the head belong to "
+            "the problem. Attach hooks that only look after training, to the module that `assign` "
+            "returns."
+        )
+    sizes = (layer.out_features, layer.in_features)
+    bias = sizes[:1] if layer.bias is None else tuple(layer.bias.shape)
+    if not is_lazy(layer.weight) and (tuple(layer.weight.shape), bias) != (sizes, sizes[:1]):
+        raise ArgumentError(
+            f"The head {head!r} says {sizes[1]} inputs and {sizes[0]} outputs, but its weight has "
+            f"the shape {tuple(layer.weight.shape)} and its bias {bias}. Make a new `nn.Linear` "
+            "instead of replacing its parameters."
+        )
+
+
+def _is_code(name: str) -> bool:
+    """Whether an attribute of this name on a layer replaces a method of it."""
+    return callable(getattr(nn.Linear, name, None))
+
+
+def _hooks(child: nn.Module) -> dict[str, object]:
+    """The hooks of a module that see what it computes, by kind; empty where there are none."""
+    return {
+        "forward hooks": child._forward_hooks,
+        "forward pre-hooks": child._forward_pre_hooks,
+        **_backward_hooks(child),
+    }
+
+
+def _backward_hooks(child: nn.Module) -> dict[str, object]:
+    return {
+        "backward hooks": child._backward_hooks,
+        "backward pre-hooks": child._backward_pre_hooks,
+    }
+
+
 def layout(module: nn.Module) -> dict[str, str]:
     """Names, shapes and types of the parameters and buffers, in words."""
     tensors = [*module.named_parameters(), *module.named_buffers()]
@@ -53,6 +111,19 @@ def refuse(module: nn.Module, layer: nn.Linear, head: str) -> None:
                 f"{kind} draws random numbers in training mode, inside the objective. Set its "
                 "probability to 0, or make the module with `.eval()`: `lambda: Net().eval()`."
             )
+        if isinstance(child, nn.Embedding | nn.EmbeddingBag) and child.max_norm is not None:
+            raise ArgumentError(
+                f"{kind} writes to its weight when it is called (`max_norm`), so that its own code "
+                "moves the body beside the gradient. Leave `max_norm` out, and bound the rows by "
+                "the problem's `body_set` or divide by their norms in `forward`."
+            )
+        for hooks, found in _backward_hooks(child).items():
+            if found:
+                raise ArgumentError(
+                    f"{kind} has {hooks}, which change gradients where torch's own `backward()` "
+                    "runs, and only there. Write the change into the objective, or into "
+                    "`forward`."
+                )
         if isinstance(child, nn.RNNBase | nn.LSTMCell):
             raise ArgumentError(
                 f"{kind} is fused and cannot be batched over runs. Write the recurrence with "
@@ -69,6 +140,12 @@ def refuse(module: nn.Module, layer: nn.Linear, head: str) -> None:
                 raise ArgumentError(
                     f"The head {head!r} shares its parameter {path!r} with the body, so the two "
                     "levels are not separate. Give the head weights of its own."
+                )
+            if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+                raise ArgumentError(
+                    f"The parameter {path!r} has hooks, which change gradients where torch's own "
+                    "`backward()` runs, and only there. Write the change into the objective, or "
+                    "make what does not move a buffer."
                 )
             if not parameter.requires_grad:
                 raise ArgumentError(

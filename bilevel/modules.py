@@ -4,17 +4,27 @@ Beside `bilevel.layers` the only file that knows `nn.Module`. A module mixes one
 with its code; here the code becomes functions of parameters, which can train many runs at once.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from bilevel import trees
+from bilevel.agreement import Agreement, Called
 from bilevel.errors import ArgumentError, ProblemError, ShapeError
-from bilevel.layers import head_layer, layout, linear_layers, refuse, refuse_shared, unfuse
+from bilevel.layers import (
+    head_layer,
+    layout,
+    linear_layers,
+    refuse,
+    refuse_head,
+    refuse_shared,
+    unfuse,
+)
+from bilevel.tap import Tap
 
 
 class SplitModule:
@@ -30,7 +40,9 @@ class SplitModule:
         head_shape: (M,), (M + 1,), (M, K) or (M + 1, K).
     """
 
-    def __init__(self, make_module: Callable[[], nn.Module], head: str) -> None:
+    def __init__(
+        self, make_module: Callable[[], nn.Module], head: str, example: Tensor | None = None
+    ) -> None:
         if not callable(make_module) or isinstance(make_module, nn.Module):
             raise ArgumentError(
                 "`make_module` must be a function that makes a new module, so that every seed has "
@@ -40,6 +52,7 @@ class SplitModule:
         self._head_name, self._make_module = head, make_module
         self._module, second = self._draw(0), self._draw(1)
         layer = head_layer(self._module, head)
+        refuse_head(layer, head)
         refuse(self._module, layer, head)
         refuse_shared(self._module, second)
         own = {id(p) for p in layer.parameters()}
@@ -58,11 +71,15 @@ class SplitModule:
         rows = layer.in_features + self.fit_bias
         self.head_shape = (rows,) if self.outputs is None else (rows, self.outputs)
         unfuse(self._module)
-        self._tap = _Tap(layer.out_features)
+        unfuse(second)
+        self._tap = Tap(layer, head)
         for name, child in list(self._module.named_modules(remove_duplicate=False)):
             if child is layer:
                 self._module.set_submodule(name, self._tap)
-        self._checked = False
+        many = vmap(self._features, in_dims=(0, None))
+        self._agreement = Agreement(second, head, self._without_head, many, _whole)
+        if example is not None:
+            self._look_at(example)
 
     def init_body(self, generator: torch.Generator) -> dict[str, Tensor]:
         """The body of a new module, initialised as its own code does it.
@@ -87,43 +104,46 @@ class SplitModule:
     def features(self, body: dict[str, Tensor], inputs: Tensor) -> Tensor:
         """What the network feeds to its head, shape (n, M), for `inputs` (n, ...).
 
+        The first rows of a kind (the shape of a row, its type, the type of the body) are looked at
+        twice: there the split network is compared with the module, at random parameters.
+
         Raises:
             ShapeError: the body has other names than the network, or the head is applied to more
                 than one vector per row.
-            ProblemError: the network does something to the outputs of its head, calls the head
-                never or twice, or changes its buffers.
+            ArgumentError: the network uses the numbers of its head elsewhere.
+            ProblemError: the split network would be something else than the module: it does
+                something to the outputs of its head, calls it never or twice, changes its buffers
+                or parameters, draws random numbers, mixes the rows of a batch, or has other outputs
+                or gradients than a linear layer on these features.
         """
         if list(body) != self._names and set(body) != set(self._names):
             raise ShapeError(
                 f"`body` has the names {sorted(body)}, but the network {sorted(self._names)}."
             )
+        if not torch.compiler.is_compiling():
+            self._agreement.check(body, inputs)
+        return self._features(body, inputs)
+
+    def _look_at(self, example: Tensor) -> None:
+        """Compare with the module on rows that `split` was given."""
+        if not isinstance(example, Tensor) or example.shape[:1].numel() == 0 or not example.ndim:
+            raise ArgumentError(
+                "`example` must be a tensor of rows, (n, ...) with n at least 1, as the module is "
+                f"called with; got {getattr(example, 'shape', type(example).__name__)}."
+            )
+        parameters = dict(self._module.named_parameters())
+        body = {name: parameters[name].detach() for name in self._names}
+        if example.is_floating_point():
+            body = {name: leaf.to(example.device, example.dtype) for name, leaf in body.items()}
+        self.features({name: leaf.to(example.device) for name, leaf in body.items()}, example)
+
+    def _features(self, body: dict[str, Tensor], inputs: Tensor) -> Tensor:
         like = body[self._names[0]]
         constants = {
             name: buffer.to(like.device, like.dtype if buffer.is_floating_point() else None)
             for name, buffer in self._constants.items()
         }
-        versions = [buffer._version for buffer in constants.values()]
-        values = {**constants, **body}
-        # fused attention has no batching rule
-        with sdpa_kernel(SDPBackend.MATH), self._tap.listening() as heard:
-            returned = functional_call(self._module, values, (inputs,))
-        if len(heard) != 1:
-            raise ProblemError(
-                f"The network calls its head {self._head_name!r} {len(heard)} times for a batch; "
-                "it must call it once, as its last operation."
-            )
-        z, stand_in = heard[0]
-        if not self._checked and not torch.compiler.is_compiling():
-            after = [values[name]._version for name in constants]
-            kept = all(values[name] is constants[name] for name in constants)
-            self._check_call(returned, stand_in, kept and after == versions)
-        if z.ndim != 2:
-            raise ShapeError(
-                f"The head {self._head_name!r} is applied to inputs of shape {tuple(z.shape)}; it "
-                "must see one vector per row, (n, M). Flatten them, or average over positions, "
-                "before the head."
-            )
-        return z
+        return self._without_head({**constants, **body}, inputs, None).heard.z
 
     def predict(self, body: dict[str, Tensor], head: Tensor, inputs: Tensor) -> Tensor:
         """The outputs of the network, (n, K), or (n,) for one output: logits of classes, say."""
@@ -169,31 +189,42 @@ class SplitModule:
                     "the module's code, or make it a parameter."
                 )
 
-    def _check_call(self, returned: Any, stand_in: Tensor, buffers_kept: bool) -> None:
-        """Look once at what cannot be seen in the module's layers, only in a call."""
-        if not buffers_kept:
+    def _without_head(self, values: dict[str, Tensor], inputs: Tensor, turn: int | None) -> Called:
+        """Call the network with a body and constants; `turn` is the tap's."""
+        like = values[self._names[0]]
+        given = {**values, **self._tap.parameters_like(like)}
+        with self._tap.listening(turn) as heard:
+            returned = _whole(self._module, given, inputs)
+        if len(heard) != 1:
             raise ProblemError(
-                "The network changes its buffers when it is called (running statistics, say), so "
-                "that it is no function of its parameters. Make it with `.eval()`, or use layers "
-                "without such a state."
+                f"The network calls its head {self._head_name!r} {len(heard)} times for a batch; "
+                "it must call it once, as its last operation."
             )
-        same_size = isinstance(returned, Tensor) and returned.numel() == stand_in.numel()
-        if not same_size or not torch.equal(returned.reshape(stand_in.shape), stand_in):
-            raise ProblemError(
-                f"The network does something after its head {self._head_name!r}, or returns more "
-                "than the head's outputs. Return them as they are: what follows a linear head (a "
-                "softmax, a residual) belongs to the objective, which gets the raw outputs."
+        shape = tuple(heard[0].z.shape)
+        if len(shape) != 2:
+            raise ShapeError(
+                f"The head {self._head_name!r} is applied to inputs of shape {shape} for "
+                f"{len(trees.leaves(inputs)[0])} rows; it must see one vector per row, (n, M). "
+                "Flatten them, or average over positions, before the head."
             )
-        self._checked = True
+        return Called(returned, heard[0], given)
 
 
-def split(make_module: Callable[[], nn.Module], head: str = "fc") -> SplitModule:
+def split(
+    make_module: Callable[[], nn.Module], head: str = "fc", *, example: Tensor | None = None
+) -> SplitModule:
     """Split a network into a body and a linear head.
+
+    The split network is the module: on the first rows of each kind that it sees, or on `example`,
+    its features, outputs and gradients are compared with the module's own at two random points of
+    the parameters, and what would be something else is refused.
 
     Args:
         make_module: makes a new module whenever it is called: a class, or `lambda: Net(...)`. Its
             last operation is an `nn.Linear`; it takes one tensor, (n, ...).
         head: the name of that layer in the module, dots included ("decoder.fc", "4").
+        example: a few rows (n, ...), to find out here what else the first call of `features`
+            finds: rows that differ, as mixed rows are seen only then. None: wait for it.
 
     Returns:
         The functions that the hooks of a problem call: `init_body`, `init_head`, `features`.
@@ -201,8 +232,12 @@ def split(make_module: Callable[[], nn.Module], head: str = "fc") -> SplitModule
     Raises:
         UnknownNameError: the module has no linear layer of that name.
         ArgumentError: the module is not a function of its parameters alone (batch norm or dropout
-            in training mode), shares weights between head and body, has frozen or lazy parameters
-            or a recurrent layer, is not on the CPU; or `make_module` does not make a new one.
+            in training mode), writes to its weights (`max_norm`), shares weights between head and
+            body, has more attached to its head than weight and bias (hooks, masks, adapters), hooks
+            on gradients, frozen or lazy parameters or a recurrent layer, is not on the CPU; or
+            `make_module` does not make a new one.
+        ProblemError: what is computed on `example` is something else than the module computes; see
+            `SplitModule.features`.
 
     Examples:
         >>> import bilevel, torch
@@ -213,7 +248,7 @@ def split(make_module: Callable[[], nn.Module], head: str = "fc") -> SplitModule
         >>> sorted(body), parts.features(body, torch.ones(5, 3)).shape, parts.head_shape
         (['0.bias', '0.weight'], torch.Size([5, 8]), (9,))
     """
-    return SplitModule(make_module, head)
+    return SplitModule(make_module, head, example)
 
 
 def assign(
@@ -249,7 +284,8 @@ def assign(
             raise ArgumentError(f"`run` must be from 0 to {len(head) - 1}, got {run}.")
         body, head = {name: leaf[run] for name, leaf in body.items()}, head[run]
     named = dict(module.named_parameters())
-    layer = _missing_layer(module, body)
+    name, layer = _missing_layer(module, body)
+    refuse_head(layer, name)
     rows, outputs = layer.in_features + (layer.bias is not None), layer.out_features
     wrong = [
         f"{name} is {tuple(leaf.shape)} for {tuple(named[name].shape)}"
@@ -273,44 +309,20 @@ def assign(
     return module
 
 
-class _Tap(nn.Module):
-    """Stands where the head was and hears what the head would be given.
-
-    Its outputs are distinct numbers of both signs, so that the network returns them, and not
-    something else, only if it does nothing after its head.
-    """
-
-    def __init__(self, outputs: int) -> None:
-        super().__init__()
-        self.outputs = outputs
-        self.heard: list[tuple[Tensor, Tensor]] = []
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[list[tuple[Tensor, Tensor]]]:
-        """Hear the calls made meanwhile: pairs of what came in and what went out."""
-        self.heard = []
-        try:
-            yield self.heard
-        finally:
-            self.heard = []
-
-    def forward(self, z: Tensor) -> Tensor:
-        """A stand-in for the head's outputs."""
-        shape = (*z.shape[:-1], self.outputs)
-        count = torch.Size(shape).numel()
-        stand_in = torch.linspace(-100, 100, count, dtype=z.dtype, device=z.device).reshape(shape)
-        self.heard.append((z, stand_in.clone()))
-        return stand_in
+def _whole(module: nn.Module, values: dict[str, Tensor], inputs: Tensor) -> Any:
+    """A module with these parameters and buffers, called."""
+    with sdpa_kernel(SDPBackend.MATH):  # fused attention has no batching rule
+        return functional_call(module, values, (inputs,))
 
 
-def _missing_layer(module: nn.Module, body: dict[str, Tensor]) -> nn.Linear:
-    """The linear layer whose parameters are the ones that `body` lacks."""
+def _missing_layer(module: nn.Module, body: dict[str, Tensor]) -> tuple[str, nn.Linear]:
+    """The linear layer whose parameters are the ones that `body` lacks, after its name."""
     named = dict(module.named_parameters())
     missing = {name for name in named if name not in body}
     ids = {id(named[name]) for name in missing}
     found = [
-        layer
-        for layer in linear_layers(module).values()
+        (name, layer)
+        for name, layer in linear_layers(module).items()
         if {id(p) for p in layer.parameters()} == ids
     ]
     unknown = sorted(set(body) - set(named))

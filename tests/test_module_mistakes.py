@@ -190,7 +190,7 @@ def test_a_head_is_called_once(times):
 
 def test_a_head_sees_one_vector_for_each_row():
     parts, body = features_of(layers(), "1")
-    with pytest.raises(ShapeError, match=r"inputs of shape \(6, 1, 8\).*one vector per row"):
+    with pytest.raises(ShapeError, match=r"inputs of shape \(3, 1, 8\) for 3 rows.*one vector"):
         parts.features(body, X.unsqueeze(1))
 
 

@@ -1,0 +1,31 @@
+"""What torch's transforms (`vmap` and the like) hide: the numbers of a tensor inside them.
+
+Beside the functions that `torch` documents, this uses some of its private ones, and nothing else
+does: the tests call each under every transform, so that a change of torch is seen there.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor, maybe_get_bdim
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+
+@contextlib.contextmanager
+def outside_transforms() -> Iterator[None]:
+    """Compute with ordinary tensors, as if no transform was under way."""
+    with temporarily_clear_interpreter_stack(), torch.inference_mode(False):
+        yield
+
+
+def ordinary(tensor: Tensor) -> Tensor:
+    """The tensor itself, without a graph; of many under `vmap` the first one.
+
+    To be called in `outside_transforms`.
+    """
+    while is_functorch_wrapped_tensor(tensor):
+        axis, tensor = maybe_get_bdim(tensor), get_unwrapped(tensor)
+        tensor = tensor.select(axis, 0) if axis >= 0 else tensor
+    return tensor.detach()
