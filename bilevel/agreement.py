@@ -18,7 +18,7 @@ from bilevel import trees
 from bilevel.errors import BilevelError, ProblemError
 from bilevel.layers import head_layer
 from bilevel.pullback import gradients, variable
-from bilevel.rounding import apart, same
+from bilevel.rounding import apart, copies_apart, doubled, nudged, same
 from bilevel.tap import Heard
 from bilevel.transforms import ordinary, outside_transforms
 from bilevel.trees import Tree
@@ -27,6 +27,8 @@ ROWS = 3
 """Rows that are looked at, of those that come first."""
 POINTS = 2
 """Random points of the parameters at which the two are compared."""
+TREMBLING = 1e3
+"""A difference counts beyond so many times what a change of all last digits makes."""
 
 Values = dict[str, Tensor]
 
@@ -51,6 +53,20 @@ Many = Callable[[Values, Tree], Tensor]
 """The features of rows for bodies with a run axis, (R, n, M)."""
 Whole = Callable[[nn.Module, Values, Tree], Any]
 """A module called with parameters and buffers, and rows."""
+
+
+class Verdict(NamedTuple):
+    """What a comparison at one point found.
+
+    Attributes:
+        finite: whether the module's outputs are.
+        gap: how far the two are apart; 0 if they agree.
+        text: what is said of it.
+    """
+
+    finite: bool
+    gap: float = 0.0
+    text: str = ""
 
 
 class Agreement:
@@ -102,10 +118,8 @@ class Agreement:
         like, leaves = next(iter(body.values())), trees.leaves(inputs)
         shapes = tuple((leaf.shape[1:], leaf.dtype) for leaf in leaves)
         kind = (shapes, like.dtype, like.device, _hooks())
-        known, count = (
-            self._known.get(kind),
-            min(leaf.shape[0] if leaf.ndim else 0 for leaf in leaves),
-        )
+        known = self._known.get(kind)
+        count = min(leaf.shape[0] if leaf.ndim else 0 for leaf in leaves)
         if known or like.is_meta or count < (1 if known is None else 2):
             return
         with outside_transforms(), torch.enable_grad():
@@ -148,19 +162,23 @@ class Agreement:
     def _compare_at(self, values: Values, rows: Tree, point: int, *, spread: bool) -> bool:
         """Raise unless the two agree; whether all was finite, without which a spread is no point.
 
-        Where they do not agree, it may be rounding that the network blows up: float64 tells.
+        Where they do not agree, it may be rounding that the network blows up: float64 tells, and
+        what a change of the last digits makes.
         """
-        finite, complaint = self._complaint(values, rows, point)
-        if complaint:
-            exact = {name: _doubled(value) for name, value in values.items()}
+        found = self._complaint(values, rows, point)
+        if found.gap:
+            exact = {name: doubled(value) for name, value in values.items()}
+            rows = trees.tree_map(doubled, rows)
             with contextlib.suppress(RuntimeError):  # types that are written into the code
-                finite, complaint = self._complaint(exact, trees.tree_map(_doubled, rows), point)
-        if complaint and (finite or not spread):
-            raise ProblemError(complaint)
-        return finite
+                again = self._complaint(exact, rows, point)
+                certain = again.gap > TREMBLING * self._trembling(exact, rows)
+                found = again if certain else Verdict(again.finite)
+        if found.gap and (found.finite or not spread):
+            raise ProblemError(found.text)
+        return found.finite
 
-    def _complaint(self, values: Values, rows: Tree, point: int) -> tuple[bool, str | None]:
-        """Whether all is finite, and what differs if anything does."""
+    def _complaint(self, values: Values, rows: Tree, point: int) -> Verdict:
+        """What differs at one point, if anything does."""
         turns = itertools.count(3 * point)
         ours = {**values, **variable({name: values[name] for name in self._names})}
         theirs = {**values, **{name: nn.Parameter(values[name]) for name in self._names}}
@@ -168,33 +186,35 @@ class Agreement:
         z = self._listen(ours, rows, next(turns))
         drawn = not torch.equal(_random_state(values[self._weight]), before)
         if drawn or apart([self._listen(values, rows, next(turns))], [z]):
-            return True, (
+            text = (
                 "The network gives two answers at one point: it draws random numbers, or keeps a "
                 "state from call to call. Make it with `.eval()`, or without such layers."
             )
+            return Verdict(True, torch.inf, text)
         outputs = self._outputs(z, ours)
         expected = self._whole(self._module, theirs, trees.tree_map(torch.clone, rows)).reshape(
             outputs.shape
         )
         finite = bool(expected.isfinite().all())
-        if gap := apart(outputs.unbind(1), expected.unbind(1)):
-            return finite, self._other("outputs", gap)
+        if gap := apart([outputs], [expected]):
+            return Verdict(finite, gap, self._other("outputs", gap))
         wanted = self._gradients(expected, theirs)
         for found in (self._gradients(outputs, ours), self._gradients_of_runs(values, rows)):
             if found and (gap := apart(found, wanted)):
-                return finite, self._other("gradients", gap)
+                return Verdict(finite, gap, self._other("gradients", gap))
         for row in range(len(rows) if isinstance(rows, Tensor) else 0):
             copies = rows[row].expand(len(rows) + 1, *rows.shape[1:])
             alone = self._listen(values, copies, next(turns))
-            if gap := _copies_apart(alone, z, row, len(rows)):
-                return finite, (
+            if gap := copies_apart(alone, z, row, len(rows)):
+                text = (
                     "The features of a row depend on the rows that are evaluated with it: they "
                     f"differ by {gap:.2g} in a batch of copies of the row. What is computed over "
                     "the batch axis (means, norms, a softmax) makes the objective of a batch "
                     "something else than a mean over rows. Compute it within a row "
                     "(`nn.LayerNorm`, `nn.GroupNorm`), or use trained statistics."
                 )
-        return finite, None
+                return Verdict(finite, gap, text)
+        return Verdict(finite)
 
     def _outputs(self, z: Tensor, values: Values) -> Tensor:
         """z W' + b, (n, K)."""
@@ -204,7 +224,8 @@ class Agreement:
     def _gradients(self, outputs: Tensor, at: Values) -> list[Tensor]:
         """The gradients of a fixed combination of the outputs in all parameters."""
         along = torch.arange(outputs.numel()).cos().to(outputs).reshape(outputs.shape)
-        return gradients([outputs], [at[name] for name in self._names], [along])
+        found = gradients([outputs], [at[name] for name in self._names], [along])
+        return [x.reshape(-1, 1) for x in found if x.numel()]  # each of one size
 
     def _gradients_of_runs(self, values: Values, rows: Tree) -> list[Tensor] | None:
         """The same as they are computed for many runs, here one; None if the network cannot be.
@@ -217,6 +238,16 @@ class Agreement:
             warnings.simplefilter("ignore")  # torch warns of what has no rule, when it is used
             return self._gradients(self._outputs(self._many(runs, rows)[0], at), at)
         return None
+
+    def _trembling(self, values: Values, rows: Tree) -> float:
+        """How far z and the gradients move with the last digits of all numbers."""
+        found = []
+        for change in (doubled, nudged):
+            moved = {name: change(value) for name, value in values.items()}
+            at = {**moved, **variable({name: moved[name] for name in self._names})}
+            z = self._listen(at, trees.tree_map(change, rows), 0)
+            found.append([z, *self._gradients(self._outputs(z, at), at)])
+        return max(float((a - b).detach().abs().max()) for a, b in zip(*found, strict=True))
 
     def _other(self, what: str, gap: float) -> str:
         return (
@@ -299,24 +330,3 @@ def _different(rows: Tree) -> tuple[Tree, bool]:
 def _random_state(like: Tensor) -> Tensor:
     """The state of the generator that draws where a tensor is."""
     return torch.cuda.get_rng_state(like.device) if like.is_cuda else torch.get_rng_state()
-
-
-def _doubled(value: Tensor) -> Tensor:
-    return value.double() if value.is_floating_point() else value
-
-
-def _copies_apart(copies: Tensor, z: Tensor, row: int, count: int) -> float:
-    """How far z of a row in a batch of copies is from its z among `count` rows, as `apart`.
-
-    A row may have several vectors (one for each of its tokens), in a place of its own or among the
-    first, second ... vectors of all rows.
-    """
-    each, width = len(z) // count, z.shape[1]
-    if len(z) != each * count or len(copies) != each * (count + 1):
-        return torch.inf
-    blocks = copies.reshape(-1, each, width), z.reshape(-1, each, width)
-    strides = copies.reshape(each, -1, width), z.reshape(each, -1, width)
-    orders = ((blocks[0], blocks[1][[row]]), (strides[0], strides[1][:, [row]]))
-    return min(
-        apart(found.unbind(2), expected.expand_as(found).unbind(2)) for found, expected in orders
-    )

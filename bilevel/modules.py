@@ -76,8 +76,9 @@ class SplitModule:
         for name, child in list(self._module.named_modules(remove_duplicate=False)):
             if child is layer:
                 self._module.set_submodule(name, self._tap)
-        many = vmap(self._features, in_dims=(0, None))
-        self._agreement = Agreement(second, head, self._without_head, many, _whole)
+        self._agreement = Agreement(
+            second, head, self._without_head, self._features_of_runs, _whole
+        )
         if example is not None:
             self._look_at(example)
 
@@ -144,6 +145,10 @@ class SplitModule:
             for name, buffer in self._constants.items()
         }
         return self._without_head({**constants, **body}, inputs, None).heard.z
+
+    def _features_of_runs(self, bodies: dict[str, Tensor], inputs: Tensor) -> Tensor:
+        found: Tensor = vmap(self._features, in_dims=(0, None))(bodies, inputs)
+        return found
 
     def predict(self, body: dict[str, Tensor], head: Tensor, inputs: Tensor) -> Tensor:
         """The outputs of the network, (n, K), or (n,) for one output: logits of classes, say."""

@@ -25,7 +25,10 @@ def ordinary(tensor: Tensor) -> Tensor:
 
     To be called in `outside_transforms`.
     """
+    axes = []
     while is_functorch_wrapped_tensor(tensor):
-        axis, tensor = maybe_get_bdim(tensor), get_unwrapped(tensor)
+        axes.append(maybe_get_bdim(tensor))  # -1 where it is no axis of `vmap`
+        tensor = get_unwrapped(tensor)
+    for axis in reversed(axes):  # an axis is counted among those that outer transforms leave
         tensor = tensor.select(axis, 0) if axis >= 0 else tensor
     return tensor.detach()
