@@ -98,6 +98,7 @@ class Agreement:
         self._weight = names[id(layer.weight)]
         self._bias = None if layer.bias is None else names[id(layer.bias)]
         self._own = {self._weight, self._bias}
+        self._first = next(name for name in self._names if name not in self._own)
         self._known: dict[object, bool] = {}
         """The kinds of rows that were looked at, and whether two different rows were."""
 
@@ -115,7 +116,7 @@ class Agreement:
             ProblemError: the two are not the same function.
             ShapeError: the head is not given one vector for each row.
         """
-        like, leaves = next(iter(body.values())), trees.leaves(inputs)
+        like, leaves = body[self._first], trees.leaves(inputs)
         shapes = tuple((leaf.shape[1:], leaf.dtype) for leaf in leaves)
         kind = (shapes, like.dtype, like.device, _hooks())
         known = self._known.get(kind)
@@ -144,7 +145,7 @@ class Agreement:
     def _draw(self, point: int, body: Values, *, spread: bool) -> Values:
         """Parameters and buffers, of the body's types and on its device."""
         generator = torch.Generator().manual_seed(point)
-        like, values = next(iter(body.values())), {}
+        like, values = body[self._first], {}
         for name, parameter in self._module.named_parameters():
             value, to = parameter.detach(), body.get(name, like)
             if spread:

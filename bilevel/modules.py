@@ -197,7 +197,7 @@ class SplitModule:
     def _without_head(self, values: dict[str, Tensor], inputs: Tensor, turn: int | None) -> Called:
         """Call the network with a body and constants; `turn` is the tap's."""
         like = values[self._names[0]]
-        given = {**values, **self._tap.parameters_like(like)}
+        given = {**values, **self._tap.parameters_like(like, checked=turn is not None)}
         with self._tap.listening(turn) as heard:
             returned = _whole(self._module, given, inputs)
         if len(heard) != 1:

@@ -6,6 +6,7 @@ the head is found later, so that whatever they would be used for could only be w
 
 import contextlib
 import functools
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -40,19 +41,36 @@ class Tap(nn.Linear):
         plain = {k: v for k, v in vars(layer).items() if k not in vars(self)}
         plain.pop("_compiled_call_impl", None)  # the head's own code, compiled
         vars(self).update(plain, training=layer.training)
-        # at rest without memory; every call is given numbers that cannot be used
-        self.weight = nn.Parameter(torch.empty(layer.weight.shape, device="meta"))
-        bias = layer.bias is not None
-        self.register_parameter("bias", nn.Parameter(self.weight[:, 0].detach()) if bias else None)
-        self._shapes = {f"{name}.{leaf}": x.shape for leaf, x in self.named_parameters()}
-        self._calls: list[tuple[int | None, list[Heard]]] = []
+        kind = layer.weight.dtype, layer.weight.device
+        self._name, self._kind = name, kind
+        for leaf, x in layer._parameters.items():
+            self.register_parameter(leaf, None if x is None else _absent(x.shape, *kind))
+        self._heard: list[Heard] = []
+        self._turn: Tensor | None = None
 
-    def parameters_like(self, like: Tensor) -> dict[str, Tensor]:
-        """What the network finds as its head's parameters, by full names, in the type of `like`."""
-        # the compiler knows no such tensors; NaN cannot be used without being found out either
-        make = _nothing if torch.compiler.is_compiling() else withheld
-        dtype, device = like.dtype, like.device
-        return {name: make(shape, dtype, device) for name, shape in self._shapes.items()}
+    def parameters_like(self, like: Tensor, *, checked: bool) -> dict[str, Tensor]:
+        """What the network must be given as its head's parameters, in the type of `like`.
+
+        Args:
+            like: a parameter of the body.
+            checked: whether a use of their numbers is an error. Else they are NaN, which cannot be
+                used without being found out either; the layer keeps these itself.
+
+        Returns:
+            Parameters by full names.
+        """
+        kind = like.dtype, like.device
+        if checked or torch.compiler.is_compiling():
+            make = withheld if checked else _nan
+            return {f"{self._name}.{leaf}": make(x.shape, *kind) for leaf, x in self._leaves()}
+        if kind != self._kind:
+            for leaf, x in self._leaves():
+                self.register_parameter(leaf, _absent(x.shape, *kind))
+            self._kind = kind
+        return {}
+
+    def _leaves(self) -> list[tuple[str, nn.Parameter]]:
+        return list(self.named_parameters(recurse=False))
 
     @contextlib.contextmanager
     def listening(self, turn: int | None = None) -> Iterator[list[Heard]]:
@@ -62,45 +80,54 @@ class Tap(nn.Linear):
             turn: None: the outputs are zeros. Else numbers of all magnitudes; in six turns that
                 follow each other every output is small, ordinary and large, of both signs.
         """
-        heard: list[Heard] = []
-        self._calls.append((turn, heard))
+        self._heard = []
+        if turn is not None:  # attributes of modules are slow to set
+            self._turn = torch.tensor(turn, device="cpu")
         try:
-            yield heard
+            yield self._heard
         finally:
-            self._calls.pop()
+            self._heard = []
+            if turn is not None:
+                self._turn = None
 
     def forward(self, z: Tensor) -> Tensor:
         """A stand-in for the head's outputs."""
-        turn, heard = self._calls[-1]
         shape = (*z.shape[:-1], self.out_features)
-        if turn is None:
+        if self._turn is None:
             stand_in = torch.zeros(shape, dtype=z.dtype, device=z.device)
         else:
-            stand_in = _numbers(math.prod(shape), turn, z.dtype).to(z.device).reshape(shape)
-        heard.append(Heard(z, stand_in))
-        return stand_in if turn is None else stand_in.clone()
+            stand_in = _numbers(math.prod(shape), self._turn, z.dtype).to(z.device).reshape(shape)
+        self._heard.append(Heard(z, stand_in))
+        return stand_in if self._turn is None else stand_in.clone()
 
 
-def _numbers(count: int, turn: int, dtype: torch.dtype) -> Tensor:
+def _numbers(count: int, turn: Tensor | int, dtype: torch.dtype) -> Tensor:
     """Distinct numbers of a type: small, ordinary and large ones, up to nearly the largest."""
     places = torch.arange(count, dtype=torch.float64, device="cpu")
     spread = ((places + 1) * (math.sqrt(5) - 1) / 2).frac()  # never repeats, fills (0, 1)
     info = torch.finfo(dtype)
-    bounds = torch.tensor([info.eps, 1e-2, 1e2, info.max / 8], dtype=torch.float64).log()
+    bounds = places.new_tensor([info.eps, 1e-2, 1e2, info.max / 8]).log()
     band = ((places + turn) % 3).long()
     sizes = (bounds[band] + spread * bounds.diff()[band]).exp()
     return torch.where((places + turn) % 2 == 0, sizes, -sizes).to(dtype)
 
 
-def _nothing(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _nan(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.full((), torch.nan, dtype=dtype, device=device).expand(shape)
+
+
+@functools.cache
+def _absent(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> nn.Parameter:
+    """A parameter of NaN."""
+    with outside_transforms():  # kept for later calls, hence of no transform
+        return nn.Parameter(_nan(shape, dtype, device))
 
 
 @functools.cache
 def withheld(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> "Withheld":
     """A tensor of which all can be known but its numbers."""
-    with outside_transforms():  # kept for later calls, hence of no transform
-        found: Withheld = Withheld._make_subclass(Withheld, _nothing(shape, dtype, device), True)
+    with outside_transforms():
+        found: Withheld = Withheld._make_subclass(Withheld, _nan(shape, dtype, device), True)
         return found
 
 
@@ -142,14 +169,14 @@ class Withheld(Tensor):
         return f"Withheld(shape={tuple(self.shape)}, dtype={self.dtype})"
 
 
-def _getters(*names: str) -> set[Callable[..., Any]]:
-    return {getattr(Tensor, name).__get__ for name in names}
-
-
+_NUMBERS = {"T", "H", "mT", "mH", "data", "real", "imag", "_base"}
+_GETTERS = {
+    name: getattr(Tensor, name).__get__
+    for name in dir(Tensor)
+    if inspect.isgetsetdescriptor(inspect.getattr_static(Tensor, name)) and name[:2] != "__"
+}
 _READS = {
-    *_getters("shape", "dtype", "device", "ndim", "layout", "requires_grad", "is_leaf", "is_cpu"),
-    *_getters("is_cuda", "is_mps", "is_xpu", "is_meta", "is_sparse", "is_quantized", "itemsize"),
-    *_getters("nbytes"),
+    *(getter for name, getter in _GETTERS.items() if name not in _NUMBERS),
     *(Tensor.size, Tensor.dim, Tensor.ndimension, Tensor.numel, Tensor.nelement, Tensor.stride),
     *(Tensor.element_size, Tensor.is_contiguous, Tensor.is_floating_point, Tensor.is_complex),
     *(Tensor.get_device, Tensor.__len__, Tensor.__hash__, Tensor.new_zeros, Tensor.new_ones),
@@ -160,5 +187,5 @@ _READS = {
 """What needs no numbers of any argument."""
 _LIKE_ANOTHER = {Tensor.to, Tensor.type_as, Tensor.expand_as, Tensor.view_as, Tensor.reshape_as}
 """What needs no numbers of its second argument."""
-_VIEWS = {Tensor.detach, torch.detach, Tensor.t, torch.t, *_getters("data", "T", "mT")}
+_VIEWS = {Tensor.detach, torch.detach, Tensor.t, torch.t, *map(_GETTERS.get, ("data", "T", "mT"))}
 """What gives the same numbers again, withheld too."""

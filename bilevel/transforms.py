@@ -1,10 +1,11 @@
 """What torch's transforms (`vmap` and the like) hide: the numbers of a tensor inside them.
 
-Beside the functions that `torch` documents, this uses some of its private ones, and nothing else
-does: the tests call each under every transform, so that a change of torch is seen there.
+torch documents no way out of a transform; its own code uses the functions below. Nothing else here
+does, and the tests call them under every transform, so that a change of torch is seen there.
 """
 
 import contextlib
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -15,8 +16,10 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 @contextlib.contextmanager
 def outside_transforms() -> Iterator[None]:
-    """Compute with ordinary tensors, as if no transform was under way."""
-    with temporarily_clear_interpreter_stack(), torch.inference_mode(False):
+    """Compute with ordinary tensors, as if no transform was under way and nothing was compiled."""
+    compiled = "torch._dynamo" in sys.modules  # else there is nothing, and its import takes seconds
+    stance = torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
+    with temporarily_clear_interpreter_stack(), torch.inference_mode(False), stance:
         yield
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import bilevel
-from bilevel.errors import ArgumentError, ShapeError
+from bilevel.errors import ArgumentError, ProblemError, ShapeError
 from bilevel.tap import Tap, Withheld, _numbers, withheld
 
 
@@ -127,13 +127,17 @@ def test_the_tap_is_a_linear_layer_without_memory():
     assert isinstance(tap, nn.Linear)
     assert (tap.in_features, tap.out_features, tap.bias, tap.note) == (4, 3, None, "kept")
     assert not tap.training
-    assert tap.weight.is_meta
     with tap.listening() as heard:
         assert torch.equal(tap(ROWS[:, :4]), torch.zeros(23, 3, dtype=torch.float64))
     assert torch.equal(heard[0].z, ROWS[:, :4])
-    found = tap.parameters_like(ROWS)
-    assert list(found) == ["fc.weight"]
-    assert found["fc.weight"].shape == (3, 4)
+    shown = tap.parameters_like(ROWS, checked=True)["fc.weight"]
+    assert tap.weight.dtype == torch.float32
+    assert tap.parameters_like(ROWS, checked=False) == {}
+    assert bool(tap.weight.isnan().all())
+    assert tap.weight.untyped_storage().nbytes() == 8
+    for weight in (shown, tap.weight):
+        assert isinstance(weight, nn.Parameter)
+        assert (weight.shape, weight.dtype) == ((3, 4), torch.float64)
 
 
 def test_a_withheld_tensor_tells_all_but_its_numbers():
@@ -186,3 +190,47 @@ def test_a_network_that_reads_its_head_can_be_traced():
     expected = torch.tanh(ROWS.float() @ body["first.weight"].T + body["first.bias"])
     found = torch.compile(features, backend="eager", fullgraph=True)(bodies, ROWS.float())
     torch.testing.assert_close(found[0], expected)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own compiler
+def test_a_compiled_network_can_be_split_and_is_compared():
+    """What the compiler makes of it is used; what is compared is what was written."""
+    written = {
+        "reads": lambda s, x: s.fc(s.z(x).to(s.fc.weight.device).view(-1, s.fc.in_features)),
+        "bound": lambda s, x: s.fc(s.z(x)).clamp(-1e8, 1e8),
+    }
+    parts, bound = (
+        bilevel.split(lambda f=f: torch.compile(net(f)(), backend="eager"), "_orig_mod.fc")
+        for f in written.values()
+    )
+    body, rows = start(parts), ROWS.float()
+    bodies = {key: torch.stack([leaf, leaf]) for key, leaf in body.items()}
+    weight, bias = body.values()
+    expected = torch.tanh(rows @ weight.T + bias)
+    torch.testing.assert_close(parts.features(body, rows), expected)
+    found = torch.func.vmap(parts.features, (0, None))(bodies, rows)
+    torch.testing.assert_close(found[1], expected)
+    with pytest.raises(ProblemError, match="does something after its head"):
+        bound.features(start(bound), rows)
+
+
+def test_hooks_of_a_container_around_the_head_are_honoured_or_refused():
+    """What they do to the features is done, what they do to the outputs is refused."""
+
+    def make(attach):
+        made = nn.Sequential(nn.Linear(5, 4), nn.Sequential(nn.Tanh(), nn.Linear(4, 1)))
+        attach(made[1])
+        return made
+
+    doubled = bilevel.split(
+        lambda: make(lambda c: c.register_forward_pre_hook(lambda m, i: (2 * i[0],))), "1.1"
+    )
+    body = start(doubled, torch.float64)
+    weight, bias = body.values()
+    expected = torch.tanh(2 * (ROWS @ weight.T + bias))
+    torch.testing.assert_close(doubled.features(body, ROWS), expected)
+    shifted = bilevel.split(
+        lambda: make(lambda c: c.register_forward_hook(lambda m, i, o: o + 1e-6)), "1.1"
+    )
+    with pytest.raises(ProblemError, match=r"does something after its head '1\.1'"):
+        shifted.features(body, ROWS)
