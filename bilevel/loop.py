@@ -30,6 +30,8 @@ from bilevel.training import Training, start
 Callback = Callable[[int, dict[str, Tensor]], object]
 STEP_BYTES = 2**30
 """Memory that the steps of all runs may take at once; more runs than fit take turns."""
+DEAR_RECORDS = 10
+"""Intervals between the records that hold the best response where it is dear."""
 
 
 def solve(
@@ -63,7 +65,8 @@ def solve(
         seeds: how many (0, 1, ...), or the seeds themselves.
         every: steps between records; step 0 and the last step are always recorded.
         tolerance: stop a run when |projected grad Phi| falls below this times its first value;
-            looked at in records only. None: never.
+            looked at in records only. A run that has not come there by the last step ends as
+            `NOT_STATIONARY`. None: never.
         sampling: "iid": rows are drawn with replacement; "epochs": without, in random
             permutations; "sequential": in the order of the data, over and over (trajectories).
         compile: compile the steps: several times faster after 10 to 60 s of compilation, the same
@@ -183,7 +186,7 @@ class Loop:
         """What every record holds."""
         training = self.trainings[0]
         made = training.state.strategy
-        return list(training.recorder.record(made.body, made.head))
+        return list(training.recorder.record(made.body, made.head, respond=False))
 
     @property
     def resumable(self) -> bool:
@@ -236,14 +239,17 @@ class Loop:
         """
         if tolerance is not None:
             tolerance = float(positive(tolerance, "`tolerance`"))
-        ending = Status.COMPLETED
+        ending = Status.COMPLETED if tolerance is None else Status.NOT_STATIONARY
+        apart = max(1, math.ceil((len(records) - 1) / DEAR_RECORDS))
         try:
             for k in records[len(self.recorded) :]:
                 if self.recorded and all(training.ended for training in self.trainings):
                     break
                 self._advance(k - self.step)
-                made = [training.record(tolerance) for training in self.trainings]
-                self.records.append({name: torch.cat([m[name] for m in made]) for name in made[0]})
+                place = len(self.recorded)
+                respond = tolerance is not None or place % apart == 0 or k == records[-1]
+                made = [training.record(tolerance, respond=respond) for training in self.trainings]
+                self.records.append(_joined(made))
                 self.recorded.append(k)
                 if callback is not None:
                     callback(k, self.records[-1])
@@ -284,6 +290,16 @@ class Loop:
             bound_note=certifier.note,
             state=state,
         )
+
+
+def _joined(made: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The records of all runs from those of parts; what a part does not know is NaN."""
+    names = dict.fromkeys(name for values in made for name in values)
+    nothing = [torch.full_like(values["objective"], torch.nan) for values in made]
+    return {
+        name: torch.cat([m.get(name, nan) for m, nan in zip(made, nothing, strict=True)])
+        for name in names
+    }
 
 
 def record_steps(start: int, steps: int, every: int) -> list[int]:

@@ -1,16 +1,17 @@
 """What is recorded about the runs: on all rows, in float64, outside of every budget."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.certificate import Certifier
+from bilevel.best_responses import Answered, BestResponses, response_bytes
+from bilevel.certificate import Certifier, HeadCertificate
 from bilevel.errors import BilevelError, ProblemError
 from bilevel.gradient_bounds import GradientCertifier
 from bilevel.hypergradients.condition import Condition
-from bilevel.linear.system import AbstractSystem
 from bilevel.oracles import Oracles
 from bilevel.problem import StackelbergProblem
 from bilevel.sampling import Rows, Sampler
@@ -32,8 +33,8 @@ class Recorder:
     - `body_objective`: F(w, theta) on all rows but those of "test", where F is not g.
     - `head_residual`: |d_theta g|; `head_bound`: the certified bound on |theta - theta*(w)|.
     - `head_gap`: |theta - theta*(w)| itself; `phi`: Phi(w); `phi_gradient_norm`: |grad Phi(w)|,
-      with a set of bodies |w - Proj(w - grad Phi)|. Where theta* has a closed form; NaN where the
-      head's Hessian is singular.
+      with a set of bodies |w - Proj(w - grad Phi)|. Where theta* can be found to rounding, see
+      `BestResponses`; NaN where it was not, or is not unique.
     - `gradient_gap`: |s - grad Phi(w)|, s the gradient at the head as it is: d_w g where F is g,
       else the implicit gradient; the same. `gradient_bound`: a bound on it, as proven as
       `head_bound`, where F is not g and the problem states its Lipschitz constants. (Elsewhere it
@@ -76,6 +77,7 @@ class Recorder:
         if rows.chunks is not None:  # all rows at once are in the predictions only, a few times
             outputs = first[1][0].shape[1:].numel()
             needed = oracles.graph_bytes(*first, rows) + 32 * outputs * sum(data.sizes.values())
+        needed += response_bytes(oracles, first[1], rows)
         turns = min(runs, math.ceil(runs * needed / RECORD_BYTES))
         size = math.ceil(runs / turns)
         self.parts = [slice(i, i + size) for i in range(0, runs, size)]
@@ -85,9 +87,16 @@ class Recorder:
             everything = sampler.data.part(part).everything(torch.float64)
             rows = sampler.noiseless(everything, torch.float64)
         self.certifier = Certifier.for_problem(oracles, body, head, rows, stated=own)
+        self.responses = BestResponses.for_problem(self.certifier, body, head, rows)
 
-    def record(self, body: Tree, head: Tree) -> dict[str, Tensor]:
-        """The values at a point; NaN for runs that are not finite."""
+    def record(self, body: Tree, head: Tree, *, respond: bool = True) -> dict[str, Tensor]:
+        """The values at a point; NaN for runs that are not finite.
+
+        Args:
+            body: leaves (R, ...).
+            head: leaves (R, ...).
+            respond: whether what needs theta* is computed even if that is dear; NaN otherwise.
+        """
         data, double = self.sampler.data, torch.float64
         shared = None if data.per_seed else data.everything(double)
         found = [
@@ -95,19 +104,20 @@ class Recorder:
                 trees.cast(trees.part(body, part), double),
                 trees.cast(trees.part(head, part), double),
                 shared or data.part(part).everything(double),
+                respond,
             )
             for part in self.parts
         ]
         return {name: torch.cat([values[name] for values in found]) for name in found[0]}
 
-    def _record(self, body: Tree, head: Tree, everything: Rows) -> dict[str, Tensor]:
+    def _record(self, body: Tree, head: Tree, everything: Rows, respond: bool) -> dict[str, Tensor]:
         """The values of some of the runs, in float64."""
         if everything.chunks is not None:  # nothing is left of a chunk when it is asked for again
-            return self._values(body, head, everything)
+            return self._values(body, head, everything, respond)
         with self.oracles.sharing():
-            return self._values(body, head, everything)
+            return self._values(body, head, everything, respond)
 
-    def _values(self, body: Tree, head: Tree, everything: Rows) -> dict[str, Tensor]:
+    def _values(self, body: Tree, head: Tree, everything: Rows, respond: bool) -> dict[str, Tensor]:
         """The same, one after the other."""
         oracles, certifier = self.oracles, self.certifier
         rows = self.sampler.noiseless(everything, torch.float64)
@@ -119,35 +129,55 @@ class Recorder:
         values["head_residual"] = certificate.residual
         if certifier.kind != "unknown":
             values["head_bound"] = certificate.bound
-        if system is not None and certifier.exact:
-            best = certifier.best_response(system, head)
-            gap = trees.norm(trees.tree_map(torch.sub, head, best))
-            # without a certified mu there may be many minimisers: a distance to one says nothing
-            values["head_gap"] = gap.masked_fill(certificate.mu.isnan(), torch.nan)
-            values["phi"] = oracles.body_value(body, best, rows)
-            if self.differentiable:
-                slope = self._slope(body, best, rows, system)[0]
-                values["phi_gradient_norm"] = self._projected_norm(body, slope)
-                here, adjoint = self._slope(body, head, rows, system)
-                gap = trees.norm(trees.tree_map(torch.sub, here, slope))
-                values["gradient_gap"] = gap.masked_fill(certificate.mu.isnan(), torch.nan)
-                if self.stated and adjoint is not None:
-                    at = (certifier, body, head, rows, certificate)
-                    bounds = GradientCertifier(*at, stated=True, computed=False)
-                    values["gradient_bound"] = bounds.implicit(here, adjoint).bound
+        if self.responses is not None:
+            if respond or not self.responses.dear:
+                answered = self.responses.solve(system, body, head, rows)
+                values |= self._against(answered, body, head, rows, certificate)
+            else:
+                nothing = torch.full_like(certificate.residual, torch.nan)
+                values |= dict.fromkeys(self._of_responses, nothing)
         values.update(self._metrics(body, head, everything, values))
         return {name: value.detach().double() for name, value in values.items()}
 
-    def _slope(
-        self, body: Tree, head: Tree, rows: Rows, system: AbstractSystem
-    ) -> tuple[Tree, Tree | None]:
+    @property
+    def _of_responses(self) -> list[str]:
+        """Names of what needs theta*."""
+        names = ["head_gap", "phi"]
+        if self.differentiable:
+            names += ["phi_gradient_norm", "gradient_gap"]
+            if self.stated and not self.oracles.is_stackelberg:
+                names.append("gradient_bound")
+        return names
+
+    def _against(
+        self, answered: Answered, body: Tree, head: Tree, rows: Rows, certificate: HeadCertificate
+    ) -> dict[str, Tensor]:
+        """What is known beside the best responses."""
+        best, factor = answered
+        gap = trees.norm(trees.tree_map(torch.sub, head, best))
+        # without a certified mu there may be many minimisers: a distance to one says nothing
+        values = {"head_gap": gap.masked_fill(certificate.mu.isnan(), torch.nan)}
+        values["phi"] = self.oracles.body_value(body, best, rows)
+        if self.differentiable:
+            slope = self._slope(body, best, rows, factor)[0]
+            values["phi_gradient_norm"] = self._projected_norm(body, slope)
+            here, adjoint = self._slope(body, head, rows, factor)
+            gap = trees.norm(trees.tree_map(torch.sub, here, slope))
+            values["gradient_gap"] = gap.masked_fill(certificate.mu.isnan(), torch.nan)
+            if self.stated and adjoint is not None:
+                at = (self.certifier, body, head, rows, certificate)
+                bounds = GradientCertifier(*at, stated=True, computed=False)
+                values["gradient_bound"] = bounds.implicit(here, adjoint).bound
+        return values
+
+    def _slope(self, body: Tree, head: Tree, rows: Rows, factor: Any) -> tuple[Tree, Tree | None]:
         """The envelope gradient where F is g, else the implicit one and its adjoint."""
         oracles = self.oracles
         if oracles.is_stackelberg:
             return oracles.direct_gradient(body, head, rows), None
         direct, right = oracles.body_gradients(body, head, rows)
         condition = Condition(oracles, body, head, rows)
-        adjoint = condition.solve(right, factor=system.factorised()[2]).value
+        adjoint = condition.solve(right, factor=factor).value
         pulled = oracles.cross_vjp(body, head, adjoint, rows)
         return trees.tree_map(torch.sub, direct, pulled), adjoint
 

@@ -52,12 +52,18 @@ class TrainingState(NamedTuple):
         first = states[0]
         if len(states) == 1:
             return first
-        norms = [state.first_norm for state in states if state.first_norm is not None]
+        known = any(state.first_norm is not None for state in states)
+        norms = [
+            torch.full_like(state.codes, torch.nan, dtype=torch.float64)
+            if state.first_norm is None
+            else state.first_norm
+            for state in states
+        ]
         return first._replace(
             seeds=tuple(seed for state in states for seed in state.seeds),
             strategy=trees.join([state.strategy for state in states]),
             codes=torch.cat([state.codes for state in states]),
-            first_norm=torch.cat(norms) if norms else None,
+            first_norm=torch.cat(norms) if known else None,
         )
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

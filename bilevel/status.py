@@ -6,7 +6,7 @@ import enum
 class Status(enum.IntEnum):
     """The outcome of one run, head solve or linear solve; `message` names cause and remedy.
 
-    Higher codes are worse.
+    Higher codes are worse, but for NOT_STATIONARY, the end of runs that would else be COMPLETED.
 
     Examples:
         >>> from bilevel import Status
@@ -31,6 +31,7 @@ class Status(enum.IntEnum):
     UNBOUNDED = 14
     SOLVER_FAILED = 15
     NOT_QUADRATIC = 16
+    NOT_STATIONARY = 17
 
     @property
     def message(self) -> str:
@@ -40,13 +41,19 @@ class Status(enum.IntEnum):
     @property
     def failed(self) -> bool:
         """Whether the numbers of such a run must not be used."""
-        return self >= Status.DIVERGED
+        return Status.DIVERGED <= self < Status.NOT_STATIONARY
 
 
 _MESSAGES = {
     Status.COMPLETED: "All steps were made.",
     Status.CONVERGED: "The stopping rule was met.",
     Status.INTERRUPTED: "Stopped by the user; everything recorded until then was kept.",
+    Status.NOT_STATIONARY: (
+        "All steps were made, and |grad Phi| has not fallen to `tolerance` times its first value. "
+        "`phi_gradient_norm` of the history says how far it fell: where it goes up and down or "
+        "grows, lower `body_lr` or let it decay, such as Polynomial; where it still falls, make "
+        "more `steps` or raise `body_lr`."
+    ),
     Status.NOT_CONVERGED: (
         "The head solver used all its steps without reaching its tolerance. Give it more steps, a "
         "larger step size below 2 / L, or a looser tolerance; give Cvxpy other `options` or "

@@ -98,11 +98,16 @@ class Training:
         if torch.device(self.data.device).type != "cpu":
             torch.accelerator.synchronize()
 
-    def record(self, tolerance: float | None = None) -> dict[str, Tensor]:
-        """Evaluate; mark the runs that diverged or converged, and keep those where they stopped."""
+    def record(self, tolerance: float | None = None, *, respond: bool = True) -> dict[str, Tensor]:
+        """Evaluate; mark the runs that diverged or converged, and keep those where they stopped.
+
+        Args:
+            tolerance: see `solve`.
+            respond: see `Recorder.record`.
+        """
         self.restore()
         codes, made = self.state.codes, self.state.strategy
-        values = self.recorder.record(made.body, made.head)
+        values = self.recorder.record(made.body, made.head, respond=respond)
         active = codes == ACTIVE
         # the optimisers' moments too: a run whose moments overflowed stands still
         moving = [
@@ -111,18 +116,20 @@ class Training:
         finite = trees.finite(moving) & values["objective"].isfinite()
         codes = torch.where(active & ~finite, self._cause(), codes)
         norm = values.get("phi_gradient_norm")
-        if tolerance is not None:
-            if norm is None:
-                raise ArgumentError(
-                    "`tolerance` needs |grad Phi|, which is recorded only where the head has a "
-                    "closed form. Leave it out and choose `steps`."
-                )
-            scale = norm if self.state.first_norm is None else self.state.first_norm
-            codes = codes.masked_fill(
-                active & finite & (norm <= tolerance * scale), int(Status.CONVERGED)
+        if norm is None and tolerance is not None:
+            raise ArgumentError(
+                "`tolerance` needs |grad Phi|, which is recorded only where the best response is "
+                "found: not for heads that are large, on sets without faces or, where F is not g, "
+                "on sets other than boxes, in chunks of rows, or with a g that is not convex in "
+                "the head. Leave it out and choose `steps`."
             )
-        if self.state.first_norm is None:
-            self.state = self.state._replace(first_norm=norm)
+        if norm is not None:
+            first = norm if self.state.first_norm is None else self.state.first_norm
+            first = torch.where(first.isnan(), norm, first)  # not every best response is found
+            self.state = self.state._replace(first_norm=first)
+            if tolerance is not None:
+                small = norm <= tolerance * first
+                codes = codes.masked_fill(active & finite & small, int(Status.CONVERGED))
         self.state = self.state._replace(codes=codes)
         if bool((codes != ACTIVE).any()):
             self._frozen = made

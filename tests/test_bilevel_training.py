@@ -77,7 +77,7 @@ def test_the_optimum_is_noticed_by_a_tolerance(name):
     assert solution.status == (Status.CONVERGED,) * 3
     assert len(solution.steps) < 30
     assert (trees.norm(solution.body - problem.solution.body) <= 1e-5).all()
-    assert train(problem, strategy, 1, tolerance=1e-7).status == (Status.COMPLETED,) * 3
+    assert train(problem, strategy, 1, tolerance=1e-7).status == (Status.NOT_STATIONARY,) * 3
 
 
 @pytest.mark.slow  # thousands of steps that fall like a polynomial

@@ -257,7 +257,7 @@ def test_nothing_is_written_more_often_than_needed(tmp_path, monkeypatch):
 def test_an_interrupt_before_the_first_record_leaves_a_folder_to_go_on_from(tmp_path, monkeypatch):
     folder = tmp_path / "kept"
 
-    def pressed(*_):
+    def pressed(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -100,7 +100,7 @@ def test_it_may_be_interrupted_again_and_written_elsewhere(whole, tmp_path, inte
 
 
 def test_nothing_is_left_when_nothing_was_recorded(tmp_path, monkeypatch):
-    def record(*_):
+    def record(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Training, "record", record)

@@ -302,7 +302,7 @@ def test_rank_deficient_features_are_fine_without_a_closed_form():
 
 
 def test_tolerance_needs_the_gradient_of_phi(no_step):
-    problem = Smooth(head_set=Box(-1.0, 1.0))
+    problem = Smooth(head_set=Box(-1.0, 1.0), chunk_rows=6)
     with pytest.raises(ArgumentError, match=r"`tolerance` needs \|grad Phi\|"):
         train(problem, TWO, 5, tolerance=0.1)
 

@@ -268,7 +268,8 @@ def _band(values: Array) -> tuple[Array, Array, Array]:
 def _draw_band(
     axes: Axes, x: Array, band: tuple[Array, Array, Array], line: Line, label: str
 ) -> None:
-    low, middle, high = band
+    known = np.isfinite(band[1])  # some metrics are not in every record
+    x, (low, middle, high) = x[known], (values[known] for values in band)
     axes.fill_between(x, low, high, color=line.colour, alpha=0.08, linewidth=0)
     (drawn,) = axes.plot(x, middle, color=line.colour, linewidth=1.6, label=label)
     if line.dashes:

@@ -11,7 +11,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
-from bilevel.report import facts, figures, palette, sentences, tuning, verdicts, words
+from bilevel.report import facts, figures, palette, sentences, stationarity, tuning, verdicts, words
 from bilevel.report.svg import inline_svg, to_svg
 from bilevel.status import FAILED, Status
 
@@ -83,6 +83,7 @@ def page(content: Mapping[str, Any], drawn: Mapping[str, tuple[str, str]]) -> st
         facts=facts.settings(content),
         legend=_legend(content),
         power=sentences.power(content),
+        fall=stationarity.fall(content),
         drawn={name: inline_svg(svg, title) for name, (title, svg) in {**drawn, **plain}.items()},
         gap_names=[name for name in drawn if name.startswith("head-gap-")],
         has_bound=any("head_bound" in table for table in content["history"].values()),

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bilevel.report import sentences, tuning, words
+from bilevel.report import sentences, stationarity, tuning, words
 
 Rows = tuple[list[str], list[list[Any]]]
 
@@ -43,7 +43,9 @@ def plain(content: Mapping[str, Any]) -> str:
         table += "\n" + tuning.introduction(content)
     said = [sentences.pair_sentence(result, at) for result in content["paired"]]
     first, last = sentences.power(content), sentences.ending(content)
-    return "\n".join([table, "", *filter(None, [first, *said, last])]).rstrip()
+    return "\n".join(
+        [table, "", *filter(None, [first, *said, stationarity.fall(content), last])]
+    ).rstrip()
 
 
 def summary(content: Mapping[str, Any]) -> Rows:

@@ -26,6 +26,7 @@ STATUSES = {
     "COMPLETED": "completed",
     "CONVERGED": "converged",
     "INTERRUPTED": "interrupted",
+    "NOT_STATIONARY": "tolerance not reached",
     "NOT_CONVERGED": "head solver stopped early",
     "JITTERED": "singular head, solved with jitter",
     "OUTSIDE_SET": "head projected, not solved",

@@ -1,0 +1,229 @@
+"""theta*(w) of R runs, to rounding: what records measure heads against.
+
+A quadratic head has a linear system. Any other is found from the recorded head, in float64: a head
+that answers to its body already needs a step or none. So a record depends on the point alone, not
+on the records before it.
+"""
+
+import dataclasses
+import math
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.certificate import Certifier
+from bilevel.heads.descent import PRECISE, Descent
+from bilevel.heads.linear_objective import LARGEST_BLOCK, interacts, knows_curvature
+from bilevel.heads.newton import head_objective, newton_factor
+from bilevel.heads.polish import polished
+from bilevel.linear.factor import BlockFactor
+from bilevel.linear.system import AbstractSystem
+from bilevel.oracles import Oracles
+from bilevel.problem import LinearHeadProblem
+from bilevel.sampling import Rows, generator
+from bilevel.sets import ConvexSet, Everywhere
+from bilevel.status import Status
+from bilevel.trees import Tree
+
+Way = Literal["system", "newton", "face"]
+LARGEST_HEAD = {"newton": LARGEST_BLOCK, "face": 512}
+"""Numbers of a head (of each of its blocks) that the ways other than a system are taken for."""
+DEAR, TOO_DEAR = 2.0**20, 2.0**30
+"""Multiplications that a Hessian takes per run: from the first on not every record can afford the
+best response, from the second on none."""
+ROUNDED = 10.0
+"""The tolerance of Newton's method, in units of what rounding makes of a slope."""
+STEPS = 100
+ENOUGH, ACCURATE = 1e-15, 1e-12
+"""Of the size of what cancels in a slope: residuals that end the steps on a face, and the largest
+that a best response may have."""
+COPIES = 6
+"""Matrices of the size of a Hessian, and tables of the rows' derivatives, held at once."""
+NEGATIVE = 1e-8
+"""Of the largest entry of a Hessian: eigenvalues below minus this are no rounding."""
+
+
+class Answered(NamedTuple):
+    """The best responses of R runs.
+
+    Attributes:
+        head: theta*, leaves (R, ...), float64; NaN in runs where it was not reached.
+        factor: of the Hessian there, for adjoint solves; () if there is none, or F is g.
+    """
+
+    head: Tree
+    factor: Any = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BestResponses:
+    """How the best responses of one problem are found.
+
+    Args:
+        certifier: of the problem.
+        way: "system": in closed form; "newton": by Newton steps, without a set of heads; "face": by
+            Newton steps on faces of the set.
+        dear: whether they cost so much that not every record should have them.
+    """
+
+    certifier: Certifier
+    way: Way
+    dear: bool = False
+
+    @classmethod
+    def for_problem(
+        cls, certifier: Certifier, body: Tree, head: Tree, rows: Rows
+    ) -> "BestResponses | None":
+        """Find out once, at initial points, how they are found; None: they are not.
+
+        Newton steps need a head that is linear with a convex criterion, or small with a g that is
+        convex in it, as far as three heads can tell; and all rows at once.
+
+        Args:
+            certifier: of the problem.
+            body: leaves (R, ...), float64.
+            head: likewise.
+            rows: on which g is meant.
+        """
+        oracles = certifier.oracles
+        if certifier.exact:
+            return cls(certifier, "system")
+        if rows.chunks is not None or certifier.large:
+            return None
+        convex = oracles.problem.head_set
+        everywhere = isinstance(convex, Everywhere)
+        if not everywhere and type(convex).face is ConvexSet.face:
+            return None
+        way: Way = "newton" if everywhere else "face"
+        size, _, work = _measures(oracles, head, rows)
+        if size > LARGEST_HEAD[way] or work > TOO_DEAR:
+            return None
+        one = slice(0, 1)
+        first = trees.part(body, one), trees.part(head, one), rows.take(one)
+        linear = isinstance(oracles.problem, LinearHeadProblem)
+        if not linear and not _seems_convex(oracles, *first):
+            return None
+        return cls(certifier, way, work > DEAR)
+
+    def solve(self, system: AbstractSystem | None, body: Tree, head: Tree, rows: Rows) -> Answered:
+        """theta* of every run.
+
+        Args:
+            system: of the certifier at this point.
+            body: leaves (R, ...), float64.
+            head: where to start from, likewise.
+            rows: on which g is meant.
+        """
+        if self.way == "newton":
+            return self._newton(body, head, rows)
+        if self.way == "face":
+            return self._face(body, head, rows)
+        assert system is not None
+        best = self.certifier.best_response(system, head)
+        problem = self.certifier.oracles.problem
+        lost = ~trees.finite(best) & trees.finite(head)
+        looked = not isinstance(problem, LinearHeadProblem) and isinstance(
+            problem.head_set, Everywhere
+        )
+        if not (looked and bool(lost.any())):
+            implicit = not self.certifier.oracles.is_stackelberg
+            return Answered(best, system.factorised()[2] if implicit else ())
+        # what looked quadratic at some heads need not be so at the best response
+        return Answered(trees.where(lost, self._newton(body, head, rows).head, best))
+
+    def _newton(self, body: Tree, head: Tree, rows: Rows) -> Answered:
+        """On to a tenth of what rounding makes of a slope, if that can be reached."""
+        objective = head_objective(self.certifier.oracles, body, head, rows)
+        start = objective.at(objective.vector(head))
+        tolerance = (ROUNDED * objective.rounding(start)).clamp(max=PRECISE)
+        none = BlockFactor.none(start.point, objective.blocks)
+        unknown = torch.zeros_like(start.predictions)
+        found = Descent(objective, start, none, unknown, tolerance, STEPS).run()
+        right, factor = found.status == int(Status.CONVERGED), found.factor
+        idle = right & (found.factored == 0)
+        if bool(idle.any()):  # nobody looked whether the minimiser is unique there
+            made, singular = newton_factor(objective.take(idle), trees.take(found.place, idle))
+            right = right.index_put((idle,), ~singular)
+            factor = factor.replaced(idle, made.cholesky)
+        return Answered(_where(right, objective.head(found.place.point)), factor)
+
+    def _face(self, body: Tree, head: Tree, rows: Rows) -> Answered:
+        """The residual of the gradient mapping tells whether the right face was found."""
+        oracles = self.certifier.oracles
+        convex = oracles.problem.head_set
+
+        def derivatives(at: Tree) -> tuple[Tree, Tensor]:
+            hessian = oracles.head_hessian(body, at, rows)
+            return oracles.head_gradient(body, at, rows), 0.5 * (hessian + hessian.mT)
+
+        zero = trees.tree_map(torch.zeros_like, head)
+        start = convex.project(trees.where(trees.finite(head), head, zero))
+        hessian = derivatives(start)[1]
+        largest = hessian.diagonal(dim1=1, dim2=2).amax(1)
+        at_zero = trees.norm(oracles.head_gradient(body, zero, rows)).nan_to_num(0.0, 0.0)
+        scale = at_zero + largest * trees.norm(start)
+        best, residual = polished(convex, start, derivatives, 1 / largest, ENOUGH * scale)
+        return Answered(_where(residual <= ACCURATE * scale, best))
+
+
+def _where(right: Tensor, best: Tree) -> Tree:
+    """The heads of the runs that are `right`, NaN elsewhere."""
+    return trees.where(right, best, trees.tree_map(lambda t: torch.full_like(t, torch.nan), best))
+
+
+def response_bytes(oracles: Oracles, head: Tree, rows: Rows) -> int:
+    """How much memory the way to one best response takes beside the features; 0: little, or none.
+
+    Args:
+        oracles: of the problem.
+        head: leaves (R, ...).
+        rows: on which g is meant.
+    """
+    everywhere = isinstance(oracles.problem.head_set, Everywhere)
+    if rows.chunks is not None or (everywhere and oracles.quadratic_linear_head):
+        return 0
+    size, blocks, work = _measures(oracles, head, rows)
+    if size > max(LARGEST_HEAD.values()) or work > TOO_DEAR:
+        return 0
+    return 8 * COPIES * size * (size * blocks + _count(rows))
+
+
+def _measures(oracles: Oracles, head: Tree, rows: Rows) -> tuple[int, int, float]:
+    """Numbers in a block of the Hessian, how many blocks, and the multiplications they take."""
+    size, blocks = trees.flatten(head).shape[1], 1
+    problem = oracles.problem
+    if isinstance(problem, LinearHeadProblem) and isinstance(problem.head_set, Everywhere):
+        found = rows.groups["train"].targets
+        targets = found if rows.axes["train"] is None else found[0]
+        apart = not interacts(problem.criterion, problem.outputs, targets)
+        if apart and knows_curvature(problem, targets):
+            size, blocks = head.shape[1], problem.outputs or 1
+    return size, blocks, float(_count(rows)) * size**2 * blocks
+
+
+def _count(rows: Rows) -> int:
+    return rows.count if "train" in rows.groups else 1
+
+
+def _seems_convex(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> bool:
+    """Whether g curves downwards at none of three heads: the one given and two random ones.
+
+    Heads at which g is not twice differentiable, or not defined, say nothing.
+    """
+    like, at = trees.flatten(head), [head]
+    for stream in range(2):
+        source = generator(stream, "convexity")
+        numbers = torch.randn(like.shape[1], generator=source, dtype=torch.float64)
+        at.append(trees.unflatten(numbers.to(like.device).expand(like.shape), head))
+    for one in at:
+        hessian = oracles.head_hessian(body, one, rows)
+        scale = float(hessian.abs().max())
+        if not math.isfinite(scale):
+            continue
+        added = NEGATIVE * scale * torch.eye(like.shape[1], dtype=like.dtype, device=like.device)
+        shifted = 0.5 * (hessian + hessian.mT) + added
+        if scale > 0 and bool(torch.linalg.cholesky_ex(shifted)[1].any()):
+            return False
+    return True

@@ -1,0 +1,117 @@
+"""What a report says of |grad Phi|: how far it fell, and whose rate to lower."""
+
+import numpy as np
+import pytest
+from comparison_example import example, small
+from small_problems import Scalar
+
+import bilevel
+from bilevel import SGD, BestResponse
+from bilevel.report import html, stationarity
+
+RECORDS, RATES = 21, {"good": 2.0, "beyond": 12.0}
+
+
+def content(strategies, **changes):
+    """What a comparison holds: name -> (how it is written, (T, R) sizes of the gradient)."""
+    return {
+        "strategies": {name: written for name, (written, _) in strategies.items()},
+        "history": {name: {stationarity.NORM: v} for name, (_, v) in strategies.items()},
+        "status": {name: ["COMPLETED"] * v.shape[1] for name, (_, v) in strategies.items()},
+        "runs": next(iter(strategies.values()))[1].shape[1],
+    } | changes
+
+
+def falling(last, runs=3):
+    return np.geomspace(1.0, last, RECORDS)[:, None] * np.array([[2.0, 5.0, 1.0]])[:, :runs]
+
+
+def swinging(level=0.5, runs=3):
+    """Falls at once, and then goes up and down."""
+    values = falling(1.0, runs)
+    values[3:] *= level * np.where(np.arange(RECORDS - 3) % 2, 0.6, 1.0)[:, None]
+    return values
+
+
+def written(rate):
+    return f"BestResponse(body_lr=Constant({rate}), solver=None)"
+
+
+def test_the_median_over_seeds_of_the_last_over_the_first_is_told():
+    values = falling(0.03)
+    values[-1] *= [10.0, 1.0, 1.0]
+    said = stationarity.fall(content({"exact": (written(0.1), values)}))
+    assert said == (
+        "Gradient of Φ, its last size over its first (median over seeds): exact 0.0300."
+    )
+    one = stationarity.fall(content({"exact": (written(0.1), falling(0.03, 1))}))
+    assert one == "Gradient of Φ, its last size over its first: exact 0.0300."
+
+
+def test_what_goes_up_and_down_names_its_rate():
+    strategies = {
+        "slow": (written(0.001), falling(0.4)),
+        "fast": (written(0.25), swinging()),
+        "decaying": ("BestResponse(body_lr=Polynomial(initial=0.1))", swinging(0.2)),
+        "mine": ("OwnLoop(mine, gradients=1)", swinging(0.3)),
+    }
+    said = stationarity.fall(content(strategies))
+    assert said.endswith(
+        " It goes up and down for fast (body_lr = 0.25), decaying and mine: lower the body's "
+        "rate, or let it decay."
+    )
+    assert "slow 0.400, fast 0.300, decaying 0.120 and mine 0.180." in said
+
+
+def test_what_did_not_fall_names_its_rate():
+    strategies = {"up": (written(2.5), falling(3.0)), "down": (written(0.1), falling(0.5))}
+    said = stationarity.fall(content(strategies))
+    assert said.endswith(
+        "It did not fall for up (body_lr = 2.5): lower the body's rate, or let it decay."
+    )
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        falling(0.4),
+        swinging(0.005),  # far down: rounding, or the noise of batches
+        falling(0.5)[-5:] / falling(0.5)[-5:][0] * 0.5,  # too few records to tell
+        falling(0.9) * np.where(np.arange(RECORDS) % 2, 1.03, 1.0)[:, None],  # slow, not astray
+        np.where(np.arange(RECORDS)[:, None] % 5, falling(0.4), 1.1 * falling(0.4)),  # a bump
+    ],
+)
+def test_what_falls_is_not_blamed(values):
+    said = stationarity.fall(content({"good": (written(0.1), values)}))
+    assert said
+    assert "lower" not in said
+
+
+def test_records_without_it_and_runs_that_failed_are_left_out():
+    values = falling(0.04)
+    values[1:-1:2] = np.nan  # best responses that were dear
+    values[10:, 1] = np.nan
+    status = {"some": ["COMPLETED", "DIVERGED", "COMPLETED"]}
+    said = stationarity.fall(content({"some": (written(0.1), values)}, status=status))
+    assert "some 0.0400." in said
+    assert "lower" not in said
+    none = content({"some": (written(0.1), np.full((RECORDS, 3), np.nan))})
+    assert stationarity.fall(none) == ""
+    assert stationarity.fall(small().content()) == ""
+
+
+def test_table_and_page_say_it():
+    comparison = example()
+    said = stationarity.fall(comparison.content())
+    assert said.startswith("Gradient of Φ")
+    assert said in comparison.table()
+    page = html.page(comparison.content(), html.draw(comparison.content()))
+    assert said.split(":")[0] in page.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_a_rate_beyond_two_over_the_curvature_is_found_out():
+    pair = {key: BestResponse(rate, optimizer=SGD()) for key, rate in RATES.items()}
+    said = bilevel.compare(Scalar(), pair, seeds=3, steps=40, every=2).table()
+    assert said.endswith(
+        "It did not fall for beyond (body_lr = 12.0): lower the body's rate, or let it decay."
+    )
