@@ -5,7 +5,7 @@ import math
 from typing import Literal, get_args
 
 from bilevel.errors import ArgumentError
-from bilevel.loop import record_steps
+from bilevel.recording import record_steps
 from bilevel.schedules import check_positive_integer
 
 BudgetKind = Literal["steps", "gradients"]

@@ -18,6 +18,8 @@ from bilevel.storage.folder import located, plain, read_json, write_atomically, 
 from bilevel.storage.tensors import read_tensors, write_tensors
 
 DESCRIPTION = "comparison.json"
+OBJECTIVES = {"objective", "body_objective"}
+"""Of the first record: what tells problems apart."""
 SECONDS = 10.0
 """At most this much work is lost; saving more often would slow small trainings."""
 
@@ -84,8 +86,10 @@ class Checkpoint:
             for name, values in tensors.items()
             if name.startswith("record.")
         }
-        self._check_start(path, loop, records)
-        loop.restore(TrainingState.unpack(tensors, content), content["recorded"], records)
+        names = self._check_start(path, loop, records)
+        # a file holds its tensors in the order of the alphabet, a history in that of the records
+        ordered = {name: records[name] for name in names}
+        loop.restore(TrainingState.unpack(tensors, content), content["recorded"], ordered)
 
     def keep(self, name: str, loop: Loop, *, now: bool = False, finished: bool = False) -> None:
         """Save a training if `now`, or if the last time is long ago.
@@ -106,19 +110,31 @@ class Checkpoint:
         self._saved = time.monotonic()
 
     @staticmethod
-    def _check_start(path: Path, loop: Loop, records: Mapping[str, Tensor]) -> None:
-        """Options of a problem are known to nobody, but most of them show in the first record."""
+    def _check_start(path: Path, loop: Loop, records: Mapping[str, Tensor]) -> list[str]:
+        """Options of a problem are known to nobody, but most of them show in the first record.
+
+        Returns the names of the records, in their order.
+        """
         training = loop.trainings[0]
         made = training.state.strategy
-        values = training.recorder.record(made.body, made.head, respond=False)
-        fresh = values["objective"].cpu()
-        kept = records["objective"][0, : len(fresh)]
-        # equal on one machine; another one may round differently
-        if not torch.allclose(fresh, kept, rtol=1e-3, atol=0, equal_nan=True):
+        fresh = training.recorder.record(made.body, made.head, respond=False)
+        if fresh.keys() != records.keys():
             raise ResultsError(
-                f"{path} holds a training that started elsewhere. Make the problem with the "
-                "options that it had then, or name another folder."
+                f"{path} holds a training with other records: "
+                f"{', '.join(sorted(fresh.keys() ^ records.keys()))} in one of them only. Make the "
+                "problem with the options that it had then, with the version of bilevel that "
+                "trained it, or name another folder."
             )
+        for name in OBJECTIVES & fresh.keys():
+            now = fresh[name].cpu()
+            kept = records[name][0, : len(now)]
+            # equal on one machine; another one may round differently
+            if not torch.allclose(now, kept, rtol=1e-3, atol=0, equal_nan=True):
+                raise ResultsError(
+                    f"{path} holds a training that started elsewhere. Make the problem with the "
+                    "options that it had then, or name another folder."
+                )
+        return list(fresh)
 
 
 def read_description(folder: Path) -> dict[str, Any]:

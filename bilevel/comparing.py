@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from bilevel import hyperparameters, trees
+from bilevel.analysis.judging import shown
 from bilevel.arguments import check_problem_instance, check_strategy, float_type, seed_list
 from bilevel.budget import Budget, BudgetKind
 from bilevel.checkpoint import Checkpoint
@@ -64,7 +65,9 @@ def compare(
     Args:
         problem: what to solve.
         strategies: by name. A generator function is a training loop of your own, see `OwnLoop`.
-        seeds: how many (0, 1, ...), or the seeds themselves.
+        seeds: how many (0, 1, ...), or the seeds themselves. Where the starts, the data and the
+            rows of the steps do not depend on the seed, all runs are one: the first seed alone is
+            trained, and there is no interval and no p-value.
         steps: body steps of every strategy; with `budget="gradients"` its gradient evaluations.
         budget: what is equal for all: "steps", or "gradients", which makes strategies with dear
             steps take fewer; `Cost.evaluations` says what a step counts.
@@ -75,8 +78,9 @@ def compare(
             best rates of every strategy, found on seeds of their own, take part as "NAME, tuned".
         baselines: names to compare the others with; None: the preset controls and uniform
             strategies among them, or else the first strategy.
-        headline: the metric to judge by; None: the first that starts with "test_", else
-            "objective".
+        headline: the metric to judge by; None: the first that starts with "test_", else the first
+            that starts with "validation_", else F at the recorded point ("body_objective", which is
+            "objective" where F is g).
         name: of the problem, for the report; None: its class.
         device: where to compute.
         dtype: of the training.
@@ -112,7 +116,10 @@ def compare(
     data = TrainingData(problem, seed_numbers, float_type(dtype), device)
     options = Options(batch_size, sampling, compile, max_runs_at_once)
     # everything is checked and initialised before the first step of the first strategy
-    contest = Contest(problem, entrants, data, options)
+    contest, asked = Contest(problem, entrants, data, options), seed_numbers
+    if len(asked) > 1 and len(contest.one_run()) == len(entrants):
+        data = data.part(slice(0, 1))
+        contest, seed_numbers = Contest(problem, entrants, data, options), asked[:1]
     if headline is not None:
         headline = _headline(contest.recorded_names(), headline)
     costs = contest.gradients_per_step()
@@ -124,10 +131,11 @@ def compare(
         )
     tuning, metric = None, ""
     if tune is not None:
-        tuning = Tuning.of(tune, seed_numbers, entrants)
+        tuning = Tuning.of(tune, asked, entrants)
         metric = headline or _headline(contest.recorded_names(), None)
     described: dict[str, Any] = {
         "seeds": seed_numbers,
+        **({"seeds_asked": asked} if asked != seed_numbers else {}),
         "steps": steps,
         "batch_size": dict(batch_size) if isinstance(batch_size, Mapping) else batch_size,
         "every": plan.marks[1] - plan.marks[0],
@@ -157,6 +165,10 @@ def compare(
         described["tuning"] = found.described
         contest = Contest(problem, entrants, data, options)
     outcome = contest.train(plan, callback, kept)
+    same = list(outcome.history) if asked != seed_numbers else outcome.same
+    if same == list(outcome.history):  # all runs are one: it is counted once
+        outcome, data = outcome.first_seed(), data.part(slice(0, 1))
+        described |= {"seeds": asked[:1], "seeds_asked": asked}
     trained = {key: entrants[key] for key in entrants if key in outcome.history}
     missing = [key for key in entrants if key not in outcome.history]  # after Ctrl-C
     failed = {Status[code].failed for codes in outcome.status.values() for code in codes}
@@ -176,6 +188,8 @@ def compare(
         "threads": torch.get_num_threads(),
         "data_note": problem.note,
         "bound_note": some.bound_note,
+        **({"same_runs": same} if same else {}),
+        **({"interrupted_heads": outcome.heads} if outcome.heads else {}),
         **({"not_trained": missing} if missing else {}),
         **(settings or {}),
     }
@@ -281,4 +295,4 @@ def _headline(metrics: Sequence[str], asked: str | None) -> str:
         if asked not in metrics:
             raise unknown_name("metric", asked, metrics)
         return asked
-    return next((metric for metric in metrics if metric.startswith("test_")), "objective")
+    return shown(metrics)

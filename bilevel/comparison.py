@@ -12,13 +12,21 @@ from numpy.typing import NDArray
 
 from bilevel.analysis.costs import Positions, positions, spent
 from bilevel.analysis.families import all_pairs, family_results, tuning_results
-from bilevel.analysis.paired import PairedResult, compare_pairs, higher_is_better, mean_interval
-from bilevel.analysis.records import accuracy_beside, best_values, common_record, last_values
+from bilevel.analysis.judging import body_objective, selecting
+from bilevel.analysis.paired import (
+    Interval,
+    PairedResult,
+    compare_pairs,
+    higher_is_better,
+    mean_interval,
+)
+from bilevel.analysis.parts import in_order
+from bilevel.analysis.records import accuracy_beside
 from bilevel.analysis.thresholds import reach_common_level
-from bilevel.errors import ArgumentError, ResultsError, UnknownNameError
-from bilevel.report import html, tables
+from bilevel.analysis.values import Values
+from bilevel.errors import ArgumentError, UnknownNameError
+from bilevel.report import doubts, html, tables
 from bilevel.report.units import UNITS, Unit
-from bilevel.status import FAILED
 from bilevel.storage.folder import located, write_atomically, write_csv
 from bilevel.storage.history import write_history
 from bilevel.storage.results import malformed, read_results, write_results
@@ -39,8 +47,10 @@ class Comparison:
 
     Attributes:
         problem: Name of the problem.
-        settings: How it was trained; must hold "seeds", the R seeds. "budget" is what was equal
-            for all strategies; "tuning" is how rates were searched.
+        settings: How it was trained; must hold "seeds", the R seeds that were trained. "budget" is
+            what was equal for all strategies; "tuning" is how rates were searched; "same_runs" are
+            strategies whose runs do not depend on the seed, and "seeds_asked" the seeds that would
+            all have made the one run that was trained.
         strategies: Name -> how it is written in Python.
         steps: (T,) recorded steps; gradient evaluations if they were the budget.
         history: Name -> metric -> (T, R) values.
@@ -69,24 +79,8 @@ class Comparison:
 
     def __post_init__(self) -> None:
         """Check once that the parts belong together, and bring all into one order."""
-        names, shape = list(self.strategies), (len(self.steps), len(self.settings["seeds"]))
-        if (budget := self.settings.get("budget", "steps")) not in UNITS:
-            raise ResultsError(f"The budget must be one of {list(UNITS)}, got {budget!r}.")
-        for part in ("history", "status", "gradients_per_step", "seconds_per_step"):
-            found = getattr(self, part)
-            if set(found) != set(names):
-                raise ResultsError(f"`{part}` must have the strategies {names} as its keys.")
-            object.__setattr__(self, part, {name: found[name] for name in names})
-        if unknown := set(self.baselines) - set(names):
-            raise ResultsError(f"Baselines {sorted(unknown)} are not among {names}.")
-        for name in names:
-            if len(self.status[name]) != shape[1]:
-                raise ResultsError(
-                    f"`status` of {name!r} must have {shape[1]} entries, one a seed."
-                )
-            for metric, values in self.history[name].items():
-                if values.shape != shape:
-                    raise ResultsError(f"{metric!r} of {name!r}: {values.shape=}, not {shape}.")
+        for part, ordered in in_order(vars(self)).items():
+            object.__setattr__(self, part, ordered)
 
     def __repr__(self) -> str:
         return (
@@ -114,7 +108,7 @@ class Comparison:
     @property
     def step(self) -> int:
         """The step that is compared: the last one that all strategies have."""
-        return int(self.steps[self._common()])
+        return int(self.steps[self._values.common])
 
     def final(self, metric: str | None = None) -> dict[str, Array]:
         """Value of each run at `step`, or where it converged before.
@@ -125,35 +119,35 @@ class Comparison:
         Returns:
             Name -> (R,) values, NaN for runs that failed; without strategies that lack it.
         """
-        metric = self._known(metric)
-        return {
-            name: np.where(self._failed(name), np.nan, last_values(table, metric))
-            for name, table in self._compared().items()
-            if metric in table
-        }
+        return self._values.last(self._known(metric))
 
     def validation_best(self, metric: str | None = None) -> dict[str, Array]:
-        """Value of each run at the record, up to `step`, where its validation score is best.
+        """Value of each run at the record, up to `step`, where its score is best.
 
         Args:
-            metric: A metric `test_...`; None for the headline.
+            metric: Name of a metric; None for the headline.
 
         Returns:
-            Name -> (R,) values, NaN for runs that failed or have no finite validation score;
-            empty where there is no matching metric `validation_...`.
+            Name -> (R,) values, NaN for runs that failed or have no finite score; empty where
+            nothing but the metric itself or the training rows could choose the record, see `score`.
         """
         metric = self._known(metric)
-        score = metric.replace("test_", "validation_", 1)
-        if score == metric:
-            return {}
-        higher = higher_is_better(score)
-        return {
-            name: np.where(
-                self._failed(name), np.nan, best_values(table[metric], table[score], higher)
-            )
-            for name, table in self._compared().items()
-            if score in table and metric in table
-        }
+        score = self.score(metric)
+        return {} if score is None else self._values.best(metric, score)
+
+    def score(self, metric: str | None = None) -> str | None:
+        """The metric that says where a run would have been stopped, for `validation_best`.
+
+        Args:
+            metric: The metric that is shown; None for the headline.
+
+        Returns:
+            The validation metric that belongs to it, or another one, or F where F is not g; None
+            where that is the metric itself, or would be the objective on the training rows.
+        """
+        metric = self._known(metric)
+        found = selecting(self.metrics, metric)
+        return None if found in (metric, "objective") else found
 
     def paired(
         self, metric: str | None = None, which: Literal["final", "validation"] = "final"
@@ -170,7 +164,7 @@ class Comparison:
         metric = self._known(metric)
         values = self.final(metric) if which == "final" else self.validation_best(metric)
         pairs = [pair for pair in self.pairs if values.keys() >= set(pair)]
-        return compare_pairs(values, pairs, metric)
+        return compare_pairs(values, pairs, metric, self._same)
 
     def steps_to_threshold(self) -> tuple[float, dict[str, float]]:
         """How fast the level is reached that half of the runs of every strategy reach.
@@ -180,7 +174,7 @@ class Comparison:
             name -> median over seeds of the first recorded step there, inf for never; see
             `bilevel.analysis.thresholds.reach_common_level`.
         """
-        final, history = self.final(), self._compared()
+        final, history = self.final(), self._values.compared()
         tables = {name: history[name][self.headline] for name in final}
         return reach_common_level(self.steps, tables, final, higher_is_better(self.headline))
 
@@ -208,6 +202,11 @@ class Comparison:
         paired = [asdict(result) for result in self.paired()]
         beside = accuracy_beside(self.headline, self.history)
         right = {} if beside is None else self.final(beside)
+        same = self._same
+
+        def mean(name: str, runs: Array) -> Interval:
+            return mean_interval(runs[:1] if name in same else runs)
+
         return {
             **{part.name: getattr(self, part.name) for part in fields(self)},
             "runs": len(self.settings["seeds"]),
@@ -221,9 +220,13 @@ class Comparison:
             "counts": {name: _finite(runs) for name, runs in final.items()},
             "counts_validation": {name: _finite(runs) for name, runs in best.items()},
             "final": final,
-            "intervals": {name: asdict(mean_interval(runs)) for name, runs in final.items()},
-            "accuracy": {name: mean_interval(runs).value for name, runs in right.items()},
-            "validation": {name: asdict(mean_interval(runs)) for name, runs in best.items()},
+            "intervals": {name: asdict(mean(name, runs)) for name, runs in final.items()},
+            "score": self.score(),
+            "same_runs": [name for name in self.strategies if name in same],
+            "doubts": doubts.found(self.status, self.settings.get("interrupted_heads", {})),
+            "body_objective": body_objective(self.metrics),
+            "accuracy": {name: mean(name, runs).value for name, runs in right.items()},
+            "validation": {name: asdict(mean(name, runs)) for name, runs in best.items()},
             "paired": paired,
             "paired_validation": [asdict(result) for result in self.paired(which="validation")],
             "families": family_results(*self._sorted(), paired),
@@ -231,7 +234,7 @@ class Comparison:
             "threshold": threshold,
             "steps_to": steps_to,
             "positions": places,
-            "cost": spent(places, self._common()),
+            "cost": spent(places, self._values.common),
         }
 
     def plot(self, metric: str | None = None, against: str | None = None) -> Figure:
@@ -316,9 +319,6 @@ class Comparison:
             raise UnknownNameError(f"No metric {metric!r} was recorded; there are {self.metrics}.")
         return metric
 
-    def _failed(self, name: str) -> Array:
-        return np.array([status in FAILED for status in self.status[name]])
-
     @property
     def _unit(self) -> Unit:
         """What the recorded steps count."""
@@ -329,15 +329,14 @@ class Comparison:
         searched = (self.settings.get("tuning") or {}).get("strategies", {})
         return list(self.strategies), self.baselines, searched
 
-    def _common(self) -> int:
-        """The last record that all strategies have."""
-        return common_record(self.history, self.status, len(self.steps))
+    @property
+    def _same(self) -> list[str]:
+        """Strategies whose runs are one and the same, whatever the seed."""
+        return list(self.settings.get("same_runs", ()))
 
-    def _compared(self) -> dict[str, dict[str, Array]]:
-        """The history up to that record."""
-        end = self._common() + 1
-        return {name: {metric: values[:end] for metric, values in table.items()}
-                for name, table in self.history.items()}  # fmt: skip
+    @property
+    def _values(self) -> Values:
+        return Values(self.history, self.status, len(self.steps))
 
     def _positions(self) -> Positions:
         gradients, seconds = self.gradients_per_step, self.seconds_per_step

@@ -1,6 +1,6 @@
 """Strategies that are trained side by side: those of equal structure are one training."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from bilevel.checkpoint import Checkpoint
 from bilevel.drawing import Sampling
 from bilevel.loop import Loop
 from bilevel.problem import StackelbergProblem
+from bilevel.repetition import turned_out_alike
 from bilevel.sampling import BatchSize, TrainingData
 from bilevel.solution import Solution
 from bilevel.status import Status
@@ -60,12 +61,26 @@ class Outcome(NamedTuple):
         status: name -> R names of `Status` members.
         solutions: of the groups.
         interrupted: whether Ctrl-C ended it.
+        heads: name -> R names of `Status` members of the head solves of interrupted runs.
+        same: names of strategies whose runs are one and the same for every seed.
     """
 
     history: dict[str, dict[str, NDArray[np.float64]]]
     status: dict[str, list[str]]
     solutions: dict[Names, Solution]
     interrupted: bool
+    heads: dict[str, list[str]]
+    same: list[str]
+
+    def first_seed(self) -> "Outcome":
+        """What became of the first seed alone."""
+        history = {
+            name: {metric: values[:, :1] for metric, values in table.items()}
+            for name, table in self.history.items()
+        }
+        status = {name: codes[:1] for name, codes in self.status.items()}
+        heads = {name: codes[:1] for name, codes in self.heads.items()}
+        return self._replace(history=history, status=status, heads=heads)
 
 
 class Contest:
@@ -110,6 +125,20 @@ class Contest:
             for name, strategy in self.strategies.items()
         }
 
+    def alike(self) -> list[str]:
+        """Strategies whose runs start alike and always see the same, whatever the seed."""
+        return [name for name, loop, runs in self._places() if loop.alike(runs)]
+
+    def one_run(self) -> list[str]:
+        """Those of them whose runs are known to be one and the same: they draw nothing else."""
+        return [name for name, loop, runs in self._places() if loop.one_run(runs)]
+
+    def _places(self) -> Iterator[tuple[str, Loop, slice]]:
+        """Every strategy with its loop and its runs there."""
+        for names, loop in self.loops.items():
+            for i, name in enumerate(names):
+                yield name, loop, slice(i * self.seeds, (i + 1) * self.seeds)
+
     def recorded_names(self) -> list[str]:
         """What every record holds, of the first group."""
         return next(iter(self.loops.values())).recorded_names()
@@ -127,6 +156,8 @@ class Contest:
             callback: called with a `Progress` at every record.
             checkpoint: where to keep what is trained, and to go on from.
         """
+        # of the initial points; a single seed says nothing about others
+        known, alike = (self.one_run(), self.alike()) if self.seeds > 1 else ([], [])
         if checkpoint is not None:  # damage is found before hours of training
             for number, loop in enumerate(self.loops.values()):
                 checkpoint.restore(f"{self.stage}-{number}", loop)
@@ -167,7 +198,23 @@ class Contest:
         interrupted = len(solutions) < len(self.loops) or any(
             Status.INTERRUPTED in solution.status for solution in solutions.values()
         )
-        return Outcome(*_split(solutions, self.seeds), solutions, interrupted)
+        heads = self._interrupted_heads(solutions)
+        history, status = _split(solutions, self.seeds)
+        same = [name for name, table in history.items()
+                if name in known or (name in alike and turned_out_alike(table))]  # fmt: skip
+        return Outcome(history, status, solutions, interrupted, heads, same)
+
+    def _interrupted_heads(self, solutions: Mapping[Names, Solution]) -> dict[str, list[str]]:
+        """What is known of heads whose runs say no more than that they were interrupted."""
+        cut = {
+            name
+            for names, solution in solutions.items()
+            if Status.INTERRUPTED in solution.status
+            for name in names
+        }
+        return {
+            name: loop.head_status()[runs] for name, loop, runs in self._places() if name in cut
+        }
 
 
 def batches(data: TrainingData, batch_size: BatchSize) -> float:

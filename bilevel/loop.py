@@ -1,6 +1,7 @@
 """The one loop: it trains every strategy of the library, R runs at once, record by record."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -19,6 +20,8 @@ from bilevel.drawing import Sampling
 from bilevel.errors import AllRunsFailedError, ArgumentError
 from bilevel.oracles import Oracles
 from bilevel.problem import StackelbergProblem
+from bilevel.recording import joined, record_steps
+from bilevel.repetition import see_the_same, start_alike
 from bilevel.sampling import BatchSize, Sampler, TrainingData
 from bilevel.schedules import check_positive_integer, positive
 from bilevel.solution import Solution, TrainingState
@@ -28,6 +31,11 @@ from bilevel.strategies import AbstractStrategy
 from bilevel.training import Training, start
 
 Callback = Callable[[int, dict[str, Tensor]], object]
+ONE_RUN = (
+    "All {runs} runs are one and the same: the starts, the data and the rows of the steps do not "
+    "depend on the seed. Train one with `seeds=1`; or draw the starts with `generator=generator` "
+    "in `init_body`, redraw the data (`redraws_data`), or draw batches (`batch_size`)."
+)
 STEP_BYTES = 2**30
 """Memory that the steps of all runs may take at once; more runs than fit take turns."""
 DEAR_RECORDS = 10
@@ -82,6 +90,9 @@ def solve(
     Returns:
         The `Solution`. Ctrl-C ends the training early and returns what was recorded.
 
+    Warns:
+        UserWarning: all runs are one and the same, since nothing depends on the seed.
+
     Raises:
         AllRunsFailedError: every run diverged and `throw` is set; it carries the solution.
         BilevelError: bad arguments, data or problems, before the training starts.
@@ -107,6 +118,8 @@ def solve(
     )
     if state is not None:
         loop.go_on_from(state)
+    if len(data.seeds) > 1 and not hyperparameters.run_counts(strategy) and loop.one_run():
+        warnings.warn(ONE_RUN.format(runs=len(data.seeds)), stacklevel=2)
     solution = loop.run(
         record_steps(loop.step, steps, every), tolerance=tolerance, callback=callback
     )
@@ -188,6 +201,26 @@ class Loop:
         made = training.state.strategy
         return list(training.recorder.record(made.body, made.head, respond=False))
 
+    def alike(self, runs: slice = slice(None)) -> bool:
+        """Whether some runs, of different seeds, start alike and always see the same."""
+        if not see_the_same(self.trainings[0].sampler, self.data):
+            return False
+        made = self.state.strategy
+        return start_alike((made.body, made.head), runs)
+
+    def one_run(self, runs: slice = slice(None)) -> bool:
+        """Whether these runs are known to be one and the same, before they are trained."""
+        strategy = self.trainings[0].strategy
+        return not strategy.draws and self.alike(runs) and start_alike(self.state.strategy, runs)
+
+    def head_status(self) -> list[str]:
+        """Names of what became of each run's heads so far; COMPLETED where nothing is known."""
+        codes: list[int] = []
+        for training in self.trainings:
+            found = training.strategy.status(training.state.strategy)
+            codes += [0] * len(training.data.seeds) if found is None else found.tolist()
+        return [Status(code).name for code in codes]
+
     @property
     def resumable(self) -> bool:
         """Whether its state can be stored and gone on from."""
@@ -249,7 +282,7 @@ class Loop:
                 place = len(self.recorded)
                 respond = tolerance is not None or place % apart == 0 or k == records[-1]
                 made = [training.record(tolerance, respond=respond) for training in self.trainings]
-                self.records.append(_joined(made))
+                self.records.append(joined(made))
                 self.recorded.append(k)
                 if callback is not None:
                     callback(k, self.records[-1])
@@ -290,24 +323,6 @@ class Loop:
             bound_note=certifier.note,
             state=state,
         )
-
-
-def _joined(made: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The records of all runs from those of parts; what a part does not know is NaN."""
-    names = dict.fromkeys(name for values in made for name in values)
-    nothing = [torch.full_like(values["objective"], torch.nan) for values in made]
-    return {
-        name: torch.cat([m.get(name, nan) for m, nan in zip(made, nothing, strict=True)])
-        for name in names
-    }
-
-
-def record_steps(start: int, steps: int, every: int) -> list[int]:
-    """The first and the last of `steps` steps, and the multiples of `every` between them."""
-    check_positive_integer(steps, "`steps`")
-    check_positive_integer(every, "`every`")
-    last = start + steps
-    return sorted({start, last, *range(start + -start % every, last, every)})
 
 
 def _check_start(

@@ -15,6 +15,7 @@ from bilevel.hypergradients.condition import Condition
 from bilevel.oracles import Oracles
 from bilevel.problem import StackelbergProblem
 from bilevel.sampling import Rows, Sampler
+from bilevel.schedules import check_positive_integer
 from bilevel.sets import Box, Everywhere, Nonnegative
 from bilevel.trees import Tree
 
@@ -207,3 +208,21 @@ class Recorder:
         step = trees.tree_map(torch.sub, body, slope)
         landed = self.oracles.problem.body_set.project(step)
         return trees.norm(trees.tree_map(torch.sub, body, landed))
+
+
+def joined(made: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The records of all runs from those of parts; what a part does not know is NaN."""
+    names = dict.fromkeys(name for values in made for name in values)
+    nothing = [torch.full_like(values["objective"], torch.nan) for values in made]
+    return {
+        name: torch.cat([m.get(name, nan) for m, nan in zip(made, nothing, strict=True)])
+        for name in names
+    }
+
+
+def record_steps(start: int, steps: int, every: int) -> list[int]:
+    """The first and the last of `steps` steps, and the multiples of `every` between them."""
+    check_positive_integer(steps, "`steps`")
+    check_positive_integer(every, "`every`")
+    last = start + steps
+    return sorted({start, last, *range(start + -start % every, last, every)})

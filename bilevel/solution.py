@@ -168,6 +168,7 @@ class Solution:
             "kind": KIND,
             "problem": type(self.problem).__qualname__,
             "status": [status.name for status in self.status],
+            "history": list(self.history),  # the file holds them in the order of the alphabet
             "bound_kind": self.bound_kind,
             "bound_note": self.bound_note,
         }
@@ -215,6 +216,11 @@ class Solution:
                     f"{type(problem).__name__} returns. Pass the problem that was solved "
                     f"({content['problem']}), made with the same options."
                 )
+        kept = {
+            name.removeprefix("history."): values
+            for name, values in tensors.items()
+            if name.startswith("history.")
+        }
         return cls(
             problem=problem,
             seeds=tuple(content["seeds"]),
@@ -222,11 +228,7 @@ class Solution:
             head=levels["head"],
             status=tuple(Status[name] for name in content["status"]),
             steps=tensors["steps"],
-            history={
-                name.removeprefix("history."): values
-                for name, values in tensors.items()
-                if name.startswith("history.")
-            },
+            history={name: kept[name] for name in content.get("history", kept)},
             bound_kind=content["bound_kind"],
             bound_note=content["bound_note"],
             state=TrainingState.unpack(tensors, content),

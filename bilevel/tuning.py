@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bilevel.analysis.judging import selecting
 from bilevel.analysis.paired import higher_is_better
 from bilevel.arguments import seed_list
 from bilevel.budget import Budget
@@ -15,6 +16,7 @@ from bilevel.checkpoint import Checkpoint
 from bilevel.contest import Contest, Options, Outcome, Progress
 from bilevel.errors import ArgumentError
 from bilevel.problem import StackelbergProblem
+from bilevel.report import doubts
 from bilevel.sampling import TrainingData
 from bilevel.schedules import AbstractSchedule, positive
 from bilevel.status import FAILED
@@ -31,13 +33,14 @@ class Tuning:
     With n factors, a strategy of two rates is tried at all n^2 pairs of them, and a strategy of one
     rate at n^2 factors between the smallest and the largest: every strategy gets as many trials, on
     the same seeds. The trial with the best mean at the last step wins, by the validation metric
-    that belongs to the headline, or by the training objective where there is no validation group:
-    never by the test rows.
+    that belongs to the headline, else by another validation metric, else by F at the recorded
+    point: never by the test rows, and never by g where F is not g.
 
     Args:
         factors: what the rates are multiplied with, at least two; they should embrace 1.
         seeds: to train trials from: how many, after the largest seed of the comparison, or the
-            seeds themselves, which must not be among those that are compared.
+            seeds themselves, which must not be among those that are compared. One is enough where
+            no seed makes a difference.
 
     Examples:
         >>> import bilevel
@@ -175,9 +178,10 @@ def tune_strategies(
         f"{name} {i}": trial.strategy for name in trials for i, trial in enumerate(trials[name])
     }
     contest = Contest(problem, entrants, own, options, "tuning")
-    metric = headline.replace("test_", "validation_", 1)
-    if not metric.startswith("validation_") or metric not in contest.recorded_names():
-        metric = "objective"
+    if len(own.seeds) > 1 and len(contest.one_run()) == len(entrants):
+        own = own.part(slice(0, 1))
+        contest = Contest(problem, entrants, own, options, "tuning")
+    metric = selecting(contest.recorded_names(), headline)
     outcome = contest.train(dataclasses.replace(budget, every=budget.total), callback, checkpoint)
     if outcome.interrupted:
         raise KeyboardInterrupt
@@ -185,7 +189,8 @@ def tune_strategies(
     described = {}
     for name, tried in trials.items():
         scores = [_score(outcome, f"{name} {i}", metric) for i in range(len(tried))]
-        best = tried[int(np.argmin(scores))]
+        number = int(np.argmin(scores))
+        best = tried[number]
         found[name + TUNED] = best.strategy
         sign = -1 if higher_is_better(metric) else 1
         described[name] = {
@@ -194,13 +199,14 @@ def tune_strategies(
             "factors": best.factors,
             "score": sign * min(scores),
             "edge": best.edge,
+            "doubts": doubts.counted(outcome.status[f"{name} {number}"]),
         }
     return Tuned(
         found,
         {name: name + TUNED for name in trials},
         {
             "metric": metric,
-            "seeds": seed_list(tuning.seeds),
+            "seeds": own.seeds,
             "factors": list(tuning.factors),
             "strategies": described,
         },

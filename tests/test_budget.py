@@ -28,7 +28,7 @@ from bilevel import (
 from bilevel.budget import Budget
 from bilevel.cost import Cost
 from bilevel.errors import ArgumentError
-from bilevel.loop import record_steps
+from bilevel.recording import record_steps
 from bilevel.training import Training
 
 BATCH = 6

@@ -5,11 +5,12 @@ import subprocess
 import sys
 from importlib import metadata
 
+import comparison_example
 import pytest
 from command_line import PAIR, TINY, run
 
 import bilevel
-from bilevel.commands.compare import parse_option
+from bilevel.commands.compare import Compare, parse_option
 from bilevel.comparison import Comparison
 from problems.reproduce import STRATEGIES
 
@@ -185,6 +186,16 @@ def test_a_diverging_run_is_exit_code_1_and_is_reported(tmp_path, capsys):
     assert found.status == {"uniform slow": ["COMPLETED"] * 2, "uniform fast": ["DIVERGED"] * 2}
     assert (folder / "report.html").exists()
     assert "DIVERGED" in capsys.readouterr().out.upper()
+
+
+@pytest.mark.parametrize(("code", "exit_code"), [("NO_MINIMISER", 1), ("JITTERED", 0)])
+def test_every_kind_of_failure_is_exit_code_1(code, exit_code, tmp_path, monkeypatch):
+    status = {name: ["COMPLETED", code] for name in comparison_example.STRATEGIES}
+    made = comparison_example.example(2, 3, status=status)
+    monkeypatch.setattr(Compare, "compare", lambda self, partial: made)
+    (tmp_path / "run.partial").mkdir()
+    command = Compare(output=tmp_path / "run")
+    assert command.run_in(tmp_path / "run.partial") == exit_code
 
 
 def test_nothing_but_diverging_runs_is_exit_code_1(tmp_path, capsys):

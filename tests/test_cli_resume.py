@@ -8,7 +8,7 @@ import pytest
 from command_line import PAIR, TINY, run
 
 from bilevel.comparison import Comparison
-from bilevel.storage.folder import write_atomically
+from bilevel.storage.folder import read_json, write_atomically
 from bilevel.storage.results import write_results
 from bilevel.training import Training
 
@@ -72,9 +72,12 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize("step", [8, 19])  # in the first training, in the second
-def test_an_interrupted_comparison_is_gone_on_with(step, whole, tmp_path, capsys, interrupt):
+def test_an_interrupted_comparison_is_gone_on_with(
+    step, whole, tmp_path, capsys, interrupt, monkeypatch
+):
     folder, partial = tmp_path / "a b", tmp_path / "a b.partial"
     interrupt(step)
+    monkeypatch.setattr("sys.argv", ["bilevel", "compare", "this one"])
     assert run("compare", *LONG, "--output", folder) == 130
     assert not folder.exists()
     assert (partial / "report" / "report.html").exists()
@@ -82,9 +85,18 @@ def test_an_interrupted_comparison_is_gone_on_with(step, whole, tmp_path, capsys
     command = said.partition("To go on: bilevel ")[2].strip()
     assert shlex.split(command) == ["compare", "--resume", str(partial)]
     interrupt(10**9)
+    monkeypatch.setattr("sys.argv", ["bilevel", "compare", "--resume", str(partial)])
     assert run(*shlex.split(command)) == 0
     assert not partial.exists()
     assert_same_history(folder, whole)
+    found, expected = (read_json(place / "config.json") for place in (folder, whole))
+    # the partial folder is gone: what makes all of it again is the first command
+    assert found["settings"].pop("command") == "bilevel compare 'this one'"
+    expected["settings"].pop("command")
+    for config in (found, expected):
+        config["settings"]["arguments"].pop("output")
+        config.pop("seconds_per_step")
+    assert found == expected
 
 
 def test_it_may_be_interrupted_again_and_written_elsewhere(whole, tmp_path, interrupt):

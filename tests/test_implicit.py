@@ -183,9 +183,9 @@ def test_each_trouble_has_its_status(case):
     if linear_solver is None and not known:  # no number where there is none
         assert bool(found.body.isnan().all())
     training = bilevel.BestResponse(1e-3, solver, Implicit(linear_solver), bilevel.SGD())
-    solved = bilevel.solve(problem, training, 3, seeds=2, dtype=torch.float64, throw=False)
+    solved = bilevel.solve(problem, training, 3, seeds=1, dtype=torch.float64, throw=False)
     ended = max(status, Status.DIVERGED) if bool(found.body.isnan()) else status
-    assert solved.status == (ended,) * 2
+    assert solved.status == (ended,)
 
 
 @pytest.mark.parametrize("linear_solver", [None, Dense()])

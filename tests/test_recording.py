@@ -72,6 +72,7 @@ class Huge(bilevel.StackelbergProblem):
         return 1e25 * w + 0.5 * theta**2
 
 
+@pytest.mark.filterwarnings("ignore:All 3 runs are one and the same")
 @pytest.mark.parametrize("optimizer", [bilevel.RMSProp(), bilevel.Adam()])
 def test_moments_that_overflow_are_a_divergence(optimizer):
     strategy = bilevel.TwoTimescale(0.01, 0.01, optimizer)
@@ -204,6 +205,7 @@ def test_inner_rows_differ_between_body_steps_and_from_the_bodys_rows(monkeypatc
     assert len({rows for _, rows in seen}) == 15
 
 
+@pytest.mark.filterwarnings("ignore:All 3 runs are one and the same")
 def test_a_head_that_was_jittered_once_says_so_at_the_end():
     class Fading(bilevel.StackelbergProblem):
         """The head's curvature is w: it vanishes where the body passes 0 and comes back."""

@@ -1,5 +1,7 @@
 """The checks pass on the library's own parts and problems, and fail on problems that are wrong."""
 
+import re
+
 import pytest
 import torch
 from small_problems import Smooth
@@ -144,12 +146,76 @@ def global_draw(self, generator):
     return torch.randn(2, dtype=torch.float64)
 
 
+class Alone(bilevel.StackelbergProblem):
+    """Neither starts nor data depend on the seed."""
+
+    def data(self, seed=None):
+        return {}
+
+    def init_body(self, generator):
+        return torch.ones((), dtype=torch.float64)
+
+    def init_head(self, generator):
+        return torch.ones(2, dtype=torch.float64)
+
+    def head_objective(self, body, head, batch):
+        return 0.5 * (head - body).square().sum() + 0.1 * body**2
+
+
+class Steady(Good):
+    """A body that starts anywhere but is the same for every seed, as hyper-parameters are."""
+
+    redraws_data = False
+
+    def data(self, seed=None):
+        x = torch.linspace(-1, 1, 12, dtype=torch.float64) + 0.1 * (seed or 0)
+        return {"train": bilevel.Batch(x, torch.sin(3 * x))}
+
+    def init_body(self, generator):
+        return torch.tensor([1.0, -0.5], dtype=torch.float64)
+
+
+class SteadyHead(Steady):
+    """Nothing but rows to draw."""
+
+    def init_head(self, generator):
+        return torch.tensor([0.3, 0.4], dtype=torch.float64)
+
+
+class Redrawn(SteadyHead):
+    """Data to redraw."""
+
+    redraws_data = True
+
+
+class Shaken(Alone):
+    """Noise to draw."""
+
+    def noise(self, generator, steps):
+        return torch.randn(steps, 2, generator=generator, dtype=torch.float64)
+
+    def head_objective(self, body, head, batch):
+        return super().head_objective(body, head, batch) + (batch["noise"] * head).sum()
+
+
+@pytest.mark.parametrize(
+    ("problem", "differ"),
+    [
+        (Steady(), "the body is the same.*the rows of batches.*may be one"),
+        (SteadyHead(), "body and head are the same.*the rows of batches.*may be one"),
+        (Redrawn(), "body and head are the same.*only by their data"),
+        (Shaken(), "body and head are the same.*only by their noise"),
+        (Good(), "body and head differ between seeds"),
+    ],
+)
+def test_seeds_that_start_alike_must_differ_in_something(problem, differ):
+    found = {finding.what: finding.found for finding in bilevel.check_problem(problem)}
+    assert re.search(differ, found["initial points"])
+
+
 CONSTANT = torch.ones(12, dtype=torch.float64)
 PROBLEMS = {
-    "fixed start": (
-        wrong(init_body=lambda self, generator: torch.ones(2).double()),
-        "same point for every seed",
-    ),
+    "nothing differs": (Alone(), "same points for every seed.*seeds are no repetitions"),
     "global start": (wrong(init_head=global_draw), "two different points|global random state"),
     "concave head": (
         wrong(bend=lambda self, fit, head: fit - 3 * head.square().sum()),

@@ -178,7 +178,7 @@ JUDGED = [
     (("train", "validation", "test"), "test_r2", "validation_r2", "validation"),
     (("train", "validation", "test"), "validation_r2", "validation_r2", "validation"),
     (("train", "validation", "test"), "objective", "objective", "objective"),
-    (("train", "validation", "test"), "distance", "objective", "objective"),
+    (("train", "validation", "test"), "distance", "validation_mse", "validation"),
     (("train", "test"), None, "objective", "objective"),
     (("train", "test"), "test_r2", "objective", "objective"),
 ]

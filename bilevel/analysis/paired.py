@@ -4,7 +4,7 @@ A seed fixes the initial point, the data and the rows of every step, so the diff
 strategies on one seed is due to the strategies. All statistics here are of those differences.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -53,13 +53,14 @@ class PairedResult:
             baseline alone failed.
         losses: Seeds on which it is worse, or failed alone.
         ties: Seeds on which both are equal, or both failed.
-        pairs: Seeds on which both values are finite: what `effect` is over.
+        pairs: Seeds on which both values are finite: what `effect` is over. Strategies that make
+            the same run for every seed have one pair.
         lost: Seeds on which at least one value is not finite. pairs + lost is the number of seeds,
             and so is wins + losses + ties.
         failed: Seeds on which the strategy's value is not finite.
         baseline_failed: Seeds on which the baseline's value is not finite.
         p_value: Two-sided exact sign test on the seeds that are not ties; NaN if there is no
-            finite value on either side of any seed.
+            finite value on either side of any seed, or a single run of each.
         p_adjusted: The same after Holm's correction for all pairs compared together.
         significant: Whether `p_adjusted` is below 0.05.
     """
@@ -125,7 +126,10 @@ def mean_interval(values: Array) -> Interval:
 
 
 def compare_pairs(
-    values: Mapping[str, Array], pairs: Sequence[tuple[str, str]], metric: str
+    values: Mapping[str, Array],
+    pairs: Sequence[tuple[str, str]],
+    metric: str,
+    same: Container[str] = (),
 ) -> list[PairedResult]:
     """Compare strategies with baselines seed by seed.
 
@@ -137,6 +141,8 @@ def compare_pairs(
         pairs: (strategy, baseline) names, each pair one comparison. Holm's correction is over
             all of them.
         metric: Name of the metric; gives the direction.
+        same: Names of strategies whose runs are one and the same for every seed. Two of them are
+            compared once, and without a p-value: there is no chance to test against.
 
     Returns:
         One result per pair, in the order of `pairs`.
@@ -151,8 +157,11 @@ def compare_pairs(
     kind: Literal["ratio", "difference"] = (
         "ratio" if positive and not metric.endswith("r2") else "difference"
     )
-    results = [_compare(values[first], values[second], first, second, metric, kind)
-               for first, second in pairs]  # fmt: skip
+    results = []
+    for first, second in pairs:
+        seeds = slice(1 if first in same and second in same else None)
+        runs = values[first][seeds], values[second][seeds]
+        results.append(_compare(*runs, first, second, metric, kind))
     adjusted = holm(np.array([result.p_value for result in results]))
     return [
         replace(result, p_adjusted=float(p), significant=bool(p < LEVEL))
@@ -217,7 +226,7 @@ def _compare(
         lost=int((~both).sum()),
         failed=int((~ended).sum()),
         baseline_failed=int((~other_ended).sum()),
-        p_value=_sign_test(wins, losses, first.size),
+        p_value=_sign_test(wins, losses, first.size) if both.size > 1 else np.nan,
         p_adjusted=np.nan,
         significant=False,
     )

@@ -104,6 +104,7 @@ class Compare:
     def run_in(self, partial: Path) -> int:
         """Train in the folder `partial`, which is gone when the report is written."""
         from bilevel.checkpoint import trained_files
+        from bilevel.status import Status
         from bilevel.storage.folder import reserve
 
         assert self.output is not None
@@ -137,7 +138,7 @@ class Compare:
         if interrupted:
             print(f"Interrupted. {go_on(partial)}", file=sys.stderr)
             return INTERRUPTED
-        return FAILED if "DIVERGED" in codes else OK
+        return FAILED if any(Status[code].failed for code in codes) else OK
 
     @property
     def name(self) -> str:
@@ -209,7 +210,7 @@ class Compare:
                 device=self.device,
                 dtype=getattr(torch, self.dtype),
                 settings={
-                    "command": command_line(),
+                    "command": command_line(partial),
                     "options": options,
                     "arguments": as_plain(self),
                 },
@@ -245,8 +246,12 @@ def set_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def command_line() -> str:
-    """The command that was typed."""
+def command_line(partial: Path | None = None) -> str:
+    """The command that was typed, or that left the folder `partial`: it makes all of it again."""
+    from bilevel.checkpoint import DESCRIPTION, read_description
+
+    if partial is not None and (partial / DESCRIPTION).is_file():
+        return str(read_description(partial)["settings"]["command"])
     return shlex.join(["bilevel", *sys.argv[1:]])
 
 

@@ -90,6 +90,14 @@ class AbstractHeadSolver(abc.ABC):
         return False
 
     @property
+    def draws(self) -> bool:
+        """Whether `solve` may draw something of its own for each seed (a hook).
+
+        False promises that runs that start alike, on the same rows, stay one and the same.
+        """
+        return True
+
+    @property
     @abc.abstractmethod
     def cost(self) -> Cost:
         """What one call of `solve` costs."""

@@ -111,6 +111,11 @@ class ClosedForm(AbstractHeadSolver):
         return True
 
     @property
+    def draws(self) -> bool:
+        """Nothing."""
+        return False
+
+    @property
     def cost(self) -> Cost:
         """One exact solve; a pass through all rows unless it is on the batch."""
         return Cost(solves=1, passes=0 if self.uses_batch else 1)

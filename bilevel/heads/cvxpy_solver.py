@@ -246,6 +246,11 @@ class Cvxpy(AbstractHeadSolver):
         return self.solver or DEFAULT
 
     @property
+    def draws(self) -> bool:
+        """Nothing."""
+        return False
+
+    @property
     def cost(self) -> Cost:
         """One exact solve, and a pass through all rows."""
         return Cost(solves=1, passes=1)

@@ -126,6 +126,11 @@ class FastSGD(AbstractHeadSolver):
         return self.tolerance is None and self.batch_size is None
 
     @property
+    def draws(self) -> bool:
+        """Rows of its own, with a `batch_size`."""
+        return self.batch_size is not None
+
+    @property
     def cost(self) -> Cost:
         """A gradient per inner step, on a batch or on all rows, and one on all for the residual."""
         if self.batch_size is None:

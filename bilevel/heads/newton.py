@@ -142,6 +142,11 @@ class Newton(AbstractHeadSolver):
         return True
 
     @property
+    def draws(self) -> bool:
+        """Nothing."""
+        return False
+
+    @property
     def cost(self) -> Cost:
         """One exact solve, with passes through all rows."""
         return Cost(solves=1, passes=1)

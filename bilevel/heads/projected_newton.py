@@ -131,6 +131,11 @@ class ProjectedNewton(AbstractHeadSolver):
         return True
 
     @property
+    def draws(self) -> bool:
+        """Nothing."""
+        return False
+
+    @property
     def cost(self) -> Cost:
         """One exact solve, with passes through all rows."""
         return Cost(solves=1, passes=1)

@@ -98,6 +98,14 @@ class AbstractHypergradient(abc.ABC):
         return False
 
     @property
+    def draws(self) -> bool:
+        """Whether `gradient` may draw something of its own for each seed (a hook).
+
+        False promises that runs that start alike, on the same rows, stay one and the same.
+        """
+        return True
+
+    @property
     @abc.abstractmethod
     def cost(self) -> Cost:
         """What one call costs."""

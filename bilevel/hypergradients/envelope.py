@@ -45,6 +45,11 @@ class Envelope(AbstractHypergradient):
         return True
 
     @property
+    def draws(self) -> bool:
+        """Nothing."""
+        return False
+
+    @property
     def cost(self) -> Cost:
         """One gradient."""
         return Cost(gradients=1)

@@ -79,6 +79,11 @@ class FiniteDifferences(AbstractHypergradient):
         return BodyGradient(trees.unflatten(torch.stack(slopes, 1), body), status)
 
     @property
+    def draws(self) -> bool:
+        """Nothing."""
+        return False
+
+    @property
     def cost(self) -> Cost:
         """Unknown without the body: two solves for each of its numbers."""
         return Cost(gradients=2, solves=2)

@@ -131,6 +131,11 @@ class Implicit(AbstractHypergradient):
         return self.linear_solver is None
 
     @property
+    def draws(self) -> bool:
+        """Nothing."""
+        return False
+
+    @property
     def cost(self) -> Cost:
         """A gradient, a cross product, and the adjoint."""
         adjoint = Cost() if self.linear_solver is None else self.linear_solver.cost

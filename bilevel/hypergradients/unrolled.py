@@ -99,6 +99,11 @@ class Unrolled(AbstractHypergradient):
         return True
 
     @property
+    def draws(self) -> bool:
+        """Nothing."""
+        return False
+
+    @property
     def cost(self) -> Cost:
         """The steps again, and two products for each of those that are differentiated."""
         back = self.steps if self.truncate is None else min(self.truncate, self.steps)

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from bilevel.report.words import counted, setting
+from bilevel.report.words import counted, metric_name, setting
 
 # Settings that the page says in words elsewhere.
-ELSEWHERE = ("command", "data_note", "bound_note", "not_trained", "tuning")
+ELSEWHERE = ("command", "data_note", "bound_note", "not_trained", "tuning", "same_runs",
+             "interrupted_heads")  # fmt: skip
 
 
 def settings(content: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -50,6 +51,31 @@ def budget(content: Mapping[str, Any]) -> str:
         f"{total} for every strategy, so that one whose steps are dearer makes fewer of them. "
         "Each makes as many whole steps as its budget pays for."
     )
+
+
+def judged(content: Mapping[str, Any]) -> str:
+    """By what strategies are judged, and what g has to do with it.
+
+    Args:
+        content: As `Comparison.content` gives it.
+
+    Returns:
+        Sentences.
+    """
+    headline = content["headline"]
+    known = {metric for table in content["history"].values() for metric in table}
+    text = f"The {metric_name(headline)}"
+    if headline.startswith("test_"):
+        text += ", of rows that choose nothing"
+    elif not any(metric.startswith("test_") for metric in known):
+        text += ", since there is no test metric"
+    text += "."
+    if content["body_objective"] != "objective":
+        text += (
+            " The body minimises its own objective F and the head another one, g. A better body "
+            "may well have a larger g, which is shown but says nothing about who is better."
+        )
+    return text
 
 
 def rows(content: Mapping[str, Any]) -> str:

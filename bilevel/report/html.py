@@ -49,13 +49,13 @@ def page(content: Mapping[str, Any], drawn: Mapping[str, tuple[str, str]]) -> st
         number=words.number,
         whole=lambda value: f"{value:,.0f}",
         metric=words.metric_name,
-        sentence=sentences.pair_sentence,
+        sentence=lambda result: sentences.pair(content, result),
         interval=sentences.interval,
         verdict=sentences.verdict,
         setting=words.setting,
         factors=tuning.factors,
         trials=tuning.trials,
-        doubt=tuning.note,
+        doubt=lambda row: tuning.note(row, len(content["tuning"]["seeds"])),
         tied=_tied,
         paired_file=paired_file,
     )
@@ -84,6 +84,11 @@ def page(content: Mapping[str, Any], drawn: Mapping[str, tuple[str, str]]) -> st
         legend=_legend(content),
         power=sentences.power(content),
         fall=stationarity.fall(content),
+        doubtful=sentences.doubtful(content),
+        one_run=len(content["same_runs"]) == len(content["strategies"]),
+        stopped=words.stopped_at(content["score"]),
+        stopped_where=words.score_name(content["score"]),
+        judged=facts.judged(content),
         drawn={name: inline_svg(svg, title) for name, (title, svg) in {**drawn, **plain}.items()},
         gap_names=[name for name in drawn if name.startswith("head-gap-")],
         has_bound=any("head_bound" in table for table in content["history"].values()),
@@ -95,7 +100,7 @@ def page(content: Mapping[str, Any], drawn: Mapping[str, tuple[str, str]]) -> st
         curve_files=[[f"{metric}-{against}" for against in content["positions"]]
                      for metric in curve_metrics],
         more_metrics=more_metrics,
-        best=None if alone else best,
+        best=[] if alone else best,
         alone=alone,
         worded=any(name in MEANINGS for name in content["strategies"]),
         failed=_failed(content),
@@ -118,7 +123,8 @@ def draw(content: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     names, found = list(content["strategies"]), {}
     if content["final"]:
         short = f"{name} {content['at']}" if content["at"] else f"final {name}"
-        title = f"{short[:1].upper()}{short[1:]} of every run, with mean and 95 % interval"
+        what = "of every run, with mean and 95 % interval" if content["runs"] > 1 else "of the run"
+        title = f"{short[:1].upper()}{short[1:]} {what}"
         values = {key: content["final"][key] for key in _side_by_side(content)}
         figure = figures.strip(values, content["intervals"], short, names=names)
         found["final"] = (title, figure)
@@ -128,7 +134,8 @@ def draw(content: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
         title = f"{family['paired'][0]['kind']} of {name}{verdicts.WITH[family['kind']]}"
         figure = figures.forest(verdicts.labelled(family), title, names=names)
         key = paired_file(family["kind"])
-        found[key] = (f"Paired comparison: {title} with 95 % intervals", figure)
+        ends = " with 95 % intervals" if content["runs"] > 1 else ""
+        found[key] = (f"Paired comparison: {title}{ends}", figure)
     found |= _curves(content, legend=True) | _gap_figures(content)
     return {name: (title, to_svg(figure)) for name, (title, figure) in found.items()}
 
@@ -168,12 +175,17 @@ def curve_figure(
 
 
 def _metrics(content: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Training and headline metric, against every axis; the others against the budget only."""
+    """What is trained and the headline, against every axis; the others against the budget only.
+
+    What is trained is F: where F is g, the headline's metric of the training rows if there is one.
+    """
     known = list(dict.fromkeys(key for table in content["history"].values() for key in table))
     headline = content["headline"]
-    train = headline.replace("test_", "train_", 1)
-    first = train if train in known else "objective"
-    shown = [metric for metric in dict.fromkeys((first, headline)) if metric in known]
+    trained, rows = content["body_objective"], headline.partition("_")
+    twin = f"train_{rows[2]}"
+    if trained == "objective" and rows[0] in ("test", "validation") and twin in known:
+        trained = twin
+    shown = [metric for metric in dict.fromkeys((trained, headline)) if metric in known]
     own = {"head_gap", "head_bound"}  # these have their own section
     return shown, [metric for metric in known if metric not in own.union(shown)]
 

@@ -4,11 +4,22 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from bilevel.report.doubts import all_of, aside
 from bilevel.report.words import UNKNOWN, counted, joined, metric_name, number, probability
 
 Result = Mapping[str, Any]
 
+ONE_RUN = "Since the start, the data and the rows of the steps do not depend on the seed,"
 FEWEST = 3  # pairs for an interval, as in `bilevel.analysis.paired`
+
+
+def single(result: Result) -> bool:
+    """Whether there is one run of each: nothing then tells chance from strategy.
+
+    Args:
+        result: Fields of `PairedResult`.
+    """
+    return bool(result["pairs"] + result["lost"] == 1)
 
 
 def change(result: Result) -> str:
@@ -50,11 +61,12 @@ def interval(result: Result) -> str:
         result: Fields of `PairedResult`.
 
     Returns:
-        Such as "0.890 to 1.01", "too few seeds" or "n/a" (all pairs are equal).
+        Such as "0.890 to 1.01", "too few seeds" or "n/a" (all pairs are equal, or there is one
+        run of each).
     """
     if math.isfinite(result["low"]) and math.isfinite(result["high"]):
         return f"{number(result['low'])} to {number(result['high'])}"
-    return "too few seeds" if result["pairs"] < FEWEST else UNKNOWN
+    return "too few seeds" if result["pairs"] < FEWEST and not single(result) else UNKNOWN
 
 
 def verdict(result: Result) -> str:
@@ -65,8 +77,12 @@ def verdict(result: Result) -> str:
 
     Returns:
         "significantly better", "significantly worse", "not significant", or "not comparable"
-        where both runs failed on every seed.
+        where both runs failed on every seed. Of one run each: "better", "worse" or "equal in the
+        one run".
     """
+    if single(result) and (result["pairs"] or result["wins"] or result["losses"]):
+        side = "better" if result["wins"] else "worse" if result["losses"] else "equal"
+        return f"{side} in the one run"
     if math.isnan(result["p_value"]):
         return "not comparable"
     if not result["significant"]:
@@ -74,12 +90,13 @@ def verdict(result: Result) -> str:
     return f"significantly {'better' if result['wins'] > result['losses'] else 'worse'}"
 
 
-def pair_sentence(result: Result, at: str = "") -> str:
+def pair_sentence(result: Result, at: str = "", said: str = "") -> str:
     """One comparison in words.
 
     Args:
         result: Fields of `PairedResult`.
         at: Where, such as "at step 10", if that is not the end of the budget.
+        said: What must not be left out of the two, of `doubts.aside`.
 
     Returns:
         Such as "two-timescale is 5 % below uniform slow on test MSE, interval 0.89 to 1.01,
@@ -87,10 +104,18 @@ def pair_sentence(result: Result, at: str = "") -> str:
     """
     strategy, baseline, pairs = result["strategy"], result["baseline"], result["pairs"]
     seeds = counted(pairs + result["lost"], "seed")
-    name = f"{metric_name(result['metric'])} {at}".rstrip()
+    name = f"{metric_name(result['metric'])} {at}".rstrip() + said
     if verdict(result) == "not comparable":
         return (
-            f"{strategy} cannot be compared with {baseline} on {name}: both failed on all {seeds}."
+            f"{strategy} cannot be compared with {baseline} on {name}: both failed"
+            f"{'' if single(result) else f' on all {seeds}'}."
+        )
+    if single(result):
+        if pairs:
+            return f"{strategy} is {change(result)} {baseline} on {name}, in the one run of each."
+        lost = strategy if result["failed"] else baseline
+        return (
+            f"{strategy} has no {result['kind']} to {baseline} on {name}: the run of {lost} failed."
         )
     if pairs:
         parts = [f"{strategy} is {change(result)} {baseline} on {name}"]
@@ -110,6 +135,30 @@ def pair_sentence(result: Result, at: str = "") -> str:
     if pairs and result["lost"]:
         text += f" The {result['kind']} is over the {counted(pairs, 'seed')} where both ended."
     return text
+
+
+def pair(content: Mapping[str, Any], result: Result) -> str:
+    """`pair_sentence` in a comparison.
+
+    Args:
+        content: As `Comparison.content` gives it.
+        result: One of its results.
+    """
+    names = (result["strategy"], result["baseline"])
+    return pair_sentence(result, content["at"], aside(names, content["doubts"], content["runs"]))
+
+
+def doubtful(content: Mapping[str, Any]) -> str:
+    """Which strategies are compared with heads that are not what they should be.
+
+    Args:
+        content: As `Comparison.content` gives it.
+
+    Returns:
+        A sentence, or "".
+    """
+    text = all_of(list(content["strategies"]), content["doubts"], content["runs"])
+    return f"Mind that {text}." if text else ""
 
 
 def power_note(comparisons: int, counting: int, seeds: int) -> str:
@@ -136,17 +185,35 @@ def power_note(comparisons: int, counting: int, seeds: int) -> str:
 
 
 def power(content: Mapping[str, Any]) -> str:
-    """`power_note` of a comparison.
+    """What the number of runs allows to say: why there is one only, or `power_note`.
 
     Args:
         content: As `Comparison.content` gives it.
 
     Returns:
-        A sentence, or "".
+        Sentences, or "".
     """
-    results = content["paired"]
+    same = content["same_runs"]
+    if len(same) == len(content["strategies"]):
+        return (
+            f"{ONE_RUN} all seeds make the same run: there is one run of "
+            f"{'each' if len(same) > 1 else 'the'} strategy, without an interval or a p-value."
+        )
+    if content["runs"] == 1:
+        alone = "With one seed there is no interval and no p-value: another seed may say otherwise."
+        return alone if content["paired"] else ""
+    results = [result for result in content["paired"] if not single(result)]
     counting = max((result["wins"] + result["losses"] for result in results), default=0)
-    return power_note(len(results), counting, content["runs"])
+    # the correction is for all comparisons, also those that have no p-value
+    tested = len(content["paired"]) if results else 0
+    found = [power_note(tested, counting, content["runs"])]
+    if same:
+        found.append(
+            f"{ONE_RUN} all seeds make the same run of {joined(same)}: "
+            f"{'it has' if len(same) == 1 else 'they have'} no interval"
+            f"{', and no p-value against each other' if len(same) > 1 else ''}."
+        )
+    return " ".join(filter(None, found))
 
 
 def ending(content: Mapping[str, Any]) -> str:

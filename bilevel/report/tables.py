@@ -27,7 +27,9 @@ def plain(content: Mapping[str, Any]) -> str:
         right = [content["accuracy"].get(key, math.nan) for key in content["strategies"]]
         columns.append(("accuracy", [words.number(value) for value in right]))
     if content["validation"]:
-        columns.append(("validation-best", _means(content, "validation", "counts_validation")))
+        columns.append(
+            (words.stopped_at(content["score"]), _means(content, "validation", "counts_validation"))
+        )
     if math.isfinite(threshold):
         reach = [_steps(content["steps_to"].get(key)) for key in content["strategies"]]
         columns.append((f"{unit.noun}s to {words.number(threshold)}", reach))
@@ -41,11 +43,10 @@ def plain(content: Mapping[str, Any]) -> str:
         searched = tuning.plain_rows(content)
         table += "\n\n" + aligned(tuning.COLUMNS, searched)
         table += "\n" + tuning.introduction(content)
-    said = [sentences.pair_sentence(result, at) for result in content["paired"]]
+    said = [sentences.pair(content, result) for result in content["paired"]]
     first, last = sentences.power(content), sentences.ending(content)
-    return "\n".join(
-        [table, "", *filter(None, [first, *said, stationarity.fall(content), last])]
-    ).rstrip()
+    doubt, fall = sentences.doubtful(content), stationarity.fall(content)
+    return "\n".join([table, "", *filter(None, [doubt, first, *said, fall, last])]).rstrip()
 
 
 def summary(content: Mapping[str, Any]) -> Rows:
@@ -63,7 +64,8 @@ def summary(content: Mapping[str, Any]) -> Rows:
                *(f"final_{end}" for end in ends), "validation_best_runs_with_value",
                *(f"validation_best_{end}" for end in ends),
                "threshold", f"median_{unit.budget}_to_threshold", "steps_per_run",
-               "gradients_per_run", "seconds_per_run", "statuses"]  # fmt: skip
+               "gradients_per_run", "seconds_per_run", "statuses", "validation_best_by",
+               "runs_with_inexact_head"]  # fmt: skip
     rows = []
     for name in content["strategies"]:
         final = content["intervals"].get(name, {})
@@ -74,7 +76,8 @@ def summary(content: Mapping[str, Any]) -> Rows:
              content["counts"].get(name, 0), *(final.get(end) for end in ends),
              content["counts_validation"].get(name), *(best.get(end) for end in ends),
              content["threshold"], content["steps_to"].get(name), cost["steps"],
-             cost["gradients"], cost["seconds"], words.status_words(content["status"][name])]
+             cost["gradients"], cost["seconds"], words.status_words(content["status"][name]),
+             content["score"] if best else None, sum(content["doubts"][name].values())]
         )  # fmt: skip
     return columns, rows
 
@@ -89,7 +92,9 @@ def paired(content: Mapping[str, Any]) -> Rows:
         Names of the columns, and rows.
     """
     results = [("final", result) for result in content["paired"]]
-    results += [("validation-best", result) for result in content["paired_validation"]]
+    results += [
+        (words.stopped_at(content["score"]), result) for result in content["paired_validation"]
+    ]
     names = list(results[0][1]) if results else []
     return ["values", *names], [[which, *result.values()] for which, result in results]
 
@@ -155,7 +160,7 @@ def _means(content: Mapping[str, Any], key: str, counts: str) -> list[str]:
         if math.isfinite(mean["low"]):
             cell += f" ({words.number(mean['low'])} to {words.number(mean['high'])})"
         count = content[counts].get(name, content["runs"])
-        if count < content["runs"]:  # a mean of survivors
+        if count < content["runs"] > 1:  # a mean of survivors
             cell += f" ({count} of {content['runs']} runs)"
         cells.append(cell)
     return cells

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from bilevel.report import sentences, words
+from bilevel.report import doubts, sentences, words
 
 EDGE = "at the edge of the grid: the best rate may lie outside"
 COLUMNS = ("strategy", "as given", "tuned", "change", "factors", "trials", "note")
@@ -20,7 +20,7 @@ def introduction(content: Mapping[str, Any]) -> str:
     Returns:
         Sentences.
     """
-    tuning, unit = content["tuning"], content["unit"]
+    tuning, unit, same = content["tuning"], content["unit"], content["same_runs"]
     counts = sorted({row["trials"] for row in tuning["rows"]})
     if len(counts) == 1:
         trials, equal = f"{words.counted(counts[0], 'trial')} each", "with equal effort"
@@ -28,13 +28,21 @@ def introduction(content: Mapping[str, Any]) -> str:
         trials = f"{counts[0]} to {counts[-1]} trials each"
         equal = "with as equal an effort as grids of different numbers of rates allow"
     seeds = tuning["seeds"]
+    after = (
+        "The seed makes no difference, so that these are the runs that are compared."
+        if all(row["tuned"] in same for row in tuning["rows"])
+        else "The tuned strategies were then trained anew, like all others, on seeds that the "
+        "search never saw."
+    )
     text = (
         f"Before the comparison the rates of the strategies were searched, {equal}: {trials}, "
         f"every trial with {unit.counted(content['planned'])} on "
-        f"{words.counted(len(seeds), 'seed')} ({words.setting(seeds)}). The best mean "
-        f"{words.metric_name(tuning['metric'])} at the end won. The tuned strategies were then "
-        "trained anew, like all others, on seeds that the search never saw."
+        f"{words.counted(len(seeds), 'seed')} ({words.setting(seeds)}). The best "
+        f"{'mean ' if len(seeds) > 1 else ''}{words.metric_name(tuning['metric'])} at the end won. "
+        f"{after}"
     )
+    if tuning["metric"] == content["headline"]:
+        text += " The same metric judges them below."
     if untuned := tuning["untuned"]:
         verb = "has no rates and takes" if len(untuned) == 1 else "have no rates and take"
         text += f" {words.joined(untuned)} {verb} part in both comparisons unchanged."
@@ -62,7 +70,8 @@ def factors(row: Mapping[str, Any]) -> str:
         'body_lr and head_lr × 1.78'
     """
     return ", ".join(
-        f"{rates.replace(' = ', ' and ')} × {factor:g}" for rates, factor in row["factors"].items()
+        f"{rates.replace(' = ', ' and ')} × {factor:g}"
+        for rates, factor in sorted(row["factors"].items())  # as files keep them
     )
 
 
@@ -71,11 +80,17 @@ def trials(row: Mapping[str, Any]) -> str:
     return f"{row['trials']}, {row['failed']} failed" if row["failed"] else str(row["trials"])
 
 
-def note(row: Mapping[str, Any]) -> str:
-    """What casts doubt on the choice, or ""."""
+def note(row: Mapping[str, Any], seeds: int) -> str:
+    """What casts doubt on the choice, or "".
+
+    Args:
+        row: One of the rows of a tuning.
+        seeds: Of every trial.
+    """
     if row["failed"] == row["trials"]:
         return "every trial failed: this is the first of them, not the best"
-    return EDGE if row["edge"] else ""
+    heads = doubts.doubt("its trial", row.get("doubts", {}), seeds)
+    return "; ".join(filter(None, [EDGE if row["edge"] else "", heads]))
 
 
 def change(row: Mapping[str, Any]) -> str:
@@ -108,7 +123,7 @@ def plain_rows(content: Mapping[str, Any]) -> list[list[str]]:
             change(row),
             factors(row),
             trials(row),
-            note(row),
+            note(row, len(content["tuning"]["seeds"])),
         ]
         for row in content["tuning"]["rows"]
     ]

@@ -8,7 +8,7 @@ from typing import Any
 NAMES = {
     "objective": "training objective g",
     "body_objective": "objective F of the body",
-    "phi": "training objective at the best response",
+    "phi": "objective Φ of the body at the best response",
     "phi_gradient_norm": "size of the gradient of Φ",
     "head_gap": "distance of the head from its best response",
     "head_residual": "size of the head's gradient",
@@ -61,6 +61,21 @@ def metric_name(metric: str) -> str:
         return NAMES[metric]
     words = " ".join(ABBREVIATIONS.get(part, part) for part in metric.split("_"))
     return words.replace("cross entropy", "cross-entropy")
+
+
+def stopped_at(score: str | None) -> str:
+    """What values are called that runs have where their score was best.
+
+    Examples:
+        >>> stopped_at("validation_mse"), stopped_at("body_objective")
+        ('validation-best', 'F-best')
+    """
+    return "F-best" if score == "body_objective" else "validation-best"
+
+
+def score_name(score: str | None) -> str:
+    """The score itself, in a sentence."""
+    return "objective F" if score == "body_objective" else "validation score"
 
 
 def number(value: float) -> str:

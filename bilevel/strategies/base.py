@@ -55,6 +55,14 @@ class AbstractStrategy(abc.ABC):
         return True
 
     @property
+    def draws(self) -> bool:
+        """Whether a step may draw something of its own for each seed (a hook).
+
+        False promises that runs that start alike, on the same rows, stay one and the same.
+        """
+        return True
+
+    @property
     @abc.abstractmethod
     def cost(self) -> Cost:
         """What one step costs."""

@@ -173,6 +173,11 @@ class BestResponse(AbstractStrategy):
         return (self.solver or EXACT).compilable and (self.gradient or Envelope()).compilable
 
     @property
+    def draws(self) -> bool:
+        """What solver and gradient draw."""
+        return (self.solver or EXACT).draws or (self.gradient or ENVELOPE).draws
+
+    @property
     def cost(self) -> Cost:
         """What solver and gradient cost."""
         return (self.gradient or Envelope()).cost.plus((self.solver or EXACT).cost)

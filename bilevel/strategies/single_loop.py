@@ -247,6 +247,11 @@ class SingleLoop(AbstractStrategy):
         return True
 
     @property
+    def draws(self) -> bool:
+        """Nothing."""
+        return False
+
+    @property
     def cost(self) -> Cost:
         """What the directions cost, three times where they alternate."""
         one = (self.directions or OWN).cost

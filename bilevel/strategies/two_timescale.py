@@ -125,6 +125,11 @@ class TwoTimescale(AbstractStrategy):
         return True
 
     @property
+    def draws(self) -> bool:
+        """Nothing."""
+        return False
+
+    @property
     def cost(self) -> Cost:
         """A joint gradient counts once."""
         return Cost(gradients=self.head_steps + (self.order == "alternating"))

@@ -8,6 +8,7 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.drawing import BLOCK, generator
 from bilevel.problem import Batch, LinearHeadProblem, StackelbergProblem
+from bilevel.repetition import start_alike
 from bilevel.testing.bench import RUNS, Bench
 from bilevel.testing.derivatives import (
     check_body_derivatives,
@@ -25,10 +26,10 @@ def check_problem(problem: StackelbergProblem) -> list[Finding]:
 
     In float64 and at random points: the shapes; values that are finite; values of many runs at once
     against those of single runs; derivatives by autograd against central differences; initial
-    points that depend on the seed and on nothing else; g strongly convex in the head (by the
-    eigenvalues of its Hessian for heads of up to 256 numbers, along random segments for all); the
-    directions of an `AuxiliaryProblem`; whether Phi depends on the body at all; data that are not
-    constant; noise of mean zero.
+    points that depend on nothing but the seed, and seeds that differ in some way; g strongly convex
+    in the head (by the eigenvalues of its Hessian for heads of up to 256 numbers, along random
+    segments for all); the directions of an `AuxiliaryProblem`; whether Phi depends on the body at
+    all; data that are not constant; noise of mean zero.
 
     It cannot tell whether the problem is the one you mean, and looks at a few points only.
 
@@ -114,12 +115,34 @@ def _check_starts(bench: Bench) -> Finding:
         )
         if not all(trees.equal(first[0], other) for other in first[1:]):
             moving.append(level)
+    if "body" in moving:
+        return Finding("initial points", f"{' and '.join(moving)} differ between seeds")
+    other = _what_else_differs(bench)
     require(
-        "body" in moving,
-        f"`init_body` of {bench.name} returns the same point for every seed, so that seeds are no "
-        "repetitions. Draw it with `generator=generator`, at least in a small neighbourhood.",
+        bool(moving) or other is not None,
+        f"`init_body` and `init_head` of {bench.name} return the same points for every seed, and "
+        "neither data nor rows nor noise differ between seeds, so that seeds are no repetitions. "
+        "Draw the body with `generator=generator`, at least in a small neighbourhood.",
     )
-    return Finding("initial points", f"{' and '.join(moving)} differ between seeds")
+    same = "the body is" if moving else "body and head are"
+    return Finding(
+        "initial points",
+        f"{same} the same for every seed: seeds differ only by {other or 'their heads'}",
+    )
+
+
+def _what_else_differs(bench: Bench) -> str | None:
+    """What tells seeds apart that start at the same body; None if nothing does."""
+    groups = {name: group for name, group in bench.rows.groups.items() if name != "noise"}
+    redrawn = [group for name, group in groups.items() if bench.rows.axes[name] == 0]
+    if not start_alike(redrawn):
+        return "their data"
+    if bench.problem.noise(generator(0, "noise", 0), BLOCK) is not None:
+        return "their noise"
+    for name, group in groups.items():
+        if trees.leaves(group)[0].shape[bench.rows.axes[name] == 0] > 1:
+            return "the rows of batches (with `batch_size=None` all runs may be one)"
+    return None
 
 
 def _check_finite(bench: Bench) -> Finding:

@@ -77,6 +77,11 @@ class LSTD(AbstractStrategy):
         return LSTDState(state.body, head.to(state.head.dtype), a, b)
 
     @property
+    def draws(self) -> bool:
+        """Nothing."""
+        return False
+
+    @property
     def cost(self) -> Cost:
         """The average over the batch counts as a gradient."""
         return Cost(gradients=1, solves=1)

@@ -1,0 +1,64 @@
+"""Which metric is shown and judged by, and which one selects."""
+
+from collections.abc import Sequence
+
+OTHER_ROWS = ("test_", "train_")
+
+
+def body_objective(metrics: Sequence[str]) -> str:
+    """The name under which F is recorded: where F is g, it is g.
+
+    Args:
+        metrics: names of what was recorded.
+
+    Examples:
+        >>> body_objective(["objective", "body_objective"]), body_objective(["objective"])
+        ('body_objective', 'objective')
+    """
+    return "body_objective" if "body_objective" in metrics else "objective"
+
+
+def shown(metrics: Sequence[str]) -> str:
+    """What strategies are judged by if nobody says otherwise.
+
+    The first test metric, else the first validation metric, else F at the recorded point. Never g
+    where F is another function: a body that moves makes g larger by doing what it is there for.
+
+    Args:
+        metrics: names of what was recorded, in that order.
+
+    Examples:
+        >>> shown(["objective", "body_objective", "train_mse", "validation_mse"])
+        'validation_mse'
+        >>> shown(["objective", "body_objective", "train_mse"])
+        'body_objective'
+    """
+    starts = ("test_", "validation_")
+    found = (metric for start in starts for metric in metrics if metric.startswith(start))
+    return next(found, body_objective(metrics))
+
+
+def selecting(metrics: Sequence[str], headline: str) -> str:
+    """What chooses rates and records where `headline` is shown; never the test rows.
+
+    The validation metric that belongs to the headline, else the first validation metric, else F at
+    the recorded point. A headline that is a validation metric or F chooses for itself.
+
+    Args:
+        metrics: names of what was recorded, in that order.
+        headline: the one that is shown.
+
+    Examples:
+        >>> names = ["objective", "validation_mse", "validation_r2", "test_r2", "test_mae"]
+        >>> selecting(names, "test_r2"), selecting(names, "test_mae")
+        ('validation_r2', 'validation_mse')
+        >>> selecting(["objective", "body_objective", "test_mse"], "test_mse")
+        'body_objective'
+    """
+    objective = body_objective(metrics)
+    known = [metric for metric in metrics if metric.startswith("validation_")]
+    if headline in (*known, objective):
+        return headline
+    twins = [f"validation_{headline.removeprefix(rows)}" for rows in OTHER_ROWS
+             if headline.startswith(rows)]  # fmt: skip
+    return next((metric for metric in (*twins, *known) if metric in known), objective)

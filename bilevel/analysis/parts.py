@@ -1,0 +1,44 @@
+"""Whether the parts of a comparison belong together, and in one order."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bilevel.errors import ResultsError
+from bilevel.report.units import UNITS
+
+PARTS = ("history", "status", "gradients_per_step", "seconds_per_step")
+"""Fields with an entry for every strategy."""
+
+
+def in_order(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields with an entry for every strategy, in the order of the strategies.
+
+    Args:
+        fields: Of a `Comparison`.
+
+    Returns:
+        Name of the field -> name of the strategy -> entry.
+
+    Raises:
+        ResultsError: A strategy is missing or unknown, or numbers of seeds or records differ.
+    """
+    names, seeds = list(fields["strategies"]), fields["settings"]["seeds"]
+    if (budget := fields["settings"].get("budget", "steps")) not in UNITS:
+        raise ResultsError(f"The budget must be one of {list(UNITS)}, got {budget!r}.")
+    for part in PARTS:
+        if set(fields[part]) != set(names):
+            raise ResultsError(f"`{part}` must have the strategies {names} as its keys.")
+    if unknown := set(fields["baselines"]) - set(names):
+        raise ResultsError(f"Baselines {sorted(unknown)} are not among {names}.")
+    for name in names:
+        _check_runs(name, fields, (len(fields["steps"]), len(seeds)))
+    return {part: {name: fields[part][name] for name in names} for part in PARTS}
+
+
+def _check_runs(name: str, fields: Mapping[str, Any], shape: Sequence[int]) -> None:
+    """A status for every seed, and a value for every record and seed."""
+    if len(fields["status"][name]) != shape[1]:
+        raise ResultsError(f"`status` of {name!r} must have {shape[1]} entries, one a seed.")
+    for metric, values in fields["history"][name].items():
+        if values.shape != shape:
+            raise ResultsError(f"{metric!r} of {name!r}: {values.shape=}, not {shape}.")

@@ -1,0 +1,93 @@
+"""What casts doubt on a strategy's numbers: heads that are not what they are compared as."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+from bilevel.report.words import joined
+from bilevel.status import Status
+
+Doubts = Mapping[str, Mapping[str, int]]
+"""Strategy -> name of a `Status` -> in how many runs."""
+
+WORDS = {
+    "NOT_CONVERGED": "a head solver stopped early",
+    "JITTERED": "a singular head was solved with jitter",
+    "OUTSIDE_SET": "a head was projected, not solved",
+    "INEXACT_HEAD": "a head was too rough for its derivative",
+    "ADJOINT_NOT_CONVERGED": "an adjoint did not converge",
+    "NOT_CONTRACTING": "a Neumann series did not contract",
+}
+
+
+def counted(statuses: Sequence[str]) -> dict[str, int]:
+    """In how many runs something happened that is no failure, but must be said.
+
+    Args:
+        statuses: Names of `Status` members, one a run.
+
+    Examples:
+        >>> counted(["COMPLETED", "JITTERED", "OUTSIDE_SET", "JITTERED", "DIVERGED"])
+        {'JITTERED': 2, 'OUTSIDE_SET': 1}
+    """
+    doubtful = [status.name for status in Status if Status.INTERRUPTED < status < Status.DIVERGED]
+    return {name: statuses.count(name) for name in doubtful if name in statuses}
+
+
+def found(
+    status: Mapping[str, Sequence[str]], interrupted: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, int]]:
+    """The same of all strategies.
+
+    Args:
+        status: Strategy -> names of `Status` members, one a run.
+        interrupted: Strategy -> the same of the heads of runs that are INTERRUPTED.
+    """
+    return {
+        name: counted(
+            [known if code == "INTERRUPTED" else code
+             for code, known in zip(codes, interrupted.get(name, codes), strict=True)]
+        )
+        for name, codes in status.items()
+    }  # fmt: skip
+
+
+def doubt(name: str, counts: Mapping[str, int], runs: int) -> str:
+    """The same in words; "" where there is nothing to say.
+
+    Args:
+        name: Of the strategy.
+        counts: Of `counted`.
+        runs: Of the strategy.
+
+    Examples:
+        >>> doubt("best response", {"OUTSIDE_SET": 3}, 10)
+        'in 3 of 10 runs of best response a head was projected, not solved'
+    """
+    parts = []
+    for status, count in counts.items():
+        where = f"{count} of {runs} runs" if count < runs else "every run"
+        where = "the run" if runs == 1 else where
+        parts.append(f"in {where} of {name} {WORDS[status]}")
+    return joined(parts)
+
+
+def all_of(names: Collection[str], doubts: Doubts, runs: int) -> str:
+    """What a sentence on some strategies must not leave out, or "".
+
+    Args:
+        names: Of the strategies that it ranks.
+        doubts: Of all strategies.
+        runs: Of every strategy.
+    """
+    return joined([doubt(name, doubts[name], runs) for name in names if doubts.get(name)])
+
+
+def aside(names: Collection[str], doubts: Doubts, runs: int) -> str:
+    """The same in brackets, after a space.
+
+    Args:
+        names: Of the strategies that are ranked.
+        doubts: Of all strategies.
+        runs: Of every strategy.
+    """
+    text = all_of(names, doubts, runs)
+    return f" ({text})" if text else ""
