@@ -24,6 +24,7 @@ from bilevel.heads.quadratic import (
     quadratic_system,
 )
 from bilevel.linear.accumulate import row_sums
+from bilevel.linear.kept import KeptSystem
 from bilevel.linear.system import EPS, AbstractSystem, PrimalSystem
 from bilevel.oracles import Oracles
 from bilevel.problem import LinearHeadProblem
@@ -132,19 +133,19 @@ class Certifier:
     def system(self, body: Tree, head: Tree, rows: Rows) -> AbstractSystem | None:
         """The head's linear system; its solution is theta*, or theta* - head (general heads).
 
-        None for heads that are too large.
+        None for heads that are too large. It is factored when that is asked for, and once.
         """
         if self.large:
             return None
         problem = self.oracles.problem
         if isinstance(problem, LinearHeadProblem) and not (self.quadratic or self.convex):
-            return hessian_system(self.oracles, body, head, rows)
+            return KeptSystem(hessian_system(self.oracles, body, head, rows))
         system = quadratic_system(self.oracles, body, head, rows, self.penalised)
-        if not self._looked_at:
-            return system
-        assert isinstance(system, PrimalSystem)
-        agrees = landing(self.oracles, body, head, rows, system).agrees.reshape(-1, 1, 1, 1)
-        return dataclasses.replace(system, hessian=system.hessian.where(agrees, torch.nan))
+        if self._looked_at:
+            assert isinstance(system, PrimalSystem)
+            agrees = landing(self.oracles, body, head, rows, system).agrees.reshape(-1, 1, 1, 1)
+            system = dataclasses.replace(system, hessian=system.hessian.where(agrees, torch.nan))
+        return KeptSystem(system)
 
     @property
     def _looked_at(self) -> bool:
@@ -190,8 +191,10 @@ class Certifier:
             descent = here - there + 10 * EPS * (here.abs() + there.abs())
         safe = residual + self._rounding(body, head, rows, largest)
         if self._looked_at:
-            assert isinstance(system, PrimalSystem)
-            safe = safe + 2 * self._off(system, body, head, rows, None if everywhere else at)
+            assert isinstance(system, KeptSystem)
+            safe = safe + 2 * self._off(
+                system.primal(), body, head, rows, None if everywhere else at
+            )
         value = descent + safe.square() / (2 * mu)
         return HeadCertificate(residual, mu, safe / mu, value, largest)
 

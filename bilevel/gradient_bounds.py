@@ -35,7 +35,7 @@ at the same head, which is computed in float64, is added to the bound of that on
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -92,6 +92,7 @@ class GradientCertifier:
         probes: products that an estimated norm of d2_{w theta} g may take.
         compared: whether derivatives in the body are compared with differences, since autograd may
             not see all of them: no bound is given then.
+        factor: of H on these rows, for an adjoint that is solved for here; () if there is none.
     """
 
     certifier: Certifier
@@ -103,6 +104,7 @@ class GradientCertifier:
     computed: bool = True
     probes: int = LARGEST_NORM
     compared: bool = False
+    factor: Any = ()
 
     def envelope(self, slope: Tree) -> GradientBound:
         """The bound of gradients that are meant to be d_w g at the head."""
@@ -132,7 +134,9 @@ class GradientCertifier:
             return self.envelope(slope) if oracles.is_stackelberg else self._unknown(why)
         direct, whole = oracles.body_gradients(self.body, self.head, self.rows)
         right = condition.restricted(whole)
-        v = condition.solve(right).value if adjoint is None else condition.restricted(adjoint)
+        if adjoint is None:
+            adjoint = condition.solve(right, factor=self.factor).value
+        v = condition.restricted(adjoint)
         left = oracles.head_hvp(self.body, self.head, v, self.rows)
         off = trees.tree_map(torch.sub, condition.restricted(left), right)
         constants, length = self.constants(v), trees.norm(v)

@@ -6,8 +6,6 @@ over any distance, is its derivative everywhere. Elsewhere they are estimated fr
 around the head.
 """
 
-import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -15,6 +13,8 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.certificate import BoundKind, Certifier
+from bilevel.cross_derivative import LARGEST_NORM as LARGEST_NORM
+from bilevel.cross_derivative import CrossDerivative, root, spectral
 from bilevel.linear.system import EPS
 from bilevel.oracles import Oracles
 from bilevel.problem import LinearHeadProblem
@@ -23,12 +23,9 @@ from bilevel.trees import Tree
 
 THIRD_BYTES = 2**29
 """Memory that all third derivatives together may pass through: about a second."""
-LARGEST_NORM = 512
-"""Numbers of a head up to which the norm of d2_{w theta} g is computed."""
 DIRECTIONS = 4
 UNSEEN = 1e-7
 SMALLEST = torch.finfo(torch.float64).tiny
-CHUNK_BYTES = 2**26
 
 
 class Constants(NamedTuple):
@@ -80,20 +77,23 @@ def quadratic_constants(
     oracles = certifier.oracles
     if not (certifier.quadratic and oracles.is_stackelberg):
         return None
-    blocks = list(_blocks(oracles, body, head))
-    size = oracles.graph_bytes(body, head, rows) * rows.parts
-    work = len(blocks) * len(blocks[0]) ** 2 * size
+    cross = CrossDerivative(oracles, body, head, rows)
+    blocks = _blocks(oracles, body, head)
+    # each product holds its graph, and a result as long as the body
+    work = len(blocks) * len(blocks[0]) ** 2 * cross.product_bytes * rows.parts
     if work > THIRD_BYTES:
         return None
     linear = isinstance(oracles.problem, LinearHeadProblem)
     if not (linear or _affine(oracles, body, head, rows)):
         return None
-    cross = torch.stack([_third(oracles, body, head, rows, units) for units in blocks]).amax(0)
-    norm = cross_norm(oracles, body, head, rows) + cross * distance
+    size = trees.flatten(head).shape[1]
+    identity = torch.eye(size, dtype=distance.dtype, device=distance.device)
+    steepest = torch.stack([_third(cross, identity[block]) for block in blocks]).amax(0)
+    norm = spectral(cross.columns()) + steepest * distance
     if not linear:  # what samples do not show: they agree to 1e-8
-        cross, norm = (1 + UNSEEN) * cross, (1 + UNSEEN) * norm
+        steepest, norm = (1 + UNSEEN) * steepest, (1 + UNSEEN) * norm
     note = "g is quadratic in the head and F is g: the constants are computed."
-    return Constants(norm, largest, cross, torch.zeros_like(norm), norm, "proven", note)
+    return Constants(norm, largest, steepest, torch.zeros_like(norm), norm, "proven", note)
 
 
 def estimated_constants(
@@ -151,108 +151,44 @@ def estimated_constants(
         squares.append((torch.stack(changes) / moved).square().nan_to_num(0.0))
     mean = torch.stack(squares[:-1]).sum(0) * size / count
     body_gradient, head_gradient, cross, hessian = torch.maximum(mean, squares[-1]).sqrt()
-    norm = cross_norm(oracles, body, head, rows, probes) + cross * distance
+    norm = CrossDerivative(oracles, body, head, rows).norm(probes) + cross * distance
     note = "The Lipschitz constants are estimated from differences around the head."
     return Constants(body_gradient, head_gradient, cross, hessian, norm, "estimated", note)
 
 
-def cross_norm(
-    oracles: Oracles, body: Tree, head: Tree, rows: Rows, probes: int = LARGEST_NORM
-) -> Tensor:
-    """|d2_{w theta} g|, (R,): spectral for heads of up to `probes` numbers.
-
-    For larger heads the Frobenius norm, estimated from as many random signs.
-    """
-    flat = trees.flatten(head)
-    runs, size = flat.shape
-    if size <= probes:
-        vectors = torch.eye(size, dtype=flat.dtype, device=flat.device)
-    else:
-        signs = torch.randint(0, 2, (probes, size), generator=generator(0, "signs"))
-        vectors = (signs * 2 - 1).to(flat)
-    if runs == 1:
-        columns = _pulled(oracles, body, head, rows, flat.expand(len(vectors), -1), vectors)
-    else:
-        along = [trees.unflatten(vector.expand(runs, -1), head) for vector in vectors]
-        pulled = [trees.flatten(oracles.cross_vjp(body, head, v, rows)) for v in along]
-        columns = torch.stack(pulled, 1)
-    if size <= probes:
-        return _spectral(columns)
-    norm: Tensor = (columns.square().sum((1, 2)) / probes).sqrt()
-    return norm
-
-
-def _third(oracles: Oracles, body: Tree, head: Tree, rows: Rows, units: Tensor) -> Tensor:
+def _third(cross: CrossDerivative, units: Tensor) -> Tensor:
     """|T| on the span of `units` (N, P), rounded up, (R,).
 
-    T(u, v) = C(u) v - C(0) v, symmetric in u and v: near zero nothing large cancels.
+    T(u, v) = C(u) v - C(0) v, symmetric in u and v: near zero nothing large cancels. Where T is too
+    large to be kept, the Gram matrix of T(., v) is summed up over the units v.
     """
-    count = len(units)
-    zero = torch.zeros_like(units)
-    first = _pulled(oracles, body, head, rows, zero, units)
-    i, j = torch.triu_indices(count, count)
-    half = _pulled(oracles, body, head, rows, units[i], units[j]) - first[:, j]
-    third = half.new_empty(len(half), count, count, half.shape[2])
-    third[:, i, j] = third[:, j, i] = half
-    rounding = EPS * (100 + count) * count**0.5 * first.flatten(1).norm(dim=1)
-    norm: Tensor = _spectral(third.flatten(2)) + rounding
-    return norm
+    zero, count = torch.zeros_like(units), len(units)
+    growth = EPS * (100 + count) * count**0.5
+    if cross.fits(count**2):
+        first = cross.products(units, zero)
+        i, j = torch.triu_indices(count, count)
+        half = cross.products(units[j], units[i]) - first[:, j]
+        third = half.new_empty(len(half), count, count, half.shape[2])
+        third[:, i, j] = third[:, j, i] = half
+        norm: Tensor = spectral(third.flatten(2)) + growth * first.flatten(1).norm(dim=1)
+        return norm
+    gram, squares = units.new_zeros(1, count, count), units.new_zeros(1)
+    for unit in units:
+        first = cross.products(unit.unsqueeze(0), zero[:1])
+        part = cross.products(unit.expand_as(units), units) - first
+        gram, squares = gram + part @ part.mT, squares + first.square().sum((1, 2))
+    found: Tensor = root(gram, count + count * part.shape[2]) + growth * squares.sqrt()
+    return found
 
 
-def _blocks(oracles: Oracles, body: Tree, head: Tree) -> Iterator[Tensor]:
-    """Unit heads (N, P) that span one output each, or the whole head."""
-    flat = trees.flatten(head)
-    identity = torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device)
+def _blocks(oracles: Oracles, body: Tree, head: Tree) -> list[range]:
+    """The numbers of the head that belong to one output each, or all of them."""
+    size = trees.flatten(head).shape[1]
     if not isinstance(oracles.problem, LinearHeadProblem) or head.ndim == 2:
-        yield identity
-        return
+        return [range(size)]
     outputs = head.shape[2]
     differ = oracles.linear_penalty(body, head).ndim == 3
-    for k in range(outputs if differ else 1):
-        yield identity[k::outputs]
-
-
-def _pulled(
-    oracles: Oracles, body: Tree, head: Tree, rows: Rows, heads: Tensor, vectors: Tensor
-) -> Tensor:
-    """(d2_{w theta} g) v for pairs of heads and vectors (N, P): (R, N, numbers of the body).
-
-    The pairs of a single run are computed side by side, as if they were runs.
-
-    Args:
-        oracles: of the problem.
-        body: leaves (R, ...).
-        head: for the shapes, and the memory that a pair takes.
-        rows: on which g is meant.
-        heads: (N, P).
-        vectors: (N, P).
-    """
-    runs = len(trees.flatten(head))
-    if runs > 1:
-        found = []
-        for pair in zip(heads, vectors, strict=True):
-            at, along = (trees.unflatten(x.expand(runs, -1), head) for x in pair)
-            found.append(trees.flatten(oracles.cross_vjp(body, at, along, rows)))
-        return torch.stack(found, 1)
-    size = max(1, CHUNK_BYTES // max(1, 4 * oracles.graph_bytes(body, head, rows)))
-    found = []
-    for some in torch.split(torch.arange(len(heads), device=heads.device), size):
-        at, along = (trees.unflatten(x[some], head) for x in (heads, vectors))
-        same = torch.zeros_like(some)
-        pulled = oracles.cross_vjp(trees.take(body, same), at, along, rows.take(same))
-        found.append(trees.flatten(pulled))
-    return torch.cat(found).unsqueeze(0)
-
-
-def _spectral(columns: Tensor) -> Tensor:
-    """The largest singular values of (R, n, d), rounded up, (R,)."""
-    n, d = columns.shape[1:]
-    gram = columns @ columns.mT if n <= d else columns.mT @ columns
-    bad = ~gram.flatten(1).isfinite().all(1)
-    values = torch.linalg.eigvalsh(gram.masked_fill(bad.reshape(-1, 1, 1), 0.0))[:, -1]
-    found = (values.clamp(min=0) * (1 + EPS * (4 * n + 4 * d + 40))).sqrt()
-    norm: Tensor = found.masked_fill(bad, math.nan)
-    return norm
+    return [range(k, size, outputs) for k in range(outputs if differ else 1)]
 
 
 def _affine(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> bool:

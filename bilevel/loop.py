@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from bilevel import hyperparameters
+from bilevel import hyperparameters, trees
 from bilevel.arguments import (
     check_problem_instance,
     check_state,
@@ -18,6 +18,7 @@ from bilevel.arguments import (
 from bilevel.contract import check_data, check_problem
 from bilevel.drawing import Sampling
 from bilevel.errors import AllRunsFailedError, ArgumentError
+from bilevel.heads.quadratic import LARGEST_GENERAL_HEAD
 from bilevel.oracles import Oracles
 from bilevel.problem import StackelbergProblem
 from bilevel.recording import joined, record_steps
@@ -36,10 +37,11 @@ ONE_RUN = (
     "depend on the seed. Train one with `seeds=1`; or draw the starts with `generator=generator` "
     "in `init_body`, redraw the data (`redraws_data`), or draw batches (`batch_size`)."
 )
-STEP_BYTES = 2**30
-"""Memory that the steps of all runs may take at once; more runs than fit take turns."""
 DEAR_RECORDS = 10
 """Intervals between the records that hold the best response where it is dear."""
+STEP_BYTES = 2**29
+"""Memory that the steps of all runs may take at once, by `Oracles.graph_bytes`; more runs than fit
+take turns. At its peak a step holds about twice that: a gigabyte."""
 
 
 def solve(
@@ -338,5 +340,9 @@ def _check_start(
     rows = sampler.rows(0)
     body, head = start(problem, data)
     check_problem(oracles, body, head, rows)
-    whole = strategy.cost.passes > 0
-    return oracles.graph_bytes(body, head, rows.full if whole else rows)
+    if not strategy.cost.passes:
+        return oracles.graph_bytes(body, head, rows)
+    needed = oracles.graph_bytes(body, head, rows.full)
+    if trees.flatten(head).shape[1] <= LARGEST_GENERAL_HEAD:  # the solver may form its Hessian
+        needed = max(needed, oracles.hessian_bytes(body, head, rows.full) // 2)
+    return needed

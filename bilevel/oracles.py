@@ -17,6 +17,7 @@ from bilevel.auxiliary import AuxiliaryProblem, Pullback
 from bilevel.designs import Designs, targets_of
 from bilevel.designs import LinearParts as LinearParts
 from bilevel.errors import IncompatibleError
+from bilevel.live_bytes import LiveBytes
 from bilevel.problem import Groups, LinearHeadProblem, StackelbergProblem
 from bilevel.progress import Report
 from bilevel.pullback import gradients, graph_bytes, loss_gradient, pullback, variable
@@ -227,9 +228,34 @@ class Oracles:
             return vmap(penalty)(body, like)
 
     def graph_bytes(self, body: Tree, head: Tree, rows: Rows) -> int:
-        """How much memory the graph of a joint gradient (of the first chunk) holds, all told."""
+        """How much memory a joint gradient (of the first chunk) takes, all told.
+
+        Its graph, the gradients, and of a linear head the features and the predictions, which
+        autograd need not have saved. At its peak an evaluation takes about twice as much.
+        """
         rows = rows.first(body)
-        return graph_bytes(lambda: self.joint_gradient(body, head, rows), trees.leaves(rows.groups))
+
+        def made() -> list[Tensor]:
+            found = trees.leaves(self.joint_gradient(body, head, rows))
+            if self._plain_linear_head and self.designs is not None:
+                design = self.designs.pulled(body, rows).parts[0]  # those of the gradient
+                predictions = design.new_empty(*design.shape[:2], *head.shape[2:])
+                found = [*found, design, predictions]
+            return found
+
+        with self.sharing():
+            return graph_bytes(made, trees.leaves(rows.groups))
+
+    def hessian_bytes(self, body: Tree, head: Tree, rows: Rows) -> int:
+        """How much memory `head_hessian` takes at its peak: predictions for each number, and so on.
+
+        None of a linear head, whose matrix comes from the features.
+        """
+        if isinstance(self.problem, LinearHeadProblem):
+            return 0
+        with LiveBytes() as live:
+            self.head_hessian(body, head, rows)
+        return int(live.peak)
 
     # how it is done
 

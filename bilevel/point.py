@@ -177,10 +177,10 @@ def _hypergradient(
     response = point.respond(solver)
     head = trees.single(response.head)
     made = method.init(point.oracles, point.body, head, point.rows)
-    answer = Answer(head, solver, point.head, 0)
+    answer = Answer(head, solver, point.head, 0, point.factor)
     found = method.gradient(point.oracles, point.body, answer, point.rows, made)
     if found.head is not None and found.head is not head:  # the method moved it
-        head = found.head
+        head, point.factor = found.head, ()
         response = point.described(head, response.status, response.words)
     value = point.oracles.body_value(point.body, head, point.rows)
     bound = point.bound(method, found, head)
@@ -244,6 +244,9 @@ class _Point:
             )
         memory = solver.init(self.oracles, self.body, self.head, self.rows)
         solved = solver.solve(self.oracles, self.body, self.head, self.rows, memory, 0)
+        # with something added to it, it is no factor of H
+        jittered = bool((solved.status == int(Status.JITTERED)).any())
+        self.factor = () if jittered else solved.factor
         return self.described(solved.head, Status(int(solved.status)), "".join(solved.words))
 
     def described(self, head: Tree, status: Status, words: str) -> HeadResponse:
@@ -279,6 +282,8 @@ class _Point:
         made = GradientCertifier(
             certifier, body, head, self.double, certificate, stated=self.stated, compared=True
         )
+        if trees.leaves(self.body)[0].dtype == torch.float64:
+            made = dataclasses.replace(made, factor=self.factor)
         if self.double.chunks is not None:  # each product is a pass over all rows
             made = dataclasses.replace(made, probes=CHUNKED_PROBES)
         if isinstance(method, Envelope):

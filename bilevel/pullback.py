@@ -1,6 +1,6 @@
 """Reverse-mode differentiation outside of `vmap`, for `oracles.py`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -48,19 +48,28 @@ def loss_gradient(criterion: AbstractCriterion, predictions: Tensor, targets: Te
     return gradient.reshape(predictions.shape)
 
 
-def graph_bytes(function: Callable[[], object], shared: list[Tensor]) -> int:
-    """How much memory the graphs that `function` records hold, without tensors that are shared."""
-    storages: dict[int, int] = {}
+def graph_bytes(function: Callable[[], Iterable[Tensor]], shared: list[Tensor]) -> int:
+    """How much memory `function` takes.
+
+    Args:
+        function: whose graphs are counted, and the tensors that it returns: autograd does not save
+            what it needs no derivative of, such as features that are linear in the body.
+        shared: what graphs may hold without being counted, as it is there anyway.
+    """
+    storages: dict[int, torch.UntypedStorage] = {}  # alive, so that no address is used twice
 
     def keep(saved: Tensor) -> Tensor:
         storage = saved.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
+        storages[storage.data_ptr()] = storage
         return saved
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
-        function()
-    pointers = {leaf.untyped_storage().data_ptr() for leaf in shared}
-    return sum(size for pointer, size in storages.items() if pointer not in pointers)
+        made = function()
+    for leaf in shared:
+        storages.pop(leaf.untyped_storage().data_ptr(), None)
+    for tensor in made:
+        keep(tensor)
+    return sum(storage.nbytes() for storage in storages.values())
 
 
 def variable(tree: Tree) -> Tree:

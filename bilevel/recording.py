@@ -11,6 +11,7 @@ from bilevel.best_responses import Answered, BestResponses, response_bytes
 from bilevel.certificate import Certifier, HeadCertificate
 from bilevel.errors import BilevelError, ProblemError
 from bilevel.gradient_bounds import GradientCertifier
+from bilevel.heads.quadratic import LARGEST_GENERAL_HEAD
 from bilevel.hypergradients.condition import Condition
 from bilevel.oracles import Oracles
 from bilevel.problem import StackelbergProblem
@@ -19,10 +20,12 @@ from bilevel.schedules import check_positive_integer
 from bilevel.sets import Box, Everywhere, Nonnegative
 from bilevel.trees import Tree
 
-RECORD_BYTES = 2**26
-"""Memory that a record may take beside the data; runs that do not fit are evaluated in turn.
+RECORD_BYTES = 2**27
+"""Memory that a record may hold at its peak beside the data; runs that do not fit take turns.
 
 With twice as much, single tensors are mapped and cleared anew at each use, in twice the time."""
+PEAK = 1.6
+"""What a record holds at its peak, as a multiple of what its gradient takes."""
 
 
 class Recorder:
@@ -74,12 +77,15 @@ class Recorder:
             ) from error
         # the graph of a gradient on the rows of g, and the metrics' share of further rows
         share = sum(sampler.data.sizes.values()) / max(1, sampler.data.sizes.get("train", 1))
-        needed = max(1, oracles.graph_bytes(*first, rows)) * (1 + share)
+        needed = PEAK * max(1, oracles.graph_bytes(*first, rows)) * (1 + share)
+        if trees.flatten(first[1]).shape[1] <= LARGEST_GENERAL_HEAD:
+            needed = max(needed, oracles.hessian_bytes(*first, rows))
         if rows.chunks is not None:  # all rows at once are in the predictions only, a few times
             outputs = first[1][0].shape[1:].numel()
             needed = oracles.graph_bytes(*first, rows) + 32 * outputs * sum(data.sizes.values())
+            needed *= PEAK
         needed += response_bytes(oracles, first[1], rows)
-        turns = min(runs, math.ceil(runs * needed / RECORD_BYTES))
+        turns = math.ceil(runs / max(1, int(RECORD_BYTES // needed)))
         size = math.ceil(runs / turns)
         self.parts = [slice(i, i + size) for i in range(0, runs, size)]
         if not oracles.quadratic_linear_head:  # the rows are looked at, those of a part suffice

@@ -104,14 +104,14 @@ def test_a_training_that_leaves_the_piece_says_so():
     problem = Custom(lambda w, t: (w - 6) ** 2 + 0 * t, bent, [0.0], 1.0)
     strategy = BestResponse(0.25, optimizer=bilevel.SGD())
     stays, leaves = (
-        bilevel.solve(problem, strategy, steps, seeds=2, dtype=torch.float64, every=1, throw=False)
+        bilevel.solve(problem, strategy, steps, seeds=1, dtype=torch.float64, every=1, throw=False)
         for steps in (1, 2)
     )
     assert float(stays.body[0]) < 4 < float(leaves.body[0])
-    assert stays.status == (Status.COMPLETED,) * 2
-    assert leaves.status == (Status.NOT_QUADRATIC,) * 2
+    assert stays.status == (Status.COMPLETED,)
+    assert leaves.status == (Status.NOT_QUADRATIC,)
     with pytest.raises(bilevel.errors.BilevelError, match="not quadratic between"):
-        bilevel.solve(problem, strategy, 2, seeds=2, dtype=torch.float64)
+        bilevel.solve(problem, strategy, 2, seeds=1, dtype=torch.float64)
 
 
 def test_records_beyond_the_piece_have_the_true_phi_and_no_false_bound():

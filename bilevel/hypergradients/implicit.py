@@ -37,7 +37,7 @@ class Implicit(AbstractHypergradient):
     head answers to, the other derivatives on the rows of the step.
 
     Args:
-        linear_solver: of H v = d_theta F. None: the factor that a closed-form head was solved with;
+        linear_solver: of H v = d_theta F. None: the factor that the head was solved with;
             without one, `Dense()` for heads of up to 512 numbers and `CG()` for larger ones. CG and
             the like start from the adjoint of the step before.
         tolerance: of the head, which must satisfy the condition: |d_theta g| at the head relative
