@@ -8,12 +8,21 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.errors import ArgumentError, DataError, ShapeError, SingularHeadError
-from bilevel.linear.accumulate import QUICK_ROUNDING, ROWS_AT_ONCE, Sums, add_rows, nothing
-from bilevel.linear.system import EPS, PrimalSystem, penalise
+from bilevel.errors import ArgumentError, ShapeError, SingularHeadError
+from bilevel.linear.accumulate import (
+    QUICK_ROUNDING,
+    ROWS_AT_ONCE,
+    RowMoments,
+    Sums,
+    add_rows,
+    nothing,
+)
+from bilevel.linear.centre import Centre
+from bilevel.linear.cholesky import EPS
+from bilevel.linear.system import AbstractSystem, CentredSystem
 from bilevel.point import HeadResponse
 from bilevel.progress import Progress, Report, reported
-from bilevel.row_groups import count_not_finite, from_array, is_mapped
+from bilevel.row_groups import check_piece, floating, is_mapped
 from bilevel.schedules import positive
 from bilevel.status import Status
 
@@ -36,6 +45,7 @@ class GramAccumulator:
     the theta of all rows at once, in float64, whatever the type of the rows. (scikit-learn's
     `Ridge(alpha)` is `ridge = alpha / n`.)
 
+    With a bias, columns are counted from the means of the first piece: they may lie far from zero.
     Pieces are multiplied in float64. Memory maps of float32 numbers are never read as a whole;
     they are multiplied in float32, which is twice as fast, 1,024 rows at a time, with products
     added in float64. `solve` reads them again, three times as a rule, to take the gradient in
@@ -60,6 +70,7 @@ class GramAccumulator:
 
     def __init__(self, *, fit_bias: bool = False, penalize_bias: bool = False) -> None:
         self.fit_bias, self.penalize_bias = fit_bias, penalize_bias
+        self._centre: Centre | None = None
         self._exact: Sums | None = None
         self._quick: Sums | None = None
         self._maps: list[Mapped] = []
@@ -88,7 +99,7 @@ class GramAccumulator:
             DataError: they are not floating point, or hold NaN or infinite values; nothing of this
                 call is added then.
         """
-        z, t = _numbers(inputs, "inputs"), _numbers(targets, "targets")
+        z, t = floating(inputs, "inputs"), floating(targets, "targets")
         self._check_shapes(z, t)
         outputs = None if t.ndim == 1 else t.shape[1]
         t = t.unsqueeze(1) if t.ndim == 1 else t
@@ -134,8 +145,8 @@ class GramAccumulator:
         """From sums of float64 products."""
         system = self._system(ridge)
         mu, largest = system.curvature()
-        n, m = self.rows, system.hessian.shape[-1]
-        if bool((mu <= m * EPS * largest) & (system.floor <= 0)):
+        if not bool(system.definite()):
+            n, m = self.rows, self._columns + self.fit_bias
             raise SingularHeadError(
                 f"Z'Z/n + ridge I has smallest eigenvalue {float(mu):.2g} (largest "
                 f"{float(largest):.2g}): {n} rows do not determine {m} coefficients. Set `ridge` "
@@ -155,7 +166,11 @@ class GramAccumulator:
         mu, largest = system.curvature()
         trace = self._quick.gram.diagonal(dim1=1, dim2=2).sum(1)
         off = QUICK_ROUNDING * (trace + self.fit_bias * self._quick.rows) / self.rows
-        mu = torch.maximum(mu - off, system.floor)
+        if isinstance(system, CentredSystem):
+            mu = (system.inner.curvature()[0] - off) / system.centre.stretch()
+        else:
+            mu = mu - off
+        mu = mu.clamp(min=float(self._penalty(ridge).amin()))
         theta, codes, factor = system.factorised()
         if not bool((mu > 0) & (codes == int(Status.CONVERGED)) & largest.isfinite()):
             return None
@@ -193,19 +208,33 @@ class GramAccumulator:
         check: bool = False,
     ) -> Sums:
         """Sums with further rows in them; the constant feature goes with the targets."""
-        if sums is None:
-            sums = nothing(1, inputs.shape[1], targets.shape[1] + self.fit_bias)
-        else:
-            sums = Sums(sums.gram.clone(), sums.cross.clone(), sums.inner.clone(), sums.rows)
+        if sums is not None:
+            gram, cross, inner = (x.clone() for x in (sums.gram, sums.cross, sums.inner))
+            sums = Sums(gram, cross, inner, sums.rows, sums.centre)
         for start, some, aim in _pieces(inputs, targets, CHUNK_ROWS, report):
             if check:
-                _check_finite(some, "inputs", start)
-                _check_finite(aim, "targets", start)
+                check_piece(some, "inputs", start)
+                check_piece(aim, "targets", start)
             aim = aim.to(torch.float32 if quick else torch.float64)
+            sums = self._started(some, aim) if sums is None else sums
             if self.fit_bias:
                 aim = torch.cat([aim, torch.ones_like(aim[:, :1])], 1)
             sums = add_rows(sums, some.unsqueeze(0), aim.unsqueeze(0), quick=quick)
+        assert sums is not None
         return sums
+
+    def _started(self, inputs: Tensor, targets: Tensor) -> Sums:
+        """No rows yet; with a bias, all will be counted from the means of the first ones."""
+        empty = nothing(1, inputs.shape[1], targets.shape[1] + self.fit_bias)
+        if not self.fit_bias:
+            return empty
+        if not self.rows:  # in numbers that float32 has, too
+            means = (x.double().mean(0, keepdim=True).float() for x in (inputs, targets))
+            origin, level = (x.double().nan_to_num(0.0, 0.0, 0.0) for x in means)
+            self._centre = Centre(_with_zero(origin), level)
+        assert self._centre is not None
+        origin, level = self._centre
+        return empty._replace(centre=Centre(origin[:, :-1], _with_zero(level)))
 
     def _total(self) -> Sums:
         """The sums over all rows."""
@@ -214,11 +243,15 @@ class GramAccumulator:
             assert found is not None
             return found
         a, b = self._exact, self._quick
-        return Sums(a.gram + b.gram, a.cross + b.cross, a.inner + b.inner, a.rows + b.rows)
+        whole = Sums(a.gram + b.gram, a.cross + b.cross, a.inner + b.inner, a.rows + b.rows)
+        return whole._replace(centre=a.centre)
 
-    def _system(self, ridge: float) -> PrimalSystem:
+    def _system(self, ridge: float) -> AbstractSystem:
         """(Z'Z/n + P) theta = Z't/n, with a row and a column more for the bias."""
-        return penalise(*self._moments(self._total()), self._penalty(ridge), self.rows)
+        found = RowMoments(*self._moments(self._total()), self._penalty(ridge), self._centre)
+        if self._centre and self.penalize_bias:  # as `centre_of` does
+            found = found.seen_from(Centre(*(x / (1 + ridge) for x in self._centre)))
+        return found.system(self.rows)
 
     def _moments(self, sums: Sums) -> tuple[Tensor, Tensor]:
         matrix, cross = sums.moments()
@@ -240,8 +273,8 @@ class GramAccumulator:
         """Z'(Z theta - t)/n + P theta at (1, m, K), in float64: a pass over the maps."""
         slope = torch.zeros_like(theta)
         if self._exact is not None:
-            matrix, moment = self._moments(self._exact)
-            slope += self._exact.rows * (matrix @ theta - moment)
+            exact = RowMoments(*self._moments(self._exact), slope, self._centre)
+            slope += self._exact.rows * exact.slope(theta)
         weights = theta[0, : self._columns]
         for kept in self._maps:
             for _, some, aim in _pieces(*kept, ROWS_AT_ONCE, report):
@@ -258,6 +291,9 @@ class GramAccumulator:
         sums, n, m = self._total(), self.rows, theta.shape[1]
         squares = sums.gram.diagonal(dim1=1, dim2=2).sum(1) + n * self.fit_bias
         aims = sums.inner.diagonal(dim1=1, dim2=2)[:, : theta.shape[2]].sum(1)
+        if self._centre is not None:  # |a + b|^2 <= 2 |a|^2 + 2 |b|^2
+            origin, level = (x.square().sum(1) for x in self._centre)
+            squares, aims = 2 * (squares + n * origin), 2 * (aims + n * level)
         # those of quick sums are a little off
         design, targets, length = (1.001 * squares).sqrt(), (1.001 * aims).sqrt(), trees.norm(theta)
         terms = design * (design * length + targets) / n + ridge * length
@@ -310,25 +346,5 @@ def _pieces(
             report(stop, total)
 
 
-def _numbers(values: Any, name: str) -> Tensor:
-    """A tensor that shares its numbers with what was given, if it is floating point."""
-    found = values.detach() if isinstance(values, Tensor) else values
-    if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
-        found = from_array(values)
-    if not isinstance(found, Tensor) or not found.is_floating_point():
-        kind = getattr(values, "dtype", type(values).__name__)
-        raise DataError(
-            f"`{name}` must be a tensor or a NumPy array of floating-point numbers, got {kind}. "
-            "Convert what you add, a piece at a time, with `.astype(float)` or `.float()`."
-        )
-    return found
-
-
-def _check_finite(some: Tensor, name: str, start: int) -> None:
-    bad, first = count_not_finite(some)
-    if bad:
-        raise DataError(
-            f"`{name}` holds {bad} values that are NaN or infinite in row {start + first} and the "
-            "few thousand rows after it. Drop those rows or impute them; nothing of this call was "
-            "added."
-        )
+def _with_zero(numbers: Tensor) -> Tensor:
+    return torch.cat([numbers, torch.zeros_like(numbers[:, :1])], 1)

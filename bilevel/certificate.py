@@ -22,10 +22,12 @@ from bilevel.heads.quadratic import (
     all_penalised,
     is_quadratic,
     quadratic_system,
+    uses_dual,
 )
 from bilevel.linear.accumulate import row_sums
+from bilevel.linear.cholesky import EPS
 from bilevel.linear.kept import KeptSystem
-from bilevel.linear.system import EPS, AbstractSystem, PrimalSystem
+from bilevel.linear.system import AbstractSystem, PrimalSystem
 from bilevel.oracles import Oracles
 from bilevel.problem import LinearHeadProblem
 from bilevel.sampling import Rows
@@ -66,7 +68,7 @@ class Certifier:
             form, another one if the gradients say so at every head that is certified: a run where
             they do not gets no bound and no theta*.
         exact: whether theta* itself can be computed beside the bound.
-        penalised: see `bilevel.heads.quadratic.all_penalised`.
+        penalised: see `bilevel.heads.quadratic.uses_dual`.
         note: where mu comes from, in words.
         quadratic: whether g is quadratic in the head.
         large: whether the head is too large for a Hessian.
@@ -100,7 +102,7 @@ class Certifier:
         problem = oracles.problem
         everywhere = isinstance(problem.head_set, Everywhere)
         if isinstance(problem, LinearHeadProblem) and problem.criterion.quadratic:
-            penalised = all_penalised(oracles, body, head)
+            penalised = uses_dual(oracles, body, head, rows)
             note = "mu is the smallest eigenvalue of the Gram matrix plus the penalty"
             if not problem.penalises_all:
                 note += "; the bias is not penalised, so mu depends on the data"

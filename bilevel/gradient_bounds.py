@@ -45,7 +45,7 @@ from bilevel.certificate import BoundKind, Certifier, HeadCertificate
 from bilevel.hypergradients.condition import Condition
 from bilevel.hypergradients.dependence import overlooked
 from bilevel.hypergradients.kinks import in_doubt, jump, sentence
-from bilevel.linear.system import EPS
+from bilevel.linear.cholesky import EPS
 from bilevel.lipschitz import (
     LARGEST_NORM,
     Constants,

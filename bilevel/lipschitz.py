@@ -15,7 +15,7 @@ from bilevel import trees
 from bilevel.certificate import BoundKind, Certifier
 from bilevel.cross_derivative import LARGEST_NORM as LARGEST_NORM
 from bilevel.cross_derivative import CrossDerivative, root, spectral
-from bilevel.linear.system import EPS
+from bilevel.linear.cholesky import EPS
 from bilevel.oracles import Oracles
 from bilevel.problem import LinearHeadProblem
 from bilevel.sampling import Rows, generator

@@ -130,3 +130,28 @@ def _described(leaf: Any) -> str:
     if isinstance(leaf, np.ndarray):
         return f"an array of {leaf.dtype}"
     return type(leaf).__name__
+
+
+def floating(values: Any, name: str) -> Tensor:
+    """A tensor that shares its numbers with what was given, if it is floating point."""
+    found = values.detach() if isinstance(values, Tensor) else values
+    if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
+        found = from_array(values)
+    if not isinstance(found, Tensor) or not found.is_floating_point():
+        kind = getattr(values, "dtype", type(values).__name__)
+        raise DataError(
+            f"`{name}` must be a tensor or a NumPy array of floating-point numbers, got {kind}. "
+            "Convert what you add, a piece at a time, with `.astype(float)` or `.float()`."
+        )
+    return found
+
+
+def check_piece(some: Tensor, name: str, start: int) -> None:
+    """Raise `DataError` if rows from number `start` on are not all finite."""
+    bad, first = count_not_finite(some)
+    if bad:
+        raise DataError(
+            f"`{name}` holds {bad} values that are NaN or infinite in row {start + first} and the "
+            "few thousand rows after it. Drop those rows or impute them; nothing of this call was "
+            "added."
+        )

@@ -60,8 +60,8 @@ _MESSAGES = {
         "another `solver`."
     ),
     Status.JITTERED: (
-        "The Hessian of the head became numerically singular and was solved with a small multiple "
-        "of the identity added. Use a larger ridge, or fewer features."
+        "The Hessian of the head became numerically singular and was solved with a small part of "
+        "its diagonal added. Use a larger ridge, or fewer features."
     ),
     Status.OUTSIDE_SET: (
         "The closed-form head lies outside `head_set` and was projected, which is not the "

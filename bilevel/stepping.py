@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bilevel import hyperparameters, trees
 from bilevel.errors import ProblemError
-from bilevel.linear.system import RETRY
+from bilevel.linear.cholesky import RETRY
 from bilevel.oracles import Oracles
 from bilevel.sampling import Drawn, Sampler
 from bilevel.strategies import AbstractStrategy

@@ -7,6 +7,7 @@ from small_problems import General, Smooth, doubles, supervised
 import bilevel
 from bilevel import stepping
 from bilevel.linear import system
+from bilevel.linear.cholesky import RETRY, factorise, factorise_once
 from bilevel.sampling import Sampler
 from bilevel.status import Status
 from problems.regression import friedman1
@@ -68,7 +69,7 @@ class DeadBand(bilevel.LinearHeadProblem):
 @pytest.fixture
 def not_compiled(monkeypatch):
     """What would be compiled runs as it is, with the factorisation of compiled code."""
-    inside, factorise = [], system.factorise
+    inside = []
     make = stepping.CompiledSteps.__init__
 
     def two_steps_at_once(self, *arguments):
@@ -86,7 +87,7 @@ def not_compiled(monkeypatch):
     monkeypatch.setattr(stepping.CompiledSteps, "__init__", two_steps_at_once)
     monkeypatch.setattr(stepping, "compiled_for", lambda problem, key: steps)
     monkeypatch.setattr(
-        system, "factorise", lambda x: system.factorise_once(x) if inside else factorise(x)
+        system, "factorise", lambda x: factorise_once(x) if inside else factorise(x)
     )
 
 
@@ -103,7 +104,7 @@ def check_the_band(monkeypatch):
     repeated = sorted(set(repeated) - {0})  # training begins with a look at the rows of step 0
     assert repeated[0] > 4
     assert 4 <= len(repeated) < STEPS / 4
-    assert not (compiled.state.strategy.codes == system.RETRY).any()
+    assert not (compiled.state.strategy.codes == RETRY).any()
 
 
 def test_calls_that_need_a_jitter_are_repeated_eagerly(not_compiled, monkeypatch):

@@ -210,12 +210,10 @@ def test_a_singular_linear_head_is_refused_before_training(case):
 
 
 @pytest.mark.parametrize("criterion", [bilevel.SquaredError(), bilevel.HuberLoss()])
-def test_scales_that_differ_too_much_are_told_apart_from_missing_penalties(criterion):
+def test_scales_that_differ_are_told_apart_from_missing_penalties(criterion):
     z = normal(2, 60, 3) * [1e-6, 1.0, 1e6]
     far = build(z, normal(3, 60), fit_bias=True, ridge=1e-3, criterion=criterion)
-    with pytest.raises(SingularHeadError, match="Standardise the features") as told:
-        bilevel.best_response(far, ONE)
-    assert "ridge" not in str(told.value)
+    assert bilevel.best_response(far, ONE).status is Status.CONVERGED
     twice = build(z[:, [0, 2, 2]], normal(3, 60), fit_bias=True, criterion=criterion)
     with pytest.raises(SingularHeadError, match="Set `ridge`"):
         bilevel.best_response(twice, ONE)

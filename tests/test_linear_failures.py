@@ -18,7 +18,7 @@ from linear_systems import (
 from bilevel import CG, Dense, Neumann, Status, trees
 from bilevel.errors import ArgumentError, IncompatibleError, ShapeError
 from bilevel.linear import Operator
-from bilevel.linear.system import RETRY
+from bilevel.linear.cholesky import RETRY
 from bilevel.report import words
 
 

@@ -6,13 +6,8 @@ import scipy.linalg
 import torch
 from linear_heads import dense, normal
 
-from bilevel.linear.system import (
-    EPS,
-    DualSystem,
-    PrimalSystem,
-    factorise,
-    linear_system,
-)
+from bilevel.linear.cholesky import EPS, factorise
+from bilevel.linear.system import DualSystem, PrimalSystem, linear_system
 from bilevel.oracles import LinearParts
 from bilevel.status import Status
 

@@ -67,6 +67,6 @@ def test_a_training_goes_on_from_refined_heads():
     for _ in range(5):
         w -= 0.02 * exact(w)[1]
     assert float(ends["refined"].body[0]) == pytest.approx(w, abs=1e-3)
+    strict = BestResponse(0.02, FastSGD(0.05, 1), Implicit(on_inexact="raise"))
     with pytest.raises(InexactHeadError):
-        strict = BestResponse(0.02, FastSGD(0.05, 1), Implicit(on_inexact="raise"))
         bilevel.solve(problem(), strict, 2, seeds=1)

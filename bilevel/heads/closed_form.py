@@ -28,10 +28,12 @@ class ClosedForm(AbstractHeadSolver):
 
     A linear head with squared error: H = Z'SZ/n + diag(p), b = Z'St/n. With fewer rows than
     features (and everything penalised) the n x n kernel is factored instead. Features that do not
-    depend on the body are multiplied once. Any other head is solved through its Hessian if g is
-    quadratic in it. That is checked at random heads and at the initial ones, and d_theta g of every
-    solution: where it does not vanish, g is not quadratic between the head before and the solution,
-    and the run's status is `NOT_QUADRATIC`.
+    depend on the body are multiplied once. Features and penalties may be of any scale; beside a
+    bias, features and targets are counted from their means, so that they may lie far from zero.
+
+    Any other head is solved through its Hessian if g is quadratic in it. That is checked at random
+    heads and at the initial ones, and d_theta g of every solution: where it does not vanish, g is
+    not quadratic between the head before and the solution, and the run's status is `NOT_QUADRATIC`.
 
     Args:
         data: on which rows: `FullData()`, all training rows (the default); `BatchData()`, those of
@@ -39,8 +41,9 @@ class ClosedForm(AbstractHeadSolver):
 
     Raises:
         IncompatibleError: g is not quadratic in the head, or the head is too large for a Hessian.
-        SingularHeadError: the Hessian is singular at an initial point. (Where it becomes so later,
-            the smallest sufficient jitter is added and the run's status is `JITTERED`.)
+        SingularHeadError: the Hessian, its diagonal scaled to one, is singular at an initial point.
+            (Where it becomes so later, the smallest sufficient part of its diagonal is added, and
+            the run's status is `JITTERED`.)
     """
 
     data: AbstractHeadData = FullData()  # noqa: RUF009 - frozen

@@ -15,8 +15,10 @@ from bilevel.heads.head_data import Decided, FullData
 from bilevel.heads.newton import head_objective
 from bilevel.heads.objective import AbstractObjective
 from bilevel.heads.quadratic import all_penalised, quadratic_system, refuse_singular
-from bilevel.linear.factor import PrimalFactor, merge_outputs, split_outputs
-from bilevel.linear.system import PrimalSystem, by_output, factorise, linear_system
+from bilevel.linear.centre import Centre, bias_of
+from bilevel.linear.cholesky import factorise
+from bilevel.linear.factor import CentredFactor, PrimalFactor, merge_outputs, split_outputs
+from bilevel.linear.system import CentredSystem, PrimalSystem, by_output, linear_system
 from bilevel.oracles import LinearParts, Oracles
 from bilevel.problem import LinearHeadProblem
 from bilevel.sampling import Rows
@@ -108,7 +110,7 @@ def convex_heads(
         system = quadratic_system(oracles, body, head, rows.full, penalised=False)
     else:
         system, state = ALL_ROWS.system(oracles, body, head, rows, state)
-    assert isinstance(system, PrimalSystem)
+    assert isinstance(system, PrimalSystem | CentredSystem)
     return GramHeads(system, outputs=None if head.ndim == 2 else head.shape[2]), state
 
 
@@ -122,7 +124,7 @@ def _rows_heads(
     head = head.double()
     parts = oracles.linear_parts(body, rows)
     if check and not all_penalised(oracles, body, head):
-        refuse_singular(linear_system(parts, penalised=False), problem)
+        refuse_singular(linear_system(parts, penalised=False, bias=bias_of(problem)), problem)
     objective = head_objective(oracles, body, head, rows)
     return RowsHeads(problem, parts, objective)
 
@@ -136,25 +138,35 @@ class GramHeads(ConvexHeads):
         outputs: K, or None for heads (R, M).
     """
 
-    system: PrimalSystem
+    system: PrimalSystem | CentredSystem
     outputs: int | None
 
     @functools.cached_property
     def _factorised(self) -> tuple[PrimalFactor, Tensor]:
-        cholesky, hessian, status = factorise(self.system.hessian)
+        """Of H, or as seen from the centre."""
+        cholesky, hessian, status = factorise(self._inner.hessian)
         return PrimalFactor(cholesky, hessian), status
+
+    @property
+    def _inner(self) -> PrimalSystem:
+        return self.system.inner if isinstance(self.system, CentredSystem) else self.system
+
+    @property
+    def _centre(self) -> Centre | None:
+        return self.system.centre if isinstance(self.system, CentredSystem) else None
 
     @functools.cached_property
     def status(self) -> Tensor:  # type: ignore[override]
         """CONVERGED or JITTERED; DIVERGED where there is no factor, or b is no number."""
-        lost = ~self.system.moment.flatten(1).isfinite().all(1)
+        lost = ~self._inner.moment.flatten(1).isfinite().all(1)
         code = self._factorised[1]
         return torch.where(lost, code.clamp(min=int(Status.DIVERGED)), code)
 
     @property
-    def factor(self) -> PrimalFactor:
+    def factor(self) -> PrimalFactor | CentredFactor:
         """Cholesky's."""
-        return self._factorised[0]
+        inner, centre = self._factorised[0], self._centre
+        return inner if centre is None else CentredFactor(inner, centre.origin)
 
     @functools.cached_property
     def largest(self) -> Tensor:
@@ -163,16 +175,27 @@ class GramHeads(ConvexHeads):
 
     @property
     def _diagonal(self) -> Tensor:
-        return self.factor.hessian.diagonal(dim1=2, dim2=3)
+        return self._matrix.diagonal(dim1=2, dim2=3)
+
+    @functools.cached_property
+    def _matrix(self) -> Tensor:
+        """H as it was factored, (R, J, m, m)."""
+        inner, moment = self._factorised[0].hessian, merge_outputs(self._inner.moment)
+        return inner if self._centre is None else self._centre.undone(inner, moment)[0]
 
     @functools.cached_property
     def _scaled(self) -> tuple[np.ndarray, np.ndarray]:
         """R and c, with |c| = 1: the tolerances of solvers are absolute."""
-        cholesky = self.factor.cholesky
-        target = torch.linalg.solve_triangular(cholesky, self.system.moment, upper=False)
+        cholesky = self._factorised[0].cholesky
+        target = torch.linalg.solve_triangular(cholesky, self._inner.moment, upper=False)
+        root = cholesky.mT
+        if self._centre is not None:  # R theta - c = L'(T theta - l e) - c
+            origin, level = self._centre
+            target = target + root[..., -1:] * split_outputs(level.unsqueeze(1), root.shape[1])
+            root = root + root[..., -1:] * origin[:, None, None]
         unit = torch.linalg.vector_norm(target.flatten(1), dim=1).reshape(-1, 1, 1, 1)
         unit = torch.where(unit > 0, unit, torch.ones_like(unit))
-        return (cholesky.mT / unit).cpu().numpy(), (target / unit).cpu().numpy()
+        return (root / unit).cpu().numpy(), (target / unit).cpu().numpy()
 
     def task(self, run: int, *shared: Any) -> Compiled:
         """One for all runs."""
@@ -193,8 +216,10 @@ class GramHeads(ConvexHeads):
     def slope(self, head: Tensor) -> Tensor:
         """H theta - b."""
         columns = head if head.ndim == 3 else head.unsqueeze(2)
-        matrix = self.factor.hessian
-        found = merge_outputs(matrix @ split_outputs(columns, matrix.shape[1]) - self.system.moment)
+        matrix, centre = self._factorised[0].hessian, self._centre
+        columns = columns if centre is None else centre.inward(columns)
+        found = merge_outputs(matrix @ split_outputs(columns, matrix.shape[1]) - self._inner.moment)
+        found = found if centre is None else centre.slope(found)
         return found if head.ndim == 3 else found.squeeze(2)
 
     def hessian(self, head: Tensor) -> Tensor:
@@ -204,7 +229,7 @@ class GramHeads(ConvexHeads):
     @functools.cached_property
     def _whole(self) -> Tensor:
         """H, or all H on one diagonal, outputs side by side in each row of the head."""
-        matrix, count = self.factor.hessian, self.outputs or 1
+        matrix, count = self._matrix, self.outputs or 1
         if count == 1:
             return matrix[:, 0]
         apart = torch.eye(count, dtype=matrix.dtype, device=matrix.device)

@@ -16,9 +16,9 @@ from bilevel import trees
 from bilevel.heads.objective import AbstractObjective, Place
 from bilevel.heads.secants import Secants
 from bilevel.heads.starts import better_start
+from bilevel.linear.cholesky import EPS, factorise, positive_cholesky
 from bilevel.linear.factor import BlockFactor
 from bilevel.linear.preconditioned import preconditioned_cg
-from bilevel.linear.system import EPS, factorise, positive_cholesky
 from bilevel.schedules import Number
 from bilevel.status import Status
 
@@ -30,8 +30,9 @@ DECREASE, FLAT = 1e-4, 0.9
 """Of the rate at which g begins to fall: a step over which it falls by less is too long, one at
 whose end it still falls by more is too short (Wolfe's conditions)."""
 HALVINGS, SHORT = 50, 0.2
-RUNAWAY = 0.1
-"""Predictions that still move by this much although g is flat run away to infinity."""
+RUNAWAY, SETTLED = 0.1, 1e-4
+"""Predictions that move by the first although g is flat run away, if they can; where they move by
+less than the second, another step hardly moves them."""
 SINGLE_WORK = 2.0**24
 """Multiplications from which a Hessian is made in float32."""
 NEAR = 1e-3
@@ -82,7 +83,7 @@ class Descent:
     def __post_init__(self) -> None:
         runs, device = len(self.place.point), self.place.point.device
         no = torch.zeros(runs, dtype=torch.bool, device=device)
-        self.status = torch.full((runs,), GOING, device=device)
+        self.before, self.status = self.place, torch.full((runs,), GOING, device=device)
         self.steps = torch.zeros_like(self.status)
         self.factored = torch.zeros_like(self.status)
         self.stale = ~self.factor.usable  # the factor must be replaced before the next step
@@ -102,11 +103,12 @@ class Descent:
         """Until every run has a status."""
         for _ in range(self.max_steps):
             largest = self._largest()
-            self._mark(~_finite(self.place), Status.DIVERGED)
+            self._mark(~self.place.finite, Status.DIVERGED)
             small = largest <= self.tolerance
             if bool(small.any()):
                 # a factor that was just made leads further for little, and shows what runs away
-                further = (largest > BEYOND * self.tolerance) & ((self.factored > 0) | self.stale)
+                further = (largest > BEYOND * self.tolerance) | self._unsettled()
+                further = further & ((self.factored > 0) | self.stale)
                 polishing = self.going & small & further & self.polishable & ~self.polished
                 self._mark(small & ~polishing, Status.CONVERGED)
             else:
@@ -129,6 +131,11 @@ class Descent:
     def _largest(self) -> Tensor:
         return self.place.slope.abs().amax(1)
 
+    def _unsettled(self) -> Tensor:
+        """Whether the last step moved a prediction by much."""
+        moved = self.place.predictions - self.before.predictions
+        return (moved.abs() > SETTLED).flatten(1).any(1)
+
     # factors
 
     def _factor(self, which: Tensor) -> None:
@@ -139,7 +146,7 @@ class Descent:
         if objective.has_rough:
             rough = which & ~self.factor.usable
             exact = which & (~rough | self._factored(rough, torch.float64, rough=True))
-        single = exact & ~self.precise if objective.work >= SINGLE_WORK else no_runs(which)
+        single = exact & ~self.precise if objective.work >= SINGLE_WORK else torch.zeros_like(which)
         failed = self._factored(single, torch.float32)
         self.precise = self.precise | failed
         self.above = self.above & ~which
@@ -203,10 +210,12 @@ class Descent:
         # an old factor that leads less well is replaced, where the run stands or has come to
         moved = good | (better & (polishing | ~led))
         searching = short & led
-        self.polished = self.polished | (polishing & ~good)
-        runaway = self._runaway(polishing & ~good, step)
+        runaway, unsettled = self._far_off(polishing & ~good, step)
+        unsettled = unsettled & better
+        self.polished = self.polished | (polishing & ~good & ~unsettled)
         self.steps = self.steps + going
         self.place = there if bool(moved.all()) else trees.where(moved, there, here)
+        self.before = here
         if self.resolution:  # a good step leaves at most a quarter of itself to go
             left = CONTRACTION * step.abs().amax(1)
             resolved = left <= self.resolution * there.point.abs().amax(1)
@@ -219,7 +228,8 @@ class Descent:
         if bool(searching.any()):
             self._distrust(searching, here, step)
             self._search(searching, here, there, step)
-        self.stale = self.stale | (short & ~searching) | self._dear(moved, before, after)
+        self.stale = self.stale | unsettled | (short & ~searching)
+        self.stale = self.stale | self._dear(moved, before, after)
         if self.objective.whole and not bool(self.stale.all()):
             self.secants.add(step, there.slope - here.slope, moved)
         self.current = self.current & ~going & ~moved
@@ -231,7 +241,7 @@ class Descent:
         A factor near the end serves the next body, too.
         """
         if not self.objective.whole:
-            return no_runs(moved)
+            return torch.zeros_like(moved)
         largest = self._largest()
         arriving = moved & ~self.fresh & (largest <= self.near)
         self.fresh = self.fresh | arriving
@@ -310,12 +320,13 @@ class Descent:
 
     # endings
 
-    def _runaway(self, which: Tensor, step: Tensor) -> Tensor:
-        """Runs whose predictions keep moving although g hardly changes: there is no minimum."""
+    def _far_off(self, which: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        """Runs whose predictions keep moving although g is flat: without a minimum, or far off."""
         if not bool(which.any()):
-            return which
+            return which, which
         far = self.objective.reach(self.place, step) > RUNAWAY
-        return which & far & ~self.objective.penalised
+        runaway = which & far & ~self.objective.penalised
+        return runaway, which & ~runaway & (self.objective.moves(step) > SETTLED)
 
     def _stop(self, which: Tensor) -> None:
         """Runs that cannot get on: at the rounding of the slope they have arrived.
@@ -331,17 +342,8 @@ class Descent:
             self._mark(which, Status.NOT_CONVERGED)
 
     def _finish(self) -> None:
-        self._mark(~_finite(self.place), Status.DIVERGED)
+        self._mark(~self.place.finite, Status.DIVERGED)
         self._mark(self._largest() <= self.tolerance, Status.CONVERGED)
         self._stop(self.going)
         converged = self.status == int(Status.CONVERGED)
         self.status = self.status.masked_fill(converged & self.jittered, int(Status.JITTERED))
-
-
-def no_runs(like: Tensor) -> Tensor:
-    """A mask of no runs."""
-    return torch.zeros_like(like)
-
-
-def _finite(place: Place) -> Tensor:
-    return place.slope.isfinite().all(1)

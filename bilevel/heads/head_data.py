@@ -10,13 +10,14 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.errors import ArgumentError, IncompatibleError
 from bilevel.heads.quadratic import (
-    all_penalised,
     check_quadratic,
     quadratic_system,
     refuse_singular,
+    uses_dual,
 )
-from bilevel.linear.accumulate import row_moments
-from bilevel.linear.system import AbstractSystem, PrimalSystem, by_output, penalise
+from bilevel.linear.accumulate import RowMoments, row_moments
+from bilevel.linear.centre import Centre, bias_of
+from bilevel.linear.system import AbstractSystem, by_output
 from bilevel.oracles import Oracles
 from bilevel.problem import LinearHeadProblem, StackelbergProblem
 from bilevel.sampling import Rows
@@ -34,8 +35,7 @@ class Decided(NamedTuple):
     """What is decided at the initial bodies.
 
     Attributes:
-        penalised: whether all coefficients of a linear head are penalised, so that the dual form
-            may be used.
+        penalised: whether a linear head may be solved in the dual form, see `uses_dual`.
     """
 
     penalised: bool
@@ -49,12 +49,14 @@ class Moments(NamedTuple):
         moment: Z'St/n, (R, M, K); likewise.
         weight: what to divide both by, (R,): the discounted number of batches.
         rows: n.
+        centre: from where features and targets are counted; (): as they are.
     """
 
     gram: Tensor
     moment: Tensor
     weight: Tensor
     rows: int
+    centre: Centre | tuple[()] = ()
 
 
 class AbstractHeadData(abc.ABC):
@@ -97,9 +99,10 @@ class FullData(AbstractHeadData):
             and not problem.overrides("row_weights")
         ):
             return _decide(oracles, body, head, rows.full)
-        matrix, moment, penalty = row_moments(oracles, body, rows.full)
-        refuse_singular(penalise(matrix, moment, penalty, rows.full.count), problem)
-        return Moments(matrix, moment, torch.ones_like(matrix[:, 0, 0]), rows.full.count)
+        found = row_moments(oracles, body, rows.full)
+        refuse_singular(found.system(rows.full.count), problem)
+        one = torch.ones_like(found.gram[:, 0, 0])
+        return Moments(found.gram, found.moment, one, rows.full.count, found.centre or ())
 
     def system(
         self, oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: Decided | Moments
@@ -107,7 +110,8 @@ class FullData(AbstractHeadData):
         """Of all rows."""
         if isinstance(state, Moments):
             penalty = by_output(oracles.linear_penalty(body, head).double())
-            return penalise(state.gram, state.moment, penalty, state.rows), state
+            known = (penalty, state.centre or None, bias_of(oracles.problem))
+            return RowMoments(state.gram, state.moment, *known).system(state.rows), state
         return quadratic_system(oracles, body, head, rows.full, state.penalised), state
 
 
@@ -206,36 +210,40 @@ class RunningData(AbstractHeadData):
 
     def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Moments:
         """Nothing seen yet; check that the first system will be positive definite."""
-        matrix, moment, _ = row_moments(oracles, body, rows)
-        nothing = torch.zeros_like(matrix), torch.zeros_like(moment)
-        empty = Moments(*nothing, torch.zeros_like(matrix[:, 0, 0]), rows.count)
+        found = row_moments(oracles, body, rows)
+        matrix, moment = torch.zeros_like(found.gram), torch.zeros_like(found.moment)
+        empty = Moments(matrix, moment, matrix[:, 0, 0], rows.count, found.centre or ())
         system, _ = self.system(oracles, body, head, rows, empty)
         refuse_singular(system, oracles.problem, RUNNING_REMEDY)
         return empty
 
     def system(
         self, oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: Moments
-    ) -> tuple[PrimalSystem, Moments]:
-        """Of the averages, with this batch in them."""
-        fresh_gram, fresh_moment, penalty = row_moments(oracles, body, rows)
+    ) -> tuple[AbstractSystem, Moments]:
+        """Of the averages, with this batch in them, all counted from the means of this batch."""
+        fresh = row_moments(oracles, body, rows)
+        kept = RowMoments(state.gram, state.moment, fresh.penalty, state.centre or None)
+        kept = kept.seen_from(fresh.centre)
         decay, extra = _double(self.decay), _double(self.extra_ridge)
         weight = decay * state.weight + 1
-        sums = trees.per_run(decay, fresh_gram) * state.gram + fresh_gram
-        moments = trees.per_run(decay, fresh_moment) * state.moment + fresh_moment
-        system = penalise(
+        sums = trees.per_run(decay, fresh.gram) * kept.gram + fresh.gram
+        moments = trees.per_run(decay, fresh.moment) * kept.moment + fresh.moment
+        averages = RowMoments(
             sums / trees.per_run(weight, sums),
             moments / trees.per_run(weight, moments),
-            penalty + trees.per_run(extra, penalty),
-            state.rows,
+            fresh.penalty + trees.per_run(extra, fresh.penalty),
+            fresh.centre,
         )
-        return system, Moments(sums, moments, weight, state.rows)
+        return averages.system(state.rows), Moments(
+            sums, moments, weight, state.rows, fresh.centre or ()
+        )
 
 
 def _decide(oracles: Oracles, body: Tree, head: Tree, rows: Rows, remedy: str = "") -> Decided:
     """Check that g is quadratic in the head and H positive definite on `rows`."""
     if not oracles.quadratic_linear_head:
         check_quadratic(oracles, body, head, rows)
-    penalised = all_penalised(oracles, body, head)
+    penalised = uses_dual(oracles, body, head, rows)
     system = quadratic_system(oracles, body, head, rows, penalised)
     refuse_singular(system, oracles.problem, remedy)
     return Decided(penalised)

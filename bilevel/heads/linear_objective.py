@@ -17,11 +17,14 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.criteria import AbstractCriterion, RowCurvature
 from bilevel.heads.objective import AbstractObjective, Place
+from bilevel.linear.cholesky import EPS
 from bilevel.linear.row_gram import interacting_gram, weighted_gram
-from bilevel.linear.system import EPS, linear_system
+from bilevel.linear.system import linear_system
 from bilevel.oracles import LinearParts
 from bilevel.problem import LinearHeadProblem
 
+FAR, RISE = 1e3, 1e-2
+"""A direction in which a prediction has moved so far leads away if no loss rose by more."""
 LARGEST_BLOCK = 2048
 """Numbers of a block of the Hessian up to which it is formed and factored."""
 
@@ -181,10 +184,27 @@ class LinearObjective(AbstractObjective):
         settled = self.penalty > 0
         return settled.flatten(1).all(1)
 
-    def reach(self, place: Place, step: Tensor) -> Tensor:
+    def moves(self, step: Tensor) -> Tensor:
         """max |Z step|."""
         moved = self.double @ self._columns(step).mT
         return moved.abs().flatten(1).amax(1)
+
+    def reach(self, place: Place, step: Tensor) -> Tensor:
+        """max |Z d| with d the unpenalised part of a step; 0 if far along it a row loses by it.
+
+        As g is convex, its minimum runs away only in directions that no penalty holds and in which
+        the loss of no row rises, however far they lead.
+        """
+        free = self._columns(step) * (self.penalty == 0)
+        moved = self.double @ free.mT
+        size = moved.abs().flatten(1).amax(1)
+        stretch = FAR / size.clamp(min=torch.finfo(size.dtype).tiny)
+        ahead = place.predictions + trees.per_run(stretch, moved) * moved
+        losses = [self.criterion.rows(*self._rows(x)) for x in (place.predictions, ahead)]
+        rise = (losses[1] - losses[0]).reshape(len(size), -1)
+        if isinstance(self.weights, Tensor):
+            rise = rise.masked_fill(self.weights[..., 0] == 0, 0.0)
+        return size.masked_fill(~(rise.amax(1) <= RISE), 0.0)
 
     @property
     def blocks(self) -> int:

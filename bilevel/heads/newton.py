@@ -19,8 +19,10 @@ from bilevel.heads.linear_objective import (
 )
 from bilevel.heads.objective import AbstractObjective, GeneralObjective, Place, general_blocks
 from bilevel.heads.quadratic import all_penalised, refuse_singular
+from bilevel.linear.centre import bias_of
+from bilevel.linear.cholesky import positive_cholesky
 from bilevel.linear.factor import BlockFactor
-from bilevel.linear.system import PrimalSystem, linear_system, positive_cholesky
+from bilevel.linear.system import PrimalSystem, linear_system
 from bilevel.oracles import Oracles
 from bilevel.problem import LinearHeadProblem, StackelbergProblem
 from bilevel.sampling import Rows
@@ -109,7 +111,8 @@ class Newton(AbstractHeadSolver):
         problem = oracles.problem
         if isinstance(problem, LinearHeadProblem) and not all_penalised(oracles, body, head):
             parts = oracles.linear_parts(body, rows.full)
-            refuse_singular(linear_system(parts, penalised=False), problem)
+            system = linear_system(parts, penalised=False, bias=bias_of(problem))
+            refuse_singular(system, problem)
         return _nothing_known(oracles.problem, head, rows.full)
 
     def solve(

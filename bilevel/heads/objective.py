@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.linear.system import EPS
+from bilevel.linear.cholesky import EPS
 from bilevel.oracles import Oracles
 from bilevel.sampling import Rows
 from bilevel.trees import Tree
@@ -33,6 +33,11 @@ class Place(NamedTuple):
         """|slope|, (R,); inf where it is not finite."""
         size: Tensor = torch.linalg.vector_norm(self.slope, dim=1)
         return size.nan_to_num(torch.inf, torch.inf)
+
+    @property
+    def finite(self) -> Tensor:
+        """Whether the slope is, (R,)."""
+        return self.slope.isfinite().all(1)
 
 
 class AbstractObjective(abc.ABC):
@@ -112,8 +117,12 @@ class AbstractObjective(abc.ABC):
         """Whether a penalty keeps every number of a run from running away, (R,) or one for all."""
         return torch.tensor(True)
 
-    def reach(self, place: Place, step: Tensor) -> Tensor:
+    def moves(self, step: Tensor) -> Tensor:
         """How much a prediction moves with a step at most, (R,); 0 for heads without any."""
+        return torch.zeros_like(step[:, 0])
+
+    def reach(self, place: Place, step: Tensor) -> Tensor:
+        """The same of what may run away in a step: nothing penalised, and no loss ever rises."""
         return torch.zeros_like(step[:, 0])
 
 

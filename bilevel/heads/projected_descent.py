@@ -21,9 +21,9 @@ from bilevel import trees
 from bilevel.heads.bounds import Bounds
 from bilevel.heads.descent import CONTRACTION, DECREASE, GOING, HALVINGS, PRECISE, RUNAWAY
 from bilevel.heads.objective import AbstractObjective, Place
+from bilevel.linear.cholesky import EPS, factorise, positive_cholesky
 from bilevel.linear.factor import BlockFactor
 from bilevel.linear.preconditioned import preconditioned_cg
-from bilevel.linear.system import EPS, factorise, positive_cholesky
 from bilevel.schedules import Number
 from bilevel.status import Status
 

@@ -154,7 +154,8 @@ def _objective(
         return head_objective(oracles, body, head, rows.full), state
     heads, state = convex_heads(oracles, body, head, rows, state)
     assert isinstance(heads, GramHeads)
-    matrix, moment = heads.system.hessian, merge_outputs(heads.system.moment)
+    system = heads.system.primal()
+    matrix, moment = system.hessian, merge_outputs(system.moment)
     return QuadraticObjective(matrix, moment, heads.outputs), state
 
 

@@ -1,7 +1,5 @@
 """Quadratic heads: their linear system, and whether it can be solved."""
 
-import dataclasses
-
 import torch
 from torch import Tensor
 
@@ -9,7 +7,8 @@ from bilevel import trees
 from bilevel.errors import IncompatibleError, SingularHeadError
 from bilevel.heads.landing import deviation, landing
 from bilevel.linear.accumulate import row_moments
-from bilevel.linear.system import EPS, AbstractSystem, PrimalSystem, linear_system, penalise
+from bilevel.linear.centre import bias_of
+from bilevel.linear.system import AbstractSystem, DualSystem, PrimalSystem, linear_system
 from bilevel.oracles import Oracles
 from bilevel.problem import LinearHeadProblem, StackelbergProblem
 from bilevel.sampling import Rows, generator
@@ -17,7 +16,8 @@ from bilevel.sets import Everywhere
 from bilevel.trees import Tree
 
 LARGEST_GENERAL_HEAD = 1024
-TINY = torch.finfo(torch.float64).tiny
+PARALLEL = 1e-9
+"""By how little the cosines of parallel features differ from one."""
 
 
 def quadratic_system(
@@ -29,8 +29,9 @@ def quadratic_system(
     """
     if isinstance(oracles.problem, LinearHeadProblem):
         if rows.chunks is not None:
-            return penalise(*row_moments(oracles, body, rows), rows.count)
-        return linear_system(oracles.linear_parts(body, rows), penalised=penalised)
+            return row_moments(oracles, body, rows).system(rows.count)
+        parts, bias = oracles.linear_parts(body, rows), bias_of(oracles.problem)
+        return linear_system(parts, penalised=penalised, bias=bias)
     hessian = oracles.head_hessian(body, head, rows).double()
     slope = trees.flatten(oracles.head_gradient(body, head, rows)).double()
     hessian = 0.5 * (hessian + hessian.mT)
@@ -49,6 +50,19 @@ def all_penalised(oracles: Oracles, body: Tree, head: Tree) -> bool:
     return bool((oracles.linear_penalty(body, head) > 0).all())
 
 
+def uses_dual(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> bool:
+    """Whether a linear head may be solved through the kernel of its rows, where it is smaller.
+
+    All of it must be penalised, and no feature so large beside another that the kernel loses it.
+    """
+    if not all_penalised(oracles, body, head):
+        return False
+    if rows.chunks is not None or rows.count >= head.shape[1]:
+        return True
+    system = quadratic_system(oracles, body, head, rows, penalised=True)
+    return not (isinstance(system, DualSystem) and system.unbalanced())
+
+
 def refuse_singular(system: AbstractSystem, problem: StackelbergProblem, remedy: str = "") -> None:
     """Raise `SingularHeadError` if H is not numerically positive definite in some run.
 
@@ -58,44 +72,37 @@ def refuse_singular(system: AbstractSystem, problem: StackelbergProblem, remedy:
         remedy: for linear heads; empty: that of a head solved on all rows.
     """
     smallest, largest = system.curvature()
-    if isinstance(system, PrimalSystem):
-        relative = system.hessian.shape[-1] * EPS * largest
-        # curvature() already subtracted one such margin; a floor above it is a proof
-        bad = (smallest <= relative) & (system.floor <= 0)
-    else:
-        bad = smallest <= 0
     if bool(smallest.isnan().any()):
         raise SingularHeadError(
             f"The head's Hessian is not finite in run {int(smallest.isnan().nonzero()[0])}: check "
             "the scale of the features, and that row weights and penalties are not negative."
         )
+    bad = ~system.definite()
     if bool(bad.any()):
         run = int(bad.nonzero()[0])
-        linear = isinstance(problem, LinearHeadProblem)
-        why = "the head has no unique minimiser"
-        what = "The Gram matrix of the features has" if linear else "The head's Hessian has"
-        if not linear:
+        what, why = "The head's Hessian has", "the head has no unique minimiser"
+        if not isinstance(problem, LinearHeadProblem):
             remedy = "Add a strongly convex term to `head_objective`."
-        elif isinstance(system, PrimalSystem) and bool(_badly_scaled(system)[run]):
-            why = "it is numerically singular because the scales of the features differ by too much"
-            remedy = "Standardise the features: divide each by its standard deviation."
-        elif not remedy:
-            remedy = (
+        else:
+            what = "The Gram matrix of the features has"
+            if not problem.fit_bias and bool(_parallel(system.primal())[run]):
+                why = "all features are multiples of one, or their means dwarf their spread"
+                remedy = "Leave out all but one, or subtract the means: `fit_bias = True` does so."
+            remedy = remedy or (
                 "Set `ridge` (or `penalty`) to a positive number, or use fewer features than rows."
             )
         raise SingularHeadError(
             f"{what} smallest eigenvalue {float(smallest[run]):.2g} (largest "
-            f"{float(largest[run]):.2g}) in run {run}: {why}. {remedy}"
+            f"{float(largest[run]):.2g}) in run {run}: {why}, as far as float64 can tell. {remedy}"
         )
 
 
-def _badly_scaled(system: PrimalSystem) -> Tensor:
-    """Whether H is positive definite once its diagonal is scaled to one, (R,)."""
-    root = system.hessian.diagonal(dim1=2, dim2=3).clamp(min=TINY).rsqrt()
-    scaled = system.hessian * root.unsqueeze(2) * root.unsqueeze(3)
-    floor = torch.full_like(system.floor, -torch.inf)
-    low, high = dataclasses.replace(system, hessian=scaled, floor=floor).curvature()
-    return low > scaled.shape[-1] * EPS * high
+def _parallel(system: PrimalSystem) -> Tensor:
+    """Whether there are several features, and no two at an angle worth its name, (R,)."""
+    matrix = system.hessian
+    sizes = matrix.diagonal(dim1=2, dim2=3).sqrt()
+    cosines = matrix.abs() / sizes.unsqueeze(2) / sizes.unsqueeze(3)
+    return (cosines > 1 - PARALLEL).flatten(1).all(1) & (matrix.shape[-1] > 1)
 
 
 def check_quadratic(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> None:

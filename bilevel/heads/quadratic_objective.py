@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bilevel.heads.linear_objective import LARGEST_BLOCK
 from bilevel.heads.objective import AbstractObjective, Place
-from bilevel.linear.system import EPS
+from bilevel.linear.cholesky import EPS
 
 
 class QuadraticObjective(AbstractObjective):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.linear.system import EPS
+from bilevel.linear.cholesky import EPS
 from bilevel.oracles import Oracles
 from bilevel.sampling import Rows, generator
 from bilevel.trees import Tree

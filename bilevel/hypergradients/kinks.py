@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.hypergradients.condition import LARGEST_DENSE, Condition
-from bilevel.linear.system import EPS
+from bilevel.linear.cholesky import EPS
 from bilevel.trees import Tree
 
 MOST = 32

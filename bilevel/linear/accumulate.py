@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.linear.system import by_output, gram, weighted
+from bilevel.linear.centre import Bias, Centre, bias_of
+from bilevel.linear.system import AbstractSystem, gram, penalise, weighted
 from bilevel.oracles import Oracles
 from bilevel.rows import Rows
 from bilevel.trees import Tree
@@ -28,12 +29,14 @@ class Sums(NamedTuple):
         cross: A'u, (R, m, K).
         inner: u'u, (R, K, K).
         rows: how many rows were added.
+        centre: from where a, which has a one for its last number then, and u are counted.
     """
 
     gram: Tensor
     cross: Tensor
     inner: Tensor
     rows: int
+    centre: Centre | None = None
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """A'A/n and A'u/n, as `bilevel.linear.system.gram` gives them."""
@@ -41,8 +44,12 @@ class Sums(NamedTuple):
         return whole / self.rows, self.cross / self.rows
 
     def norms(self) -> tuple[Tensor, Tensor]:
-        """|A| and |u|, the roots of the sums of all squares, (R,)."""
-        squares = (x.diagonal(dim1=1, dim2=2).sum(1) for x in (self.gram, self.inner))
+        """|A| and |u|, the roots of the sums of all squares, counted from zero, (R,)."""
+        squares = [x.diagonal(dim1=1, dim2=2).sum(1) for x in (self.gram, self.inner)]
+        if self.centre is not None:
+            moved = zip(self.centre, (self.gram[:, -1], self.cross[:, -1]), strict=True)
+            added = [(x * (self.rows * x + 2 * sums)).sum(1) for x, sums in moved]
+            squares = [(a + b).clamp(min=0) for a, b in zip(squares, added, strict=True)]
         design, targets = (x.sqrt() for x in squares)
         return design, targets
 
@@ -58,7 +65,7 @@ def add_rows(sums: Sums, design: Tensor, targets: Tensor, *, quick: bool = False
     """The sums with further rows in them; the tensors of `sums` are changed in place.
 
     Args:
-        sums: so far.
+        sums: so far, their centre taken from the rows here.
         design: A, (R, c, m), any floating type.
         targets: u, (R, c, K).
         quick: multiply 1,024 rows at a time in the type they have, and add these products in
@@ -71,6 +78,9 @@ def add_rows(sums: Sums, design: Tensor, targets: Tensor, *, quick: bool = False
         some, aim = (x[:, start : start + ROWS_AT_ONCE] for x in (design, targets))
         if not quick:
             some, aim = exact[:, : some.shape[1]].copy_(some), aim.double()
+        if sums.centre is not None:
+            origin, level = (x.unsqueeze(1).to(some.dtype) for x in sums.centre)
+            some, aim = some - origin, aim - level
         _add_lower(sums.gram, some)
         sums.cross.add_(some.mT @ aim)
         sums.inner.add_(aim.mT @ aim)
@@ -109,20 +119,58 @@ class Remembered(NamedTuple):
 _last: "weakref.WeakKeyDictionary[Oracles, Remembered]" = weakref.WeakKeyDictionary()
 
 
-def row_moments(oracles: Oracles, body: Tree, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
-    """Z'SZ/n (R, m, m), Z'St/n (R, m, K) and the penalty (R, J, m) of a linear head, float64."""
-    if rows.chunks is None:
-        design, penalty = weighted(oracles.linear_parts(body, rows))
-        return *gram(design, penalty.shape[2]), penalty
-    sums, penalty = row_sums(oracles, body, rows)
-    return *sums.moments(), penalty
+class RowMoments(NamedTuple):
+    """What the system of a linear head is made of, float64.
+
+    Attributes:
+        gram: Z'SZ/n, (R, m, m).
+        moment: Z'St/n, (R, m, K).
+        penalty: (R, J, m).
+        centre: from where features and targets are counted; None: as they are.
+        bias: what is known of the constant feature, if there is a centre.
+    """
+
+    gram: Tensor
+    moment: Tensor
+    penalty: Tensor
+    centre: Centre | None
+    bias: Bias | None = "penalised"
+
+    def system(self, rows: int) -> AbstractSystem:
+        """The system of `rows` rows."""
+        return penalise(self.gram, self.moment, self.penalty, rows, self.centre, self.bias)
+
+    def slope(self, theta: Tensor) -> Tensor:
+        """Z'S(Z theta - t)/n at theta (R, m, K)."""
+        if self.centre is None:
+            return self.gram @ theta - self.moment
+        return self.centre.slope(self.gram @ self.centre.inward(theta) - self.moment)
+
+    def seen_from(self, centre: Centre | None) -> "RowMoments":
+        """The same, counted from another centre; None: as they are counted."""
+        if centre is None or self.centre is None:
+            return self
+        moved = Centre(*(a - b for a, b in zip(self.centre, centre, strict=True)))
+        matrix, moment = moved.undone(self.gram.unsqueeze(1), self.moment)
+        return self._replace(gram=matrix[:, 0], moment=moment, centre=centre)
+
+
+def row_moments(oracles: Oracles, body: Tree, rows: Rows) -> RowMoments:
+    """The moments of a linear head, counted from about the means where there is a bias."""
+    bias = bias_of(oracles.problem)
+    if rows.chunks is not None:
+        sums, penalty = row_sums(oracles, body, rows)
+        return RowMoments(*sums.moments(), penalty, sums.centre, bias)
+    design, penalty, centre = weighted(oracles.linear_parts(body, rows), bias)
+    return RowMoments(*gram(design, penalty.shape[2]), penalty, centre, bias)
 
 
 def row_sums(oracles: Oracles, body: Tree, rows: Rows) -> tuple[Sums, Tensor]:
     """The sums over all rows and the penalty (R, J, m), for rows in chunks.
 
-    The features of a chunk are forgotten before the next one is looked at. What was made last is
-    kept: solver and certificate ask for the same sums, and another pass may mean reading a file.
+    The features of a chunk are forgotten before the next one is looked at. Beside a bias, all are
+    counted from the means of the first chunk. What was made last is kept: solver and certificate
+    ask for the same sums, and another pass may mean reading a file.
     """
     inputs, leaves = rows.groups["train"].inputs, trees.leaves(body)
     last = _last.get(oracles)
@@ -136,7 +184,8 @@ def row_sums(oracles: Oracles, body: Tree, rows: Rows) -> tuple[Sums, Tensor]:
         runs, _, m = parts.design.shape
         if sums is None:
             sums = nothing(runs, m, targets.shape[2], parts.design.device)
-            penalty = by_output(parts.penalty.double())
+            _, penalty, centre = weighted(parts, bias_of(oracles.problem))
+            sums = sums._replace(centre=centre)
         sums = add_rows(sums, parts.design, targets)
     assert sums is not None
     assert penalty is not None

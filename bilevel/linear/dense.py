@@ -9,8 +9,8 @@ from bilevel import trees
 from bilevel.cost import Cost
 from bilevel.errors import IncompatibleError, ShapeError
 from bilevel.linear.base import AbstractLinearSolver, LinearSolution
+from bilevel.linear.cholesky import EPS, RETRY, diagonal_scales, factorise_once
 from bilevel.linear.operator import Operator, to_tree
-from bilevel.linear.system import EPS, RETRY, factorise_once
 from bilevel.status import Status
 from bilevel.trees import Tree
 
@@ -25,9 +25,10 @@ class Dense(AbstractLinearSolver):
     The matrix is symmetrised and factored in float64; the value has the type of b, and the residual
     is the one of the value in that type. A start is not needed and not used.
 
-    Nothing is added to the matrix: a run whose smallest pivot is zero up to rounding is `SINGULAR`,
-    one with a negative eigenvalue is `INDEFINITE`, and both have the value NaN. A residual above
-    1.5e-8 |b| in float64 is `ADJOINT_NOT_CONVERGED`: the condition number is about 1e8 or more.
+    Nothing is added to the matrix: a run with a pivot that is zero up to the rounding of its
+    diagonal entry is `SINGULAR`, one with a negative eigenvalue is `INDEFINITE`, and both have the
+    value NaN. A residual above 1.5e-8 |b| in float64, also with every row divided by the root of
+    its diagonal entry, is `ADJOINT_NOT_CONVERGED`: the condition number is about 1e8 or more.
 
     Raises:
         IncompatibleError: from `solve`, for heads of more than 4,096 numbers.
@@ -66,8 +67,10 @@ class Dense(AbstractLinearSolver):
         status = _name_weak(matrix, status)
         v = torch.cholesky_solve(b, factor)
         v = v + torch.cholesky_solve(b - matrix @ v, factor)
-        exact = trees.norm((b - matrix @ v).squeeze(2))
-        rough = exact > EPS**0.5 * trees.norm(b.squeeze(2))
+        scales = diagonal_scales(matrix.unsqueeze(1)).squeeze(1)
+        left, whole = (b - matrix @ v).squeeze(2), b.squeeze(2)
+        rough = trees.norm(left) > EPS**0.5 * trees.norm(whole)
+        rough &= trees.norm(left / scales) > EPS**0.5 * trees.norm(whole / scales)
         weak = status != int(Status.CONVERGED)
         status = status.masked_fill(rough & ~weak, int(Status.ADJOINT_NOT_CONVERGED))
         value = to_tree(v.squeeze(2), right)
@@ -89,7 +92,8 @@ def _name_weak(matrix: Tensor, status: Tensor) -> Tensor:
     weak = status == RETRY
     if not bool(weak.any()):
         return status
-    values = torch.linalg.eigvalsh(matrix[weak])
+    scales = diagonal_scales(matrix[weak].unsqueeze(1)).squeeze(1)
+    values = torch.linalg.eigvalsh(matrix[weak] / scales.unsqueeze(1) / scales.unsqueeze(2))
     rounding = max(10, matrix.shape[-1]) * EPS * values.abs().amax(1)
     negative = torch.zeros_like(weak)
     negative[weak] = values.amin(1) < -rounding

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bilevel.linear.centre import pulled, shifted
+
 
 class PrimalFactor(NamedTuple):
     """H = L L', factored as it is.
@@ -31,6 +33,26 @@ class PrimalFactor(NamedTuple):
         found = torch.cholesky_solve(right, self.cholesky)
         found = found + torch.cholesky_solve(right - self.hessian @ found, self.cholesky)
         return merge_outputs(found)
+
+
+class CentredFactor(NamedTuple):
+    """H = T'L L'T, factored in theta_c = T theta, see `bilevel.linear.centre`.
+
+    Attributes:
+        inner: L L'.
+        origin: o, (R, m), zero for the constant feature, which is the last one.
+    """
+
+    inner: PrimalFactor
+    origin: Tensor
+
+    def product(self, columns: Tensor) -> Tensor:
+        """H x for (R, m, K)."""
+        return pulled(self.origin, self.inner.product(shifted(self.origin, columns)))
+
+    def solve(self, columns: Tensor) -> Tensor:
+        """H^{-1} b for (R, m, K), with one step of iterative refinement."""
+        return shifted(-self.origin, self.inner.solve(pulled(-self.origin, columns)))
 
 
 class DualFactor(NamedTuple):
@@ -116,7 +138,7 @@ class BlockFactor(NamedTuple):
         return vectors.reshape(runs, blocks, each, 1)
 
 
-Factor = PrimalFactor | DualFactor
+Factor = PrimalFactor | CentredFactor | DualFactor
 
 
 def split_outputs(columns: Tensor, count: int) -> Tensor:

@@ -35,7 +35,10 @@ class KeptSystem(AbstractSystem):
         """As the system tells it."""
         return self.system.curvature()
 
+    def definite(self) -> Tensor:
+        """As the system tells it."""
+        return self.system.definite()
+
     def primal(self) -> PrimalSystem:
-        """The system with H and b as they are, which it must be."""
-        assert isinstance(self.system, PrimalSystem)
-        return self.system
+        """Of the system."""
+        return self.system.primal()

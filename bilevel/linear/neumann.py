@@ -9,8 +9,8 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.cost import Cost
 from bilevel.linear.base import AbstractLinearSolver, LinearSolution
+from bilevel.linear.cholesky import replace_bad
 from bilevel.linear.operator import Operator, normalised, to_tree, to_vectors
-from bilevel.linear.system import replace_bad
 from bilevel.schedules import Number, check_positive_integer, positive
 from bilevel.status import Status
 from bilevel.trees import Tree

@@ -1,0 +1,143 @@
+"""Features and targets as seen from where they lie, for heads with a constant feature.
+
+The Gram matrix of features that are far from zero consists of their means but for a part that
+rounding may swallow. Where a constant feature takes part in the head, features may be counted from
+any origin o and targets from any level l: with the constant feature last, e its unit vector,
+
+    z theta - t = (z - o) theta_c - (t - l),    theta_c = T theta - l e,    T = I + e o'
+
+so that only the bias changes. Near the means, nothing of the spread is lost.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bilevel.linear.cholesky import EPS
+from bilevel.oracles import LinearParts
+from bilevel.problem import LinearHeadProblem, StackelbergProblem
+
+Bias = Literal["free", "penalised"]
+
+
+class Centre(NamedTuple):
+    """Where features and targets are counted from.
+
+    Attributes:
+        origin: o, (R, m), zero for the constant feature.
+        level: l, (R, K).
+    """
+
+    origin: Tensor
+    level: Tensor
+
+    def inward(self, theta: Tensor) -> Tensor:
+        """theta_c of theta (R, m, K)."""
+        found = shifted(self.origin, theta)
+        found[:, -1] -= self.level
+        return found
+
+    def outward(self, theta: Tensor) -> Tensor:
+        """theta of theta_c (R, m, K)."""
+        found = shifted(-self.origin, theta)
+        found[:, -1] += self.level
+        return found
+
+    def slope(self, columns: Tensor) -> Tensor:
+        """A slope in theta, T'r, from one in theta_c, r (R, m, K)."""
+        return pulled(self.origin, columns)
+
+    def stretch(self) -> Tensor:
+        """|T|^2 = |T^{-1}|^2, (R,)."""
+        square = self.origin.square().sum(1)
+        return 1 + square / 2 + (square + square.square() / 4).sqrt()
+
+    def undone(self, matrix: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
+        """T'M T and T'(b + M l e) of M (R, J, m, m) and b (R, m, K), J being 1 or K."""
+        raised = moment + matrix[..., -1].mT * self.level.unsqueeze(1)
+        flat, o = matrix.flatten(0, 1), self.origin.repeat_interleave(matrix.shape[1], 0)
+        flat = torch.baddbmm(flat, flat[..., -1:], o.unsqueeze(1))
+        flat = torch.baddbmm(flat, o.unsqueeze(2), flat[:, -1:])
+        return flat.view(matrix.shape), pulled(self.origin, raised)
+
+    def penalty(self, penalty: Tensor) -> Tensor:
+        """T'^{-1} diag(p) T^{-1} for p (R, J, m), (R, J, m, m): p_b v v' with v = e - o."""
+        free, v = penalty.clone(), -self.origin
+        free[..., -1], v[:, -1] = 0.0, 1.0
+        v = v.repeat_interleave(penalty.shape[1], 0).unsqueeze(1)
+        held = v.mT * penalty[..., -1].reshape(-1, 1, 1)
+        return torch.baddbmm(torch.diag_embed(free).flatten(0, 1), held, v).view(*free.shape, -1)
+
+    def moment(self, moment: Tensor, penalty: Tensor) -> Tensor:
+        """The right-hand side in theta_c from A'u/n (R, m, K): less the penalty's slope at l e."""
+        v = -self.origin
+        v[:, -1] = 1.0
+        return torch.baddbmm(
+            moment, v.unsqueeze(2), (penalty[..., -1] * self.level).unsqueeze(1), alpha=-1
+        )
+
+    def floor(self, gram: Tensor, penalty: Tensor, rows: int) -> Tensor:
+        """A lower bound on the smallest eigenvalue of H that needs no eigenvalues, (R,).
+
+        With x the weighted mean of the features and s that of the weights, H is at least
+        T'diag(p, s)T where o = x, and |T^{-1}|^2 is at most 2 + |x|^2.
+
+        Args:
+            gram: A'A/n, (R, m, m), from this origin.
+            penalty: p, (R, J, m).
+            rows: n.
+        """
+        least, total = penalty[..., :-1].amin((1, 2)), gram[:, -1, -1]
+        mean = self.origin[:, :-1] + gram[:, -1, :-1] / total.unsqueeze(1)
+        rounding = EPS * (rows + 8)
+        spread = (gram.diagonal(dim1=1, dim2=2).sum(1) / total).sqrt()
+        length = torch.linalg.vector_norm(mean, dim=1) + rounding * spread
+        found = torch.minimum(least, total) * (1 - 2 * rounding) / (2 + length.square())
+        return torch.maximum(found.nan_to_num(0.0, 0.0), penalty.flatten(1).amin(1))
+
+
+def shifted(origin: Tensor, columns: Tensor) -> Tensor:
+    """T x for (R, m, K); its inverse is that of -o."""
+    found = columns.clone()
+    found[:, -1:].baddbmm_(origin.unsqueeze(1), columns)
+    return found
+
+
+def pulled(origin: Tensor, columns: Tensor) -> Tensor:
+    """T' r for (R, m, K); its inverse is that of -o."""
+    return torch.baddbmm(columns, origin.unsqueeze(2), columns[:, -1:])
+
+
+def bias_of(problem: StackelbergProblem) -> Bias | None:
+    """Whether the last feature of a linear head is the constant one, and how it is treated."""
+    if not isinstance(problem, LinearHeadProblem) or not problem.fit_bias:
+        return None
+    return "penalised" if problem.penalize_bias else "free"
+
+
+def centre_of(parts: LinearParts, bias: Bias) -> Centre:
+    """The weighted means of features and targets, a part of them where the bias is penalised.
+
+    With s the mean of the weights and p the largest penalty of the bias, it is s / (s + p) of them:
+    from there, the bias and the features do not interact.
+
+    Args:
+        parts: the last feature is the constant one.
+        bias: whether it is penalised.
+    """
+    design, targets, weights, penalty = parts
+    total: float | Tensor = 1.0
+    if weights is None:
+        means = [x.mean(1).double() for x in (design, targets)]
+    else:
+        tiny = torch.finfo(torch.float64).tiny
+        sums = weights.double().sum(1).clamp(min=tiny).unsqueeze(1)
+        row, total = weights.unsqueeze(1) / sums.unsqueeze(2), sums / design.shape[1]
+        means = [(row.to(x.dtype) @ x).squeeze(1).double() for x in (design, targets)]
+    origin, level = means
+    if bias == "penalised":
+        held = penalty[:, -1].double().reshape(len(penalty), -1).amax(1, keepdim=True)
+        origin, level = (x * (total / (total + held)) for x in means)
+    origin[:, -1] = 0.0
+    return Centre(origin, level)
