@@ -117,7 +117,8 @@ def test_the_projection_of_the_free_head_is_another_point():
     matrix, moment = exact_system(Z, Y, penalty=RIDGE)
     box = (-0.1, 0.1)
     expected = exact_box_head(matrix[0], moment[0], *box)
-    clipped = bilevel.best_response(problem(head_set=bilevel.Box(*box)), ONE)
+    boxed = problem(head_set=bilevel.Box(*box))
+    clipped = bilevel.best_response(boxed, ONE, bilevel.ClosedForm())
     assert clipped.status is Status.OUTSIDE_SET
     assert "FastSGD" in clipped.status.message
     assert 1e-4 < distance(clipped.head, expected[:, None]) <= clipped.bound

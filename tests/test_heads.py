@@ -233,7 +233,8 @@ def test_a_head_outside_of_its_set_is_projected_and_flagged(head_set):
     z = columns("n > M")
     y = targets_for(z, None)
     free = bilevel.best_response(build(z, y, ridge=0.1), ONE).head
-    found = bilevel.best_response(build(z, y, ridge=0.1, head_set=head_set), ONE)
+    boxed = build(z, y, ridge=0.1, head_set=head_set)
+    found = bilevel.best_response(boxed, ONE, bilevel.ClosedForm())
     assert found.status is Status.OUTSIDE_SET
     expected = head_set.project(free.unsqueeze(0))[0]
     assert not torch.equal(expected, free)
@@ -244,7 +245,8 @@ def test_a_head_outside_of_its_set_is_projected_and_flagged(head_set):
 def test_a_head_inside_of_its_set_is_left_alone():
     z = columns("n > M")
     y = targets_for(z, None)
-    found = bilevel.best_response(build(z, y, ridge=0.1, head_set=bilevel.Ball(100.0)), ONE)
+    inside = build(z, y, ridge=0.1, head_set=bilevel.Ball(100.0))
+    found = bilevel.best_response(inside, ONE, bilevel.ClosedForm())
     assert found.status is Status.CONVERGED
     assert torch.equal(found.head, bilevel.best_response(build(z, y, ridge=0.1), ONE).head)
 

@@ -30,9 +30,9 @@ from bilevel.training import Training
 
 true = Training.record
 
-def record(*arguments):
+def record(*arguments, **options):
     time.sleep(0.1)
-    return true(*arguments)
+    return true(*arguments, **options)
 
 checkpoint.SECONDS, Training.record = 0, record
 sys.exit(cli.main(sys.argv[1:]))

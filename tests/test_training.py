@@ -139,13 +139,13 @@ class Unbounded(Smooth):
 def test_a_closed_form_in_trouble_leaves_the_others_unchanged_bitwise(
     number, code, penalised, rows
 ):
-    """`ClosedForm` itself, primal and dual, with one body that is not finite or far too large."""
+    """`ClosedForm` itself, primal and dual, with one body whose features are lost or all alike."""
     problem = Unbounded()
     problem.groups = {"train": trees.tree_map(lambda x: x[:rows], problem.data()["train"])}
     training = Training(problem, BestResponse(0.1), data(problem, 5), None)
     made, solver = training.state.strategy, bilevel.ClosedForm()
     broken = {key: x.clone() for key, x in made.body.items()}
-    broken["weight"][2, 0, 0] = number
+    broken["weight"][2] = number
     memory, all_rows = made.solver._replace(penalised=penalised), training.sampler.rows(0)
     good, bad = (
         solver.solve(training.oracles, body, made.head, all_rows, memory, 1)
