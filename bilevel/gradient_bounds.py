@@ -215,15 +215,15 @@ class GradientCertifier:
         adjoint: Tree | None,
     ) -> GradientBound:
         """With the distance to the gradient that the bound is about, and its rounding."""
-        apart = trees.norm(trees.tree_map(torch.sub, slope, reference))
-        bound = error + apart + self._eps() * size
+        within = error + self._eps() * size
+        bound = within + trees.norm(trees.tree_map(torch.sub, slope, reference))
         proven = self.certifier.kind == constants.kind == "proven"
         kind: BoundKind = "proven" if proven else "estimated"
         found = GradientBound(bound, kind, f"{constants.note} {self.certifier.note}")
         if not self.compared:
             return found
         place = (self.certifier.oracles, self.body, self.head, self.rows)
-        lost = overlooked(*place, reference, adjoint, self.certificate.largest)
+        lost = overlooked(*place, reference, adjoint, self.certificate.largest, within)
         if not bool(lost.any()):
             return found
         kind = "unknown" if bool(lost.all()) else kind

@@ -94,3 +94,13 @@ def test_at_a_minimum_nothing_is_suspected(method):
     found = bilevel.hypergradient(problem, number(0.0), method)
     assert found.bound_kind == "proven"
     assert abs(float(found.body)) <= found.bound < 1e-9
+
+
+def test_a_gradient_that_is_rounding_keeps_its_proof():
+    """Targets that the features fit: Phi and its gradient are 0 at this body."""
+    x = normal(2, 14, 3)
+    targets = torch.tanh(torch.as_tensor(x) @ BODY) @ torch.as_tensor(normal(4, 5))
+    problem = build(x, targets.numpy(), features=lambda w, x: torch.tanh(x @ w), body=BODY)
+    found = bilevel.hypergradient(problem, BODY)
+    assert found.bound_kind == "proven"
+    assert float(found.body.norm()) <= found.bound < 1e-10

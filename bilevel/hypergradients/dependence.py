@@ -23,12 +23,14 @@ def overlooked(
     slope: Tree,
     adjoint: Tree | None,
     largest: Tensor,
+    bound: Tensor,
 ) -> Tensor:
     """In which runs F - v' d_theta g changes with the body by other than its derivative, (R,).
 
     Central differences along one random direction, at a fixed head, against `slope`. `detach`,
     `torch.no_grad()` and rounding cut the way from the body to an objective, and what autograd then
-    gives is the gradient of something else. A difference that rounding may explain is none.
+    gives is the gradient of something else. A difference that rounding may explain is none, nor is
+    one that an error within the bound makes: 4 standard deviations of it along the direction.
 
     Args:
         oracles: of the problem.
@@ -38,6 +40,7 @@ def overlooked(
         slope: d_w F - (d2_{w theta} g) v by autograd, like the body.
         adjoint: v, like the head; None: zero.
         largest: the curvature of g in the head, (R,), for the rounding of d_theta g.
+        bound: what `slope` is said to be off by at most, (R,).
     """
     flat = trees.flatten(body)
     source = generator(0, "overlooked")
@@ -59,10 +62,11 @@ def overlooked(
         terms = trees.norm(adjoint) * largest * (trees.norm(head) + 1)
     expected = trees.dot(slope, trees.unflatten(direction, body))
     usual = (trees.flatten(slope) * direction).norm(dim=1)
+    known = 4 * bound * (1 + flat.abs().amax(1))
     unseen = torch.ones_like(largest, dtype=torch.bool)
     for width in WIDTHS:
         seen = (value(flat + width * direction) - value(flat - width * direction)) / (2 * width)
-        rounding = 100 * EPS * (size + terms) / width
+        rounding = 100 * EPS * (size + terms) / width + known
         unseen = unseen & ((seen - expected).abs() > SHARE * (usual + seen.abs()) + rounding)
         if not bool(unseen.any()):
             break
