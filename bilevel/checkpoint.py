@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bilevel import hyperparameters
 from bilevel.errors import ResultsError
 from bilevel.loop import Loop
 from bilevel.solution import TrainingState
@@ -51,7 +52,8 @@ class Checkpoint:
             with write_atomically(self.folder) as hidden:
                 content = {"comparison": description, "settings": settings or {}}
                 write_json(hidden / DESCRIPTION, content)
-        found, asked = read_description(self.folder)["comparison"], plain(description)
+        stored = read_description(self.folder)["comparison"]
+        found, asked = _spelled(stored), _spelled(plain(description))
         different = sorted(
             key for key in found.keys() | asked.keys() if found.get(key) != asked.get(key)
         )
@@ -60,7 +62,8 @@ class Checkpoint:
                 f"{self.folder} holds a comparison that differs in {', '.join(different)}. Ask for "
                 "the same one, or name another folder."
             )
-        self._digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        # of what is written there: the files of the trainings know it
+        self._digest = hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
 
     def restore(self, name: str, loop: Loop) -> None:
         """Put a training where it stood, if it was kept.
@@ -135,6 +138,15 @@ class Checkpoint:
                     "options that it had then, or name another folder."
                 )
         return list(fresh)
+
+
+def _spelled(value: Any) -> Any:
+    """Texts in nested lists and dicts as this version spells parts of the library."""
+    if isinstance(value, dict):
+        return {key: _spelled(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_spelled(item) for item in value]
+    return hyperparameters.without_modules(value) if isinstance(value, str) else value
 
 
 def read_description(folder: Path) -> dict[str, Any]:

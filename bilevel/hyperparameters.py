@@ -17,6 +17,8 @@ from bilevel.errors import ArgumentError
 
 Part = TypeVar("Part")
 
+_MODULES = re.compile(r"\bbilevel\.(?:[a-z_][a-z_0-9]*\.)+(?=[A-Za-z_])")
+
 
 def is_number(value: object) -> bool:
     """Whether a field is a number that may have a run axis (integers are static)."""
@@ -51,6 +53,8 @@ def structure(part: Any) -> Hashable:
 def signature(part: Any, *, numbers: bool = False) -> str:
     """The structure as text, the same in every process: what a stored state must fit.
 
+    Parts of the library are spelled without their modules, so that files outlive a module.
+
     Args:
         part: what to describe.
         numbers: whether its numbers are part of the text.
@@ -63,7 +67,16 @@ def signature(part: Any, *, numbers: bool = False) -> str:
             return f"{value.__module__}.{value.__qualname__}"
         return re.sub(r" at 0x[0-9a-f]+", "", repr(value))  # addresses differ between processes
 
-    return spell(structure(part)) + (spell(tuple(_numbers(part))) if numbers else "")
+    text = spell(structure(part)) + (spell(tuple(_numbers(part))) if numbers else "")
+    return without_modules(text)
+
+
+def without_modules(text: str) -> str:
+    """A text whose parts of the library are named without their modules.
+
+    Files of version 0.1 name them: "bilevel.schedules.Constant" is "bilevel.Constant" now.
+    """
+    return _MODULES.sub("bilevel.", text)
 
 
 def stack(parts: Sequence[Part], repeats: int) -> Part:

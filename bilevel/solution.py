@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bilevel import trees
+from bilevel import hyperparameters, trees
 from bilevel.certificate import BoundKind
 from bilevel.drawing import generator
 from bilevel.errors import ResultsError
@@ -90,7 +90,7 @@ class TrainingState(NamedTuple):
             StoredTree(places, content["plain"]),
             tensors["codes"],
             tensors.get("first_norm"),
-            content["structure"],
+            hyperparameters.without_modules(content["structure"]),
         )
 
     def part(self, runs: slice) -> "TrainingState":
