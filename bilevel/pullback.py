@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.criteria import AbstractCriterion
+from bilevel.live_bytes import LiveBytes
 from bilevel.trees import Tree
 
 
@@ -63,8 +64,13 @@ def graph_bytes(function: Callable[[], Iterable[Tensor]], shared: list[Tensor]) 
         storages[storage.data_ptr()] = storage
         return saved
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
-        made = function()
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+            made = function()
+    except RuntimeError:  # `torch.func.grad` inside allows no hooks; what else fails, fails again
+        with LiveBytes() as live:
+            function()
+        return live.peak
     for leaf in shared:
         storages.pop(leaf.untyped_storage().data_ptr(), None)
     for tensor in made:

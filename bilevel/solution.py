@@ -135,7 +135,8 @@ class Solution:
         """Predictions of every run.
 
         Args:
-            inputs: (n, ...), in the scale the problem was trained on.
+            inputs: (n, ...), in the scale the problem was trained on. Whole numbers keep their type
+                where those of the problem are whole numbers too, such as tokens.
 
         Returns:
             (R, n), or (R, n, K).
@@ -144,8 +145,16 @@ class Solution:
             IncompatibleError: the problem is not a `LinearHeadProblem`.
         """
         like = trees.leaves(self.head)[0]
-        moved = torch.as_tensor(inputs).to(dtype=like.dtype, device=like.device)
+        given = torch.as_tensor(inputs)
+        kept = not given.is_floating_point() and self._takes_whole_numbers()
+        moved = given.to(dtype=None if kept else like.dtype, device=like.device)
         return Oracles(self.problem).predictions(self.body, self.head, moved)
+
+    def _takes_whole_numbers(self) -> bool:
+        """Whether the inputs of the problem are whole numbers."""
+        groups = self.problem.data(self.seeds[0] if self.problem.redraws_data else None)
+        inputs = getattr(groups.get("train"), "inputs", None)
+        return inputs is not None and not torch.as_tensor(inputs[:1]).is_floating_point()
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write everything but the problem to one file, for `load`.

@@ -234,6 +234,11 @@ def test_token_inputs_are_embedded():
     solution = bilevel.solve(Tokens(), TWO, 20, batch_size=8, seeds=2, every=20)
     objective = solution.history["objective"]
     assert bool((objective[-1] < 0.95 * objective[0]).all())
+    tokens = torch.tensor([[0, 8, 3], [1, 1, 1]])
+    body = {name: leaf[1] for name, leaf in solution.body.items()}
+    expected = parts.predict(body, solution.head[1], tokens)
+    for given in (tokens, tokens.numpy().astype("int32")):
+        torch.testing.assert_close(solution.predict(given)[1], expected)
 
 
 @pytest.mark.slow  # the compilation of a convolution with attention

@@ -47,6 +47,11 @@ def deep(last):
     return problem(features, body=body)
 
 
+def forces(w, x):
+    """The gradient of an energy, which leaves hooks on what autograd saves no place."""
+    return torch.func.vmap(torch.func.grad(lambda h: torch.tanh(h).square().sum()))(x @ w)
+
+
 FURTHER = {"validation": group(5, 500), "test": group(6, 3 * N)}
 KINDS = {
     "linear": lambda: problem(linear),
@@ -57,6 +62,7 @@ KINDS = {
         linear, row_weights=lambda w, batch: torch.ones_like(batch["train"].targets)
     ),
     "tanh": lambda: problem(lambda w, x: torch.tanh(x @ w)),
+    "gradients": lambda: problem(forces, rows=700),
     "deep, tanh at the end": lambda: deep(torch.tanh),
     "deep, linear at the end": lambda: deep(lambda z: z),
     "without the body": shared,

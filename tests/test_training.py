@@ -300,6 +300,8 @@ def test_predictions_of_every_run():
         torch.testing.assert_close(predictions[run], one)
     numpy = found.predict(inputs.numpy())
     assert torch.equal(numpy, predictions)
+    whole = torch.arange(2 * D).reshape(2, D)
+    assert torch.equal(found.predict(whole), found.predict(whole.double()))
     with pytest.raises(bilevel.errors.IncompatibleError, match="no `predict`"):
         train(Scalar(), STRATEGIES["rmsprop"], 1).predict(inputs)
 
