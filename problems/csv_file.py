@@ -20,6 +20,9 @@ DELIMITERS = ",;\t|"
 MISSING = {"", "na", "n/a", "#n/a", "nan", "-nan", "null", "none", "?"}
 OTHER_COLUMNS = "Columns that are not needed can be left out: --set drop=NAME,NAME in the command."
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
+ADORNED = re.compile(
+    r"[^\w\s]{0,2}\s?\d[\d.,'_\s]*([^\w\s]|\s[^\W\d_]{1,3})?"
+)  # $5, 5 %, 5 kg, 1 000
 NOT_ZERO = re.compile(r"[+-]?[0.]*[1-9]")
 LARGEST = 1e150  # larger numbers, whose squares overflow, stand for something else than a quantity
 
@@ -214,6 +217,8 @@ def numbers_of(
             remedy = "write a point before the decimals and nothing between the thousands"
         elif len(words) < len(cells) / 2:
             remedy = "correct these entries or remove their rows"
+        elif all(ADORNED.fullmatch(cell) for _, cell in words):
+            remedy = "write bare numbers, without units, signs or gaps in them"
         else:
             remedy = "encode it as numbers, such as columns of 0 and 1"
         return np.full(len(cells), np.nan), [

@@ -14,6 +14,8 @@ WHOLE = 2.0**53
 """Up to here float64 holds every whole number."""
 RANGE = 2.0**20
 """A range of fewer steps between neighbouring numbers is worth a second look."""
+WIDE = 2.0**40
+"""A range of more steps loses nothing by rounding to the nearest one."""
 REPRESENTED = 17
 """So many digits name every number of float64: what has more was not written by a program's float.
 """
@@ -31,7 +33,8 @@ def may_count(values: Array) -> bool:
 def apart(numbers: Iterable[str | int], values: Array) -> Array | None:
     """A column less its first number, or None where float64 lost nothing that counts.
 
-    Nothing is lost where the numbers are equal, or where float64 holds them. Numbers with decimals
+    Nothing is lost where the numbers are equal, or where float64 holds them; in a wide column that
+    is true of 2e30 too, which is what float64 calls the number next to it. Numbers with decimals
     that differ in the last digits of a float only are results of rounding, and stay as they are.
 
     Args:
@@ -39,7 +42,12 @@ def apart(numbers: Iterable[str | int], values: Array) -> Array | None:
         values: (n,), the same in float64.
     """
     exact = [CONTEXT.create_decimal(number) for number in numbers]
-    if all(number == Decimal(value) for number, value in zip(exact, values.tolist(), strict=True)):
+    step = np.spacing(np.abs(values).max())
+    wide = np.ptp(values) >= WIDE * step
+    if all(
+        number == Decimal(value) or (wide and number == Decimal(repr(value)))
+        for number, value in zip(exact, values.tolist(), strict=True)
+    ):
         return None
     first = exact[0]
     found = np.array([float(CONTEXT.subtract(number, first)) for number in exact])
@@ -47,5 +55,5 @@ def apart(numbers: Iterable[str | int], values: Array) -> Array | None:
         return None
     whole = all(number == number.to_integral_value(context=CONTEXT) for number in exact)
     longest = max(len(number.as_tuple().digits) for number in exact)
-    near = np.ptp(values) <= ROUNDING * np.spacing(np.abs(values).max())
+    near = np.ptp(values) <= ROUNDING * step
     return None if near and not whole and longest <= REPRESENTED else found

@@ -184,7 +184,13 @@ def test_whole_numbers_in_arrays_are_not_lost(kind):
 
 
 def test_numbers_that_float64_holds_are_left_alone(tmp_path):
-    """Powers of two, results of rounding, and ordinary numbers are as they were."""
+    """Powers of two, masses of stars, results of rounding and ordinary numbers stay the same."""
+    masses = [f"{1.989 + x:.3f}e30" for x in NOISE]
+    for column in (masses, [str(1e120 * x) for x in NOISE], [str(2**60 * (2 + x)) for x in NOISE]):
+        found = read_columns(written(tmp_path / "m.csv", column))
+        assert not found.apart
+        np.testing.assert_array_equal(found.values[:, 0], [float(x) for x in column])
+        assert from_arrays(found.values[:, [0]], TARGETS).note.count("digits") == 0
     powers = [str(2**60 + 2**12 * k) for k in range(ROWS)]
     assert not read_columns(written(tmp_path / "p.csv", powers)).apart
     noise = [repr(0.1 + 0.2) if k % 3 else "0.3" for k in range(ROWS)]
