@@ -56,6 +56,21 @@ def test_every_name_of_an_end_is_understood(tmp_path, suffix, name):
 
 
 @SUFFIXES
+def test_flags_may_be_true_and_false_and_actions_words(tmp_path, suffix):
+    """As pandas and NumPy write them."""
+    over, cut = OVER == 1, CUT == 1
+    flags = {"terminated": over, "truncated": cut}
+    if suffix == ".csv":
+        flags = {
+            "terminated": np.where(over, "True", "False"),
+            "truncated": np.where(cut, "TRUE", "FALSE"),
+        }
+    actions = {"action": np.where(over, "left", "right")}
+    read, _ = load_transitions(saved(tmp_path, suffix, ARRAYS | flags | actions))
+    same(read, from_transitions(STATES, None, REWARDS, NEXT, OVER))
+
+
+@SUFFIXES
 @pytest.mark.parametrize("ours", ["ratios", "returns", "rewards", "states", "next_states"])
 def test_singular_and_plural_are_understood(tmp_path, suffix, ours):
     everything = ARRAYS | {"ratios": RATIOS, "returns": RETURNS}
@@ -112,7 +127,7 @@ def test_two_names_for_one_thing_are_refused(tmp_path, suffix, more):
 @pytest.mark.parametrize(
     "name",
     ["env_done", "last_terminal", "terminate", "Truncate", "timed_out_timeout", "log_ratio",
-     "rho_target", "discounts", "episode_ends"],
+     "rho_target", "discounts", "episode_ends", "masks", "gamma", "importance_weights"],
 )  # fmt: skip
 def test_names_that_may_matter_are_refused(tmp_path, suffix, name):
     with pytest.raises(DataError, match=f"'{name}' is not understood, but may say"):

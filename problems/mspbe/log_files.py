@@ -39,10 +39,14 @@ UNDERSTOOD = (
     f"Understood are {', '.join(NAMES)}, in the singular too, and other names such as obs, "
     "is_terminal, timeouts and rho."
 )
+FLAGS = ("terminated", "done", "truncated")
+WORDS = {"true": "1", "false": "0"}
+"""What flags may be in CSV files, in small or capital letters, as pandas writes them."""
 OURS = {name: ours for ours, names in NAMES.items() for name in names}
 TELLING = {
-    *(word for ours in ("terminated", "done", "truncated", "ratios") for word in NAMES[ours]),
-    "end", "ends", "ended", "discount", "discounts",
+    *(word for ours in (*FLAGS, "ratios") for word in NAMES[ours]),
+    "end", "ends", "ended", "finished", "absorbing", "mask", "masks", "discount", "discounts",
+    "gamma", "gammas", "importance",
 }  # fmt: skip
 """Words of names that may say where episodes end or what rows count: never left out in silence."""
 
@@ -84,6 +88,7 @@ def _from_npz(path: Path) -> dict[str, Any]:
 def _from_csv(path: Path) -> dict[str, Any]:
     cells = read_cells(path)
     places = _places(path, cells.names, WIDE)
+    places.pop("actions", None)  # which may be words, and are not needed here
     endings = [[_meaning(name, WIDE)[2] for name in places[ours]] for ours in WIDE]
     if sorted(endings[0]) != sorted(endings[1]) or len(set(endings[0])) < len(endings[0]):
         raise DataError(
@@ -92,6 +97,12 @@ def _from_csv(path: Path) -> dict[str, Any]:
         )
     following = dict(zip(endings[0], places["next_states"], strict=True))
     places["next_states"] = [following[ending] for ending in endings[1]]
+    flags = {cells.names.index(name) for ours in FLAGS for name in places.get(ours, ())}
+    lines = [
+        (number, [WORDS.get(x.lower(), x) if k in flags else x for k, x in enumerate(line)])
+        for number, line in cells.lines
+    ]
+    cells = cells._replace(lines=lines)
     used = [name for names in places.values() for name in names]
     remedy = "Columns whose names are not understood may hold anything."
     columns = columns_of(cells, used, blank=places["next_states"], remedy=remedy)
