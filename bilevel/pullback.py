@@ -70,7 +70,7 @@ def graph_bytes(function: Callable[[], Iterable[Tensor]], shared: list[Tensor]) 
     except RuntimeError:  # `torch.func.grad` inside allows no hooks; what else fails, fails again
         with LiveBytes() as live:
             function()
-        return live.peak
+        return int(live.peak)
     for leaf in shared:
         storages.pop(leaf.untyped_storage().data_ptr(), None)
     for tensor in made:
