@@ -1,7 +1,7 @@
-"""How far |grad Phi| fell, and whose rate to lower where it did not."""
+"""How far |grad Phi| fell, and whose rate is to blame where it did not."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -50,13 +50,16 @@ def fall(content: Mapping[str, Any]) -> str:
     parts = [f"{name} {number(value)}" for name, value in falls.items()]
     over = " (median over seeds)" if content["runs"] > 1 else ""
     found = f"Gradient of Φ, its last size over its first{over}: {joined(parts)}."
-    return found + _advice("goes up and down", restless) + _advice("did not fall", grown)
-
-
-def _advice(what: str, rates: Sequence[str]) -> str:
-    if not rates:
-        return ""
-    return f" It {what} for {joined(rates)}: lower the body's rate, or let it decay."
+    if restless:
+        found += (
+            f" It goes up and down for {joined(restless)}: lower the body's rate, or let it decay."
+        )
+    if grown:  # which small steps do too, on a way that becomes steeper
+        found += (
+            f" It did not fall for {joined(grown)}: the body's rate is too large, or so small that "
+            "more steps are needed."
+        )
+    return found
 
 
 def _restless(run: Array) -> bool:
