@@ -168,7 +168,13 @@ class Agreement:
         """
         found = self._complaint(values, rows, point)
         if found.gap:
-            exact = {name: doubled(value) for name, value in values.items()}
+            whole = dict(
+                self._module.named_buffers()
+            )  # values have what a shorter type left of them
+            exact = {
+                name: doubled(whole.get(name, value)).to(value.device)
+                for name, value in values.items()
+            }
             rows = trees.tree_map(doubled, rows)
             with contextlib.suppress(RuntimeError):  # types that are written into the code
                 again = self._complaint(exact, rows, point)

@@ -185,6 +185,25 @@ def test_a_deep_chaotic_network_is_not_taken_for_a_mixture():
         assert float((parts.features(at, rows) - parts.features(moved, rows)).abs().max()) > 0.1
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_tables_that_a_short_type_rounds_are_no_difference(dtype):
+    """Where rounding shows, numbers in float64 are compared: then the tables are whole again."""
+
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers, self.fc = nn.ModuleList(nn.Linear(5, 5) for _ in range(6)), nn.Linear(5, 1)
+            self.register_buffer("shift", torch.full((5,), 0.1, dtype=torch.float64))
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = torch.relu(layer(x) + self.shift) + x
+            return self.fc(x)
+
+    parts = bilevel.split(Shifted, example=ROWS.to(dtype))
+    assert parts.features(start(parts, dtype), ROWS.to(dtype)).dtype == dtype
+
+
 def test_several_vectors_for_a_row_are_accepted():
     """One for each token, in either order, as a language model's."""
     for turn in (lambda z: z, lambda z: z.transpose(0, 1)):
