@@ -75,7 +75,8 @@ class Agreement:
     With z what the head is given, and W, b its numbers, on a few rows at random points:
 
     - nothing follows the head: the network returns what the head gives, whatever that is;
-    - the call writes neither to parameters nor to buffers, and gives the same z again;
+    - the call writes neither to parameters nor to buffers, keeps nothing of the first rows, and
+      gives the same z again;
     - the module's outputs and gradients are those of z W' + b;
     - z of a row is the same in a batch of copies of that row.
 
@@ -199,6 +200,8 @@ class Agreement:
             )
             return Verdict(True, torch.inf, text)
         outputs = self._outputs(z, ours)
+        if isinstance(rows, Tensor):  # what is kept of the first rows is kept of others here
+            self._whole(self._module, theirs, rows[-1:].expand_as(rows).clone())
         expected = self._whole(self._module, theirs, trees.tree_map(torch.clone, rows)).reshape(
             outputs.shape
         )

@@ -84,6 +84,12 @@ def kept_apart(self):
     self.forward = lambda x: self.fc(self.second(self.layers[0](x.float()).to(x.dtype)))
 
 
+def standardises_by_its_first_rows(self, x):
+    if not hasattr(self, "size"):
+        self.size = x.std(0)
+    return self.fc(self.z(x / self.size))
+
+
 REFUSED = {
     **{
         f"{name} at {far:g}": (net(lambda s, x, f=f, far=far: f(s.fc(s.z(x)), far)), *AFTER)
@@ -108,6 +114,7 @@ REFUSED = {
     "no gradient": (net(lambda s, x: s.fc(s.z(x)).detach()), *OTHER),
     "tensor hook after": (net(lambda s, x: double_gradient(s.fc(s.z(x)))), *OTHER),
     "tensor hook before": (net(lambda s, x: s.fc(double_gradient(s.z(x)))), *OTHER),
+    "first rows": (net(standardises_by_its_first_rows), *OTHER),
     "drawn numbers": (lambda: Remembers(torch.randn), *OTHER),
     "layer in a list": (changed(kept_apart), *OTHER),
     "norm of the batch": (
