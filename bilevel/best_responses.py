@@ -16,8 +16,9 @@ from bilevel import trees
 from bilevel.certificate import Certifier
 from bilevel.heads.descent import PRECISE, Descent
 from bilevel.heads.linear_objective import LARGEST_BLOCK, interacts, knows_curvature
-from bilevel.heads.newton import head_objective, newton_factor
+from bilevel.heads.newton import newton_factor
 from bilevel.heads.polish import polished
+from bilevel.heads.view import head_view
 from bilevel.linear.factor import BlockFactor
 from bilevel.linear.system import AbstractSystem
 from bilevel.oracles import Oracles
@@ -135,8 +136,9 @@ class BestResponses:
 
     def _newton(self, body: Tree, head: Tree, rows: Rows) -> Answered:
         """On to a tenth of what rounding makes of a slope, if that can be reached."""
-        objective = head_objective(self.certifier.oracles, body, head, rows)
-        start = objective.at(objective.vector(head))
+        view = head_view(self.certifier.oracles, body, head, rows)
+        objective = view.objective
+        start = objective.at(view.vector(head))
         tolerance = (ROUNDED * objective.rounding(start)).clamp(max=PRECISE)
         none = BlockFactor.none(start.point, objective.blocks)
         unknown = torch.zeros_like(start.predictions)
@@ -147,7 +149,7 @@ class BestResponses:
             made, singular = newton_factor(objective.take(idle), trees.take(found.place, idle))
             right = right.index_put((idle,), ~singular)
             factor = factor.replaced(idle, made.cholesky)
-        return Answered(_where(right, objective.head(found.place.point)), factor)
+        return Answered(_where(right, view.head(found.place.point)), factor)
 
     def _face(self, body: Tree, head: Tree, rows: Rows) -> Answered:
         """The residual of the gradient mapping tells whether the right face was found."""

@@ -12,9 +12,9 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.heads.compiled import Compiled, GramForm, RowsForm, compiled
 from bilevel.heads.head_data import Decided, FullData
-from bilevel.heads.newton import head_objective
 from bilevel.heads.objective import AbstractObjective
 from bilevel.heads.quadratic import all_penalised, quadratic_system, refuse_singular
+from bilevel.heads.view import head_objective
 from bilevel.linear.centre import Centre, bias_of
 from bilevel.linear.cholesky import factorise
 from bilevel.linear.factor import CentredFactor, PrimalFactor, merge_outputs, split_outputs

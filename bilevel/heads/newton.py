@@ -11,14 +11,10 @@ from bilevel.cost import Cost
 from bilevel.errors import IncompatibleError
 from bilevel.heads.base import AbstractHeadSolver, HeadSolution
 from bilevel.heads.descent import Descent
-from bilevel.heads.linear_objective import (
-    LinearObjective,
-    count_blocks,
-    interacts,
-    knows_curvature,
-)
-from bilevel.heads.objective import AbstractObjective, GeneralObjective, Place, general_blocks
+from bilevel.heads.linear_objective import count_blocks, interacts, knows_curvature
+from bilevel.heads.objective import AbstractObjective, Place, general_blocks
 from bilevel.heads.quadratic import all_penalised, refuse_singular
+from bilevel.heads.view import head_objective, head_view, targets_of
 from bilevel.linear.centre import bias_of
 from bilevel.linear.cholesky import positive_cholesky
 from bilevel.linear.factor import BlockFactor
@@ -60,6 +56,8 @@ class Newton(AbstractHeadSolver):
     large one is made in float32, which changes the path but not where it ends. Above 2,048 numbers
     H is not formed: conjugate gradients use products with it, preconditioned by its diagonal
     blocks. Any other head takes `Oracles.head_hessian`, or products above 1,024 numbers.
+
+    Where features lie far from zero beside an unpenalised bias, they are counted from their means.
 
     With an unpenalised bias `SoftmaxLoss` determines the biases of the classes but for their sum,
     which is made zero.
@@ -119,25 +117,26 @@ class Newton(AbstractHeadSolver):
         self, oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: NewtonState, k: int
     ) -> HeadSolution:
         """From the last heads, by the last factors."""
-        objective = head_objective(oracles, body, head, rows.full)
-        dtype = trees.leaves(head)[0].dtype
+        view = head_view(oracles, body, head, rows.full)
+        objective, dtype = view.objective, trees.leaves(head)[0].dtype
         resolution = 0.0 if dtype == torch.float64 else 0.5 * torch.finfo(dtype).eps
-        start = objective.at(objective.vector(head))
+        start = objective.at(view.vector(head))
         descent = Descent(objective, start, *state, self.tolerance, self.max_steps, resolution)
         found = descent.run()
         slope = found.place.slope
         if resolution:  # what is returned is rounded
-            rounded = trees.cast(objective.head(found.place.point), dtype)
-            slope = objective.at(objective.vector(rounded)).slope
+            rounded = trees.cast(view.head(found.place.point), dtype)
+            slope = objective.at(view.vector(rounded)).slope
         failed = found.status >= int(Status.DIVERGED)
         point = found.place.point.masked_fill(failed.unsqueeze(1), torch.nan)
-        answer = trees.cast(objective.head(point), dtype)
+        answer = trees.cast(view.head(point), dtype)
         # the way of a run that failed leads nowhere
         usable = found.factor.usable & ~failed
         made = found.place.predictions.float()
         predictions = trees.where(failed, torch.zeros_like(made), made)
         state = NewtonState(found.factor._replace(usable=usable), predictions)
-        return HeadSolution(answer, trees.norm(slope), found.status, state, found.factor)
+        residual = trees.norm(view.slope(slope))
+        return HeadSolution(answer, residual, found.status, state, found.factor)
 
     @property
     def exact(self) -> bool:
@@ -159,28 +158,12 @@ def _nothing_known(problem: StackelbergProblem, head: Tree, rows: Rows) -> Newto
     """No factor and predictions of zero, in the shapes of the objective."""
     vectors = trees.flatten(trees.cast(head, torch.float64))
     blocks, predictions = general_blocks(vectors.shape[1]), vectors[:, :0]
-    if isinstance(problem, LinearHeadProblem) and knows_curvature(problem, _targets(rows)):
+    if isinstance(problem, LinearHeadProblem) and knows_curvature(problem, targets_of(rows)):
         outputs = problem.outputs or 1
-        interacting = interacts(problem.criterion, problem.outputs, _targets(rows))
+        interacting = interacts(problem.criterion, problem.outputs, targets_of(rows))
         blocks = count_blocks(head.shape[1], outputs, interacting)
         predictions = vectors.new_zeros(len(vectors), rows.count, outputs)
     return NewtonState(BlockFactor.none(vectors, blocks), predictions.float())
-
-
-def _targets(rows: Rows) -> Tensor:
-    """Those of the first run."""
-    found: Tensor = rows.groups["train"].targets
-    return found if rows.axes["train"] is None else found[0]
-
-
-def head_objective(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> AbstractObjective:
-    """g of the heads at `body`, by the features where that is possible."""
-    problem = oracles.problem
-    if isinstance(problem, LinearHeadProblem) and knows_curvature(problem, _targets(rows)):
-        parts = oracles.linear_parts(body, rows)
-        settled = isinstance(problem.head_set, Everywhere)
-        return LinearObjective(parts, problem.criterion, problem.outputs, settled=settled)
-    return GeneralObjective(oracles, body, head, rows)
 
 
 def hessian_system(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> PrimalSystem:

@@ -13,12 +13,13 @@ from bilevel.heads.base import AbstractHeadSolver, HeadSolution
 from bilevel.heads.bounds import Bounds, no_bounds
 from bilevel.heads.convex_forms import GramHeads, convex_heads
 from bilevel.heads.cvxpy_solver import Cvxpy
-from bilevel.heads.newton import head_objective
 from bilevel.heads.objective import AbstractObjective
 from bilevel.heads.polish import mapping
 from bilevel.heads.projected_descent import Ended, ProjectedDescent
 from bilevel.heads.quadratic_objective import QuadraticObjective
+from bilevel.heads.view import View, head_objective, head_view
 from bilevel.linear.factor import merge_outputs
+from bilevel.linear.system import CentredSystem, PrimalSystem
 from bilevel.oracles import Oracles
 from bilevel.problem import LinearHeadProblem, StackelbergProblem
 from bilevel.sampling import Rows
@@ -45,6 +46,10 @@ class ProjectedNewton(AbstractHeadSolver):
     number of rows, and those of a criterion of known curvature by their features; any other head
     takes `Oracles.head_hessian`. H is formed up to the sizes that `Newton` names; above them
     conjugate gradients use products with it.
+
+    Features that lie far from zero beside a bias are counted from their means. Bounds of the bias
+    are left out there, and those of biases whose sum `SoftmaxLoss` does not determine: a run that
+    keeps them all the same has its minimiser, another is solved with them.
 
     A linear head that does not arrive in `max_steps` steps is handed to `Cvxpy`, if cvxpy is
     installed and the criterion and the set have a form there; `words` of the answer then say so.
@@ -105,25 +110,54 @@ class ProjectedNewton(AbstractHeadSolver):
     ) -> HeadSolution:
         """From the last heads; runs that do not arrive by cvxpy."""
         convex, dtype = oracles.problem.head_set, trees.leaves(head)[0].dtype
-        objective, state = _objective(oracles, body, head, rows, state)
-        bounds = Bounds.of(convex, head, objective)
-        start = objective.at(bounds.clip(objective.vector(head)))
-        ended = ProjectedDescent(objective, bounds, start, self.tolerance, self.max_steps).run()
-        answer = trees.cast(objective.head(ended.place.point), dtype)
-        answer = convex.project(answer)  # bounds are rounded to the type, too
-        status = ended.status
+        views, state = _views(oracles, body, head, rows, state)
+        view, bounds = views[0], Bounds.of(convex, head, views[-1].objective)
+        if len(views) > 1:
+            bounds = _opened(bounds, view, views[-1].objective)
+        ended = self._descended(view.objective, bounds, view.vector(head))
+        found, status = view.head(ended.place.point), ended.status
+        factor: Any = ended.factor if view.centre is None else ()  # else of another matrix than H
+        if len(views) > 1:
+            found = view.moved_inside(found, convex)
+            found, status = self._held(views[-1], convex, found, status)
+        answer = convex.project(trees.cast(found, dtype))  # bounds are rounded to the type, too
         words: tuple[str, ...] = ()
         late = status == int(Status.NOT_CONVERGED)
         if bool(late.any()) and isinstance(oracles.problem, LinearHeadProblem):
             answer, status, words = _by_cvxpy(oracles, body, answer, rows, state, status)
-        residual = _residual(objective, convex, answer, ended)
+        residual = _residual(view, convex, answer, ended)
         failed = status >= int(Status.DIVERGED)
         nothing = trees.tree_map(lambda leaf: torch.full_like(leaf, torch.nan), answer)
         answer = trees.where(failed, nothing, answer)
         residual = residual.masked_fill(failed, torch.nan)
         # adjoints by it take the features of all rows at once
-        factor = ended.factor if rows.full.chunks is None else ()
+        factor = factor if rows.full.chunks is None else ()
         return HeadSolution(answer, residual, status, state, factor, words)
+
+    def _descended(self, objective: AbstractObjective, bounds: Bounds, start: Tensor) -> Ended:
+        """Steps from vectors that need not lie between the bounds."""
+        place = objective.at(bounds.clip(start))
+        return ProjectedDescent(objective, bounds, place, self.tolerance, self.max_steps).run()
+
+    def _held(
+        self, view: View, convex: ConvexSet, head: Tensor, status: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Heads and codes, once runs that left some bounds are solved with all of them.
+
+        Args:
+            view: of g as it is.
+            convex: the set.
+            head: minimisers between all bounds but some, (R, M) or (R, M, K).
+            status: how they were found.
+        """
+        bounds, point = Bounds.of(convex, head, view.objective), view.vector(head)
+        outside = (bounds.clip(point) != point).any(1) | (status != int(Status.CONVERGED))
+        if not bool(outside.any()):
+            return head, status
+        some = view.objective.take(outside)
+        ended = self._descended(some, bounds.take(outside), point[outside].nan_to_num(0.0))
+        found = point.index_put((outside,), ended.place.point)
+        return view.head(found), status.index_put((outside,), ended.status)
 
     @property
     def exact(self) -> bool:
@@ -146,28 +180,61 @@ def has_bounds(convex: ConvexSet) -> bool:
     return isinstance(convex, Everywhere) or type(convex).bounds is not ConvexSet.bounds
 
 
-def _objective(
+def _views(
     oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: Any
-) -> tuple[AbstractObjective, Any]:
-    """g on all rows: by H and b where it is known to be quadratic, else by its derivatives."""
+) -> tuple[list[View], Any]:
+    """g on all rows: by H and b where it is known to be quadratic, else by its derivatives.
+
+    Where some bounds stand in the way of a good view of g (see `View.open`), first without them:
+    a minimiser that keeps them all the same is that between all of them.
+    """
     if not oracles.quadratic_linear_head:
-        return head_objective(oracles, body, head, rows.full), state
+        at = (oracles, body, head, rows.full)
+        view = head_view(*at, settled=True)
+        alone = view.open is None or isinstance(oracles.problem.head_set, Everywhere)
+        return ([view] if alone else [view, View(head_objective(*at))]), state
     heads, state = convex_heads(oracles, body, head, rows, state)
     assert isinstance(heads, GramHeads)
-    system = heads.system.primal()
-    matrix, moment = system.hessian, merge_outputs(system.moment)
-    return QuadraticObjective(matrix, moment, heads.outputs), state
+    whole = View(_quadratic(heads.system.primal(), heads.outputs))
+    if not (isinstance(heads.system, CentredSystem) and heads.system.far()):
+        return [whole], state
+    inner = _quadratic(heads.system.inner, heads.outputs)
+    view = View.centred(inner, heads.system.centre)
+    return [view] if isinstance(oracles.problem.head_set, Everywhere) else [view, whole], state
 
 
-def _residual(
-    objective: AbstractObjective, convex: ConvexSet, answer: Tree, ended: Ended
-) -> Tensor:
+def _quadratic(system: PrimalSystem, outputs: int | None) -> QuadraticObjective:
+    return QuadraticObjective(system.hessian, merge_outputs(system.moment), outputs)
+
+
+def _opened(bounds: Bounds, view: View, objective: AbstractObjective) -> Bounds:
+    """Bounds without those of the rows that a view needs free; `objective` knows their order."""
+    assert view.open is not None
+    found = []
+    for bound, nothing in zip(bounds, (-torch.inf, torch.inf), strict=True):
+        rows = objective.head(bound)
+        which = view.open if rows.ndim == 2 else view.open.unsqueeze(2)
+        found.append(objective.vector(torch.where(which, nothing, rows)))
+    return Bounds(*found)
+
+
+def _residual(view: View, convex: ConvexSet, answer: Tree, ended: Ended) -> Tensor:
     """The norm of the gradient mapping at what is returned, (R,)."""
-    point, place = objective.vector(answer), ended.place
+    point, place, scale = view.vector(answer), ended.place, ended.scale.amax(1)
     if not torch.equal(point, place.point):  # rounded, or by cvxpy
-        place = objective.at(point)
-    double, slope = trees.cast(answer, torch.float64), objective.head(place.slope)
-    return mapping(convex, double, slope, 1 / ended.scale.amax(1))
+        place = view.objective.at(point)
+    if view.centre is not None:  # about that of H
+        scale = scale * view.centre.stretch()
+    return mapping(convex, trees.cast(answer, torch.float64), view.slope(place.slope), 1 / scale)
+
+
+def _some(state: Any, which: Tensor) -> Any:
+    """The state of some runs; what is no tensor belongs to all."""
+    if isinstance(state, Tensor):
+        return state[which]
+    if isinstance(state, tuple) and state:
+        return type(state)(*(_some(x, which) for x in state))
+    return state
 
 
 def _by_cvxpy(
@@ -176,7 +243,7 @@ def _by_cvxpy(
     """Heads, codes and words once the runs that did not arrive were asked of cvxpy."""
     late = status == int(Status.NOT_CONVERGED)
     w, theta = (trees.take(tree, late) for tree in (body, head))
-    kept = type(state)(*(x[late] if isinstance(x, Tensor) else x for x in state))
+    kept = _some(state, late)
     try:
         CVXPY.check(oracles.problem)
         found = CVXPY.solve(oracles, w, theta, rows.full.take(late), kept, 0)

@@ -10,8 +10,9 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.errors import IncompatibleError, ProblemError
 from bilevel.heads.linear_objective import knows_curvature
-from bilevel.heads.newton import head_objective, newton_factor
+from bilevel.heads.newton import newton_factor
 from bilevel.heads.quadratic import quadratic_system
+from bilevel.heads.view import View, head_objective, head_view
 from bilevel.linear import CG, AbstractLinearSolver, Dense, LinearSolution, Operator
 from bilevel.linear.factor import BlockFactor, Factor
 from bilevel.linear.preconditioned import adjoint_by_factor
@@ -168,8 +169,10 @@ class Condition:
         Without a factor H is factored here, if it is not too large. Both are those of the free
         coordinates; a factor that holds others than these is a worse lead, no other answer.
         """
-        objective = head_objective(self.oracles, self.body, self.head, self.rows)
-        place = objective.at(objective.vector(self.head))
+        at = (self.oracles, self.body, self.head, self.rows)
+        view = head_view(*at) if self.free is None else View(head_objective(*at))
+        objective = view.objective
+        place = objective.at(view.vector(self.head))
         singular = torch.zeros(len(place.point), dtype=torch.bool, device=place.point.device)
         if factor is None or not bool(factor.usable.all()):
             factor, singular = newton_factor(objective, place)
@@ -178,9 +181,9 @@ class Condition:
         def product(vectors: Tensor) -> Tensor:
             return kept * objective.product(place, kept * vectors)
 
-        found = adjoint_by_factor(product, objective.vector(right), factor, RTOL)
+        found = adjoint_by_factor(product, view.right(right), factor, RTOL)
         found = found._replace(value=kept * found.value)
-        value = trees.cast(objective.head(found.value), trees.leaves(right)[0].dtype)
+        value = trees.cast(view.step(found.value), trees.leaves(right)[0].dtype)
         return _without(singular, found._replace(value=value))
 
     def refined(self, solver: AbstractLinearSolver | None, which: Tensor) -> "Condition":

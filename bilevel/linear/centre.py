@@ -19,6 +19,8 @@ from bilevel.oracles import LinearParts
 from bilevel.problem import LinearHeadProblem, StackelbergProblem
 
 Bias = Literal["free", "penalised"]
+FAR = 1e3
+"""Means so many times as large as their spread cost a Gram matrix six digits."""
 
 
 class Centre(NamedTuple):

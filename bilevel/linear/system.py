@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.linear.centre import Bias, Centre, centre_of
+from bilevel.linear.centre import FAR, Bias, Centre, centre_of
 from bilevel.linear.cholesky import EPS, diagonal_scales, factorise, replace_bad
 from bilevel.linear.factor import (
     CentredFactor,
@@ -190,6 +190,11 @@ class CentredSystem(AbstractSystem):
     def primal(self) -> PrimalSystem:
         """T'H_c T and its right-hand side."""
         return self._whole
+
+    def far(self) -> bool:
+        """Whether `primal` loses digits: means that are much larger than their spread."""
+        spread = self.gram.diagonal(dim1=1, dim2=2)
+        return bool(((self.centre.origin.square() > FAR**2 * spread) & (spread > 0)).any())
 
     @functools.cached_property
     def _whole(self) -> PrimalSystem:
