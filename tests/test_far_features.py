@@ -136,6 +136,15 @@ def test_sums_that_g_does_not_determine_are_no_singular_heads(far, head_set):
         torch.testing.assert_close(*predictions, rtol=0, atol=1e-8)
 
 
+def test_what_all_outputs_have_in_common_does_not_run_away():
+    """A wide box does not stop a step along the sum of the biases, which leads nowhere."""
+    problem = criterion_problem("softmax", 128.0, head_set=Box(-1e9, 1e9))
+    found = bilevel.best_response(problem, ONE, Cvxpy())
+    assert found.status is Status.CONVERGED
+    exact = bilevel.best_response(problem, ONE, ProjectedNewton())
+    torch.testing.assert_close(found.head[:-1], exact.head[:-1], rtol=0, atol=1e-7)
+
+
 def test_some_of_the_runs_with_fixed_features_and_a_bias_are_handed_to_cvxpy():
     z = normal(8, 40, 12)
     problem = build(

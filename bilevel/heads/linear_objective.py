@@ -197,6 +197,8 @@ class LinearObjective(AbstractObjective):
         """
         free = self._columns(step) * (self.penalty == 0)
         moved = self.double @ free.mT
+        if self.criterion.shift_invariant:  # what all outputs have in common leads nowhere
+            moved = moved - moved.mean(2, keepdim=True)
         size = moved.abs().flatten(1).amax(1)
         stretch = FAR / size.clamp(min=torch.finfo(size.dtype).tiny)
         ahead = place.predictions + trees.per_run(stretch, moved) * moved
