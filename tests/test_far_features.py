@@ -136,6 +136,21 @@ def test_sums_that_g_does_not_determine_are_no_singular_heads(far, head_set):
         torch.testing.assert_close(*predictions, rtol=0, atol=1e-8)
 
 
+def test_large_features_do_not_hide_that_the_bias_is_on_its_way():
+    """The rounding of predictions is that of each feature times its own coefficient."""
+    z, targets = rows("huber", m=2)
+    targets, large, heads = targets + 256, 2.0**20, []
+    for scale in (1.0, large):
+        problem = build(
+            scale * z, targets, fit_bias=True, ridge=0.5 * scale**2, head_set=WIDE,
+            criterion=bilevel.HuberLoss(1.0),
+        )  # fmt: skip
+        found = bilevel.best_response(problem, ONE, ProjectedNewton())
+        assert found.status is Status.CONVERGED
+        heads.append(found.head * torch.tensor([scale, scale, 1.0]))
+    torch.testing.assert_close(heads[1], heads[0], rtol=1e-10, atol=1e-10)
+
+
 def test_what_all_outputs_have_in_common_does_not_run_away():
     """A wide box does not stop a step along the sum of the biases, which leads nowhere."""
     problem = criterion_problem("softmax", 128.0, head_set=Box(-1e9, 1e9))

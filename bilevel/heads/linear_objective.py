@@ -167,13 +167,15 @@ class LinearObjective(AbstractObjective):
         return LinearObjective(kept, self.criterion, self.outputs, settled=self.settled)
 
     def rounding(self, place: Place) -> Tensor:
-        """Of sums over the rows and over the features."""
-        rows = self.double.square().sum(2, keepdim=True)
-        mean, square = ((x * self.weights).sum((1, 2)) for x in (rows.sqrt(), rows))
-        length = trees.norm(place.point)
+        """Of sums over the rows and over the features, of what cancels in a prediction."""
+        squares = (self.double.square() * self.weights).sum(1)
+        lengths = self.double.norm(dim=2, keepdim=True)
+        mean, square = (lengths * self.weights).sum((1, 2)), squares.sum(1)
+        columns = self._columns(place.point).abs()
+        terms = (columns * squares.sqrt().unsqueeze(1)).sum(2).amax(1)
         slopes = self._slope(place.predictions).abs().flatten(1).amax(1)
-        curved = min(self.criterion.largest_curvature, 1.0) * square * length
-        penalty = self.penalty.flatten(1).amax(1) * length
+        curved = min(self.criterion.largest_curvature, 1.0) * square.sqrt() * terms
+        penalty = (self.penalty * columns).flatten(1).amax(1)
         count = self.design.shape[1] + self.features
         found: Tensor = EPS * (count**0.5 + 4) * (mean * slopes + curved + penalty)
         return found
