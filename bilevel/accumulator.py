@@ -1,6 +1,5 @@
 """Ridge regression on rows that arrive in pieces."""
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,11 +21,10 @@ from bilevel.linear.cholesky import EPS
 from bilevel.linear.system import AbstractSystem, CentredSystem
 from bilevel.point import HeadResponse
 from bilevel.progress import Progress, Report, reported
-from bilevel.row_groups import check_piece, floating, is_mapped
+from bilevel.row_groups import CHUNK_ROWS, check_piece, floating, is_mapped, pieces
 from bilevel.schedules import positive
 from bilevel.status import Status
 
-CHUNK_ROWS = 8192
 PASSES = 6
 """Refinements at most; each makes the error smaller by the condition number times about 1e-8."""
 
@@ -174,21 +172,34 @@ class GramAccumulator:
         theta, codes, factor = system.factorised()
         if not bool((mu > 0) & (codes == int(Status.CONVERGED)) & largest.isfinite()):
             return None
+        # each coefficient on the scale of its own feature, which the factor knows
+        roots = system.primal().hessian[:, 0].diagonal(dim1=1, dim2=2).sqrt().unsqueeze(2)
         slope = self._slope(theta, ridge, report)
-        size, rounding = trees.norm(slope), self._rounding(theta, ridge)
         for _ in range(PASSES):
-            if bool(size <= EPS * largest * trees.norm(theta)):
+            size = trees.norm(slope / roots)
+            if bool(size <= EPS * trees.norm(theta * roots)):
                 break
             moved = theta - factor.solve(slope)
             there = self._slope(moved, ridge, report)
-            gained = bool(trees.norm(there) <= 0.1 * size)
+            gained = bool(trees.norm(there / roots) <= 0.1 * size)
             if gained:
-                theta, slope, size = moved, there, trees.norm(there)
-            elif bool(size > rounding):
+                theta, slope = moved, there
+            elif bool(size > self._rounding_of_each(theta, roots)):
                 return None
             else:
                 break
+        size, rounding = trees.norm(slope), self._rounding(theta, ridge)
         return self._response(theta, size, rounding, mu, codes) if bool(size <= rounding) else None
+
+    def _rounding_of_each(self, theta: Tensor, roots: Tensor) -> Tensor:
+        """How much of the gradient may be rounding, every entry relative to its feature's size."""
+        sums, n, m = self._total(), self.rows, theta.shape[1]
+        aims = sums.inner.diagonal(dim1=1, dim2=2)[:, : theta.shape[2]].sum(1)
+        if self._centre is not None:
+            aims = 2 * (aims + n * self._centre.level.square().sum(1))
+        terms = m * trees.norm(theta * roots) + (m * aims / n).sqrt()
+        found: Tensor = EPS * ((n + m) ** 0.5 + 10) * terms
+        return found
 
     def _settle(self, report: Report | None) -> None:
         """Multiply the maps in float64 and forget them."""
@@ -211,7 +222,7 @@ class GramAccumulator:
         if sums is not None:
             gram, cross, inner = (x.clone() for x in (sums.gram, sums.cross, sums.inner))
             sums = Sums(gram, cross, inner, sums.rows, sums.centre)
-        for start, some, aim in _pieces(inputs, targets, CHUNK_ROWS, report):
+        for start, some, aim in pieces(inputs, targets, CHUNK_ROWS, report):
             if check:
                 check_piece(some, "inputs", start)
                 check_piece(aim, "targets", start)
@@ -277,7 +288,7 @@ class GramAccumulator:
             slope += self._exact.rows * exact.slope(theta)
         weights = theta[0, : self._columns]
         for kept in self._maps:
-            for _, some, aim in _pieces(*kept, ROWS_AT_ONCE, report):
+            for _, some, aim in pieces(*kept, ROWS_AT_ONCE, report):
                 some = some.double()
                 residual = some @ weights - aim.double()
                 if self.fit_bias:
@@ -332,18 +343,6 @@ class GramAccumulator:
                 f"Rows so far have `inputs` (c, {self._columns}) and `targets` {before}, got "
                 f"{tuple(inputs.shape)} and {tuple(targets.shape)}."
             )
-
-
-def _pieces(
-    inputs: Tensor, targets: Tensor, size: int, report: Report | None
-) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """A few rows after the other, with the number of the first one."""
-    total, every = len(inputs), max(1, CHUNK_ROWS // size)
-    for i, start in enumerate(range(0, total, size)):
-        stop = min(start + size, total)
-        yield start, inputs[start:stop], targets[start:stop]
-        if report is not None and (i % every == every - 1 or stop == total):
-            report(stop, total)
 
 
 def _with_zero(numbers: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import mmap
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,13 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.errors import DataError, ShapeError
 from bilevel.problem import Groups
+from bilevel.progress import Report
 
 GROUPS = ("train", "validation", "test")
 ROWS_AT_ONCE = 4096
 """Rows that are looked at at once: they may come from a file."""
+CHUNK_ROWS = 8192
+"""Rows of a piece, or between two reports."""
 
 
 def check_finite(
@@ -155,3 +159,15 @@ def check_piece(some: Tensor, name: str, start: int) -> None:
             "few thousand rows after it. Drop those rows or impute them; nothing of this call was "
             "added."
         )
+
+
+def pieces(
+    inputs: Tensor, targets: Tensor, size: int, report: Report | None
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """A few rows after the other, with the number of the first one."""
+    total, every = len(inputs), max(1, CHUNK_ROWS // size)
+    for i, start in enumerate(range(0, total, size)):
+        stop = min(start + size, total)
+        yield start, inputs[start:stop], targets[start:stop]
+        if report is not None and (i % every == every - 1 or stop == total):
+            report(stop, total)

@@ -118,6 +118,21 @@ def test_pieces_that_lie_far_from_zero(mapped, penalize_bias, tmp_path):
     assert distance(found.head, case.exact()) <= found.bound
 
 
+@pytest.mark.parametrize("bias", [None, "free"])
+def test_maps_are_refined_on_the_scale_of_each_column(bias, tmp_path):
+    """The slope of a large column is rounding long before that of a small one is."""
+    case = hard(
+        32, n=70, m=5, scale=[1e6, 1e-5, 1.0, 1e-6, 1e4], penalty=np.float64(1e-12), bias=bias
+    )
+    file = np.lib.format.open_memmap(
+        tmp_path / "rows.npy", mode="w+", dtype=np.float32, shape=case.inputs.shape
+    )
+    file[:] = case.inputs.astype(np.float32)
+    case = case._replace(inputs=np.array(file, dtype=np.float64))
+    found = GramAccumulator(fit_bias=bias is not None).add(file, case.targets).solve(1e-12)
+    assert case.error(found.head, case.exact()) < 1e-11
+
+
 @pytest.mark.parametrize("name", HARD)
 def test_a_factor_is_that_of_the_whole_hessian(name):
     """Products and solves of what adjoints get, on the scale of each feature, in fractions.
