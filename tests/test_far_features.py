@@ -41,7 +41,9 @@ def criterion_problem(name, far, **attributes):
 
 
 @pytest.mark.parametrize(
-    ("solver", "head_set"), [(Newton(), None), (ProjectedNewton(), WIDE)], ids=["newton", "box"]
+    ("solver", "head_set"),
+    [(Newton(), None), (ProjectedNewton(), WIDE), (Cvxpy(), None)],
+    ids=["newton", "box", "cvxpy"],
 )
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("name", CRITERIA)

@@ -12,9 +12,10 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.heads.compiled import Compiled, GramForm, RowsForm, compiled
 from bilevel.heads.head_data import Decided, FullData
+from bilevel.heads.linear_objective import LinearObjective
 from bilevel.heads.objective import AbstractObjective
 from bilevel.heads.quadratic import all_penalised, quadratic_system, refuse_singular
-from bilevel.heads.view import head_objective
+from bilevel.heads.view import head_objective, linear_objective, seen_from_means
 from bilevel.linear.centre import Centre, bias_of
 from bilevel.linear.cholesky import factorise
 from bilevel.linear.factor import CentredFactor, PrimalFactor, merge_outputs, split_outputs
@@ -69,16 +70,17 @@ class ConvexHeads(abc.ABC):
         """Heads with what g does not determine settled."""
         return head
 
+    def from_means(self) -> "tuple[ConvexHeads, Centre | None]":
+        """The heads theta_c, where features lie far from zero; no set may hold theta."""
+        return self, None
+
     def reach(self, head: Tensor, step: Tensor) -> Tensor:
         """How much a prediction moves with a step at most, (R,)."""
         return torch.zeros_like(self.largest)
 
     def scale(self, head: Tensor) -> Tensor:
         """The size of what cancels in the slope at some heads, (R,)."""
-        zero = trees.flatten(self.slope(torch.zeros_like(head)))
-        length = torch.linalg.vector_norm(trees.flatten(head), dim=1)
-        found: Tensor = torch.linalg.vector_norm(zero, dim=1) + self.largest * length
-        return found
+        return trees.norm(self.slope(torch.zeros_like(head))) + self.largest * trees.norm(head)
 
     def derivatives(self, head: Tree) -> tuple[Tensor, Tensor]:
         """Slope and Hessian."""
@@ -167,6 +169,12 @@ class GramHeads(ConvexHeads):
         """Cholesky's."""
         inner, centre = self._factorised[0], self._centre
         return inner if centre is None else CentredFactor(inner, centre.origin)
+
+    def from_means(self) -> tuple[ConvexHeads, Centre | None]:
+        """Those of the system that is seen from there."""
+        if not (isinstance(self.system, CentredSystem) and self.system.far()):
+            return self, None
+        return GramHeads(self.system.inner, self.outputs), self.system.centre
 
     @functools.cached_property
     def largest(self) -> Tensor:
@@ -322,6 +330,13 @@ class RowsHeads(ConvexHeads):
     def penalised(self) -> Tensor:
         """As the objective says."""
         return self.objective.penalised.expand(len(self.status))
+
+    def from_means(self) -> tuple[ConvexHeads, Centre | None]:
+        """Of features less their means."""
+        parts, centre = seen_from_means(self.problem, self.parts)
+        if centre is None or not isinstance(self.objective, LinearObjective):
+            return self, None
+        return RowsHeads(self.problem, parts, linear_objective(self.problem, parts)), centre
 
     def settled(self, head: Tensor) -> Tensor:
         """Sums that g does not determine made zero."""

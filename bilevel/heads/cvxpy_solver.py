@@ -17,6 +17,9 @@ from bilevel.heads.compiled import Constraints
 from bilevel.heads.convex_forms import ConvexHeads, convex_heads
 from bilevel.heads.descent import RUNAWAY
 from bilevel.heads.polish import mapping, newton, polished
+from bilevel.heads.view import by_columns
+from bilevel.linear.centre import Centre
+from bilevel.linear.factor import CentredFactor
 from bilevel.oracles import Oracles
 from bilevel.problem import LinearHeadProblem, StackelbergProblem
 from bilevel.sampling import Rows
@@ -141,28 +144,45 @@ class Cvxpy(AbstractHeadSolver):
     ) -> HeadSolution:
         """Every run by itself, then the Newton steps of all runs together."""
         heads, state = convex_heads(oracles, body, head, rows, state)
-        convex = oracles.problem.head_set
+        convex, last, centre = oracles.problem.head_set, head.double(), None
+        free = isinstance(convex, Everywhere) and self.constraints is None
+        factor: Any = ()
+        if free:
+            heads, centre = heads.from_means()
+            factor = heads.factor
+        if centre is not None:
+            last = by_columns(last, centre.inward)
+            factor = CentredFactor(factor, centre.origin) if factor else ()
         polish = self._polishes(convex, trees.flatten(head).shape[1])
         found = Found.nothing(heads, head)
         for options in self._attempts(polish):
             self._ask(found, heads, convex, options)
             if polish:
-                self._polish(found, heads, convex, head.double())
+                self._polish(found, heads, convex, last)
             if not bool(found.rough.any()):
                 break
-        answer, residual = self._answer(found, heads, convex, head.dtype)
-        free = isinstance(convex, Everywhere) and self.constraints is None
-        factor, words = heads.factor if free else (), tuple(found.words)
-        return HeadSolution(answer, residual, found.status, state, factor, words)
+        answer, residual = self._answer(found, heads, convex, head.dtype, centre)
+        return HeadSolution(answer, residual, found.status, state, factor, tuple(found.words))
 
     @staticmethod
     def _answer(
-        found: "Found", heads: ConvexHeads, convex: ConvexSet, dtype: torch.dtype
+        found: "Found",
+        heads: ConvexHeads,
+        convex: ConvexSet,
+        dtype: torch.dtype,
+        centre: Centre | None,
     ) -> tuple[Tensor, Tensor]:
-        """The heads in their type and within their set, NaN where they failed; residuals."""
+        """The heads in their type and within their set, NaN where they failed; residuals.
+
+        With a centre, what was found is theta_c.
+        """
         failed = found.status >= int(Status.DIVERGED)
         nothing = torch.full_like(found.head, torch.nan)
         head = trees.where(failed, nothing, found.head)
+        if centre is not None:
+            answer = by_columns(head, centre.outward).to(dtype)
+            slope = heads.slope(by_columns(answer, centre.inward))
+            return answer, trees.norm(by_columns(slope, centre.slope))
         if dtype == torch.float64 and found.residual is not None:
             return head, found.residual.masked_fill(failed, torch.nan)
         answer = convex.project(head.to(dtype))

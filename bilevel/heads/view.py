@@ -53,24 +53,24 @@ class View(NamedTuple):
     def vector(self, head: Tree) -> Tensor:
         """The vectors of heads theta."""
         if self.centre is not None:
-            head = _columns(head, self.centre.inward)
+            head = by_columns(head, self.centre.inward)
         return self.objective.vector(head)
 
     def head(self, vectors: Tensor) -> Tree:
         """Its inverse, float64."""
         found = self.objective.head(vectors)
-        return found if self.centre is None else _columns(found, self.centre.outward)
+        return found if self.centre is None else by_columns(found, self.centre.outward)
 
     def slope(self, vectors: Tensor) -> Tree:
         """d_theta g from the slope in theta_c."""
         found = self.objective.head(vectors)
-        return found if self.centre is None else _columns(found, self.centre.slope)
+        return found if self.centre is None else by_columns(found, self.centre.slope)
 
     def right(self, slope: Tree) -> Tensor:
         """The inverse of `slope`."""
         if self.centre is not None:
             origin = self.centre.origin
-            slope = _columns(slope, lambda columns: pulled(-origin, columns))
+            slope = by_columns(slope, lambda columns: pulled(-origin, columns))
         return self.objective.vector(slope)
 
     def step(self, vectors: Tensor) -> Tree:
@@ -79,7 +79,7 @@ class View(NamedTuple):
         if self.centre is None:
             return found
         origin = self.centre.origin
-        return _columns(found, lambda columns: shifted(-origin, columns))
+        return by_columns(found, lambda columns: shifted(-origin, columns))
 
     def moved_inside(self, head: Tensor, convex: ConvexSet) -> Tensor:
         """Heads with undetermined sums as near to zero as the bounds of a set let them be."""
@@ -95,7 +95,7 @@ def head_objective(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Abst
     """g of the heads at `body`, by the features where that is possible."""
     problem = oracles.problem
     if isinstance(problem, LinearHeadProblem) and knows_curvature(problem, targets_of(rows)):
-        return _linear(problem, oracles.linear_parts(body, rows))
+        return linear_objective(problem, oracles.linear_parts(body, rows))
     return GeneralObjective(oracles, body, head, rows)
 
 
@@ -115,14 +115,15 @@ def head_view(
     if not (isinstance(problem, LinearHeadProblem) and knows_curvature(problem, targets_of(rows))):
         return View(GeneralObjective(oracles, body, head, rows))
     parts, centre = seen_from_means(problem, oracles.linear_parts(body, rows))
-    made = _linear(problem, parts, settled)
+    made = linear_objective(problem, parts, settled)
     gauge = None if made.gauge is None else made.gauge[:, 0] > 0
     return View.centred(made, centre, gauge)
 
 
-def _linear(
+def linear_objective(
     problem: LinearHeadProblem, parts: LinearParts, settled: bool | None = None
 ) -> LinearObjective:
+    """g by the features, see `head_view`."""
     if settled is None:
         settled = isinstance(problem.head_set, Everywhere)
     return LinearObjective(parts, problem.criterion, problem.outputs, settled=settled)
@@ -132,7 +133,7 @@ def seen_from_means(
     problem: LinearHeadProblem, parts: LinearParts
 ) -> tuple[LinearParts, Centre | None]:
     """Features less their means where these dwarf their spread and a free bias takes them up."""
-    if bias_of(problem) != "free" or not _far(parts.design):
+    if bias_of(problem) != "free" or not _far(parts):
         return parts, None
     origin, level = centre_of(parts._replace(targets=parts.design[..., :1]), "free")
     outputs = problem.outputs or 1
@@ -146,15 +147,16 @@ def targets_of(rows: Rows) -> Tensor:
     return found if rows.axes["train"] is None else found[0]
 
 
-def _far(design: Tensor) -> bool:
-    """Whether the mean of a feature is much larger than its spread, in a few rows."""
-    some = design[:, :FEW, :-1].double()
+def _far(parts: LinearParts) -> bool:
+    """Whether the mean of a feature is much larger than its spread and penalty, in a few rows."""
+    some, penalty = parts.design[:, :FEW, :-1].double(), parts.penalty[:, :-1]
     mean = some.mean(1, keepdim=True)
-    spread = (some - mean).square().mean(1)
-    return bool(((mean.squeeze(1).square() > FAR**2 * spread) & (spread > 0)).any())
+    penalty = penalty if penalty.ndim == 2 else penalty.amin(2)
+    left = (some - mean).square().mean(1) + penalty
+    return bool((mean.squeeze(1).square() > FAR**2 * left).any())
 
 
-def _columns(head: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+def by_columns(head: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     """A function of columns (R, m, K), at heads (R, m) or (R, m, K)."""
     head = head.double()
     return function(head) if head.ndim == 3 else function(head.unsqueeze(2)).squeeze(2)

@@ -192,9 +192,9 @@ class CentredSystem(AbstractSystem):
         return self._whole
 
     def far(self) -> bool:
-        """Whether `primal` loses digits: means that are much larger than their spread."""
-        spread = self.gram.diagonal(dim1=1, dim2=2)
-        return bool(((self.centre.origin.square() > FAR**2 * spread) & (spread > 0)).any())
+        """Whether `primal` loses digits: means much larger than their spread and penalty."""
+        left = self.inner.hessian.diagonal(dim1=2, dim2=3).amin(1)
+        return bool((self.centre.origin.square() > FAR**2 * left).any())
 
     @functools.cached_property
     def _whole(self) -> PrimalSystem:
