@@ -1,29 +1,44 @@
-"""How far |grad Phi| fell, and whose rate is to blame where it did not."""
+"""How far |grad Phi| fell, and whose rate to change where it did not."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from bilevel.report.words import joined, number
 from bilevel.status import FAILED
 
 Array = NDArray[Any]
 
-NORM = "phi_gradient_norm"
+NORM, PHI = "phi_gradient_norm", "phi"
 NEAR = 0.01
 """Of its first value: what is below has come far, and may go up and down."""
+ALIKE = 0.01
+"""Of its first value: what keeps within this of it has not changed."""
 FEWEST = 8
-"""Records from which a run can be said to go up and down."""
+"""Records from which a run can be said to go up and down, or to have stopped falling."""
 RISES, SWING, STILL = 0.3, 2.0, 0.8
-"""It does if in its second half so many changes are upwards, they multiply it by this in all, and
-it ends that half above this times where it was before."""
+"""It goes up and down if in its second half so many changes are upwards, they multiply it by this
+in all, and it ends that half above this times where it was before."""
+GAIN = 1e-3
+"""Of what Phi fell before: if it falls by no more in the second half, that has brought nothing."""
+LOWER = "lower the body's rate, or let it decay"
+FAULTS = {
+    "goes up and down": LOWER,
+    "no longer falls, nor does Φ,": LOWER,
+    "did not fall": LOWER,
+    "did not fall, though Φ does,": "make more steps, or raise the body's rate",
+    "stayed the same": "the rate is too small to get on, or so large that the body goes to and fro",
+}
+"""What |grad Phi| does, and what that says of the rate."""
+
+Run = tuple[Array, Array]
 
 
 def fall(content: Mapping[str, Any]) -> str:
-    """How far |grad Phi| of every strategy fell, and whose goes up and down or did not fall.
+    """How far |grad Phi| of every strategy fell, and whose goes up and down or stopped falling.
 
     Args:
         content: As `Comparison.content` gives it.
@@ -32,46 +47,100 @@ def fall(content: Mapping[str, Any]) -> str:
         Sentences, or "" where |grad Phi| was not recorded.
     """
     falls: dict[str, float] = {}
-    restless, grown = [], []
+    faulty: dict[str, list[str]] = {fault: [] for fault in FAULTS}
     for name, table in content["history"].items():
-        fine = [status not in FAILED for status in content["status"][name]]
-        runs = [run[np.isfinite(run)] for run in table[NORM].T[fine]] if NORM in table else []
-        runs = [run for run in runs if len(run) > 1 and run[0] > 0]
+        runs = _runs(table, content["status"][name])
         if not runs:
             continue
-        falls[name] = float(np.median([run[-1] / run[0] for run in runs]))
-        rate = _rate(name, content["strategies"][name])
-        if falls[name] >= 1:
-            grown.append(rate)
-        elif 2 * sum(map(_restless, runs)) > len(runs):
-            restless.append(rate)
+        falls[name] = float(np.median([norm[-1] / norm[0] for norm, _ in runs]))
+        if fault := _fault(falls[name], runs):
+            faulty[fault].append(_rate(name, content["strategies"][name]))
     if not falls:
         return ""
     parts = [f"{name} {number(value)}" for name, value in falls.items()]
     over = " (median over seeds)" if content["runs"] > 1 else ""
     found = f"Gradient of Φ, its last size over its first{over}: {joined(parts)}."
-    if restless:
-        found += (
-            f" It goes up and down for {joined(restless)}: lower the body's rate, or let it decay."
-        )
-    if grown:  # which small steps do too, on a way that becomes steeper
-        found += (
-            f" It did not fall for {joined(grown)}: the body's rate is too large, or so small that "
-            "more steps are needed."
-        )
-    return found
+    said = (
+        f" It {fault} for {joined(rates)}: {FAULTS[fault]}."
+        for fault, rates in faulty.items()
+        if rates
+    )
+    return found + "".join(said)
+
+
+def _runs(table: Mapping[str, Array], status: Sequence[str]) -> list[Run]:
+    """|grad Phi| and Phi (NaN if unknown) of the runs that did not fail, where they are known."""
+    if NORM not in table:
+        return []
+    norms, values = table[NORM].T, table.get(PHI, np.full_like(table[NORM], np.nan)).T
+    known = [
+        (norm[np.isfinite(norm)], value[np.isfinite(norm)])
+        for norm, value, code in zip(norms, values, status, strict=True)
+        if code not in FAILED
+    ]
+    return [run for run in known if len(run[0]) > 1 and run[0][0] > 0]
+
+
+def _fault(last: float, runs: Sequence[Run]) -> str:
+    """Which of `FAULTS` most of the runs have, or "".
+
+    Args:
+        last: The median of the last |grad Phi| over the first.
+        runs: Of `_runs`.
+    """
+
+    def most(which: ArrayLike) -> bool:
+        return bool(np.mean(which) > 0.5)
+
+    gains = np.array([_gain(phi) for _, phi in runs])
+    if last >= 1:
+        if most([_unchanged(norm) for norm, _ in runs]):
+            return "stayed the same"
+        return "did not fall, though Φ does," if most(gains > GAIN) else "did not fall"
+    if most([_restless(norm) for norm, _ in runs]):
+        return "goes up and down"
+    stuck = np.array([_far(norm) and _level(norm) for norm, _ in runs])
+    return "no longer falls, nor does Φ," if most(stuck & (gains <= GAIN)) else ""
+
+
+def _unchanged(run: Array) -> bool:
+    """Whether a run kept to its first value."""
+    return bool((np.abs(run / run[0] - 1) <= ALIKE).all())
+
+
+def _far(run: Array) -> bool:
+    """Whether a run that is long enough to tell ended far from a stationary point."""
+    return len(run) >= FEWEST and bool(run[-1] > NEAR * run[0])
+
+
+def _thirds(run: Array) -> tuple[float, float]:
+    """Medians of the earlier and the later part of the second half of a run."""
+    late = run[len(run) // 2 :]
+    third = len(late) // 2
+    return float(np.median(late[:third])), float(np.median(late[-third:]))
+
+
+def _level(run: Array) -> bool:
+    """Whether a run ends its second half about as high as it began it."""
+    before, after = _thirds(run)
+    return after > STILL * before
+
+
+def _gain(phi: Array) -> float:
+    """How far Phi fell in the second half of a run, as a part of what it fell before, or NaN."""
+    if len(phi) < FEWEST:
+        return np.nan
+    before, after = _thirds(phi)
+    return (before - after) / max(abs(float(phi[0]) - before), np.finfo(float).tiny)
 
 
 def _restless(run: Array) -> bool:
     """Whether a run, far from a stationary point, goes up and down without getting on."""
-    if len(run) < FEWEST or run[-1] <= NEAR * run[0]:
+    if not _far(run):
         return False
-    late = run[len(run) // 2 :]
-    third = len(late) // 2
-    before, after = np.median(late[:third]), np.median(late[-third:])
-    changes = np.diff(np.log(np.maximum(late, np.finfo(float).tiny)))
+    changes = np.diff(np.log(np.maximum(run[len(run) // 2 :], np.finfo(float).tiny)))
     swings = np.exp(changes[changes > 0].sum()) >= SWING
-    return bool((changes > 0).mean() >= RISES and swings and after > STILL * before)
+    return bool((changes > 0).mean() >= RISES and swings and _level(run))
 
 
 def _rate(name: str, written: str) -> str:
