@@ -49,8 +49,8 @@ class Comparison:
         problem: Name of the problem.
         settings: How it was trained; must hold "seeds", the R seeds that were trained. "budget" is
             what was equal for all strategies; "tuning" is how rates were searched; "same_runs" are
-            strategies whose runs do not depend on the seed, and "seeds_asked" the seeds that would
-            all have made the one run that was trained.
+            strategies whose runs do not depend on the seed, and "seeds_asked" the seeds that all
+            make the one run that is told of.
         strategies: Name -> how it is written in Python.
         steps: (T,) recorded steps; gradient evaluations if they were the budget.
         history: Name -> metric -> (T, R) values.

@@ -126,11 +126,11 @@ class Contest:
         }
 
     def alike(self) -> list[str]:
-        """Strategies whose runs start alike and always see the same, whatever the seed."""
+        """Strategies whose runs start alike on the same data, whatever the seed."""
         return [name for name, loop, runs in self._places() if loop.alike(runs)]
 
     def one_run(self) -> list[str]:
-        """Those of them whose runs are known to be one and the same: they draw nothing else."""
+        """Those of them whose runs are known to be one and the same: nothing else is drawn."""
         return [name for name, loop, runs in self._places() if loop.one_run(runs)]
 
     def _places(self) -> Iterator[tuple[str, Loop, slice]]:

@@ -22,7 +22,7 @@ from bilevel.heads.quadratic import LARGEST_GENERAL_HEAD
 from bilevel.oracles import Oracles
 from bilevel.problem import StackelbergProblem
 from bilevel.recording import joined, record_steps
-from bilevel.repetition import see_the_same, start_alike
+from bilevel.repetition import same_data, same_steps, start_alike
 from bilevel.sampling import BatchSize, Sampler, TrainingData
 from bilevel.schedules import check_positive_integer, positive
 from bilevel.solution import Solution, TrainingState
@@ -204,16 +204,16 @@ class Loop:
         return list(training.recorder.record(made.body, made.head, respond=False))
 
     def alike(self, runs: slice = slice(None)) -> bool:
-        """Whether some runs, of different seeds, start alike and always see the same."""
-        if not see_the_same(self.trainings[0].sampler, self.data):
-            return False
+        """Whether some runs, of different seeds, start alike on the same data."""
         made = self.state.strategy
-        return start_alike((made.body, made.head), runs)
+        return same_data(self.data) and start_alike((made.body, made.head), runs)
 
     def one_run(self, runs: slice = slice(None)) -> bool:
         """Whether these runs are known to be one and the same, before they are trained."""
-        strategy = self.trainings[0].strategy
-        return not strategy.draws and self.alike(runs) and start_alike(self.state.strategy, runs)
+        if self.trainings[0].strategy.draws or not self.alike(runs):
+            return False
+        same = same_steps(self.trainings[0].sampler, self.data)
+        return same and start_alike(self.state.strategy, runs)
 
     def head_status(self) -> list[str]:
         """Names of what became of each run's heads so far; COMPLETED where nothing is known."""

@@ -1,7 +1,8 @@
 """Do runs of different seeds differ at all?
 
-Where the starts, the data and the rows of the steps do not depend on the seed, all runs are one and
-the same: to count it once for every seed would make certainty out of nothing.
+Where the starts, the data and the rows of the steps do not depend on the seed, or no strategy looks
+at what does, all runs are one and the same: to count it once for every seed would make certainty
+out of nothing.
 """
 
 from collections.abc import Mapping
@@ -18,6 +19,9 @@ from bilevel.sampling import Sampler, TrainingData
 from bilevel.trees import Tree
 
 Array = NDArray[Any]
+DISTANCES = {"head_residual", "head_gap", "head_bound",
+             "phi_gradient_norm", "gradient_gap", "gradient_bound"}  # fmt: skip
+"""Records that are nothing but rounding where a run has arrived."""
 SAME = 1e-6
 """Runs that nothing but rounding tells apart stay this near to one another, relatively."""
 
@@ -33,8 +37,13 @@ def start_alike(state: Any, runs: slice = slice(None)) -> bool:
     return all(_alike(leaf[runs]) for leaf in tensors)
 
 
-def see_the_same(sampler: Sampler, data: TrainingData) -> bool:
-    """Whether the data, and the rows and noise of every step, are the same for all seeds.
+def same_data(data: TrainingData) -> bool:
+    """Whether the data are the same for all seeds."""
+    return not data.per_seed or all(_alike(leaf) for leaf in trees.leaves(data.groups))
+
+
+def same_steps(sampler: Sampler, data: TrainingData) -> bool:
+    """Whether the rows and the noise of every step are the same for all seeds.
 
     Args:
         sampler: of these runs, or of some of them.
@@ -46,8 +55,6 @@ def see_the_same(sampler: Sampler, data: TrainingData) -> bool:
             continue
         if sampler.sampling != "epochs" or size % rows:  # whole epochs: the rows, in other orders
             return False
-    if data.per_seed and not all(_alike(leaf) for leaf in trees.leaves(data.groups)):
-        return False
     if not sampler.noisy:
         return True
     noise, seeds = sampler.problem.noise, sorted(set(data.seeds))
@@ -56,15 +63,17 @@ def see_the_same(sampler: Sampler, data: TrainingData) -> bool:
 
 
 def turned_out_alike(table: Mapping[str, Array]) -> bool:
-    """Whether runs that start alike on the same rows stayed together, up to rounding.
+    """Whether runs that start alike on the same data stayed together, up to rounding.
 
     Args:
-        table: Metric -> (T, R) values.
+        table: Metric -> (T, R) values; the first record says no more than that they start alike.
     """
-    objectives = [table[name] for name in ("objective", "body_objective") if name in table]
+    if not np.isfinite(table["objective"][1:]).any():
+        return False
     return all(
         np.allclose(values, values[:, :1], rtol=SAME, atol=0.0, equal_nan=True)
-        for values in objectives
+        for name, values in table.items()
+        if name not in DISTANCES
     )
 
 

@@ -229,6 +229,57 @@ def test_own_loops_are_looked_at_afterwards():
     assert "same_runs" not in alone.settings
 
 
+class Deaf(Scalar):
+    """Rows and noise are drawn, but nothing looks at them."""
+
+    def data(self, seed=None):
+        return {"train": torch.arange(N, dtype=torch.float64)}
+
+    def init_body(self, generator):
+        return torch.tensor(1.5, dtype=torch.float64)
+
+    def init_head(self, generator):
+        return torch.tensor(0.5, dtype=torch.float64)
+
+    def noise(self, generator, steps):
+        return torch.randn(steps, generator=generator)
+
+
+def test_rows_that_nothing_looks_at_make_no_other_runs():
+    found = compare(Deaf(), PAIR, batch_size=4, **OPTIONS)
+    assert found.settings["seeds"] == [4]
+    assert found.settings["same_runs"] == list(PAIR)
+    assert np.isnan([result.p_value for result in found.paired()]).all()
+    mixed = compare(Deaf(), PAIR | {"own": shaken}, batch_size=4, **OPTIONS)
+    assert mixed.settings["seeds"] == [4, 0, 2]
+    assert mixed.settings["same_runs"] == list(PAIR)
+
+
+def drifting(problem, body, head, batches):
+    """A loop whose bodies differ between seeds, which g does not see where heads are zero."""
+    source = torch.Generator().manual_seed(batches.seed)
+    for _ in batches:
+        body = body | {"bias": body["bias"] + torch.rand(4, generator=source, dtype=head.dtype)}
+        yield body, 0 * head
+
+
+def test_runs_that_differ_where_g_does_not_look_are_not_one():
+    found = compare(Steady(), {"own": drifting, "two": PAIR["two"]}, batch_size=None, **OPTIONS)
+    assert len(set(found.history["own"]["objective"][-1])) == 1
+    assert found.settings["same_runs"] == ["two"]
+
+
+def test_a_start_alone_does_not_tell_that_runs_are_one():
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    options = OPTIONS | {"batch_size": None, "callback": stop}
+    found = compare(Steady(), {"own": shaken}, **options)
+    assert found.step == 0
+    assert "same_runs" not in found.settings
+    assert compare(Steady(), {"two": PAIR["two"]}, **options).settings["same_runs"] == ["two"]
+
+
 # what else follows
 
 

@@ -9,7 +9,7 @@ from bilevel.report.words import UNKNOWN, counted, joined, metric_name, number, 
 
 Result = Mapping[str, Any]
 
-ONE_RUN = "Since the start, the data and the rows of the steps do not depend on the seed,"
+ONE_RUN = "Since the start and the data do not depend on the seed, nor anything else that matters,"
 FEWEST = 3  # pairs for an interval, as in `bilevel.analysis.paired`
 
 
