@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from bilevel.report.words import joined, number
 from bilevel.status import FAILED
@@ -89,8 +89,8 @@ def _fault(last: float, runs: Sequence[Run]) -> str:
         runs: Of `_runs`.
     """
 
-    def most(which: ArrayLike) -> bool:
-        return bool(np.mean(which) > 0.5)
+    def most(which: Sequence[bool] | Array) -> bool:
+        return bool(np.mean(np.asarray(which)) > 0.5)
 
     gains = np.array([_gain(phi) for _, phi in runs])
     if last >= 1:
