@@ -182,7 +182,7 @@ def test_after_an_end_nothing_need_be_known(tmp_path, empty):
     expected = from_transitions(STATES, None, REWARDS, unknown, OVER)
     arrays = {"states": STATES, "next_states": cells, "rewards": REWARDS, "terminal": OVER}
     same(load_transitions(saved(tmp_path, ".csv", arrays))[0], expected)
-    with pytest.raises(DataError, match=r"`next_states` is NaN .* in 3 of 7 .* number 2"):
+    with pytest.raises(DataError, match=r"`next_states` is NaN .* in 3 of 7 .* number 2\. Mark"):
         load_transitions(saved(tmp_path, ".csv", arrays | {"terminal": 0 * OVER}))
     states = np.where(OVER[:, None] == 1, empty, STATES.astype(str))
     with pytest.raises(DataError, match="'states_a' lacks 3 of 7 values, the first in line 4"):

@@ -77,9 +77,11 @@ def from_transitions(
     for name, values in found.items():
         bad = ~np.isfinite(values.reshape(n, -1)).all(1)
         if bad.any():
+            ends = " where no episode ended" * (name == "next_states")
+            mark = "Mark their ends in `terminated`, or drop them" if ends else "Drop them"
             raise DataError(
-                f"`{name}` is NaN or infinite in {int(bad.sum())} of {n} transitions, the first "
-                f"number {int(bad.argmax())}. Drop them."
+                f"`{name}` is NaN or infinite in {int(bad.sum())} of {n} transitions{ends}, the "
+                f"first number {int(bad.argmax())}. {mark}."
             )
     if (found["ratios"] < 0).any():
         place = int((found["ratios"] < 0).argmax())
