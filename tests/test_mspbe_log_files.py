@@ -138,9 +138,11 @@ def test_names_that_may_matter_are_refused(tmp_path, suffix, name):
 def test_what_is_not_used_is_named(tmp_path, suffix):
     expected = from_transitions(STATES, None, REWARDS, NEXT, OVER)
     text = np.array(["left", "right"] * N)[:N]
-    more = {"terminated": OVER, "next_action": OVER, "time": REWARDS, "comment": text}
+    more = {"terminated": OVER, "next_action": OVER, "action_mask": REWARDS, "iteration": text}
     path = saved(tmp_path, suffix, ARRAYS | more)
-    with pytest.warns(UserWarning, match="not used: 'next_action', 'time', 'comment'") as caught:
+    with pytest.warns(
+        UserWarning, match="not used: 'next_action', 'action_mask', 'iteration'"
+    ) as caught:
         read, _ = load_transitions(path)
     assert caught[0].filename == __file__
     same(read, expected)

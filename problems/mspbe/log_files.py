@@ -45,10 +45,12 @@ WORDS = {"true": "1", "false": "0"}
 OURS = {name: ours for ours, names in NAMES.items() for name in names}
 TELLING = {
     *(word for ours in (*FLAGS, "ratios") for word in NAMES[ours]),
-    "end", "ends", "ended", "finished", "absorbing", "mask", "masks", "discount", "discounts",
+    "end", "ends", "ended", "finished", "absorbing", "discount", "discounts",
     "gamma", "gammas", "importance",
 }  # fmt: skip
 """Words of names that may say where episodes end or what rows count: never left out in silence."""
+ALONE = {"mask", "masks"}
+"""Names that may say so as they are, and not as a part of others (`action_mask`)."""
 
 
 def read_arrays(path: Path) -> dict[str, Any]:
@@ -179,9 +181,11 @@ def _meaning(name: str, wide: tuple[str, ...]) -> tuple[str, str, str]:
 def _check_left(path: Path, left: Sequence[str], single: Collection[str]) -> None:
     """Refuse names that may change the values, warn of the others."""
     for name in left:
-        words = set(re.split(r"[^a-z]+", name.lower()))
-        near = difflib.get_close_matches(name.lower(), TELLING, n=1, cutoff=0.8)
-        if (near or words & TELLING) and name not in single:
+        lower = name.lower()
+        words = set(re.split(r"[^a-z]+", lower))
+        # short words are near to others: one, done
+        near = len(lower) > 6 and difflib.get_close_matches(lower, TELLING, n=1, cutoff=0.85)
+        if (near or words & TELLING or lower in ALONE) and name not in single:
             raise DataError(
                 f"{path}: {name!r} is not understood, but may say where episodes end or what "
                 f"transitions count. {UNDERSTOOD} Rename it, or leave it out."
