@@ -149,15 +149,19 @@ class Training:
             self.state = self.state._replace(strategy=kept)
 
     def status(self, ending: Status) -> list[Status]:
-        """What became of each run, if those that can go on end as `ending`."""
+        """What became of each run, if those that can go on end as `ending`.
+
+        What is worse to know of its heads comes first, also where |grad Phi| became small: that is
+        known of the best response, whatever head a run had.
+        """
         codes = self.state.codes
         solved = self.strategy.status(self.state.strategy)
         worst = torch.zeros_like(codes) if solved is None else solved
         status = []
         for code, head_code in zip(codes.tolist(), worst.tolist(), strict=True):
-            noteworthy = head_code > Status.INTERRUPTED and ending is not Status.INTERRUPTED
-            unfinished = Status(head_code) if noteworthy else ending
-            status.append(unfinished if code == ACTIVE else Status(code))
+            ended = ending if code == ACTIVE else Status(code)
+            fine = ended in (Status.COMPLETED, Status.CONVERGED, Status.NOT_STATIONARY)
+            status.append(Status(head_code) if fine and head_code > Status.INTERRUPTED else ended)
         return status
 
 

@@ -307,6 +307,22 @@ def test_tolerance_stops_runs_without_a_closed_form(case):
             assert float(end) == pytest.approx(float(norm[record, run]), rel=1e-10)
 
 
+@pytest.mark.parametrize(
+    ("solver", "code"),
+    [(bilevel.ClosedForm(), Status.OUTSIDE_SET), (FastSGD(1e-3, 2, tolerance=1e-12),
+                                                  Status.NOT_CONVERGED)],
+)  # fmt: skip
+def test_a_small_gradient_does_not_hide_what_a_head_was(solver, code):
+    """|grad Phi| is taken at the best response: it says nothing of the head of the run."""
+    problem = Smooth()
+    problem.head_set = bilevel.Box(-0.05, 0.05)
+    found = train(problem, BestResponse(0.05, solver), 20, every=5, tolerance=0.9)
+    assert found.state.codes.tolist() == [Status.CONVERGED] * 2
+    assert found.status == (code,) * 2
+    exact = train(problem, BestResponse(0.05), 20, every=5, tolerance=0.9)
+    assert exact.status == (Status.CONVERGED,) * 2
+
+
 def test_a_run_that_oscillates_does_not_end_as_completed():
     problem = Exponential()
     found = train(problem, BestResponse(2.5, Newton(), optimizer=SGD()), 30, tolerance=1e-3)
