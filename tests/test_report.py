@@ -137,6 +137,18 @@ def test_a_difference_next_to_none_leaves_room_for_the_names():
     assert "less than" not in svg
 
 
+def test_numbers_below_dots_leave_room_for_intervals_that_reach_further():
+    values = {"a": np.array([0.08, 0.1, 0.3]), "b": np.array([0.3, 0.4, 0.5])}
+    ends = {"a": {"value": 0.16, "low": 0.0035, "high": 0.4}}
+    ends["b"] = {"value": 0.4, "low": 0.3, "high": 0.5}
+    axes = figures.strip(values, ends, "loss").axes[0]
+    low, high = axes.get_xlim()
+    assert low < 0.0035
+    assert [tick for tick in axes.get_xticks() if low < tick < high] == pytest.approx(
+        [0.003, 0.01, 0.03, 0.1, 0.3]
+    )
+
+
 def test_empty_figures_do_not_fail():
     to_svg(figures.curves({}, "step", "loss"))
     to_svg(figures.strip({}, {}, "loss"))

@@ -49,6 +49,11 @@ def test_the_median_over_seeds_of_the_last_over_the_first_is_told():
     assert one == "Gradient of Φ, its last size over its first: exact 0.0300."
 
 
+def test_names_with_commas_are_told_apart():
+    strategies = {"exact": (written(0.1), falling(0.3)), "exact, tuned": (written(1), falling(0.2))}
+    assert stationarity.fall(content(strategies)).endswith(": exact 0.300; exact, tuned 0.200.")
+
+
 def test_what_goes_up_and_down_names_its_rate():
     strategies = {
         "slow": (written(0.001), falling(0.4)),

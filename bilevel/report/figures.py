@@ -183,7 +183,7 @@ def strip(
         )
         if finite.size and finite.min() > 0 and finite.max() > 3 * finite.min():
             axes.set_xscale("log")
-            log_ticks(axes, float(finite.min()), float(finite.max()), axis="x")
+            log_ticks(axes, *axes.get_xlim(), axis="x")  # intervals may reach further than dots
     return figure
 
 

@@ -59,7 +59,8 @@ def fall(content: Mapping[str, Any]) -> str:
         return ""
     parts = [f"{name} {number(value)}" for name, value in falls.items()]
     over = " (median over seeds)" if content["runs"] > 1 else ""
-    found = f"Gradient of Φ, its last size over its first{over}: {joined(parts)}."
+    listed = "; ".join(parts) if any("," in name for name in falls) else joined(parts)
+    found = f"Gradient of Φ, its last size over its first{over}: {listed}."
     said = (
         f" It {fault} for {joined(rates)}: {FAULTS[fault]}."
         for fault, rates in faulty.items()
