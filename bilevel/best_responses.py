@@ -14,11 +14,15 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.certificate import Certifier
+from bilevel.heads.bounds import Bounds
 from bilevel.heads.descent import PRECISE, Descent
 from bilevel.heads.linear_objective import LARGEST_BLOCK, interacts, knows_curvature
 from bilevel.heads.newton import newton_factor
+from bilevel.heads.objective import AbstractObjective
 from bilevel.heads.polish import polished
-from bilevel.heads.view import head_view
+from bilevel.heads.projected_descent import Ended, ProjectedDescent, restricted
+from bilevel.heads.projected_newton import has_bounds
+from bilevel.heads.view import head_objective, head_view
 from bilevel.linear.factor import BlockFactor
 from bilevel.linear.system import AbstractSystem
 from bilevel.oracles import Oracles
@@ -28,8 +32,8 @@ from bilevel.sets import ConvexSet, Everywhere
 from bilevel.status import Status
 from bilevel.trees import Tree
 
-Way = Literal["system", "newton", "face"]
-LARGEST_HEAD = {"newton": LARGEST_BLOCK, "face": 512}
+Way = Literal["system", "newton", "bounds", "face"]
+LARGEST_HEAD = {"newton": LARGEST_BLOCK, "bounds": 512, "face": 512}
 """Numbers of a head (of each of its blocks) that the ways other than a system are taken for."""
 DEAR, TOO_DEAR = 2.0**20, 2.0**30
 """Multiplications that a Hessian takes per run: from the first on not every record can afford the
@@ -64,8 +68,8 @@ class BestResponses:
 
     Args:
         certifier: of the problem.
-        way: "system": in closed form; "newton": by Newton steps, without a set of heads; "face": by
-            Newton steps on faces of the set.
+        way: "system": in closed form; "newton": by Newton steps, without a set of heads; "bounds":
+            by projected Newton steps; "face": by Newton steps on faces of any other set.
         dear: whether they cost so much that not every record should have them.
     """
 
@@ -94,10 +98,11 @@ class BestResponses:
         if rows.chunks is not None or certifier.large:
             return None
         convex = oracles.problem.head_set
-        everywhere = isinstance(convex, Everywhere)
-        if not everywhere and type(convex).face is ConvexSet.face:
-            return None
-        way: Way = "newton" if everywhere else "face"
+        way: Way = "newton" if isinstance(convex, Everywhere) else "bounds"
+        if not has_bounds(convex):
+            way = "face"
+            if type(convex).face is ConvexSet.face:
+                return None
         size, _, work = _measures(oracles, head, rows)
         if size > LARGEST_HEAD[way] or work > TOO_DEAR:
             return None
@@ -119,6 +124,8 @@ class BestResponses:
         """
         if self.way == "newton":
             return self._newton(body, head, rows)
+        if self.way == "bounds":
+            return self._between_bounds(body, head, rows)
         if self.way == "face":
             return self._face(body, head, rows)
         assert system is not None
@@ -151,6 +158,22 @@ class BestResponses:
             factor = factor.replaced(idle, made.cholesky)
         return Answered(_where(right, view.head(found.place.point)), factor)
 
+    def _between_bounds(self, body: Tree, head: Tree, rows: Rows) -> Answered:
+        """On to a slope that is rounding, wherever the bounds are met.
+
+        The factor is that of other free numbers than a recorded head has: adjoints make their own.
+        """
+        oracles = self.certifier.oracles
+        zero = trees.tree_map(torch.zeros_like, head)
+        head = trees.where(trees.finite(head), head, zero)
+        objective = head_objective(oracles, body, head, rows)
+        bounds = Bounds.of(oracles.problem.head_set, head, objective)
+        start = objective.at(bounds.clip(objective.vector(head)))
+        ended = ProjectedDescent(objective, bounds, start, PRECISE, STEPS).run()
+        right = ended.status == int(Status.CONVERGED)
+        right = right & ~_undetermined(objective, bounds, ended, right & (ended.factored == 0))
+        return Answered(_where(right, objective.head(ended.place.point)))
+
     def _face(self, body: Tree, head: Tree, rows: Rows) -> Answered:
         """The residual of the gradient mapping tells whether the right face was found."""
         oracles = self.certifier.oracles
@@ -168,6 +191,21 @@ class BestResponses:
         scale = at_zero + largest * trees.norm(start)
         best, residual = polished(convex, start, derivatives, 1 / largest, ENOUGH * scale)
         return Answered(_where(residual <= ACCURATE * scale, best))
+
+
+def _undetermined(
+    objective: AbstractObjective, bounds: Bounds, ended: Ended, idle: Tensor
+) -> Tensor:
+    """Runs among `idle` ones, whose H nobody looked at, where H on the free numbers is singular."""
+    found = torch.zeros_like(idle)
+    if not bool(idle.any()):
+        return found
+    place = trees.take(ended.place, idle)
+    hessian = objective.take(idle).hessian(place, torch.float64)
+    held = bounds.take(idle).held(place.point, place.slope)
+    scale = hessian.diagonal(dim1=2, dim2=3).flatten(1)
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return found.index_put((idle,), restricted(hessian, held, scale)[1])
 
 
 def _where(right: Tensor, best: Tree) -> Tree:

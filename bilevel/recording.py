@@ -11,13 +11,13 @@ from bilevel.best_responses import Answered, BestResponses, response_bytes
 from bilevel.certificate import Certifier, HeadCertificate
 from bilevel.errors import BilevelError, ProblemError
 from bilevel.gradient_bounds import GradientCertifier
+from bilevel.heads.projected_newton import has_bounds
 from bilevel.heads.quadratic import LARGEST_GENERAL_HEAD
 from bilevel.hypergradients.condition import Condition
 from bilevel.oracles import Oracles
 from bilevel.problem import StackelbergProblem
 from bilevel.sampling import Rows, Sampler
 from bilevel.schedules import check_positive_integer
-from bilevel.sets import Box, Everywhere, Nonnegative
 from bilevel.trees import Tree
 
 RECORD_BYTES = 2**27
@@ -56,8 +56,7 @@ class Recorder:
         self.oracles, self.sampler = oracles, sampler
         runs, one = len(sampler.data.seeds), slice(0, 1)
         head_set, data = oracles.problem.head_set, sampler.data
-        flat = isinstance(head_set, Everywhere | Box | Nonnegative)
-        self.differentiable = oracles.is_stackelberg or flat
+        self.differentiable = oracles.is_stackelberg or has_bounds(head_set)
         # what a problem states of itself it states of its own rows, not of rounded ones
         own = (data.dtype == torch.float64 or not data.groups) and not data.per_seed
         states = oracles.problem.known_lipschitz

@@ -119,9 +119,9 @@ class Training:
         if norm is None and tolerance is not None:
             raise ArgumentError(
                 "`tolerance` needs |grad Phi|, which is recorded only where the best response is "
-                "found: not for heads that are large, on sets without faces or, where F is not g, "
-                "on sets other than boxes, in chunks of rows, or with a g that is not convex in "
-                "the head. Leave it out and choose `steps`."
+                "found: not for heads that are large, on sets without bounds or faces or, where F "
+                "is not g, on sets without bounds, in chunks of rows, or with a g that is not "
+                "convex in the head. Leave it out and choose `steps`."
             )
         if norm is not None:
             first = norm if self.state.first_norm is None else self.state.first_norm

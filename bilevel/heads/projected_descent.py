@@ -134,7 +134,7 @@ class ProjectedDescent:
         diagonal = hessian.diagonal(dim1=2, dim2=3).flatten(1)
         scale = torch.where(diagonal > 0, diagonal, torch.ones_like(diagonal))
         held = self._guess(bounds, place, scale, self.cut[need])
-        cholesky, bad = _restricted(hessian, held, scale)
+        cholesky, bad = restricted(hessian, held, scale)
         made = cholesky.flatten(1).isfinite().all(1)
         self._mark(_spread(need, ~made), Status.INDEFINITE)
         good = _spread(need, made)
@@ -279,7 +279,7 @@ class ProjectedDescent:
         return self.objective.reach(self.place, moved) > RUNAWAY
 
 
-def _restricted(hessian: Tensor, held: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+def restricted(hessian: Tensor, held: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Factors of H on the free numbers and its diagonal on the others, and what needed a jitter.
 
     Args:
