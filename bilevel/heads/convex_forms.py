@@ -207,7 +207,7 @@ class GramHeads(ConvexHeads):
 
     def task(self, run: int, *shared: Any) -> Compiled:
         """One for all runs."""
-        matrices, size = self._diagonal.shape[1:]
+        matrices, size = self._inner.hessian.shape[1:3]
         shape = (size,) if self.outputs is None else (size, self.outputs)
         return compiled(GramForm, matrices, shape, *shared)
 
