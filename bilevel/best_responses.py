@@ -127,7 +127,7 @@ class BestResponses:
         if self.way == "bounds":
             return self._between_bounds(body, head, rows)
         if self.way == "face":
-            return self._face(body, head, rows)
+            return self._in_set(body, head, rows)
         assert system is not None
         best = self.certifier.best_response(system, head)
         problem = self.certifier.oracles.problem
@@ -174,7 +174,17 @@ class BestResponses:
         right = right & ~_undetermined(objective, bounds, ended, right & (ended.factored == 0))
         return Answered(_where(right, objective.head(ended.place.point)))
 
-    def _face(self, body: Tree, head: Tree, rows: Rows) -> Answered:
+    def _in_set(self, body: Tree, head: Tree, rows: Rows) -> Answered:
+        """From the recorded head, or else from that of the whole space: it may lie in the set."""
+        best = self._face(body, head, rows)
+        lost = ~trees.finite(best) & trees.finite(head)
+        if not bool(lost.any()):
+            return Answered(best)
+        whole = self._newton(body, head, rows).head
+        again = self._face(body, trees.where(trees.finite(whole), whole, head), rows)
+        return Answered(trees.where(lost, again, best))
+
+    def _face(self, body: Tree, head: Tree, rows: Rows) -> Tree:
         """The residual of the gradient mapping tells whether the right face was found."""
         oracles = self.certifier.oracles
         convex = oracles.problem.head_set
@@ -190,7 +200,7 @@ class BestResponses:
         at_zero = trees.norm(oracles.head_gradient(body, zero, rows)).nan_to_num(0.0, 0.0)
         scale = at_zero + largest * trees.norm(start)
         best, residual = polished(convex, start, derivatives, 1 / largest, ENOUGH * scale)
-        return Answered(_where(residual <= ACCURATE * scale, best))
+        return _where(residual <= ACCURATE * scale, best)
 
 
 def _undetermined(

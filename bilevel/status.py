@@ -50,9 +50,10 @@ _MESSAGES = {
     Status.INTERRUPTED: "Stopped by the user; everything recorded until then was kept.",
     Status.NOT_STATIONARY: (
         "All steps were made, and |grad Phi| has not fallen to `tolerance` times its first value. "
-        "`phi_gradient_norm` of the history says how far it fell: where it goes up and down, lower "
-        "`body_lr` or let it decay, such as Polynomial; where it still falls, make more `steps` or "
-        "raise `body_lr`; where it only grew, either may help."
+        "`phi_gradient_norm` of the history says how far it fell (NaN where no best response was "
+        "found): where it goes up and down, lower `body_lr` or let it decay, such as Polynomial; "
+        "where it still falls, make more `steps` or raise `body_lr`; where it only grew, either may "
+        "help."
     ),
     Status.NOT_CONVERGED: (
         "The head solver used all its steps without reaching its tolerance. Give it more steps, a "

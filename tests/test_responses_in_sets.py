@@ -1,4 +1,4 @@
-"""Records of heads between bounds, far from the best response: against other programs."""
+"""Records of heads in sets, far from the best response: against other programs."""
 
 import numpy as np
 import pytest
@@ -186,3 +186,22 @@ def test_a_best_response_that_is_not_unique_is_not_recorded():
         There(problem.head_set, problem.criterion), standing, 1, **options
     ).history
     assert bool(found["phi"].isnan().all())
+
+
+@pytest.mark.parametrize("radius", [3.0, 1e6])
+@pytest.mark.parametrize("criterion", [bilevel.HuberLoss(0.5), bilevel.LogisticLoss()])
+def test_balls_that_do_not_hold_the_head(criterion, radius):
+    """From heads at the edge of the ball the answer is that of the whole space."""
+
+    class Wide(Linear):
+        ridge = 1e-3
+
+        def init_head(self, generator):
+            return 100 * super().init_head(generator)
+
+    strategy = TwoTimescale(1e-12, 1e-12, SGD())
+    options = {"seeds": 3, "batch_size": 4, "dtype": torch.float64}
+    free = bilevel.solve(Wide(bilevel.Everywhere(), criterion), BestResponse(1e-12), 1, **options)
+    longest = float(free.head.norm(dim=1).max())
+    found = bilevel.solve(Wide(bilevel.Ball(radius * longest), criterion), strategy, 1, **options)
+    torch.testing.assert_close(found.history["phi"], free.history["phi"], rtol=1e-10, atol=0)
