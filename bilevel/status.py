@@ -52,8 +52,8 @@ _MESSAGES = {
         "All steps were made, and |grad Phi| has not fallen to `tolerance` times its first value. "
         "`phi_gradient_norm` of the history says how far it fell (NaN where no best response was "
         "found): where it goes up and down, lower `body_lr` or let it decay, such as Polynomial; "
-        "where it still falls, make more `steps` or raise `body_lr`; where it only grew, either may "
-        "help."
+        "where it still falls, make more `steps` or raise `body_lr`; where it only grew, either "
+        "may help."
     ),
     Status.NOT_CONVERGED: (
         "The head solver used all its steps without reaching its tolerance. Give it more steps, a "

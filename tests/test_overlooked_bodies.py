@@ -104,3 +104,18 @@ def test_a_gradient_that_is_rounding_keeps_its_proof():
     found = bilevel.hypergradient(problem, BODY)
     assert found.bound_kind == "proven"
     assert float(found.body.norm()) <= found.bound < 1e-10
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("scale", [1e-12, 1e-8, 1e-3, 1e5])
+@pytest.mark.parametrize("name", ["tanh", "sin", "exp"])
+def test_bodies_of_any_scale(name, scale, cut):
+    """Curved over their own size, or beyond all numbers a little further."""
+    curve = {"tanh": torch.tanh, "sin": lambda u: torch.sin(3 * u), "exp": torch.exp}[name]
+    problem = build(
+        normal(2, 14, 3), normal(3, 14), body=scale * BODY, ridge=0.1,
+        features=lambda w, x: curve(x @ (w.detach() if cut else w) / scale),
+    )  # fmt: skip
+    found = bilevel.hypergradient(problem, scale * BODY)
+    assert found.bound_kind == ("unknown" if cut else "proven")
+    assert math.isnan(found.bound) == cut

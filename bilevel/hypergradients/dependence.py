@@ -9,8 +9,9 @@ from bilevel.oracles import Oracles
 from bilevel.sampling import Rows, generator
 from bilevel.trees import Tree
 
-WIDTHS = (6e-6, 1e-8)
-"""Of differences, relative to 1 + |w|: about the best one, and one for bodies of a tiny scale."""
+WIDTH, NARROW = 6e-6, 1e-8
+"""Of differences: about the best one, relative to 1 + |w| or, for bodies of a tiny scale, to the
+largest number of a leaf; and one for leaves whose numbers differ in scale."""
 SHARE = 0.01
 """Of a gradient that differences may not see: kinks that they cross, such as those of ReLUs."""
 
@@ -45,7 +46,7 @@ def overlooked(
     flat = trees.flatten(body)
     source = generator(0, "overlooked")
     drawn = torch.randn(flat.shape[1], generator=source, dtype=torch.float64).to(flat)
-    direction = drawn * (1 + flat.abs())
+    own = trees.flatten(trees.tree_map(_largest, body))
     size = torch.zeros_like(largest)
 
     def value(at: Tensor) -> Tensor:
@@ -60,14 +61,25 @@ def overlooked(
     terms = torch.zeros_like(largest)
     if adjoint is not None:
         terms = trees.norm(adjoint) * largest * (trees.norm(head) + 1)
-    expected = trees.dot(slope, trees.unflatten(direction, body))
-    usual = (trees.flatten(slope) * direction).norm(dim=1)
-    known = 4 * bound * (1 + flat.abs().amax(1))
     unseen = torch.ones_like(largest, dtype=torch.bool)
-    for width in WIDTHS:
+    told = ~unseen
+    for width, scale in ((WIDTH, 1 + flat.abs()), (WIDTH, own), (NARROW, 1 + flat.abs())):
+        direction, size = drawn * scale, torch.zeros_like(largest)
+        expected = trees.dot(slope, trees.unflatten(direction, body))
+        usual = (trees.flatten(slope) * direction).norm(dim=1)
         seen = (value(flat + width * direction) - value(flat - width * direction)) / (2 * width)
-        rounding = 100 * EPS * (size + terms) / width + known
-        unseen = unseen & ((seen - expected).abs() > SHARE * (usual + seen.abs()) + rounding)
+        rounding = 100 * EPS * (size + terms) / width
+        known = 4 * bound * scale.amax(1)
+        off = (seen - expected).abs() > SHARE * (usual + seen.abs()) + rounding + known
+        unseen = unseen & (off | ~seen.isfinite())  # what overflows tells nothing
+        told = told | seen.isfinite()
         if not bool(unseen.any()):
             break
-    return unseen
+    return unseen & told
+
+
+def _largest(leaf: Tensor) -> Tensor:
+    """The largest number of each run in the place of all of them; one where all are zero."""
+    found = leaf.abs().reshape(len(leaf), -1).amax(1)
+    found = torch.where(found > 0, found, torch.ones_like(found))
+    return found.reshape(-1, *[1] * (leaf.ndim - 1)).expand_as(leaf)
