@@ -96,17 +96,16 @@ def test_numbers_at_their_bounds_beside_a_bias_that_is_not(far, body_free):
     np.testing.assert_allclose(found.head[-1], exact[-1], rtol=1e-12)
 
 
-def test_runs_whose_bias_meets_its_bound_are_solved_with_it():
+@pytest.mark.parametrize("far", [2048.0, 2.0**17])
+def test_runs_whose_bias_meets_its_bound_are_solved_with_it(far):
     """The other run of the same call is not; both against rational arithmetic."""
     z, targets = rows("squared", m=2)
-    box, far, problems = Box(-5.0, 5.0), 2048.0, []
-    heads = []
+    box, heads = Box(-5.0, 5.0), []
     for sign in (1.0, 0.0):  # the second run's features lie near zero
         inputs = z + sign * far
         design = np.column_stack([inputs, np.ones(len(inputs))])
         (matrix,), (moment,) = exact_system(design, targets, penalty=np.array([1e-2] * 2 + [0.0]))
         heads.append(exact_box_head(matrix, moment, -5.0, 5.0).astype(float))
-        problems.append(inputs)
     assert abs(heads[0][-1]) == 5 > abs(heads[1][-1])
     problem = build(
         z, targets, features=lambda w, x: x + w * far, fit_bias=True, ridge=1e-2, head_set=box

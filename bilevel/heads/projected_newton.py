@@ -200,7 +200,11 @@ def _views(
         return [whole], state
     inner = _quadratic(heads.system.inner, heads.outputs)
     view = View.centred(inner, heads.system.centre)
-    return [view] if isinstance(oracles.problem.head_set, Everywhere) else [view, whole], state
+    if isinstance(oracles.problem.head_set, Everywhere):
+        return [view], state
+    if rows.full.chunks is None:  # the slope of the rows has the digits that H has not
+        whole = View(head_objective(oracles, body, head, rows.full))
+    return [view, whole], state
 
 
 def _quadratic(system: PrimalSystem, outputs: int | None) -> QuadraticObjective:
