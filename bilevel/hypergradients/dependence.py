@@ -53,7 +53,7 @@ def overlooked(
         nonlocal size
         moved = trees.unflatten(at, body)
         found = oracles.body_value(moved, head, rows)
-        size = torch.maximum(size, found.abs())
+        size = torch.maximum(size, found.abs().nan_to_num(0.0, 0.0, 0.0))
         if adjoint is None:
             return found
         return found - trees.dot(adjoint, oracles.head_gradient(moved, head, rows))
@@ -64,7 +64,7 @@ def overlooked(
     unseen = torch.ones_like(largest, dtype=torch.bool)
     told = ~unseen
     for width, scale in ((WIDTH, 1 + flat.abs()), (WIDTH, own), (NARROW, 1 + flat.abs())):
-        direction, size = drawn * scale, torch.zeros_like(largest)
+        direction = drawn * scale
         expected = trees.dot(slope, trees.unflatten(direction, body))
         usual = (trees.flatten(slope) * direction).norm(dim=1)
         seen = (value(flat + width * direction) - value(flat - width * direction)) / (2 * width)
