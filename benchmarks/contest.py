@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import bilevel
-from bilevel.sampling import TrainingData
-from bilevel.training import Training
+from bilevel.data.training_data import TrainingData
+from bilevel.training.cohort import Training
 
 SEEDS, ALPHA, BETA, RIDGE = 30, 5e-4, 5e-3, 1e-4
 

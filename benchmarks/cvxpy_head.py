@@ -22,8 +22,9 @@ import torch
 from scipy.optimize import lsq_linear
 
 import bilevel
-from bilevel.oracles import Oracles
-from bilevel.sampling import Sampler, TrainingData
+from bilevel.data.sampler import Sampler
+from bilevel.data.training_data import TrainingData
+from bilevel.derivatives.oracles import Oracles
 
 ROWS, FEATURES, RIDGE, BOUND, NEEDED = 2000, 32, 1e-3, 0.5, 15.0
 CLOSE = 1e-6

@@ -27,9 +27,10 @@ from sklearn.linear_model import LogisticRegression
 
 import bilevel
 from bilevel import trees
-from bilevel.heads import descent
-from bilevel.oracles import Oracles
-from bilevel.sampling import Sampler, TrainingData
+from bilevel.data.sampler import Sampler
+from bilevel.data.training_data import TrainingData
+from bilevel.derivatives.oracles import Oracles
+from bilevel.heads.newton import descent
 
 ROWS, INPUTS, FEATURES, RIDGE, GOAL = 10_000, 32, 64, 1e-3, 1e-8
 TOLERANCES = [10.0**-k for k in range(8, 16)]

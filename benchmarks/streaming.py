@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 import bilevel
-from bilevel import accumulator
+from bilevel.point import accumulator
 
 COLUMNS, RIDGE, SLICES, BLOCK = 256, 1e-3, 16, 10_000
 

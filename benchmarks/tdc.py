@@ -15,8 +15,8 @@ import torch
 from contest import SEEDS, Contender, contest
 
 import bilevel
-from bilevel.sampling import TrainingData
-from bilevel.training import Training
+from bilevel.data.training_data import TrainingData
+from bilevel.training.cohort import Training
 from problems.mspbe import Known, NeuralMSPBE, random_process
 from problems.mspbe.bodies import Layers
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from bilevel.cli import main
+from bilevel.commands.main import main
 
 sys.exit(main())

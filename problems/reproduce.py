@@ -15,12 +15,12 @@ from typing import Annotated, Any
 import tyro
 
 import bilevel
-from bilevel import registry
-from bilevel.analysis.paired import mean_interval
 from bilevel.commands.compare import set_threads
 from bilevel.commands.display import Display
-from bilevel.comparison import Comparison
+from bilevel.comparison.result import Comparison
+from bilevel.comparison.statistics.paired import mean_interval
 from bilevel.errors import ArgumentError, unknown_name
+from bilevel.problem import registry
 from bilevel.report.words import metric_name
 from bilevel.storage.folder import reserve
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from bilevel import comparing
-from bilevel.comparison import Comparison
+from bilevel.comparison import compare
+from bilevel.comparison.result import Comparison
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def reports(monkeypatch):
 def untimed(monkeypatch):
     """No timing pass."""
     monkeypatch.setattr(
-        comparing,
+        compare,
         "_seconds",
         lambda problem, strategies, *_, **__: dict.fromkeys(strategies, np.nan),
     )

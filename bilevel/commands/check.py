@@ -5,10 +5,10 @@ import sys
 
 import tyro
 
-from bilevel import registry
 from bilevel.commands.compare import parse_option
 from bilevel.commands.exit_codes import FAILED, OK
 from bilevel.errors import CheckError
+from bilevel.problem import registry
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from bilevel import registry
 from bilevel.commands.display import Display
 from bilevel.commands.exit_codes import FAILED, INTERRUPTED, OK
 from bilevel.errors import (
@@ -24,9 +23,10 @@ from bilevel.errors import (
     ResultsError,
     unknown_name,
 )
+from bilevel.problem import registry
 
 if TYPE_CHECKING:
-    from bilevel.comparison import Comparison
+    from bilevel.comparison.result import Comparison
 
 PARTIAL = ".partial"
 """What the folder of a comparison is called, after its name, until it is finished."""
@@ -103,8 +103,8 @@ class Compare:
 
     def run_in(self, partial: Path) -> int:
         """Train in the folder `partial`, which is gone when the report is written."""
-        from bilevel.checkpoint import trained_files
-        from bilevel.status import Status
+        from bilevel.comparison.checkpoint import trained_files
+        from bilevel.core.status import Status
         from bilevel.storage.folder import reserve
 
         assert self.output is not None
@@ -171,7 +171,7 @@ class Compare:
         import torch
 
         import bilevel
-        from bilevel.arguments import check_problem_instance
+        from bilevel.training.arguments import check_problem_instance
 
         set_threads(self.threads)
         options = self.options()
@@ -248,7 +248,7 @@ def set_threads(threads: int) -> None:
 
 def command_line(partial: Path | None = None) -> str:
     """The command that was typed, or that left the folder `partial`: it makes all of it again."""
-    from bilevel.checkpoint import DESCRIPTION, read_description
+    from bilevel.comparison.checkpoint import DESCRIPTION, read_description
 
     if partial is not None and (partial / DESCRIPTION).is_file():
         return str(read_description(partial)["settings"]["command"])
@@ -270,7 +270,7 @@ def resumed(command: Compare, partial: Path) -> Compare:
         command: what was asked for now: nothing but the folder, and perhaps another output.
         partial: the folder.
     """
-    from bilevel.checkpoint import read_description
+    from bilevel.comparison.checkpoint import read_description
 
     asked = {key for key, value in as_plain(command).items() if value != as_plain(Compare())[key]}
     if further := asked - {"resume", "output"}:

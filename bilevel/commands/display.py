@@ -4,7 +4,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bilevel.contest import Progress
+    from bilevel.comparison.side_by_side import Progress
 
 
 class Display:

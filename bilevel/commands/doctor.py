@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from bilevel import registry
 from bilevel.commands.exit_codes import FAILED, OK
 from bilevel.errors import BilevelError, MissingDataError
+from bilevel.problem import registry
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from bilevel import registry
 from bilevel.commands.exit_codes import OK
+from bilevel.problem import registry
 
 
 @dataclasses.dataclass(frozen=True)

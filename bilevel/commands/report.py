@@ -19,7 +19,7 @@ class Report:
 
     def run(self) -> int:
         """Load, print, write."""
-        from bilevel.comparison import Comparison
+        from bilevel.comparison.result import Comparison
 
         comparison = Comparison.load(self.folder)
         print(comparison.table())

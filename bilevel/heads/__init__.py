@@ -2,11 +2,11 @@
 
 from bilevel.heads.base import AbstractHeadSolver, HeadSolution
 from bilevel.heads.closed_form import ClosedForm
-from bilevel.heads.cvxpy_solver import Cvxpy
+from bilevel.heads.convex.solver import Cvxpy
 from bilevel.heads.fast_sgd import FastSGD
-from bilevel.heads.head_data import BatchData, FullData, RunningData
-from bilevel.heads.newton import Newton
-from bilevel.heads.projected_newton import ProjectedNewton
+from bilevel.heads.newton.solver import Newton
+from bilevel.heads.projected.solver import ProjectedNewton
+from bilevel.heads.rows_used import BatchData, FullData, RunningData
 
 __all__ = [
     "AbstractHeadSolver",

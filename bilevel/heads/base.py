@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from bilevel.cost import Cost
-from bilevel.oracles import Oracles
-from bilevel.problem import StackelbergProblem
-from bilevel.sampling import Rows
+from bilevel.core.cost import Cost
+from bilevel.data.rows import Rows
+from bilevel.derivatives.oracles import Oracles
+from bilevel.problem.base import StackelbergProblem
 from bilevel.trees import Tree
 
 

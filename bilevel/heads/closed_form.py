@@ -7,18 +7,19 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.cost import Cost
+from bilevel.core.cost import Cost
+from bilevel.core.parts import check_part
+from bilevel.core.status import Status
+from bilevel.data.rows import Rows
+from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import IncompatibleError
 from bilevel.heads.base import AbstractHeadSolver, HeadSolution
-from bilevel.heads.head_data import AbstractHeadData, FullData, RunningData
 from bilevel.heads.landing import landing
-from bilevel.hyperparameters import check_part
-from bilevel.linear.system import PrimalSystem
-from bilevel.oracles import Oracles
-from bilevel.problem import LinearHeadProblem, StackelbergProblem
-from bilevel.sampling import Rows
-from bilevel.sets import Everywhere
-from bilevel.status import Status
+from bilevel.heads.rows_used import AbstractHeadData, FullData, RunningData
+from bilevel.linear.systems import PrimalSystem
+from bilevel.problem.base import StackelbergProblem
+from bilevel.problem.linear_head import LinearHeadProblem
+from bilevel.problem.sets import Everywhere
 from bilevel.trees import Tree
 
 

@@ -1,16 +1,17 @@
 """Which solver is exact for the heads of a problem: what None stands for."""
 
 from bilevel import trees
-from bilevel.drawing import generator
+from bilevel.core.generators import generator
+from bilevel.core.optional import extra
 from bilevel.errors import IncompatibleError, MissingPackageError
-from bilevel.extras import extra
 from bilevel.heads.base import AbstractHeadSolver
 from bilevel.heads.closed_form import ClosedForm
-from bilevel.heads.cvxpy_solver import Cvxpy
-from bilevel.heads.newton import Newton
-from bilevel.heads.projected_newton import ProjectedNewton, has_bounds
-from bilevel.problem import LinearHeadProblem, StackelbergProblem
-from bilevel.sets import Everywhere
+from bilevel.heads.convex.solver import Cvxpy
+from bilevel.heads.newton.solver import Newton
+from bilevel.heads.projected.solver import ProjectedNewton, has_bounds
+from bilevel.problem.base import StackelbergProblem
+from bilevel.problem.linear_head import LinearHeadProblem
+from bilevel.problem.sets import Everywhere
 
 # made once: the compiler does not make parts
 EXACT, NEWTON, BETWEEN_BOUNDS, CVXPY = ClosedForm(), Newton(), ProjectedNewton(), Cvxpy()

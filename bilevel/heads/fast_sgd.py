@@ -8,23 +8,19 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.cost import Cost
+from bilevel.core.checks import Number, check_positive_integer, positive
+from bilevel.core.cost import Cost
+from bilevel.core.schedules import AbstractSchedule, as_schedule
+from bilevel.core.status import Status
+from bilevel.data.rows import Rows
+from bilevel.data.sampler import check_batch_size
+from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ArgumentError
 from bilevel.heads.base import AbstractHeadSolver, HeadSolution
 from bilevel.optimizers.sgd import descend
-from bilevel.oracles import Oracles
-from bilevel.problem import Groups
-from bilevel.sampling import Rows, check_batch_size
-from bilevel.schedules import (
-    AbstractSchedule,
-    Number,
-    as_schedule,
-    check_positive_integer,
-    positive,
-)
-from bilevel.sets import Everywhere
-from bilevel.sets.base import Derivative
-from bilevel.status import Status
+from bilevel.problem.base import Groups
+from bilevel.problem.sets import Everywhere
+from bilevel.problem.sets.base import Derivative
 from bilevel.trees import Tree
 
 

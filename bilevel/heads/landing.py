@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.linear.system import PrimalSystem
-from bilevel.oracles import Oracles
-from bilevel.sampling import Rows
-from bilevel.status import Status
+from bilevel.core.status import Status
+from bilevel.data.rows import Rows
+from bilevel.derivatives.oracles import Oracles
+from bilevel.linear.systems import PrimalSystem
 from bilevel.trees import Tree
 
 VANISHED = 1e-6

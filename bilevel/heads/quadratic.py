@@ -4,15 +4,17 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.core.generators import generator
+from bilevel.data.rows import Rows
+from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import IncompatibleError, SingularHeadError
 from bilevel.heads.landing import deviation, landing
-from bilevel.linear.accumulate import row_moments
 from bilevel.linear.centre import bias_of
-from bilevel.linear.system import AbstractSystem, DualSystem, PrimalSystem, linear_system
-from bilevel.oracles import Oracles
-from bilevel.problem import LinearHeadProblem, StackelbergProblem
-from bilevel.sampling import Rows, generator
-from bilevel.sets import Everywhere
+from bilevel.linear.gram import row_moments
+from bilevel.linear.systems import AbstractSystem, DualSystem, PrimalSystem, linear_system
+from bilevel.problem.base import StackelbergProblem
+from bilevel.problem.linear_head import LinearHeadProblem
+from bilevel.problem.sets import Everywhere
 from bilevel.trees import Tree
 
 LARGEST_GENERAL_HEAD = 1024

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.cost import Cost
+from bilevel.core.cost import Cost
+from bilevel.core.status import Status
+from bilevel.data.rows import Rows
+from bilevel.derivatives.oracles import Oracles
 from bilevel.heads import AbstractHeadSolver
-from bilevel.oracles import Oracles
-from bilevel.problem import StackelbergProblem
-from bilevel.sampling import Rows
-from bilevel.status import Status
+from bilevel.problem.base import StackelbergProblem
 from bilevel.trees import Tree
 
 

@@ -8,19 +8,20 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.core.generators import generator
+from bilevel.core.status import Status
+from bilevel.data.rows import Rows
+from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import IncompatibleError, ProblemError
-from bilevel.heads.linear_objective import knows_curvature
-from bilevel.heads.newton import newton_factor
+from bilevel.heads.newton.solver import newton_factor
+from bilevel.heads.objectives.linear import knows_curvature
+from bilevel.heads.objectives.view import View, head_objective, head_view
 from bilevel.heads.quadratic import quadratic_system
-from bilevel.heads.view import View, head_objective, head_view
 from bilevel.linear import CG, AbstractLinearSolver, Dense, LinearSolution, Operator
 from bilevel.linear.factor import BlockFactor, Factor
 from bilevel.linear.preconditioned import adjoint_by_factor
-from bilevel.oracles import Oracles
-from bilevel.problem import LinearHeadProblem
-from bilevel.sampling import Rows, generator
-from bilevel.sets import Everywhere
-from bilevel.status import Status
+from bilevel.problem.linear_head import LinearHeadProblem
+from bilevel.problem.sets import Everywhere
 from bilevel.trees import Tree
 
 LARGEST_DENSE = 512

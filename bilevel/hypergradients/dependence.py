@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.core.generators import generator
+from bilevel.data.rows import Rows
+from bilevel.derivatives.oracles import Oracles
 from bilevel.linear.cholesky import EPS
-from bilevel.oracles import Oracles
-from bilevel.sampling import Rows, generator
 from bilevel.trees import Tree
 
 WIDTH, NARROW = 6e-6, 1e-8

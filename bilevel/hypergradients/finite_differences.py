@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.cost import Cost
+from bilevel.core.checks import Number, positive
+from bilevel.core.cost import Cost
+from bilevel.data.rows import Rows
+from bilevel.derivatives.oracles import Oracles
 from bilevel.heads import AbstractHeadSolver
 from bilevel.hypergradients.base import AbstractHypergradient, Answer, BodyGradient
-from bilevel.oracles import Oracles
-from bilevel.problem import StackelbergProblem
-from bilevel.sampling import Rows
-from bilevel.schedules import Number, positive
+from bilevel.problem.base import StackelbergProblem
 from bilevel.trees import Tree
 
 

@@ -7,18 +7,18 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.cost import Cost
+from bilevel.core.checks import Number, positive
+from bilevel.core.cost import Cost
+from bilevel.core.parts import check_part
+from bilevel.core.status import Status
+from bilevel.data.rows import Rows
+from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ArgumentError, IncompatibleError, InexactHeadError
 from bilevel.heads import AbstractHeadSolver
 from bilevel.hypergradients.base import AbstractHypergradient, Answer, BodyGradient, fine
 from bilevel.hypergradients.condition import Condition, check_dependence
-from bilevel.hyperparameters import check_part
 from bilevel.linear import AbstractLinearSolver
-from bilevel.oracles import Oracles
-from bilevel.problem import StackelbergProblem
-from bilevel.sampling import Rows
-from bilevel.schedules import Number, positive
-from bilevel.status import Status
+from bilevel.problem.base import StackelbergProblem
 from bilevel.trees import Tree
 
 OnInexact = Literal["warn", "raise", "refine"]

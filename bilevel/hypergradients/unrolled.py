@@ -3,15 +3,15 @@
 import dataclasses
 from typing import Any
 
-from bilevel.cost import Cost
+from bilevel.core.checks import check_positive_integer
+from bilevel.core.cost import Cost
+from bilevel.data.rows import Rows
+from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import IncompatibleError
 from bilevel.heads import AbstractHeadSolver, FastSGD
 from bilevel.hypergradients.base import AbstractHypergradient, Answer, BodyGradient, fine
 from bilevel.optimizers.sgd import descend
-from bilevel.oracles import Oracles
-from bilevel.problem import StackelbergProblem
-from bilevel.sampling import Rows
-from bilevel.schedules import check_positive_integer
+from bilevel.problem.base import StackelbergProblem
 from bilevel.trees import Tree
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from bilevel.cost import Cost
+from bilevel.core.cost import Cost
 from bilevel.linear.operator import Operator
 from bilevel.trees import Tree
 

@@ -14,9 +14,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from bilevel.derivatives.oracles import LinearParts
 from bilevel.linear.cholesky import EPS
-from bilevel.oracles import LinearParts
-from bilevel.problem import LinearHeadProblem, StackelbergProblem
+from bilevel.problem.base import StackelbergProblem
+from bilevel.problem.linear_head import LinearHeadProblem
 
 Bias = Literal["free", "penalised"]
 FAR = 1e3

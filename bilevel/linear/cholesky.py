@@ -9,7 +9,7 @@ is added to a singular matrix is a small part of each diagonal entry.
 import torch
 from torch import Tensor
 
-from bilevel.status import Status
+from bilevel.core.status import Status
 
 EPS = torch.finfo(torch.float64).eps
 JITTERS = (1e-12, 1e-10, 1e-8, 1e-6, 1e-4)
@@ -51,7 +51,8 @@ def factorise(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def factorise_once(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`factorise` without a decision: runs that need a jitter give NaN and the code `RETRY`.
 
-    The caller throws such results away and computes them again eagerly, as `bilevel.stepping` does.
+    The caller throws such results away and computes them again eagerly, as
+    `bilevel.training.compiled` does.
     """
     safe, bad = replace_bad(matrix)
     factor, weak = positive_cholesky(safe)

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.cost import Cost
+from bilevel.core.checks import Number, check_positive_integer, positive
+from bilevel.core.cost import Cost
+from bilevel.core.status import Status
 from bilevel.errors import ArgumentError
 from bilevel.linear.base import AbstractLinearSolver, LinearSolution
 from bilevel.linear.operator import Operator, normalised, to_tree, to_vectors
-from bilevel.schedules import Number, check_positive_integer, positive
-from bilevel.status import Status
 from bilevel.trees import Tree
 
 GOING = -1

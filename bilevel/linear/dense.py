@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.cost import Cost
+from bilevel.core.cost import Cost
+from bilevel.core.status import Status
 from bilevel.errors import IncompatibleError, ShapeError
 from bilevel.linear.base import AbstractLinearSolver, LinearSolution
 from bilevel.linear.cholesky import EPS, RETRY, diagonal_scales, factorise_once
 from bilevel.linear.operator import Operator, to_tree
-from bilevel.status import Status
 from bilevel.trees import Tree
 
 LARGEST = 4096

@@ -6,7 +6,7 @@ import functools
 from torch import Tensor
 
 from bilevel.linear.factor import Factor
-from bilevel.linear.system import AbstractSystem, PrimalSystem
+from bilevel.linear.systems import AbstractSystem, PrimalSystem
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

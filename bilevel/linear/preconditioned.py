@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.core.checks import Number
+from bilevel.core.status import Status
 from bilevel.errors import IncompatibleError
 from bilevel.linear.base import LinearSolution
 from bilevel.linear.conjugate_gradient import CG
 from bilevel.linear.factor import BlockFactor
 from bilevel.linear.operator import Operator
-from bilevel.schedules import Number
-from bilevel.status import Status
 
 REPEATS = 3
 

@@ -2,7 +2,7 @@
 
 import abc
 
-from bilevel.schedules import Number
+from bilevel.core.checks import Number
 from bilevel.trees import Tree
 
 

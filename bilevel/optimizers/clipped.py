@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.hyperparameters import check_part
+from bilevel.core.checks import Number, positive
+from bilevel.core.parts import check_part
 from bilevel.optimizers.base import AbstractOptimizer
 from bilevel.optimizers.rmsprop import RMSProp
-from bilevel.schedules import Number, positive
 from bilevel.trees import Tree, per_run
 
 

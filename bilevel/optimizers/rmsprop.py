@@ -5,9 +5,9 @@ import dataclasses
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.core.checks import Number, positive
 from bilevel.optimizers.base import AbstractOptimizer
 from bilevel.optimizers.sgd import fraction
-from bilevel.schedules import Number, positive
 from bilevel.trees import Tree, per_run
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
+from bilevel.core.status import Status
 from bilevel.report.words import joined
-from bilevel.status import Status
 
 Doubts = Mapping[str, Mapping[str, int]]
 """Strategy -> name of a `Status` -> in how many runs."""

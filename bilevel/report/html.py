@@ -11,9 +11,9 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
+from bilevel.core.status import FAILED, Status
 from bilevel.report import facts, figures, palette, sentences, stationarity, tuning, verdicts, words
 from bilevel.report.svg import inline_svg, to_svg
-from bilevel.status import FAILED, Status
 
 AGAINST = {
     "steps": "step",

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bilevel.core.status import FAILED
 from bilevel.report.words import joined, number
-from bilevel.status import FAILED
 
 Array = NDArray[Any]
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from bilevel.cost import Cost
-from bilevel.oracles import Oracles
-from bilevel.problem import StackelbergProblem
-from bilevel.sampling import Rows
-from bilevel.schedules import AbstractSchedule
+from bilevel.core.cost import Cost
+from bilevel.core.schedules import AbstractSchedule
+from bilevel.data.rows import Rows
+from bilevel.derivatives.oracles import Oracles
+from bilevel.problem.base import StackelbergProblem
 from bilevel.trees import Tree
 
 

@@ -5,17 +5,18 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from bilevel.cost import Cost
+from bilevel.core.checks import Number
+from bilevel.core.cost import Cost
+from bilevel.core.parts import check_part
+from bilevel.core.schedules import AbstractSchedule, as_schedule
+from bilevel.data.rows import Rows
+from bilevel.derivatives.oracles import Oracles
 from bilevel.heads import AbstractHeadSolver, HeadSolution
 from bilevel.heads.default import EXACT as EXACT
 from bilevel.heads.default import default_solver as default_solver
 from bilevel.hypergradients import AbstractHypergradient, Answer, Envelope, Implicit
-from bilevel.hyperparameters import check_part
 from bilevel.optimizers import AbstractOptimizer, RMSProp
-from bilevel.oracles import Oracles
-from bilevel.problem import StackelbergProblem
-from bilevel.sampling import Rows
-from bilevel.schedules import AbstractSchedule, Number, as_schedule
+from bilevel.problem.base import StackelbergProblem
 from bilevel.strategies.base import AbstractStrategy
 from bilevel.trees import Tree
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.cost import Cost
+from bilevel.core.cost import Cost
+from bilevel.data.rows import Rows
+from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ArgumentError, ShapeError
-from bilevel.oracles import Oracles
-from bilevel.problem import Groups, StackelbergProblem
-from bilevel.sampling import Rows
+from bilevel.problem.base import Groups, StackelbergProblem
 from bilevel.strategies.base import AbstractStrategy
 from bilevel.trees import Tree
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from bilevel.core.checks import positive
 from bilevel.errors import ArgumentError, unknown_name
 from bilevel.heads import ClosedForm, RunningData
 from bilevel.optimizers import AbstractOptimizer, RMSProp
-from bilevel.schedules import positive
 from bilevel.strategies.base import AbstractStrategy
 from bilevel.strategies.best_response import BestResponse
 from bilevel.strategies.two_timescale import Order, TwoTimescale, uniform

@@ -7,16 +7,17 @@ from typing import NamedTuple
 import torch
 
 from bilevel import trees
-from bilevel.auxiliary import AuxiliaryProblem
-from bilevel.cost import Cost
+from bilevel.core.checks import Number
+from bilevel.core.cost import Cost
+from bilevel.core.parts import check_part
+from bilevel.core.schedules import AbstractSchedule, Frozen, as_schedule
+from bilevel.data.rows import Rows
+from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ArgumentError, IncompatibleError
-from bilevel.hyperparameters import check_part
 from bilevel.optimizers import SGD, AbstractOptimizer
-from bilevel.oracles import Oracles
-from bilevel.problem import StackelbergProblem
-from bilevel.sampling import Rows
-from bilevel.schedules import AbstractSchedule, Frozen, Number, as_schedule
-from bilevel.sets import ConvexSet, Everywhere
+from bilevel.problem.auxiliary import AuxiliaryProblem
+from bilevel.problem.base import StackelbergProblem
+from bilevel.problem.sets import ConvexSet, Everywhere
 from bilevel.strategies.base import AbstractStrategy
 from bilevel.strategies.two_timescale import Order
 from bilevel.trees import Tree

@@ -5,21 +5,16 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from bilevel.cost import Cost
+from bilevel.core.checks import Number, check_positive_integer
+from bilevel.core.cost import Cost
+from bilevel.core.parts import check_part
+from bilevel.core.schedules import AbstractSchedule, Constant, as_schedule
+from bilevel.data.rows import Rows
+from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ArgumentError
 from bilevel.hypergradients import Envelope
-from bilevel.hyperparameters import check_part
 from bilevel.optimizers import AbstractOptimizer, RMSProp
-from bilevel.oracles import Oracles
-from bilevel.problem import StackelbergProblem
-from bilevel.sampling import Rows
-from bilevel.schedules import (
-    AbstractSchedule,
-    Constant,
-    Number,
-    as_schedule,
-    check_positive_integer,
-)
+from bilevel.problem.base import StackelbergProblem
 from bilevel.strategies.base import AbstractStrategy
 from bilevel.trees import Tree
 

@@ -5,15 +5,18 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from bilevel import contract, trees
-from bilevel.drawing import generator
+from bilevel import trees
+from bilevel.core.generators import generator
+from bilevel.core.parts import check_part
+from bilevel.data.rows import Rows
+from bilevel.data.sampler import Sampler
+from bilevel.data.training_data import TrainingData
+from bilevel.derivatives import contract
+from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import BilevelError
 from bilevel.heads import AbstractHeadSolver
 from bilevel.heads.default import default_solver
-from bilevel.hyperparameters import check_part
-from bilevel.oracles import Oracles
-from bilevel.problem import StackelbergProblem
-from bilevel.sampling import Rows, Sampler, TrainingData
+from bilevel.problem.base import StackelbergProblem
 from bilevel.testing.finding import add, random_like, refusals, require
 from bilevel.trees import Tree
 

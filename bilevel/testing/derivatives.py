@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.drawing import generator
+from bilevel.core.generators import generator
 from bilevel.testing.bench import RUNS, STEPS, Bench, directions
 from bilevel.testing.finding import Finding, add, random_like, require
 from bilevel.trees import Tree

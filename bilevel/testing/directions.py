@@ -3,10 +3,10 @@
 import torch
 
 from bilevel import trees
-from bilevel.auxiliary import AuxiliaryProblem, Pullback
-from bilevel.drawing import generator
+from bilevel.core.generators import generator
 from bilevel.errors import BilevelError
 from bilevel.heads.default import default_solver
+from bilevel.problem.auxiliary import AuxiliaryProblem, Pullback
 from bilevel.testing.bench import RUNS, Bench
 from bilevel.testing.finding import Finding, gap, random_like, require
 from bilevel.trees import Tree

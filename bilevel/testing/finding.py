@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.core.status import Status
 from bilevel.errors import BilevelError, CheckError
-from bilevel.status import Status
 from bilevel.trees import Tree
 
 

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.core.parts import check_part
+from bilevel.core.status import Status
 from bilevel.errors import IncompatibleError
 from bilevel.heads import AbstractHeadSolver, HeadSolution
-from bilevel.hyperparameters import check_part
-from bilevel.problem import StackelbergProblem
-from bilevel.sets import Everywhere
-from bilevel.status import Status
+from bilevel.problem.base import StackelbergProblem
+from bilevel.problem.sets import Everywhere
 from bilevel.testing.bench import RUNS, Bench
 from bilevel.testing.finding import (
     Finding,

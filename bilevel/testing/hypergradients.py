@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.drawing import generator
+from bilevel.core.generators import generator
+from bilevel.core.parts import check_part
+from bilevel.core.status import Status
 from bilevel.errors import IncompatibleError
 from bilevel.heads import AbstractHeadSolver
 from bilevel.heads.default import default_solver
 from bilevel.hypergradients import AbstractHypergradient, Answer, BodyGradient
-from bilevel.hyperparameters import check_part
-from bilevel.problem import StackelbergProblem
-from bilevel.status import Status
+from bilevel.problem.base import StackelbergProblem
 from bilevel.testing.bench import RUNS, STEPS, Bench, directions
 from bilevel.testing.derivatives import repeat
 from bilevel.testing.finding import (

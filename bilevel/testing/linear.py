@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.drawing import generator
-from bilevel.hyperparameters import check_part
+from bilevel.core.generators import generator
+from bilevel.core.parts import check_part
+from bilevel.core.status import Status
 from bilevel.linear import AbstractLinearSolver, LinearSolution, Operator
-from bilevel.status import Status
 from bilevel.testing.finding import (
     Finding,
     check_codes,

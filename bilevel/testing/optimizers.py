@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel import hyperparameters, trees
-from bilevel.drawing import generator
-from bilevel.hyperparameters import check_part
+from bilevel import trees
+from bilevel.core import parts
+from bilevel.core.generators import generator
+from bilevel.core.parts import check_part
 from bilevel.optimizers import AbstractOptimizer
 from bilevel.testing.finding import (
     Finding,
@@ -160,7 +161,7 @@ def _check_runs(
     for run in range(RUNS):
         one = slice(run, run + 1)
         alone = _trained(
-            hyperparameters.part(optimizer, one),
+            parts.part(optimizer, one),
             trees.part(start, one),
             [trees.part(gradient, one) for gradient in gradients],
             float(rates[run]),

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.drawing import BLOCK, generator
-from bilevel.problem import Batch, LinearHeadProblem, StackelbergProblem
-from bilevel.repetition import start_alike
+from bilevel.core.generators import generator
+from bilevel.data.draws import BLOCK
+from bilevel.problem.base import Batch, StackelbergProblem
+from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.testing.bench import RUNS, Bench
 from bilevel.testing.derivatives import (
     check_body_derivatives,
@@ -17,6 +18,7 @@ from bilevel.testing.derivatives import (
 )
 from bilevel.testing.directions import check_dependence, check_directions
 from bilevel.testing.finding import Finding, add, gap, random_like, refusals, require
+from bilevel.training.repetition import start_alike
 
 LARGEST_HESSIAN = 256
 

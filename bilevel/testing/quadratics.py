@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel.drawing import generator
-from bilevel.problem import Batch, LinearHeadProblem, StackelbergProblem
+from bilevel.core.generators import generator
+from bilevel.problem.base import Batch, StackelbergProblem
+from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.trees import Tree
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bilevel.core.optional import extra
 from bilevel.errors import DataError, MissingDataError
-from bilevel.extras import extra
 from problems.images.contents import check_digest, decompressed, members
 from problems.images.places import cache
 from problems.images.sources import Source

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 import bilevel
-from bilevel.drawing import generator as stream
+from bilevel.core.generators import generator as stream
 from bilevel.errors import ArgumentError, unknown_name
 from problems.linear_networks.deep_linear import DeepLinearProblem
 from problems.linear_networks.ensembles import Design, rows, target

@@ -25,11 +25,12 @@ from torch import Tensor
 
 from bilevel import SingleLoop
 from bilevel.commands.compare import set_threads
+from bilevel.data.sampler import Sampler
+from bilevel.data.training_data import TrainingData
+from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ArgumentError, unknown_name
-from bilevel.oracles import Oracles
-from bilevel.sampling import Sampler, TrainingData
 from bilevel.storage.folder import reserve
-from bilevel.training import start
+from bilevel.training.cohort import start
 from problems.mspbe import exact, methods
 from problems.mspbe.baird import baird
 from problems.mspbe.boyan import boyan

@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 import bilevel
 from bilevel.commands.compare import set_threads
+from bilevel.data.rows import Rows
+from bilevel.derivatives.oracles import Oracles
 from bilevel.hypergradients.base import fine
-from bilevel.oracles import Oracles
 from bilevel.report.svg import style, to_svg
-from bilevel.sampling import Rows
 from bilevel.storage.folder import reserve
 from bilevel.trees import Tree
 from problems.mspbe.neural import NeuralMSPBE

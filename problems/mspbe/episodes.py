@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bilevel.core.checks import check_positive_integer
+from bilevel.core.optional import extra
 from bilevel.errors import ArgumentError
-from bilevel.extras import extra
-from bilevel.schedules import check_positive_integer
 from problems.mspbe.process import check_discount
 
 Array = NDArray[Any]

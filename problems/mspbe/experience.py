@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bilevel.core.checks import check_positive_integer
 from bilevel.errors import unknown_name
-from bilevel.schedules import check_positive_integer
 from problems.mspbe import chains
 from problems.mspbe.process import MarkovRewardProcess
 from problems.mspbe.transitions import Transitions

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from bilevel import Cost, trees
-from bilevel.oracles import Oracles
-from bilevel.problem import StackelbergProblem
-from bilevel.sampling import Rows
-from bilevel.schedules import Number, positive
+from bilevel.core.checks import Number, positive
+from bilevel.data.rows import Rows
+from bilevel.derivatives.oracles import Oracles
+from bilevel.problem.base import StackelbergProblem
 from bilevel.strategies import AbstractStrategy
 from bilevel.trees import Tree
 from problems.mspbe.exact import RANK

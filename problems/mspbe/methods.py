@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from bilevel import Cost, SingleLoop, trees
-from bilevel.oracles import Oracles
-from bilevel.problem import StackelbergProblem
-from bilevel.sampling import Rows
-from bilevel.schedules import AbstractSchedule, Number, as_schedule, positive
+from bilevel.core.checks import Number, positive
+from bilevel.core.schedules import AbstractSchedule, as_schedule
+from bilevel.data.rows import Rows
+from bilevel.derivatives.oracles import Oracles
+from bilevel.problem.base import StackelbergProblem
 from bilevel.strategies import AbstractDirections, AbstractStrategy
 from bilevel.strategies.single_loop import Levels
 from bilevel.trees import Tree

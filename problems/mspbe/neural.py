@@ -5,9 +5,9 @@ from torch import Tensor
 
 import bilevel
 from bilevel import trees
+from bilevel.core.checks import positive
 from bilevel.errors import ShapeError
-from bilevel.problem import Groups
-from bilevel.schedules import positive
+from bilevel.problem.base import Groups
 from bilevel.trees import Tree
 from problems.mspbe import exact
 from problems.mspbe.bodies import Body, Layers

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from bilevel.errors import IncompatibleError
-from bilevel.problem import StackelbergProblem
+from bilevel.problem.base import StackelbergProblem
 from problems.mspbe.fixed import Fixed
 from problems.mspbe.neural import Evaluation, check_model
 from problems.mspbe.process import Model

@@ -6,7 +6,7 @@ from torch import Tensor
 
 import bilevel
 from bilevel.errors import IncompatibleError, unknown_name
-from bilevel.problem import Groups
+from bilevel.problem.base import Groups
 from bilevel.trees import Tree
 from problems.mspbe import exact
 from problems.mspbe.bodies import Body

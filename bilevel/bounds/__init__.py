@@ -1,0 +1,1 @@
+"""Error bounds of heads and of gradients."""

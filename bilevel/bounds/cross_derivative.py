@@ -1,0 +1,209 @@
+"""d2_{w theta} g as a matrix from heads to bodies: its products and its norm.
+
+A column is as long as the body. Where all of them take more than 64 MiB, none is kept: what is
+asked of them is summed up or estimated while they pass, in the memory of a few bodies.
+"""
+
+import dataclasses
+import functools
+import math
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.core.generators import generator
+from bilevel.data.rows import Rows
+from bilevel.derivatives.oracles import Oracles
+from bilevel.linear.cholesky import EPS
+from bilevel.trees import Tree
+
+LARGEST_NORM = 512
+"""Numbers of a head up to which the spectral norm is looked for."""
+COLUMN_BYTES = 2**26
+"""Memory in which columns are kept: all of them, or none."""
+CHUNK_BYTES = 2**26
+"""Memory that the products which are computed side by side may take."""
+LANCZOS_STEPS = 16
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CrossDerivative:
+    """C = d2_{w theta} g of R runs, at heads of P numbers.
+
+    Args:
+        oracles: of the problem.
+        body: leaves (R, ...), float64.
+        head: likewise.
+        rows: on which g is meant.
+    """
+
+    oracles: Oracles
+    body: Tree
+    head: Tree
+    rows: Rows
+
+    @functools.cached_property
+    def product_bytes(self) -> int:
+        """What one product of one run takes, about: its graph (of a chunk) and the result."""
+        return self.oracles.graph_bytes(self.body, self.head, self.rows)
+
+    @property
+    def at_once(self) -> int:
+        """How many products of a single run are computed side by side."""
+        return max(1, CHUNK_BYTES // max(1, 4 * self.product_bytes))
+
+    def fits(self, count: int) -> bool:
+        """Whether `count` columns of every run may be kept."""
+        flat = trees.flatten(self.body)
+        return count * flat.numel() * flat.element_size() <= COLUMN_BYTES
+
+    def products(self, vectors: Tensor, heads: Tensor | None = None) -> Tensor:
+        """C v, (R, N, numbers of the body).
+
+        Those of a single run are computed side by side, as if they were runs.
+
+        Args:
+            vectors: v, (N, P).
+            heads: where C is taken, (N, P), the same for all runs; None: at the heads of the runs.
+        """
+        flat = trees.flatten(self.body)
+        runs, count = len(flat), len(vectors)
+        found = flat.new_empty(runs, count, flat.shape[1])
+        at = trees.flatten(self.head).unsqueeze(1) if heads is None else heads
+        at = at.expand(runs, count, -1)
+        if runs > 1:
+            for i, vector in enumerate(vectors):
+                found[:, i] = self._one_each(
+                    self.body, at[:, i], vector.expand(runs, -1), self.rows
+                )
+            return found
+        for i in range(0, count, self.at_once):
+            some = slice(i, min(i + self.at_once, count))
+            copies = self._copies(some.stop - some.start)
+            found[0, some] = self._one_each(copies, at[0, some], vectors[some], self._shared_rows)
+        return found
+
+    def columns(self) -> Tensor:
+        """All of C, (R, P, numbers of the body)."""
+        flat = trees.flatten(self.head)
+        return self.products(torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device))
+
+    def norm(self, probes: int = LARGEST_NORM) -> Tensor:
+        """|C|, (R,).
+
+        For heads of up to `probes` numbers it is spectral: computed where the columns fit in 64
+        MiB, elsewhere estimated by `leading`. For larger heads it is the Frobenius norm, estimated
+        from as many random signs.
+        """
+        size = trees.flatten(self.head).shape[1]
+        if size > probes:
+            return self.from_signs(probes)
+        return spectral(self.columns()) if self.fits(size) else self.leading()
+
+    def from_signs(self, probes: int) -> Tensor:
+        """|C|_F, (R,): the mean of |C s|^2 over random signs s is its square."""
+        flat, source = trees.flatten(self.head), generator(0, "signs")
+        squares = torch.zeros_like(flat[:, 0])
+        for i in range(0, probes, self.at_once):
+            shape = min(self.at_once, probes - i), flat.shape[1]
+            signs = (torch.randint(0, 2, shape, generator=source) * 2 - 1).to(flat)
+            squares = squares + self.products(signs).square().sum((1, 2))
+        return (squares / probes).sqrt()
+
+    def leading(self) -> Tensor:
+        """|C| by Lanczos' method on C'C from a random head, (R,).
+
+        The root of the largest Ritz value plus its residual: what the value lacks at the top of a
+        flat spectrum the residual makes up for, so that it is hardly ever below |C|.
+
+        Source: Golub and Van Loan, Matrix Computations (4th ed. 2013), section 10.1. Differs from
+        the source in: 1. every vector is orthogonalised against all others, twice.
+        """
+        flat = trees.flatten(self.head)
+        runs, size = flat.shape
+        drawn = torch.randn(size, generator=generator(0, "norm"), dtype=torch.float64).to(flat)
+        vector = (drawn / drawn.norm()).expand(runs, size)
+        basis = images = flat.new_zeros(runs, 0, size)
+        for _ in range(min(size, LANCZOS_STEPS)):
+            image = self._squared(vector)
+            basis = torch.cat([basis, vector.unsqueeze(1)], 1)
+            images = torch.cat([images, image.unsqueeze(1)], 1)
+            for _ in range(2):
+                image = image - (basis.mT @ (basis @ image.unsqueeze(2))).squeeze(2)
+            length = image.norm(dim=1, keepdim=True)
+            vector = image / torch.where(length > 0, length, torch.ones_like(length))
+        return _ritz(basis, images)
+
+    def _squared(self, vector: Tensor) -> Tensor:
+        """C'C v for v (R, P), one for each run.
+
+        C'u is a central difference of d_theta g along u, which asks no more of the features than C
+        does: their derivative need not have one.
+        """
+        along = self._one_each(self.body, trees.flatten(self.head), vector, self.rows)
+        length = along.norm(dim=1, keepdim=True)
+        safe = torch.where(length > 0, length, torch.ones_like(length))
+        at = trees.flatten(self.body)
+        width = EPS ** (1 / 3) * (1 + at.norm(dim=1, keepdim=True))
+
+        def slope(sign: float) -> Tensor:
+            moved = trees.unflatten(at + sign * width / safe * along, self.body)
+            return trees.flatten(self.oracles.head_gradient(moved, self.head, self.rows))
+
+        found: Tensor = (slope(1.0) - slope(-1.0)) * (length / (2 * width))
+        return found
+
+    def _one_each(self, body: Tree, heads: Tensor, vectors: Tensor, rows: Rows) -> Tensor:
+        """C v of bodies, heads (N, P) and vectors (N, P), one each."""
+        at, along = (trees.unflatten(x, self.head) for x in (heads, vectors))
+        return trees.flatten(self.oracles.cross_vjp(body, at, along, rows))
+
+    def _copies(self, count: int) -> Tree:
+        """The body of a single run as that of `count` runs, in no memory of their own."""
+        return trees.tree_map(lambda leaf: leaf.expand(count, *leaf.shape[1:]), self.body)
+
+    @functools.cached_property
+    def _shared_rows(self) -> Rows:
+        """The rows of a single run as rows that all of its copies share."""
+        groups = {
+            name: group if self.rows.axes[name] is None else trees.take(group, 0)
+            for name, group in self.rows.groups.items()
+        }
+        return Rows(groups, dict.fromkeys(groups), chunks=self.rows.chunks)
+
+
+def spectral(columns: Tensor) -> Tensor:
+    """The largest singular values of (R, n, d), rounded up, (R,)."""
+    n, d = columns.shape[1:]
+    return root(columns @ columns.mT if n <= d else columns.mT @ columns, n + d)
+
+
+def root(gram: Tensor, terms: int) -> Tensor:
+    """The roots of the largest eigenvalues of Gram matrices (R, n, n), rounded up, (R,).
+
+    Args:
+        gram: of some vectors.
+        terms: how many numbers a vector has, and how many vectors there are, in all.
+    """
+    bad = ~gram.flatten(1).isfinite().all(1)
+    values = torch.linalg.eigvalsh(gram.masked_fill(bad.reshape(-1, 1, 1), 0.0))[:, -1]
+    found: Tensor = (values.clamp(min=0) * (1 + EPS * (4 * terms + 40))).sqrt()
+    return found.masked_fill(bad, math.nan)
+
+
+def _ritz(basis: Tensor, images: Tensor) -> Tensor:
+    """The root of the largest Ritz value and its residual, (R,).
+
+    Args:
+        basis: orthonormal vectors, or zeros, (R, k, P).
+        images: their products with the matrix, (R, k, P).
+    """
+    bad = ~images.flatten(1).isfinite().all(1)
+    basis, images = (x.masked_fill(bad.reshape(-1, 1, 1), 0.0) for x in (basis, images))
+    small = basis @ images.mT
+    values, vectors = torch.linalg.eigh(0.5 * (small + small.mT))
+    value, weights = values[:, -1], vectors[:, :, -1:]
+    off = images.mT @ weights - value.reshape(-1, 1, 1) * (basis.mT @ weights)
+    found: Tensor = (value + off.flatten(1).norm(dim=1)).clamp(min=0).sqrt()
+    return found.masked_fill(bad, math.nan)

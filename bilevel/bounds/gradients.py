@@ -1,0 +1,244 @@
+"""Error bounds of hypergradients: how far a computed gradient s is from grad Phi(w).
+
+Let |theta - theta*| <= e. All constants must hold on the segment between the two, which lies in
+the ball of radius e around theta: B >= |C| for C = d2_{w theta} g, and L_Fw, L_Ft, L_gwt, L_gtt,
+Lipschitz constants of d_w F, d_theta F, C and H = d2_{theta theta} g >= mu I.
+
+*Envelope.* s = d_w g(theta) and grad Phi = d_w g(theta*), so |s - grad Phi| <= B e.
+
+*Implicit.* s = d_w F(theta) - C(theta) v with r = H(theta) v - d_theta F(theta), and
+grad Phi = d_w F(theta*) - C(theta*) v* with H(theta*) v* = d_theta F(theta*). Then
+
+    s - grad Phi = [d_w F(theta) - d_w F(theta*)] - [C(theta) - C(theta*)] v - C(theta*) (v - v*)
+    H(theta*) (v - v*) = r + [d_theta F(theta) - d_theta F(theta*)] - [H(theta) - H(theta*)] v
+
+    |s - grad Phi| <= (L_Fw + |v| L_gwt) e + B [(L_Ft + |v| L_gtt) e + |r|] / mu
+
+B is needed at theta*, mu at theta*, v and r at theta. On a box v and v* vanish on the coordinates
+that are held, and H is its block of free coordinates, whose eigenvalues are not below mu. This
+holds if theta and theta* hold the same coordinates. Where e does not settle that, Phi may have a
+kink: the most that its one-sided derivatives can differ by is added (see
+`bilevel.hypergradients.kinks`), and the bound is an estimate. Where that is more than all the rest,
+there is no bound: the kind is "unknown", and the note names the coordinates.
+
+*Implicit where F is g*, without a set of heads. The first order of e cancels: d_theta g(theta) =
+H(theta) (theta - theta*) up to L_gtt e^2 / 2, so that v is close to theta - theta*, and
+d_w g(theta*) = d_w g(theta) - C(theta) (theta - theta*) up to L_gwt e^2 / 2:
+
+    |s - grad Phi| <= L_gwt e^2 / 2 + B (|r| + L_gtt e^2 / 2) / mu
+
+With a set of heads Phi has no kinks there, and d_w g at the head is compared with (see below) where
+theta and theta* may hold different coordinates, or where the set has no coordinates to hold.
+
+*Any other gradient s*, such as one through steps or in float32: its distance from one of the above
+at the same head, which is computed in float64, is added to the bound of that one.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.bounds.heads import BoundKind, Certifier, HeadCertificate
+from bilevel.bounds.lipschitz import (
+    LARGEST_NORM,
+    Constants,
+    estimated_constants,
+    quadratic_constants,
+    stated_constants,
+)
+from bilevel.data.rows import Rows
+from bilevel.hypergradients.condition import Condition
+from bilevel.hypergradients.dependence import overlooked
+from bilevel.hypergradients.kinks import in_doubt, jump, sentence
+from bilevel.linear.cholesky import EPS
+from bilevel.problem.sets import Everywhere
+from bilevel.trees import Tree
+
+CUT = (
+    "The objectives change with the body otherwise than autograd says: something cuts the body "
+    "off, such as `.detach()`, `torch.no_grad()` or rounding, so that this need not be grad Phi."
+)
+
+
+class GradientBound(NamedTuple):
+    """A bound on the errors of R gradients.
+
+    Attributes:
+        bound: on |s - grad Phi|, (R,), float64; NaN if none is known.
+        kind: "proven", "estimated" or "unknown".
+        note: where the constants come from.
+    """
+
+    bound: Tensor
+    kind: BoundKind
+    note: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GradientCertifier:
+    """Bounds for gradients at certified heads; everything in float64.
+
+    Args:
+        certifier: of the heads.
+        body: leaves (R, ...).
+        head: where the gradient was taken, leaves (R, ...).
+        rows: on which g and F are meant.
+        certificate: of these heads.
+        stated: whether what the problem states of itself holds for these rows.
+        computed: whether third derivatives may be computed.
+        probes: products that an estimated norm of d2_{w theta} g may take.
+        compared: whether derivatives in the body are compared with differences, since autograd may
+            not see all of them: no bound is given then.
+        factor: of H on these rows, for an adjoint that is solved for here; () if there is none.
+    """
+
+    certifier: Certifier
+    body: Tree
+    head: Tree
+    rows: Rows
+    certificate: HeadCertificate
+    stated: bool = False
+    computed: bool = True
+    probes: int = LARGEST_NORM
+    compared: bool = False
+    factor: Any = ()
+
+    def envelope(self, slope: Tree) -> GradientBound:
+        """The bound of gradients that are meant to be d_w g at the head."""
+        if self.certifier.kind == "unknown":
+            return self._unknown()
+        oracles, at = self.certifier.oracles, (self.body, self.head)
+        direct, along = oracles.joint_gradient(*at, self.rows)
+        constants = self.constants(along)
+        error = constants.cross_norm * self.certificate.bound
+        size = trees.norm(direct) + constants.cross_norm * trees.norm(self.head)
+        return self._made(error, size, slope, direct, constants, None)
+
+    def implicit(self, slope: Tree, adjoint: Tree | None = None) -> GradientBound:
+        """The bound of any gradients of Phi, by the implicit gradient at the head.
+
+        Args:
+            slope: the gradients, like the body.
+            adjoint: v that they were made with; None: it is solved for.
+        """
+        if self.certifier.kind == "unknown":
+            return self._unknown()
+        oracles, distance = self.certifier.oracles, self.certificate.bound
+        condition = Condition(oracles, self.body, self.head, self.rows)
+        if not condition.available:
+            name = type(oracles.problem.head_set).__name__
+            why = f"No bound is known for implicit derivatives of a head on {name}."
+            return self.envelope(slope) if oracles.is_stackelberg else self._unknown(why)
+        direct, whole = oracles.body_gradients(self.body, self.head, self.rows)
+        right = condition.restricted(whole)
+        if adjoint is None:
+            adjoint = condition.solve(right, factor=self.factor).value
+        v = condition.restricted(adjoint)
+        left = oracles.head_hvp(self.body, self.head, v, self.rows)
+        off = trees.tree_map(torch.sub, condition.restricted(left), right)
+        constants, length = self.constants(v), trees.norm(v)
+        largest, mu = self.certificate.largest, self.certificate.mu
+        residual = trees.norm(off) + self._eps() * (trees.norm(right) + largest * length)
+        if oracles.is_stackelberg and isinstance(oracles.problem.head_set, Everywhere):
+            half = distance.square() / 2
+            error = constants.cross * half
+            error = error + constants.cross_norm * (residual + constants.hessian * half) / mu
+        else:
+            moved = (constants.body_gradient + length * constants.cross) * distance
+            bent = (constants.head_gradient + length * constants.hessian) * distance
+            error = moved + constants.cross_norm * (bent + residual) / mu
+        pulled = oracles.cross_vjp(self.body, self.head, v, self.rows)
+        reference = trees.tree_map(torch.sub, direct, pulled)
+        size = trees.norm(direct) + constants.cross_norm * (trees.norm(self.head) + length)
+        found = self._made(error, size, slope, reference, constants, v)
+        if condition.free is None or found.kind == "unknown":
+            return found
+        if oracles.problem.head_set.bounds(self.head) is None:
+            found = found._replace(kind="estimated")
+        doubtful = in_doubt(condition, distance, largest)
+        if not bool(doubtful.any()):
+            return found
+        if oracles.is_stackelberg:
+            return self._weaker(found, self.envelope(slope), doubtful.any(1))
+        return self._kinked(found, condition, doubtful, whole)
+
+    @staticmethod
+    def _weaker(found: GradientBound, other: GradientBound, where: Tensor) -> GradientBound:
+        """The other bound in some runs."""
+        kind: BoundKind = "proven" if found.kind == other.kind == "proven" else "estimated"
+        return GradientBound(torch.where(where, other.bound, found.bound), kind, other.note)
+
+    def _kinked(
+        self, found: GradientBound, condition: Condition, doubtful: Tensor, right: Tree
+    ) -> GradientBound:
+        """With the jump between one-sided derivatives; NaN where it is all that there is."""
+        apart = torch.where(doubtful.any(1), torch.inf, 0.0)
+        if self.computed:
+            apart = jump(condition, doubtful, right, self.certificate.mu)
+        lost = ~(apart <= found.bound)
+        bound = (found.bound + apart).masked_fill(lost, torch.nan)
+        note = sentence(condition, doubtful, self.certificate.bound)
+        if not bool(lost.all()):
+            note += " The most that this may change the gradient by is in the bound."
+            return GradientBound(bound, "estimated", f"{note} {found.note}")
+        note += (
+            " Phi has a kink where it changes from one to the other, and this may be either of its "
+            "one-sided derivatives there. Move the body, or solve the head more accurately."
+        )
+        return GradientBound(bound, "unknown", note)
+
+    def constants(self, along: Tree) -> Constants:
+        """The best constants there are."""
+        oracles, distance = self.certifier.oracles, self.certificate.bound
+        found = None
+        if self.stated:
+            found = stated_constants(oracles, self.body, self.head, distance)
+        if found is None and self.computed:
+            found = quadratic_constants(
+                self.certifier, self.body, self.head, self.rows, distance, self.certificate.largest
+            )
+        if found is not None:
+            return found
+        at = (self.body, self.head, self.rows, distance, along)
+        return estimated_constants(oracles, *at, probes=self.probes)
+
+    def _made(
+        self,
+        error: Tensor,
+        size: Tensor,
+        slope: Tree,
+        reference: Tree,
+        constants: Constants,
+        adjoint: Tree | None,
+    ) -> GradientBound:
+        """With the distance to the gradient that the bound is about, and its rounding."""
+        within = error + self._eps() * size
+        bound = within + trees.norm(trees.tree_map(torch.sub, slope, reference))
+        proven = self.certifier.kind == constants.kind == "proven"
+        kind: BoundKind = "proven" if proven else "estimated"
+        found = GradientBound(bound, kind, f"{constants.note} {self.certifier.note}")
+        if not self.compared:
+            return found
+        place = (self.certifier.oracles, self.body, self.head, self.rows)
+        lost = overlooked(*place, reference, adjoint, self.certificate.largest, within)
+        if not bool(lost.any()):
+            return found
+        kind = "unknown" if bool(lost.all()) else kind
+        return GradientBound(bound.masked_fill(lost, torch.nan), kind, CUT)
+
+    def _eps(self) -> float:
+        """The rounding of sums over the rows and over the numbers of the head."""
+        sizes = [
+            leaf.shape[0 if self.rows.axes[name] is None else 1]
+            for name, group in self.rows.groups.items()
+            for leaf in trees.leaves(group)
+            if leaf.ndim > (0 if self.rows.axes[name] is None else 1)
+        ]
+        return EPS * (max(sizes, default=0) + trees.flatten(self.head).shape[1] + 10)
+
+    def _unknown(self, note: str = "") -> GradientBound:
+        nothing = torch.full_like(self.certificate.bound, torch.nan)
+        return GradientBound(nothing, "unknown", note or self.certifier.note)

@@ -1,0 +1,285 @@
+"""Error bounds: how far a head is from the best response.
+
+With mu the strong convexity of g in the head: |theta - theta*| <= |d_theta g| / mu and
+g - g* <= |d_theta g|^2 / (2 mu). With a set of heads, the gradient mapping
+G = L (theta - Proj(theta - d_theta g / L)) takes the gradient's place: a projected step of length
+1/L contracts distances by 1 - mu/L, hence |theta - theta*| <= |G| / mu for every theta. The
+value bound |G|^2 / (2 mu) holds at the projected point; theta adds its own distance in g to it.
+"""
+
+import dataclasses
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.core.status import Status
+from bilevel.data.rows import Rows
+from bilevel.derivatives.oracles import Oracles
+from bilevel.heads.landing import deviation, landing
+from bilevel.heads.newton.solver import hessian_system
+from bilevel.heads.quadratic import (
+    LARGEST_GENERAL_HEAD,
+    all_penalised,
+    is_quadratic,
+    quadratic_system,
+    uses_dual,
+)
+from bilevel.linear.cholesky import EPS
+from bilevel.linear.gram import row_sums
+from bilevel.linear.kept import KeptSystem
+from bilevel.linear.systems import AbstractSystem, PrimalSystem
+from bilevel.problem.linear_head import LinearHeadProblem
+from bilevel.problem.sets import Everywhere
+from bilevel.trees import Tree
+
+BoundKind = Literal["proven", "estimated", "unknown"]
+
+
+class HeadCertificate(NamedTuple):
+    """How good the heads of R runs are; everything in float64, shapes (R,).
+
+    Attributes:
+        residual: |d_theta g|, or |G| with a set of heads.
+        mu: a lower bound on (an estimate of) the strong convexity of g in the head.
+        bound: on |theta - theta*|.
+        value_bound: on g(w, theta) - g(w, theta*).
+        largest: an upper bound on (an estimate of) the curvature of g in the head; NaN if unknown.
+    """
+
+    residual: Tensor
+    mu: Tensor
+    bound: Tensor
+    value_bound: Tensor
+    largest: Tensor
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Certifier:
+    """Certifies heads of one problem.
+
+    Args:
+        oracles: of the problem.
+        kind: "proven" for quadratic heads and where the problem knows its curvature, "estimated"
+            where only the local Hessian is known, "unknown" where the head is too large for a
+            Hessian (no bound is given then). A linear head with squared error is quadratic by its
+            form, another one if the gradients say so at every head that is certified: a run where
+            they do not gets no bound and no theta*.
+        exact: whether theta* itself can be computed beside the bound.
+        penalised: see `bilevel.heads.quadratic.uses_dual`.
+        note: where mu comes from, in words.
+        quadratic: whether g is quadratic in the head.
+        large: whether the head is too large for a Hessian.
+        stated: whether mu and L are those that the problem states.
+        convex: whether the head is linear with a convex criterion, and all of it penalised.
+    """
+
+    oracles: Oracles
+    kind: BoundKind
+    exact: bool
+    penalised: bool
+    note: str
+    quadratic: bool = False
+    large: bool = False
+    stated: bool = False
+    convex: bool = False
+
+    @classmethod
+    def for_problem(
+        cls, oracles: Oracles, body: Tree, head: Tree, rows: Rows, *, stated: bool = False
+    ) -> "Certifier":
+        """Find out once, at initial points, what can be certified.
+
+        Args:
+            oracles: of the problem.
+            body: leaves (R, ...), float64.
+            head: likewise.
+            rows: on which g is meant.
+            stated: whether what the problem states of itself holds for these rows.
+        """
+        problem = oracles.problem
+        everywhere = isinstance(problem.head_set, Everywhere)
+        if isinstance(problem, LinearHeadProblem) and problem.criterion.quadratic:
+            penalised = uses_dual(oracles, body, head, rows)
+            note = "mu is the smallest eigenvalue of the Gram matrix plus the penalty"
+            if not problem.penalises_all:
+                note += "; the bias is not penalised, so mu depends on the data"
+            return cls(oracles, "proven", everywhere, penalised, note + ".", quadratic=True)
+        if isinstance(problem, LinearHeadProblem) and _floored(problem, oracles, body, head):
+            note = "g is convex without its penalty, so mu is the smallest penalty."
+            return cls(oracles, "proven", False, True, note, convex=True)
+        linear = isinstance(problem, LinearHeadProblem)
+        large = trees.flatten(head).shape[1] > LARGEST_GENERAL_HEAD
+        large = large or (linear and rows.chunks is not None)  # features of all rows at once
+        if not (large or linear) and is_quadratic(oracles, body, head, rows):
+            one = trees.flatten(head).shape[1] == 1
+            note = (
+                "mu is the smallest eigenvalue of the head's Hessian, which is constant as far as "
+                "the gradients at this head, at its best response and at two random heads tell."
+            )
+            return cls(oracles, "proven", everywhere or one, False, note, quadratic=True)
+        known = problem.known_curvature(trees.take(body, 0)) if stated else None
+        if known is not None and (math.isfinite(known.largest) or (everywhere and not large)):
+            note = "mu is what the problem states."
+            return cls(oracles, "proven", False, False, note, large=large, stated=True)
+        if large:
+            note = "The head is too large for its Hessian."
+            return cls(oracles, "unknown", False, False, note, large=True)
+        note = "mu is the smallest eigenvalue of the Hessian at this head: a local estimate."
+        if linear:
+            note += " Coefficients without a penalty make it depend on the data."
+        return cls(oracles, "estimated", False, False, note)
+
+    def system(self, body: Tree, head: Tree, rows: Rows) -> AbstractSystem | None:
+        """The head's linear system; its solution is theta*, or theta* - head (general heads).
+
+        None for heads that are too large. It is factored when that is asked for, and once.
+        """
+        if self.large:
+            return None
+        problem = self.oracles.problem
+        if isinstance(problem, LinearHeadProblem) and not (self.quadratic or self.convex):
+            return KeptSystem(hessian_system(self.oracles, body, head, rows))
+        system = quadratic_system(self.oracles, body, head, rows, self.penalised)
+        if self._looked_at:
+            assert isinstance(system, PrimalSystem)
+            agrees = landing(self.oracles, body, head, rows, system).agrees.reshape(-1, 1, 1, 1)
+            system = dataclasses.replace(system, hessian=system.hessian.where(agrees, torch.nan))
+        return KeptSystem(system)
+
+    @property
+    def _looked_at(self) -> bool:
+        """Whether g is quadratic because its gradients say so, not by its form."""
+        return self.quadratic and not isinstance(self.oracles.problem, LinearHeadProblem)
+
+    def best_response(self, system: AbstractSystem, head: Tree) -> Tree:
+        """theta*, where `exact`; NaN where H is numerically singular, or g not quadratic."""
+        numbers, status = system.solve()
+        unsolved = (status != int(Status.CONVERGED)).reshape(-1, 1, 1)
+        numbers = numbers.masked_fill(unsolved, torch.nan)
+        if isinstance(self.oracles.problem, LinearHeadProblem):
+            return numbers if head.ndim == 3 else numbers.squeeze(2)
+        solved = trees.tree_map(torch.add, head, trees.unflatten(numbers.squeeze(2), head))
+        return self.oracles.problem.head_set.project(solved)
+
+    def certify(
+        self, system: AbstractSystem | None, body: Tree, head: Tree, rows: Rows
+    ) -> HeadCertificate:
+        """Bounds for a head.
+
+        Args:
+            system: of `self.system` at the same point.
+            body: leaves (R, ...), float64, as everything here.
+            head: leaves (R, ...).
+            rows: on which g is meant.
+        """
+        oracles, head_set = self.oracles, self.oracles.problem.head_set
+        slope = oracles.head_gradient(body, head, rows)
+        size = trees.norm(slope)
+        if self.kind == "unknown":
+            nothing = torch.full_like(size, torch.nan)
+            return HeadCertificate(size, nothing, nothing, nothing, nothing)
+        mu, largest = self._curvature(system, body, head, size)
+        mu = torch.where(mu > 0, mu, torch.nan)
+        residual, descent = size, torch.zeros_like(size)
+        everywhere = isinstance(head_set, Everywhere)
+        if not everywhere:
+            step = trees.tree_map(lambda t, d: t - d / trees.per_run(largest, d), head, slope)
+            at = head_set.project(step)
+            residual = largest * trees.norm(trees.tree_map(torch.sub, head, at))
+            here, there = (oracles.head_value(body, x, rows) for x in (head, at))
+            descent = here - there + 10 * EPS * (here.abs() + there.abs())
+        safe = residual + self._rounding(body, head, rows, largest)
+        if self._looked_at:
+            assert isinstance(system, KeptSystem)
+            safe = safe + 2 * self._off(
+                system.primal(), body, head, rows, None if everywhere else at
+            )
+        value = descent + safe.square() / (2 * mu)
+        return HeadCertificate(residual, mu, safe / mu, value, largest)
+
+    def _off(
+        self, system: PrimalSystem, body: Tree, head: Tree, rows: Rows, at: Tree | None
+    ) -> Tensor:
+        """How far gradients are from those of one quadratic, (R,): NaN if by more than rounding.
+
+        Args:
+            system: of `self.system`.
+            body: leaves (R, ...).
+            head: likewise.
+            rows: on which g is meant.
+            at: where a projected step leads to; None: there is no set of heads.
+        """
+        place = (self.oracles, body, head)
+        off = landing(*place, rows, system).off
+        if at is None:
+            return off
+        apart, fine = deviation(*place, at, rows, system.hessian.squeeze(1))
+        return off + apart.where(fine, torch.nan)
+
+    def _curvature(
+        self, system: AbstractSystem | None, body: Tree, head: Tree, like: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """mu and L; where the problem states no finite L, that of the Hessian at the heads."""
+        if not self.stated:
+            assert system is not None
+            low, high = system.curvature()
+            return self._of_criterion(body, head, high) if self.convex else (low, high)
+        states = [
+            self.oracles.problem.known_curvature(trees.take(body, i)) for i in range(len(like))
+        ]
+        mu = like.new_tensor([torch.nan if state is None else state.smallest for state in states])
+        largest = like.new_tensor([torch.nan if s is None else s.largest for s in states])
+        if system is None:
+            return mu, largest
+        return mu, torch.where(largest.isfinite(), largest, system.curvature()[1])
+
+    def _of_criterion(self, body: Tree, head: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """mu and L: H is diag(p) plus something between 0 and c times the Gram matrix.
+
+        `high` bounds the largest eigenvalue of the Gram matrix plus diag(p). Where the criterion
+        does not tell c, 1 takes its place: L then only measures rounding.
+        """
+        assert isinstance(self.oracles.problem, LinearHeadProblem)
+        penalty = self.oracles.linear_penalty(body, head).flatten(1)
+        least, most = penalty.amin(1), penalty.amax(1)
+        curvature = self.oracles.problem.criterion.largest_curvature
+        curvature = curvature if math.isfinite(curvature) else 1.0
+        return least, curvature * (high - least) + most
+
+    def _rounding(self, body: Tree, head: Tree, rows: Rows, largest: Tensor) -> Tensor:
+        """How much of the computed gradient may be rounding, (R,)."""
+        length = trees.norm(head)
+        problem = self.oracles.problem
+        if isinstance(problem, LinearHeadProblem):
+            weight: float | Tensor = 1.0
+            if rows.chunks is not None:  # without weights; the system was made of the same sums
+                sums, p = row_sums(self.oracles, body, rows)
+                n, m, (design, targets) = sums.rows, sums.gram.shape[1], sums.norms()
+            else:
+                parts = self.oracles.linear_parts(body, rows)
+                (n, m), p = parts.design.shape[1:], parts.penalty
+                weight = 1.0 if parts.weights is None else parts.weights.amax(1)
+                design = parts.design.flatten(1).norm(dim=1)
+                targets = _target_norm(parts.targets)
+            terms: Tensor = weight * design * (design * length + targets) / n
+            terms = terms + p.flatten(1).amax(1) * length
+            return EPS * (n + m + 10) * terms
+        return EPS * (trees.flatten(head).shape[1] + 10) * largest * (length + 1)
+
+
+def _floored(problem: LinearHeadProblem, oracles: Oracles, body: Tree, head: Tree) -> bool:
+    """Whether all of a linear head is penalised, and what is asked of its criterion is known."""
+    known = isinstance(problem.head_set, Everywhere)
+    known = known or math.isfinite(problem.criterion.largest_curvature)
+    return known and all_penalised(oracles, body, head)
+
+
+def _target_norm(targets: Tensor) -> Tensor:
+    """|t| of all rows, (R,): how large the slope of the losses is at predictions of zero."""
+    if not targets.is_floating_point():  # the slopes of class probabilities are at most sqrt(2)
+        return targets.new_full((len(targets),), 2 * targets.shape[1], dtype=torch.float64).sqrt()
+    norm: Tensor = targets.flatten(1).norm(dim=1)
+    return norm

@@ -1,0 +1,225 @@
+"""Lipschitz constants in the head, for bounds on hypergradients.
+
+Three sources, in this order. A problem may state them (`known_lipschitz`). Where F is g and g is
+quadratic in the head, d2_{w theta} g is affine in it, so that one difference quotient of it,
+over any distance, is its derivative everywhere. Elsewhere they are estimated from differences
+around the head.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.bounds.cross_derivative import LARGEST_NORM as LARGEST_NORM
+from bilevel.bounds.cross_derivative import CrossDerivative, root, spectral
+from bilevel.bounds.heads import BoundKind, Certifier
+from bilevel.core.generators import generator
+from bilevel.data.rows import Rows
+from bilevel.derivatives.oracles import Oracles
+from bilevel.linear.cholesky import EPS
+from bilevel.problem.linear_head import LinearHeadProblem
+from bilevel.trees import Tree
+
+THIRD_BYTES = 2**29
+"""Memory that all third derivatives together may pass through: about a second."""
+DIRECTIONS = 4
+UNSEEN = 1e-7
+SMALLEST = torch.finfo(torch.float64).tiny
+
+
+class Constants(NamedTuple):
+    """The constants of `bilevel.Lipschitz`, (R,) each, between theta and theta*.
+
+    Attributes:
+        body_gradient: L_Fw.
+        head_gradient: L_Ft.
+        cross: L_gwt.
+        hessian: L_gtt.
+        cross_norm: B.
+        kind: "proven" or "estimated".
+        note: where they come from.
+    """
+
+    body_gradient: Tensor
+    head_gradient: Tensor
+    cross: Tensor
+    hessian: Tensor
+    cross_norm: Tensor
+    kind: BoundKind
+    note: str
+
+
+def stated_constants(
+    oracles: Oracles, body: Tree, head: Tree, distance: Tensor
+) -> Constants | None:
+    """What the problem states, run by run; None if it states nothing."""
+    found = []
+    for i, radius in enumerate(distance.tolist()):
+        one = oracles.problem.known_lipschitz(trees.take(body, i), trees.take(head, i), radius)
+        if one is None:
+            return None
+        found.append(distance.new_tensor(one))
+    first, second, third, fourth, fifth = torch.stack(found, 1)
+    note = "The constants are what the problem states."
+    return Constants(first, second, third, fourth, fifth, "proven", note)
+
+
+def quadratic_constants(
+    certifier: Certifier, body: Tree, head: Tree, rows: Rows, distance: Tensor, largest: Tensor
+) -> Constants | None:
+    """Computed where F is g and g is quadratic; None if it is not, or the head too large.
+
+    L_gwt is the norm of T = d3_{w theta theta} g, (u, v) to T(u, v): the spectral norm of T as a
+    matrix from u to pairs (v, w). The outputs of a linear head do not interact, and T is the same
+    for all of them unless their penalties differ: the first one is looked at, or all.
+    """
+    oracles = certifier.oracles
+    if not (certifier.quadratic and oracles.is_stackelberg):
+        return None
+    cross = CrossDerivative(oracles, body, head, rows)
+    blocks = _blocks(oracles, body, head)
+    # each product holds its graph, and a result as long as the body
+    work = len(blocks) * len(blocks[0]) ** 2 * cross.product_bytes * rows.parts
+    if work > THIRD_BYTES:
+        return None
+    linear = isinstance(oracles.problem, LinearHeadProblem)
+    if not (linear or _affine(oracles, body, head, rows)):
+        return None
+    size = trees.flatten(head).shape[1]
+    identity = torch.eye(size, dtype=distance.dtype, device=distance.device)
+    steepest = torch.stack([_third(cross, identity[block]) for block in blocks]).amax(0)
+    norm = spectral(cross.columns()) + steepest * distance
+    if not linear:  # what samples do not show: they agree to 1e-8
+        steepest, norm = (1 + UNSEEN) * steepest, (1 + UNSEEN) * norm
+    note = "g is quadratic in the head and F is g: the constants are computed."
+    return Constants(norm, largest, steepest, torch.zeros_like(norm), norm, "proven", note)
+
+
+def estimated_constants(
+    oracles: Oracles,
+    body: Tree,
+    head: Tree,
+    rows: Rows,
+    distance: Tensor,
+    along: Tree,
+    *,
+    probes: int = LARGEST_NORM,
+) -> Constants:
+    """Difference quotients between the head and points around it.
+
+    In up to 4 orthogonal directions, at the distance of theta* or 1e-4 (1 + |theta|), whichever is
+    more; their mean square times the number of directions that there are estimates a squared
+    Frobenius norm, which bounds the spectral one. A quotient against the gradient, where theta* is
+    looked for, counts if it is larger. Second derivatives are looked at in their product with one
+    vector only, the one that they meet in the bound.
+
+    Args:
+        oracles: of the problem.
+        body: leaves (R, ...), float64.
+        head: likewise.
+        rows: on which g and F are meant.
+        distance: a bound on |theta - theta*|, (R,).
+        along: the vector, like the head.
+        probes: of the norm of d2_{w theta} g.
+    """
+    flat = trees.flatten(head)
+    size = flat.shape[1]
+    step = torch.maximum(distance, 1e-4 * (1 + trees.norm(head)))
+    length = trees.norm(along)
+    length = torch.where(length > 0, length, torch.ones_like(length))
+    unit = trees.tree_map(lambda leaf: leaf / trees.per_run(length, leaf), along)
+
+    def at(point: Tree) -> tuple[Tree, ...]:
+        crossed = oracles.cross_vjp(body, point, unit, rows)
+        curved = oracles.head_hvp(body, point, unit, rows)
+        return (*oracles.body_gradients(body, point, rows), crossed, curved)
+
+    here, count = at(head), min(size, DIRECTIONS)
+    directions = [d.expand_as(flat) for d in _directions(size, count).to(flat)]
+    slope = trees.flatten(oracles.head_gradient(body, head, rows))
+    directions.append(-slope / slope.norm(dim=1, keepdim=True).clamp(min=SMALLEST))
+    squares = []
+    for direction in directions:
+        shift = trees.unflatten(step.unsqueeze(1) * direction, head)
+        there = oracles.problem.head_set.project(trees.tree_map(torch.add, head, shift))
+        moved = trees.norm(trees.tree_map(torch.sub, there, head))
+        changes = [
+            trees.norm(trees.tree_map(torch.sub, a, b))
+            for a, b in zip(at(there), here, strict=True)
+        ]
+        squares.append((torch.stack(changes) / moved).square().nan_to_num(0.0))
+    mean = torch.stack(squares[:-1]).sum(0) * size / count
+    body_gradient, head_gradient, cross, hessian = torch.maximum(mean, squares[-1]).sqrt()
+    norm = CrossDerivative(oracles, body, head, rows).norm(probes) + cross * distance
+    note = "The Lipschitz constants are estimated from differences around the head."
+    return Constants(body_gradient, head_gradient, cross, hessian, norm, "estimated", note)
+
+
+def _third(cross: CrossDerivative, units: Tensor) -> Tensor:
+    """|T| on the span of `units` (N, P), rounded up, (R,).
+
+    T(u, v) = C(u) v - C(0) v, symmetric in u and v: near zero nothing large cancels. Where T is too
+    large to be kept, the Gram matrix of T(., v) is summed up over the units v.
+    """
+    zero, count = torch.zeros_like(units), len(units)
+    growth = EPS * (100 + count) * count**0.5
+    if cross.fits(count**2):
+        first = cross.products(units, zero)
+        i, j = torch.triu_indices(count, count)
+        half = cross.products(units[j], units[i]) - first[:, j]
+        third = half.new_empty(len(half), count, count, half.shape[2])
+        third[:, i, j] = third[:, j, i] = half
+        norm: Tensor = spectral(third.flatten(2)) + growth * first.flatten(1).norm(dim=1)
+        return norm
+    gram, squares = units.new_zeros(1, count, count), units.new_zeros(1)
+    for unit in units:
+        first = cross.products(unit.unsqueeze(0), zero[:1])
+        part = cross.products(unit.expand_as(units), units) - first
+        gram, squares = gram + part @ part.mT, squares + first.square().sum((1, 2))
+    found: Tensor = root(gram, count + count * part.shape[2]) + growth * squares.sqrt()
+    return found
+
+
+def _blocks(oracles: Oracles, body: Tree, head: Tree) -> list[range]:
+    """The numbers of the head that belong to one output each, or all of them."""
+    size = trees.flatten(head).shape[1]
+    if not isinstance(oracles.problem, LinearHeadProblem) or head.ndim == 2:
+        return [range(size)]
+    outputs = head.shape[2]
+    differ = oracles.linear_penalty(body, head).ndim == 3
+    return [range(k, size, outputs) for k in range(outputs if differ else 1)]
+
+
+def _affine(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> bool:
+    """Whether d2_{w theta} g is affine in the head, as far as random directions can tell.
+
+    One goes through the head itself. A g that is quadratic in the head at this body need not be so
+    at those beside it.
+    """
+    flat = trees.flatten(head)
+    source = generator(0, "affine")
+
+    def crossed(point: Tensor, vector: Tensor) -> Tensor:
+        at, along = (trees.unflatten(x.to(flat).expand(flat.shape), head) for x in (point, vector))
+        return trees.flatten(oracles.cross_vjp(body, at, along, rows))
+
+    for length, through in ((1.0, False), (10.0, False), (1.0, True)):
+        drawn = torch.randn(3, flat.shape[1], generator=source, dtype=torch.float64)
+        centre, u, v = drawn.to(flat)
+        if through:
+            centre = (flat + centre) / 2
+            u = flat - centre
+        ahead, here, behind = (crossed(centre + s * u, v) for s in (length, 0.0, -length))
+        scale = torch.stack([ahead, here, behind]).abs().amax()
+        if not bool((ahead + behind - 2 * here).abs().amax() <= 1e-9 * scale):
+            return False
+    return True
+
+
+def _directions(size: int, count: int) -> Tensor:
+    """Random orthogonal unit vectors, (count, size)."""
+    drawn = torch.randn(size, count, generator=generator(0, "directions"), dtype=torch.float64)
+    found: Tensor = torch.linalg.qr(drawn).Q.T
+    return found

@@ -1,0 +1,69 @@
+"""The `bilevel` command. Thin: everything it does can be done from Python.
+
+torch is imported inside of the commands that need it, so that `bilevel --help` is quick.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Annotated
+
+import tyro
+
+from bilevel.commands.check import Check
+from bilevel.commands.compare import Compare
+from bilevel.commands.doctor import Doctor
+from bilevel.commands.exit_codes import FAILED, INTERRUPTED, OK, USAGE
+from bilevel.commands.lists import Problems, Strategies
+from bilevel.commands.report import Report
+from bilevel.errors import AllRunsFailedError, BilevelError, unknown_name
+from bilevel.problem import registry
+
+Command = (
+    Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Problems, tyro.conf.subcommand("problems")]
+    | Annotated[Strategies, tyro.conf.subcommand("strategies")]
+    | Annotated[Check, tyro.conf.subcommand("check")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; the exit code is 0 (fine), 1 (a run failed) or 2 (wrong usage)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    extra = registry.names(registry.COMMANDS)
+    try:
+        if arguments and arguments[0] in extra:
+            return int(registry.load(arguments[0], registry.COMMANDS)(arguments[1:]) or OK)
+        if arguments[:1] == ["--version"]:
+            print(f"bilevel {metadata.version('bilevel')}")
+            return OK
+        known = ("compare", "problems", "strategies", "check", "report", "doctor", *extra)
+        if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
+            raise unknown_name("command", arguments[0], known)
+        description = "Compare training strategies for bilevel and Stackelberg problems."
+        description += " --version prints the version."
+        if extra:
+            description += f" Commands of installed packages: {', '.join(extra)}."
+        command = tyro.cli(
+            Command,
+            prog="bilevel",
+            description=description,
+            args=arguments,
+            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
+        )
+        return int(command.run())
+    except AllRunsFailedError as error:
+        print(f"bilevel: {error}", file=sys.stderr)
+        return FAILED
+    except BilevelError as error:
+        print(f"bilevel: {error}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        print("bilevel: interrupted before anything was recorded", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

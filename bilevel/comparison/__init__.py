@@ -1,0 +1,1 @@
+"""Many strategies, paired over seeds."""

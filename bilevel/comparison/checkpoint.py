@@ -1,0 +1,169 @@
+"""A comparison on disk while it is trained, so that an interruption costs seconds."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel.core import parts
+from bilevel.errors import ResultsError
+from bilevel.storage.folder import located, plain, read_json, write_atomically, write_json
+from bilevel.storage.tensors import read_tensors, write_tensors
+from bilevel.training.state import TrainingState
+from bilevel.training.training import Loop
+
+DESCRIPTION = "comparison.json"
+OBJECTIVES = {"objective", "body_objective"}
+"""Of the first record: what tells problems apart."""
+SECONDS = 10.0
+"""At most this much work is lost; saving more often would slow small trainings."""
+
+
+class Checkpoint:
+    """A folder in which the trainings of one comparison are kept.
+
+    One file for each group of strategies that are trained together: its records and where it
+    stands. Files are replaced as a whole, so that one is complete whatever happens.
+
+    Args:
+        folder: made if it is missing; otherwise it must hold the same comparison.
+        description: everything the numbers depend on.
+        settings: anything else, written when the folder is made.
+
+    Raises:
+        ResultsError: the folder holds another comparison, or none.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        description: Mapping[str, Any],
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder: Path = located(folder)
+        self._saved = time.monotonic()
+        if not self.folder.exists():
+            with write_atomically(self.folder) as hidden:
+                content = {"comparison": description, "settings": settings or {}}
+                write_json(hidden / DESCRIPTION, content)
+        stored = read_description(self.folder)["comparison"]
+        found, asked = _spelled(stored), _spelled(plain(description))
+        different = sorted(
+            key for key in found.keys() | asked.keys() if found.get(key) != asked.get(key)
+        )
+        if different:
+            raise ResultsError(
+                f"{self.folder} holds a comparison that differs in {', '.join(different)}. Ask for "
+                "the same one, or name another folder."
+            )
+        # of what is written there: the files of the trainings know it
+        self._digest = hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
+
+    def restore(self, name: str, loop: Loop) -> None:
+        """Put a training where it stood, if it was kept.
+
+        Raises:
+            ResultsError: the file is damaged, or of another training; it is named, and the others
+                stay as they are.
+        """
+        path = self.folder / f"{name}.safetensors"
+        if not path.exists():
+            return
+        try:
+            tensors, content = read_tensors(path)
+            if content.get("comparison") != self._digest or content.get("training") != name:
+                raise ResultsError(f"{path} belongs to another comparison or training.")
+        except ResultsError as error:
+            raise ResultsError(
+                f"{error} Delete it to train its strategies anew; what the other files of "
+                f"{self.folder} hold is kept."
+            ) from error
+        records = {
+            name.removeprefix("record."): values
+            for name, values in tensors.items()
+            if name.startswith("record.")
+        }
+        names = self._check_start(path, loop, records)
+        # a file holds its tensors in the order of the alphabet, a history in that of the records
+        ordered = {name: records[name] for name in names}
+        loop.restore(TrainingState.unpack(tensors, content), content["recorded"], ordered)
+
+    def keep(self, name: str, loop: Loop, *, now: bool = False, finished: bool = False) -> None:
+        """Save a training if `now`, or if the last time is long ago.
+
+        One that cannot be gone on from is saved when it is `finished`, its records alone.
+        """
+        state = loop.state
+        if not loop.resumable:
+            if not finished:
+                return
+            state = state._replace(strategy=())
+        elif not now and time.monotonic() - self._saved < SECONDS:
+            return
+        tensors, content = state.pack()
+        records = {f"record.{key}": values for key, values in loop.history().items()}
+        content |= {"recorded": loop.recorded, "comparison": self._digest, "training": name}
+        write_tensors(self.folder / f"{name}.safetensors", tensors | records, content)
+        self._saved = time.monotonic()
+
+    @staticmethod
+    def _check_start(path: Path, loop: Loop, records: Mapping[str, Tensor]) -> list[str]:
+        """Options of a problem are known to nobody, but most of them show in the first record.
+
+        Returns the names of the records, in their order.
+        """
+        training = loop.trainings[0]
+        made = training.state.strategy
+        fresh = training.recorder.record(made.body, made.head, respond=False)
+        if fresh.keys() != records.keys():
+            raise ResultsError(
+                f"{path} holds a training with other records: "
+                f"{', '.join(sorted(fresh.keys() ^ records.keys()))} in one of them only. Make the "
+                "problem with the options that it had then, with the version of bilevel that "
+                "trained it, or name another folder."
+            )
+        for name in OBJECTIVES & fresh.keys():
+            now = fresh[name].cpu()
+            kept = records[name][0, : len(now)]
+            # equal on one machine; another one may round differently
+            if not torch.allclose(now, kept, rtol=1e-3, atol=0, equal_nan=True):
+                raise ResultsError(
+                    f"{path} holds a training that started elsewhere. Make the problem with the "
+                    "options that it had then, or name another folder."
+                )
+        return list(fresh)
+
+
+def _spelled(value: Any) -> Any:
+    """Texts in nested lists and dicts as this version spells parts of the library."""
+    if isinstance(value, dict):
+        return {key: _spelled(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_spelled(item) for item in value]
+    return parts.without_modules(value) if isinstance(value, str) else value
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says it is: "comparison", and "settings" as they were given.
+
+    Raises:
+        ResultsError: It is none.
+    """
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise ResultsError(f"{folder} holds no comparison to go on from: there is no {path}.")
+    found = read_json(path)
+    if not all(isinstance(found.get(key), dict) for key in ("comparison", "settings")):
+        raise ResultsError(f"{path} is malformed: it does not describe a comparison.")
+    return found
+
+
+def trained_files(folder: Path) -> list[Path]:
+    """The files of the trainings that a checkpoint holds."""
+    return sorted(folder.glob("*.safetensors"))

@@ -1,0 +1,1 @@
+"""Small nouns that every layer uses."""

@@ -1,0 +1,173 @@
+"""Row groups: what the data of a problem must look like."""
+
+import mmap
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.core.progress import Report
+from bilevel.errors import DataError, ShapeError
+from bilevel.problem.base import Groups
+
+GROUPS = ("train", "validation", "test")
+ROWS_AT_ONCE = 4096
+"""Rows that are looked at at once: they may come from a file."""
+CHUNK_ROWS = 8192
+"""Rows of a piece, or between two reports."""
+
+
+def check_finite(
+    groups: Groups, remedy: str, dtype: torch.dtype | None = None, *, named: bool = True
+) -> None:
+    """Raise if a value is NaN or infinite; a few rows are looked at at once.
+
+    Args:
+        groups: the row groups.
+        remedy: how the message ends.
+        dtype: finite values are looked at in this type, if theirs holds larger ones; None: all
+            values in their own type.
+        named: whether the first axis is that of the rows, so that the first bad one has a number.
+    """
+    for name, group in groups.items():
+        for path, leaf in trees.named_leaves(group):
+            if dtype is not None and _fits(leaf.dtype, dtype):
+                continue
+            bad, first = count_not_finite(leaf, dtype)
+            if bad:
+                where = f"; the first is in row {first}" if named else ""
+                raise DataError(
+                    f'data["{name}"]{path} holds {bad} values that are NaN or infinite{remedy}'
+                    f"{where}."
+                )
+
+
+def _fits(given: torch.dtype, dtype: torch.dtype) -> bool:
+    """Whether every number of one type is a finite one of another."""
+    if not given.is_floating_point:
+        return True
+    return torch.finfo(given).max <= torch.finfo(dtype).max
+
+
+def count_not_finite(leaf: Tensor, dtype: torch.dtype | None = None) -> tuple[int, int]:
+    """How many values are NaN or infinite, and the first row with one (-1: none)."""
+    bad, first = 0, -1
+    if not leaf.is_floating_point():
+        return bad, first
+    for start in range(0, len(leaf), ROWS_AT_ONCE):
+        some = leaf[start : start + ROWS_AT_ONCE]
+        wrong = ~some.reshape(len(some), -1).to(dtype or leaf.dtype).isfinite()
+        count = int(wrong.sum())
+        if count and first < 0:
+            first = start + int(wrong.any(1).nonzero()[0])
+        bad += count
+    return bad, first
+
+
+def check_groups(groups: Any) -> Groups:
+    """Return the groups, or say what is wrong with them; NumPy arrays become tensors."""
+    if not isinstance(groups, dict):
+        raise DataError(f"`data` must return a dict of row groups, got {type(groups).__name__}.")
+    unknown = set(groups) - set(GROUPS)
+    if unknown:
+        raise DataError(f"Unknown row groups {sorted(unknown)}; there are {', '.join(GROUPS)}.")
+    found: Groups = trees.tree_map(_as_data, groups)
+    for name, group in found.items():
+        sizes = {}
+        for path, leaf in trees.named_leaves(group):
+            where = f'data["{name}"]{path}'
+            if not isinstance(leaf, Tensor) or leaf.ndim == 0:
+                raise DataError(
+                    f"{where} must be a tensor with a leading row axis, or such a NumPy array of "
+                    f"numbers; got {_described(leaf)}."
+                )
+            sizes[where] = len(leaf)
+        if len(set(sizes.values())) > 1:
+            raise ShapeError(f'The leaves of data["{name}"] differ in their rows: {sizes}.')
+        if not sizes or 0 in sizes.values():
+            raise DataError(f'data["{name}"] is empty.')
+    check_finite(found, ". Drop those rows or impute them")
+    if found and "train" not in found:
+        raise DataError('`data` must hold the group "train", or nothing at all.')
+    return found
+
+
+def _as_data(leaf: Any) -> Any:
+    """NumPy numbers become tensors, tensors lose their graph; all else is left to be refused."""
+    if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf":
+        return from_array(leaf)
+    return leaf.detach() if isinstance(leaf, Tensor) else leaf
+
+
+def from_array(array: NDArray[Any]) -> Tensor:
+    """A tensor of the numbers of an array; a memory map is shared, not read, where torch can."""
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)  # torch has no long double
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    plain = all(stride >= 0 and stride % array.itemsize == 0 for stride in array.strides)
+    if plain and array.flags.aligned and is_mapped(array):
+        with warnings.catch_warnings():
+            # of a read-only array, which nothing here writes to
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.from_numpy(array.view(np.ndarray))
+    # torch refuses negative strides and warns about arrays that are read-only
+    return torch.as_tensor(np.require(array, requirements=["C", "W"]))
+
+
+def is_mapped(array: NDArray[Any]) -> bool:
+    """Whether the numbers of an array lie in a memory map."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    return isinstance(owner, mmap.mmap)
+
+
+def _described(leaf: Any) -> str:
+    """The type of a leaf that is refused, in words."""
+    if isinstance(leaf, Tensor):
+        return "a tensor without axes"
+    if isinstance(leaf, np.ndarray):
+        return f"an array of {leaf.dtype}"
+    return type(leaf).__name__
+
+
+def floating(values: Any, name: str) -> Tensor:
+    """A tensor that shares its numbers with what was given, if it is floating point."""
+    found = values.detach() if isinstance(values, Tensor) else values
+    if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
+        found = from_array(values)
+    if not isinstance(found, Tensor) or not found.is_floating_point():
+        kind = getattr(values, "dtype", type(values).__name__)
+        raise DataError(
+            f"`{name}` must be a tensor or a NumPy array of floating-point numbers, got {kind}. "
+            "Convert what you add, a piece at a time, with `.astype(float)` or `.float()`."
+        )
+    return found
+
+
+def check_piece(some: Tensor, name: str, start: int) -> None:
+    """Raise `DataError` if rows from number `start` on are not all finite."""
+    bad, first = count_not_finite(some)
+    if bad:
+        raise DataError(
+            f"`{name}` holds {bad} values that are NaN or infinite in row {start + first} and the "
+            "few thousand rows after it. Drop those rows or impute them; nothing of this call was "
+            "added."
+        )
+
+
+def pieces(
+    inputs: Tensor, targets: Tensor, size: int, report: Report | None
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """A few rows after the other, with the number of the first one."""
+    total, every = len(inputs), max(1, CHUNK_ROWS // size)
+    for i, start in enumerate(range(0, total, size)):
+        stop = min(start + size, total)
+        yield start, inputs[start:stop], targets[start:stop]
+        if report is not None and (i % every == every - 1 or stop == total):
+            report(stop, total)

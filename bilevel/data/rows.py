@@ -1,0 +1,191 @@
+"""Rows for R runs: all at once, or the training rows in chunks.
+
+g of a linear head is an average over its training rows, plus terms that know none of them. On all
+rows it is therefore the sum of g on chunks of them, each times its share of the rows, and so are
+its derivatives. Chunks are cut out, cast and moved one after the other, so that a memory map is
+never read as a whole.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.core.progress import Report
+from bilevel.errors import ArgumentError, IncompatibleError
+from bilevel.problem.base import Groups, StackelbergProblem
+from bilevel.problem.linear_head import LinearHeadProblem
+from bilevel.trees import Tree
+
+if TYPE_CHECKING:
+    from bilevel.data.sampler import Sampler
+
+
+class Chunks(NamedTuple):
+    """How the training rows are evaluated.
+
+    Attributes:
+        rows: how many at once.
+        dtype: what they are rounded to before anything else, the type of the training.
+    """
+
+    rows: int
+    dtype: torch.dtype
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows for R runs: what the oracles take as their batch.
+
+    Attributes:
+        groups: the row groups; leaves (R, n, ...) or, shared by all runs, (n, ...).
+        axes: for each group 0 (it has a run axis) or None (it is shared).
+        all_rows: the groups with all their rows; None where this is it.
+        sampler: draws further rows for solvers that sample on their own; None where nobody may.
+        chunks: None: `groups` are of one type, on one device, and evaluated at once. Otherwise
+            "train" is shared, as it was given, and evaluated in chunks.
+    """
+
+    groups: Groups
+    axes: dict[str, int | None]
+    all_rows: "Rows | None" = None
+    sampler: "Sampler | None" = None
+    chunks: Chunks | None = None
+
+    @property
+    def full(self) -> "Rows":
+        """All rows of the same groups."""
+        return self if self.all_rows is None else self.all_rows
+
+    @property
+    def in_dims(self) -> dict[str, int | None] | int | None:
+        """The axes as `vmap` wants them; one value for all is quicker for it to digest."""
+        distinct = set(self.axes.values())
+        return distinct.pop() if len(distinct) == 1 else self.axes
+
+    @property
+    def count(self) -> int:
+        """How many training rows there are."""
+        axis = 0 if self.axes["train"] is None else 1
+        return trees.leaves(self.groups["train"])[0].shape[axis]
+
+    @property
+    def parts(self) -> int:
+        """In how many chunks they are evaluated."""
+        return 1 if self.chunks is None else -(-self.count // self.chunks.rows)
+
+    def of_runs(self, runs: int) -> Groups:
+        """The groups with a run axis on all leaves; shared ones are views."""
+        return {
+            name: group
+            if self.axes[name] == 0
+            else trees.tree_map(lambda x: x.expand(runs, *x.shape), group)
+            for name, group in self.groups.items()
+        }
+
+    def without(self, *names: str) -> "Rows":
+        """The same rows without some groups."""
+        kept = {name: group for name, group in self.groups.items() if name not in names}
+        return dataclasses.replace(self, groups=kept, axes={name: self.axes[name] for name in kept})
+
+    def take(self, index: Tensor | slice) -> "Rows":
+        """The same rows for some of the runs (for evaluations: nothing can be sampled from it)."""
+        groups = {
+            name: group if self.axes[name] is None else trees.tree_map(lambda x: x[index], group)
+            for name, group in self.groups.items()
+        }
+        return Rows(groups, self.axes, chunks=self.chunks)
+
+    def cast(self, dtype: torch.dtype) -> "Rows":
+        """The same rows in another floating type; chunks are cast when they are evaluated."""
+        groups = self.groups if self.chunks is not None else trees.cast(self.groups, dtype)
+        return Rows(groups, self.axes, chunks=self.chunks)
+
+    def chunk(self, start: int, like: Tensor) -> "Rows":
+        """The training rows of one chunk alone, in the type and on the device of `like`."""
+        assert self.chunks is not None
+        stop = start + self.chunks.rows
+
+        def cut(leaf: Tensor) -> Tensor:
+            return leaf[start:stop]
+
+        some = trees.tree_map(cut, self.groups["train"])
+        some = trees.cast(trees.cast(some, self.chunks.dtype), like.dtype, like.device)
+        return Rows({"train": some}, {"train": None})
+
+    def first(self, body: Tree) -> "Rows":
+        """The first chunk and the other groups, to try functions on; all rows if not in chunks."""
+        if self.chunks is None:
+            return self
+        whole, train = self.whole(body), self.chunk(0, trees.leaves(body)[0])
+        return dataclasses.replace(whole, groups={**whole.groups, **train.groups})
+
+    def split(self, body: Tree, report: Report | None = None) -> Iterator[tuple[float, "Rows"]]:
+        """The chunks, each with its share of the rows, in the type of the bodies."""
+        if self.chunks is None:
+            yield 1.0, self
+            return
+        total, like = self.count, trees.leaves(body)[0]
+        for start in range(0, total, self.chunks.rows):
+            done = min(start + self.chunks.rows, total)
+            yield (done - start) / total, self.chunk(start, like)
+            if report is not None:
+                report(done, total)
+
+    def with_targets(self, body: Tree) -> "Rows":
+        """For metrics of predictions: targets in the type of the bodies, inputs as they are."""
+        if self.chunks is None:
+            return self
+        like = trees.leaves(body)[0]
+        groups = {
+            name: group._replace(targets=trees.cast(group.targets, like.dtype, like.device))
+            for name, group in self.groups.items()
+        }
+        return Rows(groups, self.axes)
+
+    def whole(self, body: Tree) -> "Rows":
+        """All rows for functions that are no averages over rows; "train" stays as it was given."""
+        if self.chunks is None:
+            return self
+        like = trees.leaves(body)[0]
+        groups = {
+            name: group if name == "train" else trees.cast(group, like.dtype, like.device)
+            for name, group in self.groups.items()
+        }
+        return Rows(groups, self.axes)
+
+
+def chunks_of(problem: StackelbergProblem, groups: Groups, dtype: torch.dtype) -> Chunks | None:
+    """How the training rows of a problem are evaluated; None: at once.
+
+    Raises:
+        ArgumentError: `chunk_rows` is not a positive integer.
+        IncompatibleError: g of the problem is not known to be a sum over chunks.
+    """
+    size = problem.chunk_rows if isinstance(problem, LinearHeadProblem) else None
+    if size is None or not isinstance(problem, LinearHeadProblem):
+        return None
+    name = type(problem).__name__
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ArgumentError(
+            f"`chunk_rows` of {name} must be a positive integer or None (all rows at once), got "
+            f"{size!r}."
+        )
+    reasons = {
+        "overrides `row_weights`, which may weigh rows by all others": problem.overrides(
+            "row_weights"
+        ),
+        "redraws its data for every seed": problem.redraws_data,
+        f"has {type(problem.criterion).__name__}": not problem.criterion.quadratic,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise IncompatibleError(
+                f"{name} sets `chunk_rows` and {reason}. Chunks are for squared errors on rows "
+                "that all runs share, without weights: set `chunk_rows = None`."
+            )
+    train = trees.leaves(groups["train"])[0]
+    return Chunks(size, dtype) if len(train) > size else None

@@ -1,0 +1,181 @@
+"""Which rows step k of a seed sees, and the random streams of a seed.
+
+The rows of step k depend on (seed, group, k) only: never on how many runs, strategies or steps are
+computed together. They are drawn i.i.d. with replacement, or in epochs without.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.core.generators import generator as generator
+from bilevel.data.draws import (
+    BLOCK,
+    Sampling,
+    check_sampling,
+    epoch_rows,
+    iid_rows,
+    sequential_rows,
+)
+from bilevel.data.rows import Rows as Rows
+from bilevel.data.training_data import TrainingData
+from bilevel.errors import ArgumentError, ShapeError
+from bilevel.problem.base import StackelbergProblem
+from bilevel.trees import Tree
+
+BatchSize = int | Mapping[str, int | None] | None
+"""Rows per step: for every group, by group, or None for all rows."""
+
+
+class Drawn(NamedTuple):
+    """What one step sees: row numbers (R, B) by group, and the noise of all runs, or ()."""
+
+    indices: dict[str, Tensor]
+    noise: Tree
+
+
+class Sampler:
+    """Draws the rows, and the noise, of every step of every run.
+
+    Args:
+        problem: whose `noise` is asked.
+        data: the rows to draw from.
+        batch_size: rows per step: an int for every group, a dict by group, None for all rows.
+        groups: the groups a batch holds.
+        sampling: "iid": rows are drawn independently, with replacement. "epochs": the rows of a
+            group of n rows are visited in random permutations, one per epoch, each a draw of its
+            own; step k of batches of B takes the positions [k B, (k + 1) B) of these permutations
+            one after the other. All batches have B rows: one may straddle two epochs (or hold
+            several, where B > n), no row is dropped, and steps 0 to n - 1 visit every row exactly B
+            times. "sequential": the same positions of the rows as they are, over and over.
+
+    Raises:
+        ArgumentError: a batch size, its groups or `sampling` are none of these.
+    """
+
+    def __init__(
+        self,
+        problem: StackelbergProblem,
+        data: TrainingData,
+        batch_size: BatchSize,
+        groups: Sequence[str],
+        sampling: Sampling = "iid",
+    ) -> None:
+        check_sampling(sampling)
+        self.problem, self.data, self.sampling = problem, data, sampling
+        names = [name for name in groups if name in data.groups]
+        if isinstance(batch_size, Mapping):
+            unknown = set(batch_size) - set(names)
+            if unknown:
+                raise ArgumentError(
+                    f"`batch_size` names groups that batches do not hold: {sorted(unknown)}; "
+                    f"they hold {names}."
+                )
+            self.batch_sizes = {name: batch_size.get(name) for name in names}
+        else:
+            self.batch_sizes = dict.fromkeys(names, batch_size)
+        for name, size in self.batch_sizes.items():
+            check_batch_size(size, f"`batch_size` of {name}")
+        example = problem.noise(generator(0, "noise", 0), BLOCK)
+        self.noisy = example is not None
+        if self.noisy:
+            check_noise(example, type(problem).__name__)
+            example = trees.tree_map(lambda leaf: torch.zeros_like(leaf[0]), example)
+        self._silence = example
+        self.full = self.noiseless(data.everything(), data.dtype)
+        self._blocks: dict[Any, tuple[int, Any]] = {}
+
+    def noiseless(self, everything: Rows, dtype: torch.dtype) -> Rows:
+        """The groups of `everything` that batches hold, and zeros where they hold noise."""
+        full = everything.without(*(set(everything.groups) - set(self.batch_sizes)))
+        if self.noisy:
+            full.groups["noise"] = trees.cast(self._silence, dtype, self.data.device)
+            full.axes["noise"] = None
+        return full
+
+    def rows(self, k: int) -> Rows:
+        """The batch of step `k` for all runs."""
+        return self.assemble(self.draw(k))
+
+    def draw(self, k: int) -> Drawn:
+        """Which rows, and what noise, step `k` sees."""
+        indices = {
+            name: self.indices(name, size, k)
+            for name, size in self.batch_sizes.items()
+            if size is not None
+        }
+        return Drawn(indices, self._noise(k) if self.noisy else ())
+
+    def assemble(self, drawn: Drawn) -> Rows:
+        """The batch that was drawn."""
+        indices = drawn.indices
+        groups = {**self.full.groups, **self.data.gather(indices)}
+        axes = {**self.full.axes, **dict.fromkeys(indices, 0)}
+        if self.noisy:
+            groups["noise"], axes["noise"] = drawn.noise, 0
+        if not indices and not self.noisy:
+            return dataclasses.replace(self.full, sampler=self)
+        chunks = None if "train" in indices else self.full.chunks
+        return Rows(groups, axes, self.full, self, chunks)
+
+    def indices(self, group: str, size: int, k: int, stream: str = "rows") -> Tensor:
+        """The rows of `group` that step `k` sees, (R, size); `stream` tells draws apart."""
+        total = self.data.sizes[group]
+        pick = epoch_rows if self.sampling == "epochs" else iid_rows
+
+        def draw(seed: int, block: int) -> Tensor:
+            if self.sampling == "sequential":
+                return sequential_rows(total, size, block)
+            return pick(total, size, block, seed, stream, group)
+
+        block = self._block((stream, group, size), k, draw)
+        drawn: Tensor = self._of_runs(block[k % BLOCK])
+        return drawn
+
+    def _noise(self, k: int) -> Tree:
+        def draw(seed: int, block: int) -> Tree:
+            noise = self.problem.noise(generator(seed, "noise", block), BLOCK)
+            return trees.cast(noise, self.data.dtype)
+
+        block = self._block("noise", k, draw)
+        return trees.tree_map(lambda leaf: self._of_runs(leaf[k % BLOCK]), block)
+
+    def _of_runs(self, drawn: Tensor) -> Tensor:
+        """What was drawn for the distinct seeds, (S, ...), for the runs, (R, ...)."""
+        return drawn if self.data.one_run_a_seed else drawn[self.data.seed_index]
+
+    def _block(self, key: Any, k: int, draw: Any) -> Any:
+        """The block that holds step k, leaves (BLOCK, S, ...), drawn when it is first needed."""
+        number, block = self._blocks.get(key, (-1, None))
+        if number != k // BLOCK:
+            number = k // BLOCK
+            data = self.data
+            drawn = [draw(seed, number) for seed in sorted(set(data.seeds))]
+            block = trees.tree_map(
+                lambda *leaf: torch.stack(leaf, 1).to(data.seed_index.device), *drawn
+            )
+            self._blocks[key] = (number, block)
+        return block
+
+
+def check_batch_size(size: object, name: str) -> None:
+    """Raise unless `size` is None or a positive int."""
+    if size is None:
+        return
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ArgumentError(f"{name} must be a positive integer or None (all rows), got {size!r}.")
+
+
+def check_noise(noise: Tree, name: str) -> None:
+    """Raise unless `noise`, drawn for `BLOCK` steps, has an entry for each of them."""
+    for path, leaf in trees.named_leaves(noise):
+        if not isinstance(leaf, Tensor) or leaf.shape[:1] != (BLOCK,):
+            got = tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__
+            raise ShapeError(
+                f"`noise` of {name} must return a tree with leading {BLOCK} when it is asked for "
+                f"{BLOCK} steps, got {path or 'a leaf'} {got}."
+            )

@@ -1,0 +1,174 @@
+"""The data of a training, on its device and in its type."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.core.generators import generator as generator
+from bilevel.data.groups import check_finite, check_groups
+from bilevel.data.packed import PackedRows
+from bilevel.data.rows import Rows as Rows
+from bilevel.data.rows import chunks_of
+from bilevel.errors import ArgumentError, ProblemError, ShapeError
+from bilevel.problem.base import Groups, StackelbergProblem
+from bilevel.trees import Tree
+
+
+class TrainingData:
+    """The data of a problem for a list of runs, checked, cast and moved once.
+
+    `groups` holds the rows, (n, ...) or (S, n, ...) for S distinct seeds; `sizes` the number of
+    rows n. Training rows that are evaluated in `chunks` stay as they were given.
+
+    Args:
+        problem: whose `data` is called: once, or for each distinct seed if it redraws.
+        seeds: the seed of every run, in order; seeds may repeat (several strategies).
+        dtype: of all floating leaves.
+        device: where they live.
+        chunked: False: all rows are read, whatever `chunk_rows` of the problem says.
+
+    Raises:
+        DataError: a group is empty, unknown, not finite or not made of tensors.
+        ShapeError: rows of a group differ in number, or shapes depend on the seed.
+    """
+
+    def __init__(
+        self,
+        problem: StackelbergProblem,
+        seeds: Sequence[int],
+        dtype: torch.dtype,
+        device: torch.device | str,
+        *,
+        chunked: bool = True,
+    ) -> None:
+        distinct = sorted(set(seeds))
+        check_device(device)
+        self.seeds, self.dtype, self.device = list(seeds), dtype, device
+        self.per_seed = problem.redraws_data
+        index = {seed: i for i, seed in enumerate(distinct)}
+        self.seed_index = torch.tensor([index[seed] for seed in seeds], device=device)
+        if self.per_seed:
+            drawn = [check_groups(problem.data(seed)) for seed in distinct]
+            if not trees.equal(drawn[0], check_groups(problem.data(distinct[0]))):
+                raise ProblemError(
+                    f"`data(seed)` of {type(problem).__name__} gives two different answers for one "
+                    "seed, so strategies would not see the same rows. Draw from the seed only."
+                )
+            for other in drawn[1:]:
+                if not trees.same_structure(drawn[0], other):
+                    raise ShapeError(
+                        f"`data(seed)` of {type(problem).__name__} must return the same groups and "
+                        "shapes for every seed: runs are stacked."
+                    )
+            groups = trees.stack(drawn) if drawn[0] else {}
+        else:
+            groups = check_groups(problem.data())
+        self.chunks = chunks_of(problem, groups, dtype) if chunked else None
+        left = () if self.chunks is None else ("train",)
+        self.groups: Groups = {
+            name: group if name in left else trees.cast(group, dtype, device)
+            for name, group in groups.items()
+        }
+        too_large = f" in {dtype}: standardise them, or use float64"
+        for name, group in self.groups.items():
+            seen = dtype if name in left else None
+            check_finite({name: group}, too_large, seen, named=not self.per_seed)
+        axis = 1 if self.per_seed else 0
+        self.sizes = {name: trees.leaves(g)[0].shape[axis] for name, g in self.groups.items()}
+        self._packs: dict[str, PackedRows] = {}
+
+    @property
+    def one_run_a_seed(self) -> bool:
+        """Whether the runs are the distinct seeds, in order."""
+        return self.seeds == sorted(set(self.seeds))
+
+    def part(self, runs: slice) -> "TrainingData":
+        """The same data for some of the runs."""
+        copy = object.__new__(TrainingData)
+        copy.__dict__.update(self.__dict__)
+        copy.seeds = self.seeds[runs]
+        before, distinct = sorted(set(self.seeds)), sorted(set(copy.seeds))
+        index = {seed: i for i, seed in enumerate(distinct)}
+        copy.seed_index = torch.tensor([index[seed] for seed in copy.seeds], device=self.device)
+        if self.per_seed and len(distinct) < len(before):
+            kept = torch.tensor([before.index(seed) for seed in distinct], device=self.device)
+            copy.groups = trees.take(self.groups, kept)
+        return copy
+
+    def repeated(self, times: int) -> "TrainingData":
+        """The same data for `times` times as many runs, seeds in the same order each time."""
+        copy = object.__new__(TrainingData)
+        copy.__dict__.update(self.__dict__)
+        copy.seeds = self.seeds * times
+        copy.seed_index = self.seed_index.repeat(times)
+        return copy
+
+    def initial(self, draw: Callable[[torch.Generator], Tree], stream: str) -> Tree:
+        """What `draw` returns for the generator of each run's seed, stacked on the run axis."""
+        drawn = [draw(generator(seed, stream)) for seed in sorted(set(self.seeds))]
+        for point in drawn:
+            trees.check(point, f"init_{stream}()", ProblemError)
+        again = draw(generator(min(self.seeds), stream))
+        if not trees.equal(drawn[0], again):
+            raise ProblemError(
+                f"`init_{stream}` gives two different points for one seed, so strategies would not "
+                "start alike. Draw with `generator=generator`, and with nothing else."
+            )
+        for other in drawn[1:]:
+            if not trees.same_structure(drawn[0], other):
+                raise ShapeError(f"`init_{stream}` must return the same shapes for every seed.")
+        stacked = trees.detach(trees.cast(trees.stack(drawn), self.dtype, self.device))
+        return trees.take(stacked, self.seed_index)
+
+    def everything(self, dtype: torch.dtype | None = None) -> Rows:
+        """All rows of all groups, test rows included."""
+        axis = 0 if self.per_seed else None
+        groups = self.groups
+        if self.per_seed and not self.one_run_a_seed:
+            groups = trees.tree_map(lambda leaf: leaf[self.seed_index], groups)
+        if dtype is not None and self.chunks is None:
+            groups = trees.cast(groups, dtype)
+        return Rows(groups, dict.fromkeys(groups, axis), chunks=self.chunks)
+
+    def gather(self, indices: Mapping[str, Tensor]) -> Groups:
+        """The rows `indices[group]` (R, B) of each group, leaves (R, B, ...)."""
+        found: Groups = {}
+        for name, index in indices.items():
+            flat = index
+            if self.per_seed:
+                flat = index + (self.seed_index * self.sizes[name]).unsqueeze(1)
+            packed = self._packed(name)
+            if packed is not None:
+                found[name] = packed.rows(flat)
+                continue
+
+            def pick(leaf: Tensor, flat: Tensor = flat) -> Tensor:
+                rows = leaf.flatten(0, 1) if self.per_seed else leaf
+                picked = rows.index_select(0, flat.flatten().to(rows.device))
+                return picked.reshape(*flat.shape, *rows.shape[1:])
+
+            found[name] = trees.tree_map(pick, self.groups[name])
+            if self.chunks is not None:
+                found[name] = trees.cast(found[name], self.dtype, self.device)
+        return found
+
+    def _packed(self, name: str) -> PackedRows | None:
+        """The rows of a group as one matrix, where that is worth it; made once."""
+        if self.chunks is not None or torch.compiler.is_compiling():
+            return None
+        group, packed = self.groups[name], self._packs.get(name)
+        if packed is None or packed.group is not group:
+            packed = PackedRows.of(group, first=2 if self.per_seed else 1)
+            self._packs = {**self._packs, name: packed}
+        return packed if packed.worthwhile else None
+
+
+def check_device(device: torch.device | str) -> None:
+    """Raise unless torch can put a tensor there."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises both
+        reason = str(error).partition("\n")[0]
+        raise ArgumentError(f"`device` {str(device)!r} cannot be used here: {reason}.") from error

@@ -1,0 +1,1 @@
+"""The one place that differentiates, and the problem's contract."""

@@ -1,0 +1,238 @@
+"""Does a problem keep its contract? Checked once, before a training starts."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.core.generators import generator
+from bilevel.core.parts import check_part
+from bilevel.data.rows import Rows
+from bilevel.derivatives.oracles import Oracles
+from bilevel.errors import ProblemError, ShapeError
+from bilevel.problem.auxiliary import AuxiliaryProblem
+from bilevel.problem.base import Batch, Groups, StackelbergProblem
+from bilevel.problem.criteria import AbstractCriterion
+from bilevel.problem.linear_head import LinearHeadProblem
+from bilevel.problem.sets import ConvexSet
+from bilevel.trees import Tree
+
+
+def check_data(problem: StackelbergProblem, groups: Groups, *, per_seed: bool) -> None:
+    """Check the targets of a linear head problem, for every seed.
+
+    Raises:
+        DataError: targets are constant or of the wrong type, or labels out of range.
+        ShapeError: their shape does not fit `outputs`.
+    """
+    if not isinstance(problem, LinearHeadProblem):
+        return
+    check_part(problem.criterion, AbstractCriterion, "criterion", "SquaredError()")
+    for name, group in groups.items():
+        if not isinstance(group, Batch):
+            raise ProblemError(
+                f'data["{name}"] of {type(problem).__name__} must be a '
+                f"`bilevel.Batch(inputs, targets)`, got {type(group).__name__}."
+            )
+        if problem.criterion.quadratic:
+            _check_curvature(problem.criterion, problem.outputs)
+        for targets in group.targets if per_seed else group.targets.unsqueeze(0):
+            problem.criterion.check_targets(targets, problem.outputs)
+            if name == "train":
+                problem.criterion.check_training(targets, problem.outputs)
+
+
+def check_problem(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> None:
+    """Check once, at the start, that the problem keeps its contract.
+
+    Args:
+        oracles: of the problem.
+        body: the initial bodies, leading R.
+        head: the initial heads.
+        rows: the rows of a step.
+
+    Raises:
+        ShapeError: an objective is not 0-dim; sets or targets do not fit.
+        ProblemError: an objective is not finite, or cannot be vmapped.
+    """
+    problem, name = oracles.problem, type(oracles.problem).__name__
+    _check_chunks(problem, body, rows.full)
+    rows = rows.first(body)
+    one_body, one_head = trees.take(body, 0), trees.take(head, 0)
+    trees.check(one_body, "init_body()", ProblemError)
+    trees.check(one_head, "init_head()", ProblemError)
+    check_part(problem.body_set, ConvexSet, "body_set", "Box(0, 1)")
+    check_part(problem.head_set, ConvexSet, "head_set", "Box(0, 1)")
+    problem.body_set.check(one_body)
+    problem.head_set.check(one_head)
+    one = rows.take(slice(0, 1))
+    groups = {
+        key: trees.tree_map(torch.clone, trees.take(group, 0) if one.axes[key] == 0 else group)
+        for key, group in one.groups.items()
+    }
+    if isinstance(problem, LinearHeadProblem):
+        _check_linear_head(problem, one_head, groups)
+    for function in ("head_objective", "body_objective"):
+        value = _evaluate(problem, function, one_body, one_head, groups)
+        if not isinstance(value, Tensor) or value.ndim != 0:
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ShapeError(
+                f"`{function}` of {name} must return a 0-dim tensor, got {got}. Average over "
+                "the batch inside it; runs are added by `solve(seeds=...)`."
+            )
+        if not value.isfinite():
+            raise ProblemError(
+                f"`{function}` of {name} is {float(value)} at the first initial point. Check "
+                "the scale of the inputs and of `init_body`, `init_head`."
+            )
+        if any(leaf._version for leaf in trees.leaves(groups)):
+            raise ProblemError(
+                f"`{function}` of {name} changes its data in place (`x *= ...` or the like), so "
+                "that every evaluation would see other data. Write `x = x * ...`."
+            )
+        shifted = trees.tree_map(lambda leaf: leaf + 1, one_head)  # a zero head would hide much
+        once, again = (_evaluate(problem, function, one_body, shifted, groups) for _ in range(2))
+        if not torch.allclose(once, again, rtol=1e-5, equal_nan=True):
+            raise ProblemError(
+                f"`{function}` of {name} gives two values at one point, {float(once)} and "
+                f"{float(again)}: it draws random numbers. Let `noise` draw them."
+            )
+    if isinstance(problem, LinearHeadProblem):
+        _check_weights(problem, one_body, one_head, groups)
+    try:
+        oracles.joint_gradient(body, head, rows)
+        if not problem.is_stackelberg:
+            oracles.body_gradients(body, head, rows)
+    except RuntimeError as error:
+        raise ProblemError(
+            f"An objective of {name} cannot be differentiated under `torch.func.vmap`, which "
+            "trains all runs at once. Avoid `.item()`, branching on values, in-place changes "
+            f"of captured tensors and random numbers inside it. torch says: {error}"
+        ) from error
+    if isinstance(problem, AuxiliaryProblem):
+        _check_directions(oracles, problem, (body, head), rows)
+
+
+def _check_chunks(problem: StackelbergProblem, body: Tree, rows: Rows) -> None:
+    """The features of a row must be the same in a chunk of any size."""
+    if rows.chunks is None or not isinstance(problem, LinearHeadProblem):
+        return
+    # a clone: features that change their inputs in place are found out later
+    inputs = rows.first(body).groups["train"].inputs.clone()
+    one_body = trees.take(body, 0)
+    whole = problem.checked_features(one_body, inputs.clone())
+    part = problem.checked_features(one_body, inputs[: len(inputs) // 2 + 1])
+    apart = (whole[: len(part)] - part).abs().max()
+    if not bool(apart <= 1e-3 * whole.abs().max()):
+        raise ProblemError(
+            f"The features of {type(problem).__name__} for a row depend on which rows are "
+            "evaluated with it, so they cannot be evaluated in chunks. Set `chunk_rows = None`."
+        )
+
+
+def _check_directions(
+    oracles: Oracles, problem: AuxiliaryProblem, levels: tuple[Tree, Tree], rows: Rows
+) -> None:
+    """The auxiliary variable of an `AuxiliaryProblem`, and directions that fit what they move."""
+    name, like = type(problem).__name__, trees.leaves(levels[0])[0]
+    check_part(problem.auxiliary_set, ConvexSet, "auxiliary_set", "Box(0, 1)")
+    one = problem.init_auxiliary(generator(0, "auxiliary"))
+    trees.check(one, "init_auxiliary()", ProblemError)
+    problem.auxiliary_set.check(one)
+    cast = trees.cast(one, like.dtype, like.device)
+    auxiliary = trees.tree_map(lambda leaf: leaf.expand(len(like), *leaf.shape), cast)
+    try:
+        found = oracles.directions(*levels, auxiliary, rows)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise ProblemError(
+            f"`directions` of {name} fails at the initial points. It must return the directions of "
+            "body, head and auxiliary variable, made by operations that `torch.func.vmap` knows "
+            f"from tensors of `data` and of its arguments. torch says: {error}"
+        ) from error
+    parts = ("body", "head", "auxiliary")
+    for part, at, direction in zip(parts, (*levels, auxiliary), found, strict=True):
+        if not trees.same_structure(at, direction):
+            raise ShapeError(
+                f"`directions` of {name} must return a direction of the {part} like the {part}: "
+                f"{_shapes(at)}; it returns {_shapes(direction)}. A derivative in the body may be "
+                "a `bilevel.Pullback`."
+            )
+        if not bool(trees.finite(direction).all()):
+            raise ProblemError(
+                f"`directions` of {name} gives a direction of the {part} that is not finite at the "
+                "initial points. Check divisions, and the scale of the inputs."
+            )
+
+
+def _shapes(tree: Tree) -> str:
+    """The shapes of one run's leaves, for messages."""
+    found = [
+        f"{place or 'a tensor'} {tuple(leaf.shape[1:])}"
+        if isinstance(leaf, Tensor)
+        else f"a {type(leaf).__name__}"
+        for place, leaf in trees.named_leaves(tree)
+    ]
+    return ", ".join(found) or "nothing"
+
+
+def _evaluate(
+    problem: StackelbergProblem, function: str, body: Tree, head: Tree, groups: Groups
+) -> Any:
+    """The objective at a point of one run; what torch finds wrong is said with its cause."""
+    try:
+        return getattr(problem, function)(body, head, groups)
+    except RuntimeError as error:
+        kinds = {str(leaf.dtype).removeprefix("torch.") for leaf in trees.leaves(groups)}
+        raise ProblemError(
+            f"`{function}` of {type(problem).__name__} fails at the first initial point. Shapes "
+            "must fit, and tensors it computes with must come from `data` (which is "
+            f"{', '.join(sorted(kinds))} here), the body or the head, so that their types fit. "
+            f"torch says: {error}"
+        ) from error
+
+
+def _check_weights(problem: LinearHeadProblem, body: Tree, head: Tensor, groups: Groups) -> None:
+    """Penalties and row weights must not be negative: g would have no minimiser."""
+    found = {
+        "penalty": problem.full_penalty(body, head.shape[0], head),
+        "row_weights": problem.row_weights(body, groups),
+    }
+    for name, values in found.items():
+        if values is not None and bool((values < 0).any()):
+            raise ProblemError(
+                f"`{name}` of {type(problem).__name__} gives {float(values.min())} at the first "
+                "initial point; it must be at least 0, or the head has no minimiser."
+            )
+
+
+def _check_curvature(criterion: AbstractCriterion, outputs: int | None) -> None:
+    """A criterion that calls itself quadratic must have curvature 1 in every output."""
+    shape = (4,) if outputs is None else (4, outputs)
+    at, step = torch.linspace(-1, 2, 4 * (outputs or 1), dtype=torch.float64).reshape(shape), 0.5
+    for column in range(outputs or 1):
+        along = torch.zeros(shape, dtype=torch.float64)
+        (along if outputs is None else along[:, column])[:] = step
+        low, middle, high = (criterion.rows(at + s * along, at.flip(0)) for s in (-1, 0, 1))
+        if not torch.allclose(high - 2 * middle + low, torch.full_like(low, step**2)):
+            raise ProblemError(
+                f"{type(criterion).__name__} says `quadratic = True`, which promises curvature 1 "
+                "in the prediction, but its curvature differs. Scale it (`row_weights` weighs "
+                "rows), or set `quadratic = False`."
+            )
+
+
+def _check_linear_head(problem: LinearHeadProblem, head: Any, groups: Groups) -> None:
+    """The training rows and the shape of the head of a linear head problem."""
+    if "train" not in groups:
+        raise ProblemError(f'{type(problem).__name__}.data must hold the group "train".')
+    if not isinstance(head, Tensor):
+        raise ShapeError(
+            f"`init_head` of a LinearHeadProblem must return one tensor, got {type(head).__name__}."
+        )
+    ndim = 1 if problem.outputs is None else 2
+    if head.ndim != ndim or (ndim == 2 and head.shape[1] != problem.outputs):
+        raise ShapeError(
+            f"`init_head` returned shape {tuple(head.shape)}, but `outputs = {problem.outputs}` "
+            f"means {'(M,)' if ndim == 1 else f'(M, {problem.outputs})'}."
+        )

@@ -1,0 +1,332 @@
+"""Values and derivatives of a problem for R runs at once: the only place that differentiates.
+
+The user's single-run functions are vmapped over the run axis. Runs do not interact, so the gradient
+of the sum over runs is the gradient of every run: one backward pass outside of vmap, which costs
+less than a vmapped gradient. Results carry no graph.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor
+from torch.func import jacrev, vmap
+
+from bilevel import trees
+from bilevel.core.graph import gradients, variable
+from bilevel.core.live_bytes import LiveBytes
+from bilevel.core.progress import Report
+from bilevel.data.rows import Rows
+from bilevel.derivatives.chunked import in_chunks, of_body
+from bilevel.derivatives.features import Designs, targets_of
+from bilevel.derivatives.features import LinearParts as LinearParts
+from bilevel.derivatives.reverse import graph_bytes, loss_gradient, pullback
+from bilevel.errors import IncompatibleError
+from bilevel.problem.auxiliary import AuxiliaryProblem, Pullback
+from bilevel.problem.base import Groups, StackelbergProblem
+from bilevel.problem.linear_head import LinearHeadProblem
+from bilevel.trees import Tree
+
+Objective = Callable[[Tree, Tree, Groups], Tensor]
+
+
+class Oracles:
+    """Oracles of one problem. Trees have a leading run axis R; values have shape (R,).
+
+    Args:
+        problem: the problem, whose functions are called for single runs.
+        report: told how far each pass over chunks of rows got.
+    """
+
+    def __init__(self, problem: StackelbergProblem, report: Report | None = None) -> None:
+        self.problem, self.report = problem, report
+        # asked once: the compiler does not answer questions about bound methods rightly
+        self.is_stackelberg = problem.is_stackelberg
+        self._knows_runs = isinstance(problem, AuxiliaryProblem) and problem.knows_runs()
+        self._plain_linear_head = (
+            isinstance(problem, LinearHeadProblem)
+            and problem.is_stackelberg
+            and not any(map(problem.overrides, ("row_weights", "penalty")))
+            and torch.as_tensor(problem.ridge).ndim == 0
+        )
+        linear = isinstance(problem, LinearHeadProblem)
+        self.designs = Designs(problem) if linear else None  # type: ignore[arg-type]
+
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """See `Designs.sharing`; without a linear head there is nothing to share."""
+        with self.designs.sharing() if self.designs is not None else nullcontext():
+            yield
+
+    # values
+
+    @of_body
+    def body_value(self, body: Tree, head: Tree, rows: Rows) -> Tensor:
+        """F, shape (R,)."""
+        with torch.no_grad():
+            return self._values(self.problem.body_objective, body, head, rows)
+
+    @in_chunks
+    def head_value(self, body: Tree, head: Tree, rows: Rows) -> Tensor:
+        """g, shape (R,)."""
+        with torch.no_grad():
+            return self._values(self.problem.head_objective, body, head, rows)
+
+    def metrics(self, body: Tree, head: Tree, rows: Rows) -> dict[str, Tensor]:
+        """The problem's metrics, each (R,); `rows` holds all groups."""
+        own = isinstance(self.problem, LinearHeadProblem) and self.problem.overrides("metrics")
+        rows = rows.whole(body) if own else rows.with_targets(body)
+        with torch.no_grad():
+            mapped = vmap(self.problem.metrics, in_dims=(0, 0, rows.in_dims))
+            return dict(mapped(body, head, rows.groups))
+
+    def predictions(self, body: Tree, head: Tree, inputs: Tensor) -> Tensor:
+        """Predictions of a linear head problem for `inputs` (n, ...), which all runs share."""
+        problem = self.problem
+        if not isinstance(problem, LinearHeadProblem):
+            raise IncompatibleError(f"{type(problem).__name__} has no `predict`.")
+        with torch.no_grad():
+            return vmap(problem.predict, in_dims=(0, 0, None))(body, head, inputs)
+
+    # first derivatives
+
+    @in_chunks
+    def head_gradient(self, body: Tree, head: Tree, rows: Rows) -> Tree:
+        """d_theta g."""
+        return self._gradients(self.problem.head_objective, body, head, rows, "head")[1]
+
+    @of_body
+    def direct_gradient(self, body: Tree, head: Tree, rows: Rows) -> Tree:
+        """d_w F: what is left of the body's gradient when the head is held fixed."""
+        return self._gradients(self.problem.body_objective, body, head, rows, "body")[0]
+
+    @of_body
+    def body_gradients(self, body: Tree, head: Tree, rows: Rows) -> tuple[Tree, Tree]:
+        """d_w F and d_theta F."""
+        return self._gradients(self.problem.body_objective, body, head, rows, "both")
+
+    @in_chunks
+    def joint_gradient(self, body: Tree, head: Tree, rows: Rows) -> tuple[Tree, Tree]:
+        """d_w g and d_theta g in one backward pass."""
+        return self._gradients(self.problem.head_objective, body, head, rows, "both")
+
+    def directions(
+        self, body: Tree, head: Tree, auxiliary: Tree, rows: Rows
+    ) -> tuple[Tree, Tree, Tree]:
+        """The directions of an `AuxiliaryProblem`, with pull-backs carried out."""
+        problem = self.problem
+        assert isinstance(problem, AuxiliaryProblem)
+        if self._knows_runs:
+            mapped, groups = problem.directions_of_runs, rows.of_runs(len(trees.leaves(head)[0]))
+        else:
+            mapped = vmap(problem.directions, in_dims=(0, 0, 0, rows.in_dims))
+            groups = rows.groups
+
+        def values(levels: Tree) -> tuple[Tree, Tree]:
+            found = mapped(levels, head, auxiliary, groups)
+            return (found[0].values if isinstance(found[0], Pullback) else levels), found
+
+        (first, *others), pull = pullback(values, body, has_aux=True)
+        first = pull(first.along) if isinstance(first, Pullback) else first
+        return first, others[0], others[1]
+
+    # second derivatives of g
+
+    @in_chunks
+    def head_hvp(self, body: Tree, head: Tree, vector: Tree, rows: Rows) -> Tree:
+        """(d2_{theta theta} g) v, reverse over reverse."""
+        return self._second(body, head, vector, rows, "head")
+
+    @in_chunks
+    def cross_vjp(self, body: Tree, head: Tree, vector: Tree, rows: Rows) -> Tree:
+        """(d2_{w theta} g) v for v shaped like the head; the result is shaped like the body."""
+        return self._second(body, head, vector, rows, "body")
+
+    @in_chunks
+    def head_products(self, body: Tree, head: Tree, vector: Tree, rows: Rows) -> tuple[Tree, ...]:
+        """d_theta g, (d2_{theta theta} g) v and (d2_{w theta} g) v from one graph."""
+
+        def product(levels: Tree) -> tuple[Tensor, Tree]:
+            def total(at: Tree) -> Tensor:
+                return self._values(self.problem.head_objective, levels[0], at, rows).sum()
+
+            gradient = torch.func.grad(total)(levels[1])
+            return trees.dot(gradient, vector).sum(), gradient
+
+        (cross, along), gradient = torch.func.grad(product, has_aux=True)((body, head))
+        return gradient, along, cross
+
+    @in_chunks
+    def head_hessian(self, body: Tree, head: Tree, rows: Rows) -> Tensor:
+        """d2_{theta theta} g as a matrix, (R, P, P) for a head of P numbers."""
+
+        def hessian(one_body: Tree, vector: Tensor, groups: Groups) -> Tensor:
+            def value(v: Tensor) -> Tensor:
+                one_head = trees.take(trees.unflatten(v.unsqueeze(0), head), 0)
+                return self.problem.head_objective(one_body, one_head, groups)
+
+            found: Tensor = jacrev(jacrev(value))(vector)
+            return found
+
+        mapped = vmap(hessian, in_dims=(0, 0, rows.in_dims))
+        return mapped(body, trees.flatten(head), rows.groups).detach()
+
+    # structure
+
+    @property
+    def sampled_groups(self) -> tuple[str, ...]:
+        """The groups a batch holds: a linear head with F = g looks at "train" only."""
+        problem = self.problem
+        if (
+            isinstance(problem, LinearHeadProblem)
+            and problem.is_stackelberg
+            and not problem.overrides("row_weights")
+        ):
+            return ("train",)
+        return ("train", "validation")
+
+    @property
+    def quadratic_linear_head(self) -> bool:
+        """Whether the head is linear in features and its criterion quadratic."""
+        return isinstance(self.problem, LinearHeadProblem) and self.problem.criterion.quadratic
+
+    def linear_parts(self, body: Tree, rows: Rows) -> LinearParts:
+        """The parts of a linear head's objective, from the features on `rows`, all at once."""
+        problem = self.problem
+        if rows.chunks is not None:
+            raise IncompatibleError(
+                f"{type(problem).__name__} sets `chunk_rows`, but this needs the features of all "
+                "rows at once. ClosedForm and FastSGD work in chunks; or set `chunk_rows = None`."
+            )
+        if not isinstance(problem, LinearHeadProblem):
+            raise IncompatibleError(f"{type(problem).__name__} is not a LinearHeadProblem.")
+        if self._plain_linear_head and self.designs is not None and self.designs.shared:
+            return self.designs.plain_parts(body, rows, self.linear_penalty)
+        weighted = problem.overrides("row_weights")
+
+        def parts(one_body: Tree, groups: Groups) -> tuple[Tensor, ...]:
+            train = groups["train"]
+            design = problem.design(one_body, train.inputs)
+            penalty = problem.full_penalty(one_body, design.shape[1], design)
+            found = (design, train.targets, penalty)
+            weights = problem.row_weights(one_body, groups) if weighted else None
+            return found if weights is None else (*found, weights)
+
+        with torch.no_grad():
+            found = vmap(parts, in_dims=(0, rows.in_dims))(body, rows.groups)
+        design, targets, penalty = found[:3]
+        return LinearParts(design, targets, found[3] if len(found) > 3 else None, penalty)
+
+    def linear_penalty(self, body: Tree, like: Tensor) -> Tensor:
+        """The penalty of `m` coefficients alone, (R, m) or (R, m, K), for `like` (R, m, ...)."""
+        problem = self.problem
+        if not isinstance(problem, LinearHeadProblem):
+            raise IncompatibleError(f"{type(problem).__name__} is not a LinearHeadProblem.")
+
+        def penalty(one_body: Tree, one_like: Tensor) -> Tensor:
+            return problem.full_penalty(one_body, len(one_like), one_like)
+
+        with torch.no_grad():
+            return vmap(penalty)(body, like)
+
+    def graph_bytes(self, body: Tree, head: Tree, rows: Rows) -> int:
+        """How much memory a joint gradient (of the first chunk) takes, all told.
+
+        Its graph, the gradients, and of a linear head the features and the predictions, which
+        autograd need not have saved. At its peak an evaluation takes about twice as much.
+        """
+        rows = rows.first(body)
+
+        def made() -> list[Tensor]:
+            found = trees.leaves(self.joint_gradient(body, head, rows))
+            if self._plain_linear_head and self.designs is not None:
+                design = self.designs.pulled(body, rows).parts[0]  # those of the gradient
+                predictions = design.new_empty(*design.shape[:2], *head.shape[2:])
+                found = [*found, design, predictions]
+            return found
+
+        with self.sharing():
+            return graph_bytes(made, trees.leaves(rows.groups))
+
+    def hessian_bytes(self, body: Tree, head: Tree, rows: Rows) -> int:
+        """How much memory `head_hessian` takes at its peak: predictions for each number, and so on.
+
+        None of a linear head, whose matrix comes from the features.
+        """
+        if isinstance(self.problem, LinearHeadProblem):
+            return 0
+        with LiveBytes() as live:
+            self.head_hessian(body, head, rows)
+        return int(live.peak)
+
+    # how it is done
+
+    def _values(self, function: Objective, body: Tree, head: Tree, rows: Rows) -> Tensor:
+        if self._plain_linear_head and self.designs is not None and self.designs.shared:
+            return self.designs.values(body, head, rows)  # F is g then
+        values: Tensor = vmap(function, in_dims=(0, 0, rows.in_dims))(body, head, rows.groups)
+        return values
+
+    def _gradients(
+        self, function: Objective, body: Tree, head: Tree, rows: Rows, level: str
+    ) -> tuple[Tree, Tree]:
+        if self._plain_linear_head:
+            return self._linear_gradients(body, head, rows, level)
+        both = {"body": body, "head": head}
+        chosen = both if level == "both" else {level: both[level]}
+
+        def total(levels: Tree) -> Tensor:
+            at = {**both, **levels}
+            return self._values(function, at["body"], at["head"], rows).sum()
+
+        value, pull = pullback(total, chosen)
+        found = pull(torch.ones_like(value))
+        return found.get("body"), found.get("head")
+
+    def _linear_gradients(
+        self, body: Tree, head: Tensor, rows: Rows, level: str
+    ) -> tuple[Tree, Tree]:
+        """The same from the structure of g: only the features are differentiated through.
+
+        s = dc/d(predictions)/n; d_theta g = Z's + lambda theta, and d_w g pulls s theta' back and
+        adds the derivative of h.
+        """
+        designs = self.designs
+        assert designs is not None
+        problem = designs.problem
+        if level == "head" and not designs.shared:
+            with torch.no_grad():
+                design = designs.features(body, rows)
+        else:
+            (design, *penalties), pull = designs.pulled(body, rows)
+        runs, n = design.shape[0], design.shape[1]
+        columns = head if head.ndim == 3 else head.unsqueeze(2)
+        weights = columns[:, :-1] if problem.fit_bias else columns
+        predictions = design @ weights
+        if problem.fit_bias:
+            predictions = predictions + columns[:, -1:]
+        predictions = predictions if problem.outputs is not None else predictions.squeeze(2)
+        targets = targets_of(rows, runs)
+        slope = loss_gradient(problem.criterion, predictions, targets).reshape(runs, n, -1)
+        in_body = in_head = None
+        if level != "body":
+            in_head = design.mT @ slope + problem.ridge * weights
+            if problem.fit_bias:
+                bias = slope.sum(1, keepdim=True)
+                bias = bias + problem.ridge * columns[:, -1:] if problem.penalize_bias else bias
+                in_head = torch.cat([in_head, bias], 1)
+            in_head = in_head.reshape(head.shape)
+        if level != "head":
+            in_body = pull((slope @ weights.mT, *map(torch.ones_like, penalties)))
+        return in_body, in_head
+
+    def _second(self, body: Tree, head: Tree, vector: Tree, rows: Rows, level: str) -> Tree:
+        with torch.enable_grad():
+            body, head = variable(body), variable(head)
+            value = self._values(self.problem.head_objective, body, head, rows).sum()
+            gradient = gradients([value], trees.leaves(head), create_graph=True)
+            products = [
+                (g * v.detach()).sum() for g, v in zip(gradient, trees.leaves(vector), strict=True)
+            ]
+            target = head if level == "head" else body
+            return trees.rebuild(target, gradients(products, trees.leaves(target)))

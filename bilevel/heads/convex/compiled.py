@@ -1,0 +1,271 @@
+"""Heads as cvxpy problems that are compiled once and solved for many parameters.
+
+cvxpy turns a problem into the matrices of a solver. Where its data are parameters (and it keeps to
+the rules of DPP), this is done once; a further solve multiplies the parameters into the matrices.
+"""
+
+import abc
+import collections
+import math
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bilevel.core.optional import extra
+from bilevel.core.status import Status
+from bilevel.errors import ArgumentError, IncompatibleError
+from bilevel.problem.sets import ConvexSet
+
+Constraints = Callable[[Any], Sequence[Any]]
+UNABLE = ("cannot solve this problem", "do not support", "is not installed")
+"""How cvxpy says that a solver is not made for a problem."""
+LARGEST_PREDICTIONS = 5000
+"""Rows times outputs in one problem: compiling takes time that grows with their square."""
+KEPT = 16
+"""How many compiled problems are remembered at least."""
+
+
+class Told(NamedTuple):
+    """What a solver answers.
+
+    Attributes:
+        head: one run's head; None if there is none.
+        status: a `Status`.
+        words: the solver's own.
+    """
+
+    head: np.ndarray | None
+    status: Status
+    words: str
+
+
+class Compiled(abc.ABC):
+    """One cvxpy problem; `self.parameters` by name.
+
+    Args:
+        shape: of one run's head.
+        convex: the set of heads.
+        constraints: the user's, of the head.
+        solver: a name that cvxpy knows.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        convex: ConvexSet,
+        constraints: Constraints | None,
+        solver: str,
+    ) -> None:
+        self.cvxpy = cvxpy = extra("cvxpy", "cvxpy", "Cvxpy()")
+        self.solver, self.lock = solver, threading.Lock()
+        self.head = cvxpy.Variable(shape, name="head")
+        allowed = convex.constraints(self.head)
+        if constraints is not None:
+            allowed = [*allowed, *self._checked(constraints(self.head))]
+            self._check_feasible(allowed, convex)
+        self.parameters: dict[str, Any] = {}
+        objective, linking = self.objective()
+        self.problem = cvxpy.Problem(cvxpy.Minimize(objective), [*allowed, *linking])
+        if not self.problem.is_dcp(dpp=True):
+            rule = "is not convex" if not self.problem.is_dcp() else "breaks the rules of DPP"
+            raise IncompatibleError(
+                f"The head's problem {rule} as cvxpy sees it, so that it cannot be compiled once. "
+                "Look at `constraints`, at the `constraints` of the set, and at the criterion's "
+                "`atom`: https://www.cvxpy.org/tutorial/dpp/index.html."
+            )
+
+    @abc.abstractmethod
+    def objective(self) -> tuple[Any, list[Any]]:
+        """g as an expression of `self.head` and parameters, and constraints that it needs."""
+
+    def solve(self, values: Mapping[str, Any], options: Mapping[str, Any]) -> Told:
+        """The head for the values of the parameters."""
+        with self.lock:
+            for name, value in values.items():
+                self.parameters[name].value = value
+            return self._solved(self.problem, options)
+
+    def _solved(self, problem: Any, options: Mapping[str, Any]) -> Told:
+        """The answer of the solver, whatever it is."""
+        error = self.cvxpy.error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what they say is in the status
+            try:
+                # from a warm start, results would depend on what was solved before
+                problem.solve(**{"solver": self.solver, "warm_start": False, **options})
+            except error.SolverError as failure:
+                if any(text in str(failure) for text in UNABLE):
+                    raise IncompatibleError(
+                        f'`solver` = "{self.solver}" is not made for this head: {failure} '
+                        "Leave `solver` out for CLARABEL, which solves all heads of this library."
+                    ) from failure
+                return Told(None, Status.SOLVER_FAILED, f"{self.solver}: {failure}")
+            except (TypeError, ValueError) as failure:
+                if not options:
+                    raise
+                raise ArgumentError(
+                    f"{self.solver} does not take `options` = {dict(options)}: {failure}"
+                ) from failure
+        words, found = f"{self.solver}: {problem.status}", self.head.value
+        status = {
+            "optimal": Status.CONVERGED,
+            "optimal_inaccurate": Status.NOT_CONVERGED,
+            "user_limit": Status.NOT_CONVERGED,
+            "infeasible": Status.INFEASIBLE,
+            "infeasible_inaccurate": Status.INFEASIBLE,
+            "infeasible_or_unbounded": Status.INFEASIBLE,
+            "unbounded": Status.UNBOUNDED,
+            "unbounded_inaccurate": Status.UNBOUNDED,
+        }.get(problem.status, Status.SOLVER_FAILED)
+        if not status.failed and (found is None or not np.isfinite(found).all()):
+            status = Status.SOLVER_FAILED
+        return Told(None if status.failed else np.array(found), status, words)
+
+    def _checked(self, constraints: Any) -> list[Any]:
+        """The user's constraints, if they are some."""
+        kind = self.cvxpy.constraints.constraint.Constraint
+        if not isinstance(constraints, list | tuple):
+            constraints = [constraints]
+        for constraint in constraints:
+            if not isinstance(constraint, kind):
+                raise ArgumentError(
+                    "`constraints` must return a list of cvxpy constraints, such as "
+                    f"[cvxpy.norm1(theta) <= 1], got {constraint!r}."
+                )
+            if not constraint.is_dcp():
+                raise ArgumentError(
+                    f"The constraint {constraint} is not convex as cvxpy sees it. Write it by the "
+                    "rules of https://www.cvxpy.org/tutorial/dcp/index.html."
+                )
+        return list(constraints)
+
+    def _check_feasible(self, allowed: list[Any], convex: ConvexSet) -> None:
+        told = self._solved(self.cvxpy.Problem(self.cvxpy.Minimize(0), allowed), {})
+        if told.status is Status.INFEASIBLE:
+            raise ArgumentError(
+                f"No head satisfies `constraints` within head_set = {convex}: {told.words}. Look "
+                "for constraints that contradict each other, or the set."
+            )
+
+
+class GramForm(Compiled):
+    """A quadratic head: 1/2 |R theta - c|^2 with R'R = H and R'c = b, K outputs side by side.
+
+    The rows are summed up in H; the size of the problem does not depend on their number.
+
+    Args:
+        matrices: 1, or one H for each output.
+        *more: of `Compiled`.
+    """
+
+    def __init__(self, matrices: int, *more: Any) -> None:
+        self.matrices = matrices
+        super().__init__(*more)
+
+    def objective(self) -> tuple[Any, list[Any]]:
+        """A sum of squares."""
+        cvxpy, shape = self.cvxpy, self.head.shape
+        for j in range(self.matrices):
+            columns = shape if self.matrices == 1 else shape[:1]
+            self.parameters[f"factor{j}"] = cvxpy.Parameter((shape[0], shape[0]))
+            self.parameters[f"target{j}"] = cvxpy.Parameter(columns)
+        parts = []
+        for j in range(self.matrices):
+            head = self.head if self.matrices == 1 else self.head[:, j]
+            fitted = self.parameters[f"factor{j}"] @ head
+            parts.append(cvxpy.sum_squares(fitted - self.parameters[f"target{j}"]))
+        return 0.5 * cvxpy.sum(parts), []
+
+
+class RowsForm(Compiled):
+    """Any criterion: 1/n sum_i s_i c(u_i, t_i) + 1/2 theta' diag(p) theta with u = Z theta.
+
+    All rows are in the problem. Labels are constants, regression targets a parameter.
+
+    Args:
+        criterion: with an `atom`.
+        rows: n.
+        labels: targets that are no floating numbers; None: they are a parameter.
+        weighted: whether rows have weights.
+        *more: of `Compiled`.
+    """
+
+    def __init__(
+        self, criterion: Any, rows: int, labels: np.ndarray | None, weighted: bool, *more: Any
+    ) -> None:
+        self.criterion, self.rows, self.labels, self.weighted = criterion, rows, labels, weighted
+        super().__init__(*more)
+
+    def objective(self) -> tuple[Any, list[Any]]:
+        """The losses of a variable tied to the predictions: no parameter multiplies another."""
+        cvxpy, shape, n = self.cvxpy, self.head.shape, self.rows
+        if (count := n * math.prod(shape[1:])) > LARGEST_PREDICTIONS:
+            raise IncompatibleError(
+                f"With {type(self.criterion).__name__} all rows are in the problem that Cvxpy "
+                f"compiles, at most {LARGEST_PREDICTIONS} predictions; here are {count}. Use fewer "
+                "rows, Newton() if the head has no constraints, or FastSGD(lr, steps), which "
+                "projects."
+            )
+        predictions = cvxpy.Variable((n, *shape[1:]))
+        design = self.parameters["design"] = cvxpy.Parameter((n, shape[0]))
+        penalty = self.parameters["penalty"] = cvxpy.Parameter(shape, nonneg=True)
+        targets: Any = self.labels
+        if targets is None:
+            targets = self.parameters["targets"] = cvxpy.Parameter(predictions.shape)
+        losses = self.criterion.atom(predictions, targets)
+        if losses.shape != (n,):
+            raise ArgumentError(
+                f"`atom` of {type(self.criterion).__name__} must return the losses of {n} rows, "
+                f"shape ({n},), got {losses.shape}."
+            )
+        linking = [predictions == design @ self.head]
+        if self.weighted:
+            weights = self.parameters["weights"] = cvxpy.Parameter(n, nonneg=True)
+            if self.labels is None:  # weights must not multiply targets
+                bounds = cvxpy.Variable(n)
+                linking, losses = [*linking, losses <= bounds], bounds
+            fit = weights @ losses / n
+        else:
+            fit = cvxpy.sum(losses) / n
+        squares = cvxpy.sum_squares(cvxpy.multiply(penalty, self.head))
+        return fit + 0.5 * squares, linking
+
+
+_compiled: collections.OrderedDict[Any, tuple[Any, Compiled, int]] = collections.OrderedDict()
+_lock = threading.Lock()
+
+
+def compiled(form: type[Compiled], *arguments: Any, together: int = 1) -> Compiled:
+    """The problem for these arguments, compiled before or now.
+
+    Sets, criteria and functions are told apart by their identity, arrays by their content.
+
+    Args:
+        form: what to compile.
+        *arguments: of the form.
+        together: how many such problems a step needs, in turn: twice as many are kept.
+    """
+    key = (form, *(_identity(argument) for argument in arguments))
+    with _lock:
+        if key in _compiled:
+            _compiled.move_to_end(key)
+            return _compiled[key][1]
+    made = form(*arguments)
+    with _lock:
+        # identities hold as long as the objects live
+        _compiled[key] = (arguments, made, together)
+        room = max(KEPT, 2 * max(entry[2] for entry in _compiled.values()))
+        while len(_compiled) > room:
+            _compiled.popitem(last=False)
+    return made
+
+
+def _identity(argument: Any) -> Any:
+    if isinstance(argument, np.ndarray):
+        return argument.shape, argument.tobytes()
+    if argument is None or isinstance(argument, int | str | tuple):
+        return argument
+    return id(argument)

@@ -1,0 +1,349 @@
+"""The heads of R runs, as values for compiled cvxpy problems and as derivatives."""
+
+import abc
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.core.status import Status
+from bilevel.data.rows import Rows
+from bilevel.derivatives.oracles import LinearParts, Oracles
+from bilevel.heads.convex.compiled import Compiled, GramForm, RowsForm, compiled
+from bilevel.heads.objectives.base import AbstractObjective
+from bilevel.heads.objectives.linear import LinearObjective
+from bilevel.heads.objectives.view import head_objective, linear_objective, seen_from_means
+from bilevel.heads.quadratic import all_penalised, quadratic_system, refuse_singular
+from bilevel.heads.rows_used import Decided, FullData
+from bilevel.linear.centre import Centre, bias_of
+from bilevel.linear.cholesky import factorise
+from bilevel.linear.factor import CentredFactor, PrimalFactor, merge_outputs, split_outputs
+from bilevel.linear.systems import CentredSystem, PrimalSystem, by_output, linear_system
+from bilevel.problem.linear_head import LinearHeadProblem
+from bilevel.trees import Tree
+
+ALL_ROWS = FullData()
+
+
+class ConvexHeads(abc.ABC):
+    """g of a linear head in R runs at their bodies; all tensors float64.
+
+    Attributes:
+        status: a code per run before anything is solved, (R,): failed where numbers are not finite.
+        factor: of the Hessian, for adjoints; () if there is none.
+    """
+
+    status: Tensor
+    factor: Any = ()
+
+    @abc.abstractmethod
+    def task(self, run: int, *shared: Any) -> Compiled:
+        """The compiled problem of a run; `shared` are the arguments of every `Compiled`."""
+
+    @abc.abstractmethod
+    def values(self, run: int) -> dict[str, np.ndarray]:
+        """What its parameters are in a run."""
+
+    @abc.abstractmethod
+    def slope(self, head: Tensor) -> Tensor:
+        """d_theta g, shaped like the heads."""
+
+    @abc.abstractmethod
+    def hessian(self, head: Tensor) -> Tensor:
+        """d2_{theta theta} g, (R, P, P)."""
+
+    @property
+    @abc.abstractmethod
+    def largest(self) -> Tensor:
+        """About the largest curvature, (R,), positive."""
+
+    @property
+    def penalised(self) -> Tensor:
+        """Whether a penalty keeps the head from running away, (R,)."""
+        return torch.ones_like(self.status, dtype=torch.bool)
+
+    def settled(self, head: Tensor) -> Tensor:
+        """Heads with what g does not determine settled."""
+        return head
+
+    def from_means(self) -> "tuple[ConvexHeads, Centre | None]":
+        """The heads theta_c, where features lie far from zero; no set may hold theta."""
+        return self, None
+
+    def reach(self, head: Tensor, step: Tensor) -> Tensor:
+        """How much a prediction moves with a step at most, (R,)."""
+        return torch.zeros_like(self.largest)
+
+    def scale(self, head: Tensor) -> Tensor:
+        """The size of what cancels in the slope at some heads, (R,)."""
+        return trees.norm(self.slope(torch.zeros_like(head))) + self.largest * trees.norm(head)
+
+    def derivatives(self, head: Tree) -> tuple[Tensor, Tensor]:
+        """Slope and Hessian."""
+        return self.slope(head), self.hessian(head)
+
+
+def convex_heads(
+    oracles: Oracles, body: Tree, head: Tensor, rows: Rows, state: Any = None
+) -> tuple[ConvexHeads, Any]:
+    """The heads on all rows, and the state for the next call.
+
+    Args:
+        oracles: of the problem.
+        body: leaves (R, ...).
+        head: (R, M) or (R, M, K).
+        rows: of the step.
+        state: of the call before; None: check once what can be checked, at initial points.
+
+    Raises:
+        SingularHeadError: a quadratic head has no unique minimiser.
+    """
+    problem = oracles.problem
+    assert isinstance(problem, LinearHeadProblem)
+    if not problem.criterion.quadratic:
+        return _rows_heads(oracles, body, head, rows.full, check=state is None), ()
+    if state is None:
+        state = ALL_ROWS.init(oracles, body, head, rows)
+    if isinstance(state, Decided):  # H itself is needed, not the kernel of the rows
+        system = quadratic_system(oracles, body, head, rows.full, penalised=False)
+    else:
+        system, state = ALL_ROWS.system(oracles, body, head, rows, state)
+    assert isinstance(system, PrimalSystem | CentredSystem)
+    return GramHeads(system, outputs=None if head.ndim == 2 else head.shape[2]), state
+
+
+def _rows_heads(
+    oracles: Oracles, body: Tree, head: Tensor, rows: Rows, *, check: bool
+) -> "RowsHeads":
+    """Heads of a criterion that is not quadratic."""
+    problem = oracles.problem
+    assert isinstance(problem, LinearHeadProblem)
+    body, rows = trees.cast(body, torch.float64), rows.cast(torch.float64)
+    head = head.double()
+    parts = oracles.linear_parts(body, rows)
+    if check and not all_penalised(oracles, body, head):
+        refuse_singular(linear_system(parts, penalised=False, bias=bias_of(problem)), problem)
+    objective = head_objective(oracles, body, head, rows)
+    return RowsHeads(problem, parts, objective)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GramHeads(ConvexHeads):
+    """1/2 theta' H theta - b' theta.
+
+    Args:
+        system: H and b.
+        outputs: K, or None for heads (R, M).
+    """
+
+    system: PrimalSystem | CentredSystem
+    outputs: int | None
+
+    @functools.cached_property
+    def _factorised(self) -> tuple[PrimalFactor, Tensor]:
+        """Of H, or as seen from the centre."""
+        cholesky, hessian, status = factorise(self._inner.hessian)
+        return PrimalFactor(cholesky, hessian), status
+
+    @property
+    def _inner(self) -> PrimalSystem:
+        return self.system.inner if isinstance(self.system, CentredSystem) else self.system
+
+    @property
+    def _centre(self) -> Centre | None:
+        return self.system.centre if isinstance(self.system, CentredSystem) else None
+
+    @functools.cached_property
+    def status(self) -> Tensor:  # type: ignore[override]
+        """CONVERGED or JITTERED; DIVERGED where there is no factor, or b is no number."""
+        lost = ~self._inner.moment.flatten(1).isfinite().all(1)
+        code = self._factorised[1]
+        return torch.where(lost, code.clamp(min=int(Status.DIVERGED)), code)
+
+    @property
+    def factor(self) -> PrimalFactor | CentredFactor:
+        """Cholesky's."""
+        inner, centre = self._factorised[0], self._centre
+        return inner if centre is None else CentredFactor(inner, centre.origin)
+
+    def from_means(self) -> tuple[ConvexHeads, Centre | None]:
+        """Those of the system that is seen from there."""
+        if not (isinstance(self.system, CentredSystem) and self.system.far()):
+            return self, None
+        return GramHeads(self.system.inner, self.outputs), self.system.centre
+
+    @functools.cached_property
+    def largest(self) -> Tensor:
+        """The largest diagonal entry of H."""
+        return self._diagonal.flatten(1).amax(1)
+
+    @property
+    def _diagonal(self) -> Tensor:
+        return self._matrix.diagonal(dim1=2, dim2=3)
+
+    @functools.cached_property
+    def _matrix(self) -> Tensor:
+        """H as it was factored, (R, J, m, m)."""
+        inner, moment = self._factorised[0].hessian, merge_outputs(self._inner.moment)
+        return inner if self._centre is None else self._centre.undone(inner, moment)[0]
+
+    @functools.cached_property
+    def _scaled(self) -> tuple[np.ndarray, np.ndarray]:
+        """R and c, with |c| = 1: the tolerances of solvers are absolute."""
+        cholesky = self._factorised[0].cholesky
+        target = torch.linalg.solve_triangular(cholesky, self._inner.moment, upper=False)
+        root = cholesky.mT
+        if self._centre is not None:  # R theta - c = L'(T theta - l e) - c
+            origin, level = self._centre
+            target = target + root[..., -1:] * split_outputs(level.unsqueeze(1), root.shape[1])
+            root = root + root[..., -1:] * origin[:, None, None]
+        unit = torch.linalg.vector_norm(target.flatten(1), dim=1).reshape(-1, 1, 1, 1)
+        unit = torch.where(unit > 0, unit, torch.ones_like(unit))
+        return (root / unit).cpu().numpy(), (target / unit).cpu().numpy()
+
+    def task(self, run: int, *shared: Any) -> Compiled:
+        """One for all runs."""
+        matrices, size = self._inner.hessian.shape[1:3]
+        shape = (size,) if self.outputs is None else (size, self.outputs)
+        return compiled(GramForm, matrices, shape, *shared)
+
+    def values(self, run: int) -> dict[str, np.ndarray]:
+        """R and c, or one pair for each output."""
+        factor, target = self._scaled
+        found = {}
+        for j in range(factor.shape[1]):
+            flat = self.outputs is None or factor.shape[1] > 1
+            found[f"factor{j}"] = factor[run, j]
+            found[f"target{j}"] = target[run, j, :, 0] if flat else target[run, j]
+        return found
+
+    def slope(self, head: Tensor) -> Tensor:
+        """H theta - b."""
+        columns = head if head.ndim == 3 else head.unsqueeze(2)
+        matrix, centre = self._factorised[0].hessian, self._centre
+        columns = columns if centre is None else centre.inward(columns)
+        found = merge_outputs(matrix @ split_outputs(columns, matrix.shape[1]) - self._inner.moment)
+        found = found if centre is None else centre.slope(found)
+        return found if head.ndim == 3 else found.squeeze(2)
+
+    def hessian(self, head: Tensor) -> Tensor:
+        """The same everywhere."""
+        return self._whole
+
+    @functools.cached_property
+    def _whole(self) -> Tensor:
+        """H, or all H on one diagonal, outputs side by side in each row of the head."""
+        matrix, count = self._matrix, self.outputs or 1
+        if count == 1:
+            return matrix[:, 0]
+        apart = torch.eye(count, dtype=matrix.dtype, device=matrix.device)
+        whole = matrix.expand(-1, count, -1, -1)
+        size = matrix.shape[2] * count
+        return torch.einsum("rkij,kl->rikjl", whole, apart).reshape(-1, size, size)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RowsHeads(ConvexHeads):
+    """The mean of the losses of all rows, and the penalty.
+
+    Args:
+        problem: with the criterion and the shape of the head.
+        parts: what g is made of.
+        objective: g.
+    """
+
+    problem: LinearHeadProblem
+    parts: LinearParts
+    objective: AbstractObjective
+
+    @functools.cached_property
+    def status(self) -> Tensor:  # type: ignore[override]
+        """DIVERGED where a number is not finite."""
+        numbers = [part for part in self.parts if part is not None and part.is_floating_point()]
+        code = torch.full((len(numbers[0]),), int(Status.CONVERGED), device=numbers[0].device)
+        return code.masked_fill(~trees.finite(numbers), int(Status.DIVERGED))
+
+    @functools.cached_property
+    def largest(self) -> Tensor:
+        """The largest diagonal entry of Z'SZ/n + diag(p)."""
+        design, _, weights, penalty = self.parts
+        squares = design.square()
+        if weights is not None:
+            squares = squares * weights.unsqueeze(2)
+        return (squares.mean(1).unsqueeze(1) + by_output(penalty)).flatten(1).amax(1)
+
+    def task(self, run: int, *shared: Any) -> Compiled:
+        """One for all runs with the same labels."""
+        design, _, weights, _ = self.parts
+        n, size = design.shape[1:]
+        labels = None if self._labels is None else self._labels[run]
+        arguments = (n, labels, weights is not None, self.problem.head_shape(size), *shared)
+        return compiled(RowsForm, self.problem.criterion, *arguments, together=self._together)
+
+    @functools.cached_property
+    def _labels(self) -> np.ndarray | None:
+        """(R, n), unless targets are real."""
+        targets = self.parts.targets
+        return None if targets.is_floating_point() else targets.cpu().numpy()
+
+    @functools.cached_property
+    def _together(self) -> int:
+        """How many problems the runs need."""
+        return 1 if self._labels is None else len({labels.tobytes() for labels in self._labels})
+
+    def values(self, run: int) -> dict[str, np.ndarray]:
+        """Features, root of the penalty, and targets and weights unless they are constants."""
+        design, targets, weights, penalty = self.parts
+        root = penalty[run].sqrt()
+        root = root.unsqueeze(1) if root.ndim < len(self.problem.head_shape(1)) else root
+        shape = self.problem.head_shape(design.shape[2])
+        found = {"design": design[run], "penalty": root.expand(shape)}
+        if targets.is_floating_point():
+            found["targets"] = targets[run]
+        if weights is not None:
+            found["weights"] = weights[run]
+        return {name: value.cpu().numpy() for name, value in found.items()}
+
+    def slope(self, head: Tensor) -> Tensor:
+        """Of the objective."""
+        slope = self.objective.at(self.objective.vector(head)).slope
+        found: Tensor = self.objective.head(slope)
+        return found
+
+    def hessian(self, head: Tensor) -> Tensor:
+        """Its blocks, in the order of the head."""
+        blocks = self.objective.hessian(
+            self.objective.at(self.objective.vector(head)), torch.float64
+        )
+        count, size = blocks.shape[1:3]
+        apart = torch.eye(count, dtype=blocks.dtype, device=blocks.device)
+        whole = torch.einsum("rkij,kl->rkilj", blocks, apart).reshape(len(blocks), count * size, -1)
+        places = torch.arange(count * size, dtype=torch.float64, device=blocks.device)
+        order = self.objective.head(places.unsqueeze(0)).flatten().long()
+        return whole[:, order][:, :, order]
+
+    @property
+    def penalised(self) -> Tensor:
+        """As the objective says."""
+        return self.objective.penalised.expand(len(self.status))
+
+    def from_means(self) -> tuple[ConvexHeads, Centre | None]:
+        """Of features less their means."""
+        parts, centre = seen_from_means(self.problem, self.parts)
+        if centre is None or not isinstance(self.objective, LinearObjective):
+            return self, None
+        return RowsHeads(self.problem, parts, linear_objective(self.problem, parts)), centre
+
+    def settled(self, head: Tensor) -> Tensor:
+        """Sums that g does not determine made zero."""
+        found: Tensor = self.objective.head(self.objective.vector(head))
+        return found
+
+    def reach(self, head: Tensor, step: Tensor) -> Tensor:
+        """Of the objective."""
+        vector = self.objective.vector
+        return self.objective.reach(self.objective.at(vector(head)), vector(step))

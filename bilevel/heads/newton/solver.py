@@ -1,0 +1,186 @@
+"""The exact head of an objective that is not quadratic."""
+
+import dataclasses
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.core.checks import Number, check_positive_integer, positive
+from bilevel.core.cost import Cost
+from bilevel.core.status import Status
+from bilevel.data.rows import Rows
+from bilevel.derivatives.oracles import Oracles
+from bilevel.errors import IncompatibleError
+from bilevel.heads.base import AbstractHeadSolver, HeadSolution
+from bilevel.heads.newton.descent import Descent
+from bilevel.heads.objectives.base import AbstractObjective, Place, general_blocks
+from bilevel.heads.objectives.linear import count_blocks, interacts, knows_curvature
+from bilevel.heads.objectives.view import head_objective, head_view, targets_of
+from bilevel.heads.quadratic import all_penalised, refuse_singular
+from bilevel.linear.centre import bias_of
+from bilevel.linear.cholesky import positive_cholesky
+from bilevel.linear.factor import BlockFactor
+from bilevel.linear.systems import PrimalSystem, linear_system
+from bilevel.problem.base import StackelbergProblem
+from bilevel.problem.linear_head import LinearHeadProblem
+from bilevel.problem.sets import Everywhere
+from bilevel.trees import Tree
+
+
+class NewtonState(NamedTuple):
+    """What is kept from one solve to the next.
+
+    Attributes:
+        factor: of the last Hessian.
+        predictions: of the last heads at their body, see `Place`; float32, 0 for runs that failed.
+    """
+
+    factor: BlockFactor
+    predictions: Tensor
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Newton(AbstractHeadSolver):
+    """theta*(w) by damped Newton steps on all training rows, to max |d_theta g| <= tolerance.
+
+    theta <- theta - t H^{-1} d_theta g, in float64 whatever the training's type. The factor of H is
+    kept, also from one body to the next: it is made anew only where a step by it leaves more than a
+    quarter of the gradient. The first time a step falls short, the run starts again where g is
+    less: from the head that comes nearest to what the last head predicted at the last body, or from
+    a smaller one. Where a step of a new factor falls short, it is halved until g decreases. Each
+    run decides for itself.
+
+    For a linear head with a criterion of known curvature (`LogisticLoss`, `SoftmaxLoss`,
+    `HuberLoss`, your own) H comes from the features: M x M, or M K x M K where outputs interact; a
+    large one is made in float32, which changes the path but not where it ends. Above 2,048 numbers
+    H is not formed: conjugate gradients use products with it, preconditioned by its diagonal
+    blocks. Any other head takes `Oracles.head_hessian`, or products above 1,024 numbers.
+
+    Where features lie far from zero beside an unpenalised bias, they are counted from their means.
+
+    With an unpenalised bias `SoftmaxLoss` determines the biases of the classes but for their sum,
+    which is made zero.
+
+    Args:
+        tolerance: of the largest entry of d_theta g; a number or (R,) numbers. A run that cannot
+            reach it for rounding converges too, as near as it gets. With 1e-9 or less, a solve that
+            factored goes on to a hundredth of it, which then costs little.
+        max_steps: the most steps of one solve.
+
+    Raises:
+        ArgumentError: `tolerance` or `max_steps` is not positive.
+        IncompatibleError: there is a set of heads.
+        SingularHeadError: the features do not determine the head at an initial point.
+
+    Source: Boyd and Vandenberghe, Convex Optimization (2004), section 9.5.2. Differs from the
+    source in: 1. old factors are used again (the chord method), 2. steps that shrink the gradient
+    by a factor of four are taken without looking at g, 3. where H is singular, a majorant that the
+    criterion knows takes its place, its steps doubled while g falls on, 4. a run may start from
+    another head than the last.
+
+    Examples:
+        >>> import bilevel
+        >>> from problems.classification import breast_cancer
+        >>> strategy = bilevel.BestResponse(5e-4, bilevel.Newton())
+        >>> solution = bilevel.solve(breast_cancer(width=8), strategy, 20, seeds=2)
+        >>> [status.name for status in solution.status]
+        ['COMPLETED', 'COMPLETED']
+    """
+
+    tolerance: Number = 1e-10
+    max_steps: int = 100
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tolerance", positive(self.tolerance, "`tolerance`"))
+        check_positive_integer(self.max_steps, "`max_steps`")
+
+    def check(self, problem: StackelbergProblem) -> None:
+        """Refuse sets of heads."""
+        if not isinstance(problem.head_set, Everywhere):
+            raise IncompatibleError(
+                f"Newton knows no sets of heads, but {type(problem).__name__} has `head_set` = "
+                f"{problem.head_set}. Use ProjectedNewton() for bounds; Cvxpy() or "
+                "FastSGD(lr, steps) for other sets."
+            )
+
+    def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> NewtonState:
+        """No factor yet; check that the features of a linear head determine it."""
+        problem = oracles.problem
+        if isinstance(problem, LinearHeadProblem) and not all_penalised(oracles, body, head):
+            parts = oracles.linear_parts(body, rows.full)
+            system = linear_system(parts, penalised=False, bias=bias_of(problem))
+            refuse_singular(system, problem)
+        return _nothing_known(oracles.problem, head, rows.full)
+
+    def solve(
+        self, oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: NewtonState, k: int
+    ) -> HeadSolution:
+        """From the last heads, by the last factors."""
+        view = head_view(oracles, body, head, rows.full)
+        objective, dtype = view.objective, trees.leaves(head)[0].dtype
+        resolution = 0.0 if dtype == torch.float64 else 0.5 * torch.finfo(dtype).eps
+        start = objective.at(view.vector(head))
+        descent = Descent(objective, start, *state, self.tolerance, self.max_steps, resolution)
+        found = descent.run()
+        slope = found.place.slope
+        if resolution:  # what is returned is rounded
+            rounded = trees.cast(view.head(found.place.point), dtype)
+            slope = objective.at(view.vector(rounded)).slope
+        failed = found.status >= int(Status.DIVERGED)
+        point = found.place.point.masked_fill(failed.unsqueeze(1), torch.nan)
+        answer = trees.cast(view.head(point), dtype)
+        # the way of a run that failed leads nowhere
+        usable = found.factor.usable & ~failed
+        made = found.place.predictions.float()
+        predictions = trees.where(failed, torch.zeros_like(made), made)
+        state = NewtonState(found.factor._replace(usable=usable), predictions)
+        residual = trees.norm(view.slope(slope))
+        return HeadSolution(answer, residual, found.status, state, found.factor)
+
+    @property
+    def exact(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
+    def draws(self) -> bool:
+        """Nothing."""
+        return False
+
+    @property
+    def cost(self) -> Cost:
+        """One exact solve, with passes through all rows."""
+        return Cost(solves=1, passes=1)
+
+
+def _nothing_known(problem: StackelbergProblem, head: Tree, rows: Rows) -> NewtonState:
+    """No factor and predictions of zero, in the shapes of the objective."""
+    vectors = trees.flatten(trees.cast(head, torch.float64))
+    blocks, predictions = general_blocks(vectors.shape[1]), vectors[:, :0]
+    if isinstance(problem, LinearHeadProblem) and knows_curvature(problem, targets_of(rows)):
+        outputs = problem.outputs or 1
+        interacting = interacts(problem.criterion, problem.outputs, targets_of(rows))
+        blocks = count_blocks(head.shape[1], outputs, interacting)
+        predictions = vectors.new_zeros(len(vectors), rows.count, outputs)
+    return NewtonState(BlockFactor.none(vectors, blocks), predictions.float())
+
+
+def hessian_system(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> PrimalSystem:
+    """H and -d g at the heads, output by output: its solution is a Newton step."""
+    objective = head_objective(oracles, body, head, rows)
+    place = objective.at(objective.vector(head))
+    hessian = objective.hessian(place, torch.float64)
+    step = -place.slope.reshape(*hessian.shape[:3], 1)
+    floor = torch.full_like(step[:, 0, 0, 0], -torch.inf)
+    return PrimalSystem(hessian, step, floor, rows.count)
+
+
+def newton_factor(objective: AbstractObjective, place: Place) -> tuple[BlockFactor, Tensor]:
+    """The factor of H at a place, and the runs (R,) in which H is numerically singular."""
+    hessian = objective.hessian(place, torch.float64)
+    cholesky, bad = positive_cholesky(hessian)
+    identity = torch.eye(hessian.shape[-1], dtype=torch.float64, device=hessian.device)
+    cholesky = torch.where(bad[:, None, None, None], identity, cholesky)
+    return BlockFactor(cholesky, ~bad), bad

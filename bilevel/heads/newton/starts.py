@@ -1,0 +1,55 @@
+"""Better points to start from than the last heads, after a long step of the body.
+
+There the last head may predict large and wrong numbers, where the curvature is next to none and
+Newton steps fall far short. The predictions it made before the step were those of a minimiser, and
+the new body can nearly always make them again, with another head.
+"""
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.heads.objectives.base import AbstractObjective, Place
+
+SHRUNK = (0.5, 0.25, 0.125, 0.0)
+"""Multiples of a head that may be a better start than the head itself."""
+
+
+def better_start(
+    objective: AbstractObjective, place: Place, which: Tensor, last: Tensor
+) -> tuple[Place, Tensor]:
+    """The best of the heads where they stand, their multiples, and those that predict as before.
+
+    Args:
+        objective: g.
+        place: where the runs stand.
+        which: the runs that look for another start, (R,).
+        last: predictions of the last heads, see `Place`; zeros where there were none.
+
+    Returns:
+        Where the runs start, and which are elsewhere than before, (R,).
+    """
+    point, slope, predictions = place
+    best, least = place, objective.value(place)
+    known = which & (last != 0).flatten(1).any(1)
+    new = torch.zeros_like(which)
+    if bool(known.any()):
+        part = objective if bool(known.all()) else objective.take(known)
+        again = part.fit(last[known])
+        if again is not None:
+            there = part.at(again)
+            value = part.value(there)
+            less = value < least[known]
+            new = new.index_put((known,), less)
+            least = least.index_put((new,), value[less])
+            moved = (x.index_put((new,), y[less]) for x, y in zip(best, there, strict=True))
+            best = Place(*moved)
+    scale = torch.ones_like(least)
+    for factor in SHRUNK:
+        value = objective.value(Place(factor * point, slope, factor * predictions))
+        less = which & (value < least)
+        least, scale = torch.where(less, value, least), scale.masked_fill(less, factor)
+    shrunk = scale < 1
+    if bool(shrunk.any()):
+        best = trees.where(shrunk, objective.at(scale.unsqueeze(1) * point), best)
+    return best, new | shrunk

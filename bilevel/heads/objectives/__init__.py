@@ -1,0 +1,1 @@
+"""Head objectives as functions of vectors, with their Hessians."""

@@ -1,0 +1,207 @@
+"""g of R heads at fixed bodies, as Newton's method sees it: on vectors, in float64."""
+
+import abc
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.data.rows import Rows
+from bilevel.derivatives.oracles import Oracles
+from bilevel.linear.cholesky import EPS
+from bilevel.trees import Tree
+
+LARGEST_GENERAL_HESSIAN = 1024
+
+
+class Place(NamedTuple):
+    """Heads, and g there.
+
+    Attributes:
+        point: the numbers of each head, (R, P).
+        slope: d g, (R, P).
+        predictions: of a linear head, (R, n, K); empty for other heads.
+    """
+
+    point: Tensor
+    slope: Tensor
+    predictions: Tensor
+
+    @property
+    def size(self) -> Tensor:
+        """|slope|, (R,); inf where it is not finite."""
+        size: Tensor = torch.linalg.vector_norm(self.slope, dim=1)
+        return size.nan_to_num(torch.inf, torch.inf)
+
+    @property
+    def finite(self) -> Tensor:
+        """Whether the slope is, (R,)."""
+        return self.slope.isfinite().all(1)
+
+
+class AbstractObjective(abc.ABC):
+    """g of R heads at fixed bodies."""
+
+    @abc.abstractmethod
+    def vector(self, head: Tree) -> Tensor:
+        """The numbers of heads (R, ...), (R, P), float64."""
+
+    @abc.abstractmethod
+    def head(self, vectors: Tensor) -> Tree:
+        """The inverse of `vector`, float64."""
+
+    @abc.abstractmethod
+    def at(self, point: Tensor) -> Place:
+        """g at (R, P)."""
+
+    @abc.abstractmethod
+    def value(self, place: Place) -> Tensor:
+        """g, up to what does not depend on the head, (R,)."""
+
+    @abc.abstractmethod
+    def product(self, place: Place, vectors: Tensor) -> Tensor:
+        """H v for (R, P), in the type of v."""
+
+    @abc.abstractmethod
+    def hessian(self, place: Place, dtype: torch.dtype) -> Tensor:
+        """The blocks of H that are factored, (R, J, q, q), computed in `dtype`."""
+
+    @abc.abstractmethod
+    def take(self, which: Tensor | slice) -> "AbstractObjective":
+        """The same for the runs `which`, a mask (R,) or a slice."""
+
+    @abc.abstractmethod
+    def rounding(self, place: Place) -> Tensor:
+        """What an entry of `slope` may be off by, (R,)."""
+
+    @property
+    @abc.abstractmethod
+    def blocks(self) -> int:
+        """J."""
+
+    @property
+    @abc.abstractmethod
+    def whole(self) -> bool:
+        """Whether the blocks are all of H, not a part of it that preconditions CG."""
+
+    @property
+    @abc.abstractmethod
+    def work(self) -> float:
+        """Multiplications that the blocks of one run take."""
+
+    @property
+    @abc.abstractmethod
+    def price(self) -> float:
+        """How many steps by an old factor cost as much as a new one."""
+
+    @property
+    def has_rough(self) -> bool:
+        """Whether `rough_hessian` is much cheaper than H."""
+        return False
+
+    def rough_hessian(self, place: Place) -> Tensor:
+        """The blocks of a matrix like H, good enough to begin with."""
+        return self.hessian(place, torch.float64)
+
+    def fit(self, predictions: Tensor) -> Tensor | None:
+        """Heads (R, P) whose predictions are close to these; None: heads that make none."""
+        return None
+
+    def majorant(self, place: Place) -> Tensor | None:
+        """The blocks of a quadratic above g that touches it, (R, J, q, q); None: not known."""
+        return None
+
+    @property
+    def penalised(self) -> Tensor:
+        """Whether a penalty keeps every number of a run from running away, (R,) or one for all."""
+        return torch.tensor(True)
+
+    def moves(self, step: Tensor) -> Tensor:
+        """How much a prediction moves with a step at most, (R,); 0 for heads without any."""
+        return torch.zeros_like(step[:, 0])
+
+    def reach(self, place: Place, step: Tensor) -> Tensor:
+        """The same of what may run away in a step: nothing penalised, and no loss ever rises."""
+        return torch.zeros_like(step[:, 0])
+
+
+class GeneralObjective(AbstractObjective):
+    """Any head, by the oracles.
+
+    Args:
+        oracles: of the problem.
+        body: leaves (R, ...).
+        head: any heads, for their shapes.
+        rows: on which the heads answer.
+    """
+
+    def __init__(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> None:
+        self.oracles = oracles
+        self.body, self.like = (trees.cast(tree, torch.float64) for tree in (body, head))
+        self.rows = rows.cast(torch.float64)
+        self.count = trees.flatten(self.like).shape[1]
+
+    def vector(self, head: Tree) -> Tensor:
+        """In the order of the tree."""
+        return trees.flatten(trees.cast(head, torch.float64))
+
+    def head(self, vectors: Tensor) -> Tree:
+        """In the order of the tree."""
+        return trees.unflatten(vectors, self.like)
+
+    def at(self, point: Tensor) -> Place:
+        """By automatic differentiation."""
+        slope = self.oracles.head_gradient(self.body, self.head(point), self.rows)
+        return Place(point, trees.flatten(slope), point[:, :0])
+
+    def value(self, place: Place) -> Tensor:
+        """g."""
+        return self.oracles.head_value(self.body, self.head(place.point), self.rows)
+
+    def product(self, place: Place, vectors: Tensor) -> Tensor:
+        """By automatic differentiation."""
+        at, along = self.head(place.point), self.head(vectors.double())
+        return trees.flatten(self.oracles.head_hvp(self.body, at, along, self.rows)).to(vectors)
+
+    def hessian(self, place: Place, dtype: torch.dtype) -> Tensor:
+        """All of it, or ones for a head that is too large."""
+        if not self.whole:
+            return torch.ones_like(place.point)[:, :, None, None]
+        found = self.oracles.head_hessian(self.body, self.head(place.point), self.rows)
+        return (0.5 * (found + found.mT)).unsqueeze(1)
+
+    def take(self, which: Tensor | slice) -> "GeneralObjective":
+        """The same for some runs."""
+        body, like = (trees.tree_map(lambda x: x[which], tree) for tree in (self.body, self.like))
+        return GeneralObjective(self.oracles, body, like, self.rows.take(which))
+
+    def rounding(self, place: Place) -> Tensor:
+        """Of a gradient whose terms are as large as the curvature times the head."""
+        largest = trees.norm(self.product(place, place.point)) + place.size
+        return EPS * (self.count + 10) * (1 + largest)
+
+    @property
+    def blocks(self) -> int:
+        """One, or as many as numbers."""
+        return general_blocks(self.count)
+
+    @property
+    def whole(self) -> bool:
+        """Up to 1,024 numbers."""
+        return self.count <= LARGEST_GENERAL_HESSIAN
+
+    @property
+    def work(self) -> float:
+        """Not known: always float64."""
+        return 0.0
+
+    @property
+    def price(self) -> float:
+        """A Hessian is made of as many gradients as there are numbers."""
+        return float(self.count)
+
+
+def general_blocks(count: int) -> int:
+    """One block for a head of up to 1,024 numbers, else its numbers one by one."""
+    return 1 if count <= LARGEST_GENERAL_HESSIAN else count

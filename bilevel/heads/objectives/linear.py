@@ -1,0 +1,324 @@
+"""g of a linear head with a criterion of known slope and curvature.
+
+With predictions U = Z theta, S the slopes and C_i the curvatures of the rows, s_i their weights
+over n:
+
+    d g = Z'(s S) + p theta        H = sum_i s_i C_i (x) z_i z_i' + diag(p)
+
+Vectors hold the head output by output: (R, K, M), flattened. Gradients are made in float64; a
+Hessian only leads the way and may be made in float32.
+"""
+
+import functools
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.derivatives.oracles import LinearParts
+from bilevel.heads.objectives.base import AbstractObjective, Place
+from bilevel.linear.cholesky import EPS
+from bilevel.linear.row_gram import interacting_gram, weighted_gram
+from bilevel.linear.systems import linear_system
+from bilevel.problem.criteria import AbstractCriterion, RowCurvature
+from bilevel.problem.linear_head import LinearHeadProblem
+
+FAR, RISE = 1e3, 1e-2
+"""A direction in which a prediction has moved so far leads away if no loss rose by more."""
+LARGEST_BLOCK = 2048
+"""Numbers of a block of the Hessian up to which it is formed and factored."""
+
+
+class LinearObjective(AbstractObjective):
+    """g of a linear head.
+
+    A criterion whose value does not change when a number is added to all predictions of a row
+    leaves the sums over outputs of an unpenalised row of the head undetermined. Then half their
+    squares, times the mean square of the feature over K, are added to g: its minimum is the same,
+    and the minimiser is the one whose sums are zero.
+
+    Args:
+        parts: of g, from `Oracles.linear_parts`.
+        criterion: which knows its slope and its curvature.
+        outputs: K, None for a head without an axis of outputs.
+        settled: whether undetermined sums are made zero; a set of heads need not allow that.
+    """
+
+    def __init__(
+        self,
+        parts: LinearParts,
+        criterion: AbstractCriterion,
+        outputs: int | None,
+        *,
+        settled: bool = True,
+    ) -> None:
+        self.parts, self.criterion, self.outputs = parts, criterion, outputs
+        self.settled = settled
+        self.design = parts.design
+        targets = parts.targets
+        self.targets = targets.double() if targets.is_floating_point() else targets
+        penalty = parts.penalty.double()
+        self.penalty = (penalty.unsqueeze(2) if penalty.ndim == 2 else penalty).mT
+        n, self.features = self.design.shape[1:]
+        self.count = outputs or 1
+        scaled = None if parts.weights is None else parts.weights.double().unsqueeze(2) / n
+        self.weights = 1 / n if scaled is None else scaled
+        self.interacting = interacts(criterion, outputs, self.targets[0])
+        self.gauge: Tensor | None = None
+        undetermined = (self.penalty == 0).all(1)
+        if settled and criterion.shift_invariant and bool(undetermined.any()):
+            squares = (self.double.square() * self.weights).sum(1) / self.count
+            self.gauge = (squares * undetermined).unsqueeze(1)
+
+    @functools.cached_property
+    def double(self) -> Tensor:
+        """The features in float64."""
+        return self.design.double()
+
+    @functools.cached_property
+    def single(self) -> Tensor:
+        """The features in float32."""
+        return self.design.float()
+
+    def vector(self, head: Tensor) -> Tensor:
+        """Output by output; undetermined sums become zero."""
+        columns = head.double().unsqueeze(1) if self.outputs is None else head.double().mT
+        if self.gauge is not None:
+            columns = columns - columns.mean(1, keepdim=True) * (self.gauge > 0)
+        return columns.flatten(1)
+
+    def head(self, vectors: Tensor) -> Tensor:
+        """(R, M) or (R, M, K)."""
+        columns = self._columns(vectors)
+        return columns[:, 0] if self.outputs is None else columns.mT.contiguous()
+
+    def at(self, point: Tensor) -> Place:
+        """Two products with the features."""
+        predictions = self.double @ self._columns(point).mT
+        slope = self._slope(predictions)
+        if isinstance(self.weights, Tensor):
+            slope = slope * self.weights
+        fit = (slope.mT @ self.double).flatten(1)
+        fit = fit if isinstance(self.weights, Tensor) else fit * self.weights
+        return Place(point, fit + self._penalised(point), predictions)
+
+    def value(self, place: Place) -> Tensor:
+        """The mean loss and the penalty."""
+        losses = self.criterion.rows(*self._rows(place.predictions))
+        losses = losses.reshape(*place.predictions.shape[:2], 1) * self.weights
+        penalty = 0.5 * trees.dot(self._penalised(place.point), place.point)
+        value: Tensor = losses.sum((1, 2)) + penalty
+        return value
+
+    def product(self, place: Place, vectors: Tensor) -> Tensor:
+        """Two products with the features, in the type of the vectors."""
+        design = self.double if vectors.dtype == torch.float64 else self.single
+        along = design @ self._columns(vectors).mT
+        diagonal, outer = self._curvature(place, vectors.dtype)
+        turned = diagonal * along
+        if outer is not None:
+            turned = turned - outer * (outer * along).sum(2, keepdim=True)
+        return (turned.mT @ design).flatten(1) + self._penalised(vectors)
+
+    def hessian(self, place: Place, dtype: torch.dtype) -> Tensor:
+        """One block for interacting outputs, else one for each; a diagonal where they are large."""
+        design = self.double if dtype == torch.float64 else self.single
+        diagonal, outer = self._curvature(place, dtype)
+        if self.whole and outer is not None:
+            free = self.criterion.shift_invariant
+            runs = zip(design, outer, diagonal, strict=True)
+            found = torch.stack([interacting_gram(z, f, None if free else d) for z, f, d in runs])
+            return self._shifted(found).unsqueeze(1)
+        return self._by_output(diagonal if outer is None else diagonal - outer.square())
+
+    def fit(self, predictions: Tensor) -> Tensor | None:
+        """By penalised least squares, for up to 2,048 features."""
+        if self.features > LARGEST_BLOCK:
+            return None
+        parts = self.parts._replace(targets=predictions.double())
+        head = linear_system(parts, penalised=False).solve()[0]
+        return self.vector(head[..., 0] if self.outputs is None else head)
+
+    def majorant(self, place: Place) -> Tensor | None:
+        """As the criterion tells."""
+        curved = self.criterion.majorant(*self._rows(place.predictions))
+        if curved is None:
+            return None
+        return self._by_output(curved.reshape(place.predictions.shape) * self.weights)
+
+    def _by_output(self, curved: Tensor) -> Tensor:
+        """The blocks of outputs with curvatures (R, n, K), weights in them."""
+        dtype = curved.dtype
+        design = self.double if dtype == torch.float64 else self.single
+        added = self.penalty.to(dtype).expand(len(design), self.count, self.features)
+        if self.gauge is not None:
+            added = added + self.gauge.to(dtype)
+        if self.blocks > self.count:
+            entries = curved.mT @ design.square() + added
+            return entries.flatten(1)[:, :, None, None]
+        blocks = [weighted_gram(design, curved[:, :, k : k + 1]) for k in range(self.count)]
+        return torch.stack(blocks, 1) + torch.diag_embed(added)
+
+    def take(self, which: Tensor | slice) -> "LinearObjective":
+        """The same for some runs."""
+        weights = None if self.parts.weights is None else self.parts.weights[which]
+        design, targets, _, penalty = self.parts
+        kept = LinearParts(design[which], targets[which], weights, penalty[which])
+        return LinearObjective(kept, self.criterion, self.outputs, settled=self.settled)
+
+    def rounding(self, place: Place) -> Tensor:
+        """Of sums over the rows and over the features, of what cancels in a prediction."""
+        squares = (self.double.square() * self.weights).sum(1)
+        lengths = self.double.norm(dim=2, keepdim=True)
+        mean, square = (lengths * self.weights).sum((1, 2)), squares.sum(1)
+        columns = self._columns(place.point).abs()
+        terms = (columns * squares.sqrt().unsqueeze(1)).sum(2).amax(1)
+        slopes = self._slope(place.predictions).abs().flatten(1).amax(1)
+        curved = min(self.criterion.largest_curvature, 1.0) * square.sqrt() * terms
+        penalty = (self.penalty * columns).flatten(1).amax(1)
+        count = self.design.shape[1] + self.features
+        found: Tensor = EPS * (count**0.5 + 4) * (mean * slopes + curved + penalty)
+        return found
+
+    @property
+    def penalised(self) -> Tensor:
+        """Whether all penalties are positive, those of undetermined sums apart."""
+        settled = self.penalty > 0
+        return settled.flatten(1).all(1)
+
+    def moves(self, step: Tensor) -> Tensor:
+        """max |Z step|."""
+        moved = self.double @ self._columns(step).mT
+        return moved.abs().flatten(1).amax(1)
+
+    def reach(self, place: Place, step: Tensor) -> Tensor:
+        """max |Z d| with d the unpenalised part of a step; 0 if far along it a row loses by it.
+
+        As g is convex, its minimum runs away only in directions that no penalty holds and in which
+        the loss of no row rises, however far they lead.
+        """
+        free = self._columns(step) * (self.penalty == 0)
+        moved = self.double @ free.mT
+        if self.criterion.shift_invariant:  # what all outputs have in common leads nowhere
+            moved = moved - moved.mean(2, keepdim=True)
+        size = moved.abs().flatten(1).amax(1)
+        stretch = FAR / size.clamp(min=torch.finfo(size.dtype).tiny)
+        ahead = place.predictions + trees.per_run(stretch, moved) * moved
+        losses = [self.criterion.rows(*self._rows(x)) for x in (place.predictions, ahead)]
+        rise = (losses[1] - losses[0]).reshape(len(size), -1)
+        if isinstance(self.weights, Tensor):
+            rise = rise.masked_fill(self.weights[..., 0] == 0, 0.0)
+        return size.masked_fill(~(rise.amax(1) <= RISE), 0.0)
+
+    @property
+    def blocks(self) -> int:
+        """One for interacting outputs, else one for each; as many as numbers where too large."""
+        return count_blocks(self.features, self.count, self.interacting)
+
+    @property
+    def whole(self) -> bool:
+        """Up to 2,048 numbers in a block."""
+        return self.features * (self.count if self.interacting else 1) <= LARGEST_BLOCK
+
+    @property
+    def price(self) -> float:
+        """As measured: a step reads the features twice, in float64."""
+        return self.features * (self.count if self.interacting else 1) / 32
+
+    @property
+    def has_rough(self) -> bool:
+        """For outputs that interact, whose Hessian takes a Gram matrix for each two of them."""
+        return self.interacting and self.whole
+
+    def rough_hessian(self, place: Place) -> Tensor:
+        """The mean curvature of all rows times one Gram matrix: H where predictions are equal."""
+        diagonal, outer = self._curvature(place, torch.float64)
+        assert outer is not None
+        mean = torch.diag_embed(diagonal.sum(1)) - outer.mT @ outer
+        weights = torch.as_tensor(self.weights, dtype=torch.float64, device=diagonal.device)
+        mean = mean / (weights.expand(len(diagonal), diagonal.shape[1], 1).sum(1, keepdim=True))
+        gram = (self.double * weights).mT @ self.double
+        found = torch.einsum("rkl,rmj->rkmlj", mean, gram).flatten(3, 4).flatten(1, 2)
+        return self._shifted(found).unsqueeze(1)
+
+    @property
+    def work(self) -> float:
+        """Rows times the squared numbers of a block, for each."""
+        return self.design.shape[1] * (self.features * self.count) ** 2 / self.blocks
+
+    def _shifted(self, matrix: Tensor) -> Tensor:
+        """One block with the penalties, and what settles undetermined sums, added in place."""
+        if self.gauge is not None:
+            shift = torch.diag_embed(self.gauge[:, 0].to(matrix.dtype))
+            matrix += shift.repeat(1, self.count, self.count)
+        penalty = self.penalty.to(matrix.dtype)
+        added = penalty.expand(len(matrix), self.count, self.features)
+        matrix.diagonal(dim1=1, dim2=2).add_(added.flatten(1))
+        return matrix
+
+    def _columns(self, vectors: Tensor) -> Tensor:
+        return vectors.reshape(-1, self.count, self.features)
+
+    def _rows(self, predictions: Tensor) -> tuple[Tensor, Tensor]:
+        """Predictions and targets of all runs, one after the other."""
+        flat = predictions.reshape(-1) if self.outputs is None else predictions.flatten(0, 1)
+        return flat, self.targets.flatten(0, 1)
+
+    def _slope(self, predictions: Tensor) -> Tensor:
+        found = self.criterion.slope(*self._rows(predictions))
+        assert found is not None
+        return found.reshape(predictions.shape)
+
+    def _curvature(self, place: Place, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """Diagonals and outer vectors with the weights in them, (R, n, K)."""
+        predictions, targets = self._rows(place.predictions.to(dtype))
+        targets = targets.to(dtype) if targets.is_floating_point() else targets
+        found, shape = self.criterion.curvature(predictions, targets), place.predictions.shape
+        assert found is not None
+        weights = torch.as_tensor(self.weights, dtype=dtype, device=predictions.device)
+        diagonal = found.diagonal.reshape(shape) * weights
+        if found.outer is None:
+            return diagonal, None
+        return diagonal, found.outer.reshape(shape) * weights.sqrt()
+
+    def _penalised(self, vectors: Tensor) -> Tensor:
+        """p theta, and the slope of what settles undetermined sums."""
+        columns = self._columns(vectors)
+        found = self.penalty.to(vectors.dtype) * columns
+        if self.gauge is not None:
+            found = found + self.gauge.to(vectors.dtype) * columns.sum(1, keepdim=True)
+        return found.flatten(1)
+
+
+def count_blocks(features: int, outputs: int, interacting: bool) -> int:
+    """In how many blocks of one size a Hessian, or what preconditions it, is factored."""
+    if features * (outputs if interacting else 1) <= LARGEST_BLOCK:
+        return 1 if interacting else outputs
+    return outputs if features <= LARGEST_BLOCK else outputs * features
+
+
+def interacts(criterion: AbstractCriterion, outputs: int | None, targets: Tensor) -> bool:
+    """Whether the second derivative of a row in its predictions is no diagonal."""
+    curvature = _probe(criterion, outputs, targets[:1])[1]
+    return curvature is not None and curvature.outer is not None
+
+
+def knows_curvature(problem: LinearHeadProblem, targets: Tensor) -> bool:
+    """Whether the criterion of `problem` tells its slope and its curvature.
+
+    Args:
+        problem: any.
+        targets: of some rows, (n,) or (n, K).
+    """
+    found = _probe(problem.criterion, problem.outputs, targets[:1])
+    return all(derivative is not None for derivative in found)
+
+
+def _probe(
+    criterion: AbstractCriterion, outputs: int | None, target: Tensor
+) -> tuple[Tensor | None, RowCurvature | None]:
+    """Slope and curvature of one row at a prediction of zero."""
+    dtype = target.dtype if target.is_floating_point() else torch.float64
+    shape = (1,) if outputs is None else (1, outputs)
+    row = torch.zeros(shape, dtype=dtype, device=target.device)
+    return criterion.slope(row, target), criterion.curvature(row, target)

@@ -1,0 +1,1 @@
+"""Heads between bounds, by projected Newton steps."""

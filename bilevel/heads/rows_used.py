@@ -1,0 +1,249 @@
+"""On which rows an exact head is solved."""
+
+import abc
+import dataclasses
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.core.checks import Number, positive
+from bilevel.data.rows import Rows
+from bilevel.derivatives.oracles import Oracles
+from bilevel.errors import ArgumentError, IncompatibleError
+from bilevel.heads.quadratic import check_quadratic, quadratic_system, refuse_singular, uses_dual
+from bilevel.linear.centre import Centre, bias_of
+from bilevel.linear.gram import RowMoments, row_moments
+from bilevel.linear.systems import AbstractSystem, by_output
+from bilevel.problem.base import StackelbergProblem
+from bilevel.problem.linear_head import LinearHeadProblem
+from bilevel.trees import Tree
+
+BATCH_REMEDY = (
+    "Set `ridge` (or `penalty`) to a positive number, use more rows per batch than features, or "
+    "average over batches with ClosedForm(RunningData())."
+)
+RUNNING_REMEDY = "Set `extra_ridge` of RunningData, or `ridge`, to a positive number."
+
+
+class Decided(NamedTuple):
+    """What is decided at the initial bodies.
+
+    Attributes:
+        penalised: whether a linear head may be solved in the dual form, see `uses_dual`.
+    """
+
+    penalised: bool
+
+
+class Moments(NamedTuple):
+    """Sums over rows that are kept from step to step, float64.
+
+    Attributes:
+        gram: Z'SZ/n, (R, M, M); of running data the discounted sum over the batches.
+        moment: Z'St/n, (R, M, K); likewise.
+        weight: what to divide both by, (R,): the discounted number of batches.
+        rows: n.
+        centre: from where features and targets are counted; (): as they are.
+    """
+
+    gram: Tensor
+    moment: Tensor
+    weight: Tensor
+    rows: int
+    centre: Centre | tuple[()] = ()
+
+
+class AbstractHeadData(abc.ABC):
+    """Chooses the rows of a `ClosedForm`, and makes its linear system from them."""
+
+    def check(self, problem: StackelbergProblem) -> None:  # noqa: B027 - a hook
+        """Raise `IncompatibleError` if the system of `problem` cannot be made (a hook)."""
+
+    @property
+    @abc.abstractmethod
+    def uses_batch(self) -> bool:
+        """Whether the system depends on the rows of the step."""
+
+    @abc.abstractmethod
+    def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Any:
+        """The state before the first system; refuses heads without a unique minimiser."""
+
+    @abc.abstractmethod
+    def system(
+        self, oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: Any
+    ) -> tuple[AbstractSystem, Any]:
+        """The system at the bodies, and the state for the next one."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FullData(AbstractHeadData):
+    """The head is solved on all training rows; the body's gradient is taken on the step's batch."""
+
+    @property
+    def uses_batch(self) -> bool:
+        """No."""
+        return False
+
+    def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Decided | Moments:
+        """Check that H is positive definite; compute the Gram matrix if it never changes."""
+        problem = oracles.problem
+        if not (
+            isinstance(problem, LinearHeadProblem)
+            and problem.body_free_features
+            and not problem.overrides("row_weights")
+        ):
+            return _decide(oracles, body, head, rows.full)
+        found = row_moments(oracles, body, rows.full)
+        refuse_singular(found.system(rows.full.count), problem)
+        one = torch.ones_like(found.gram[:, 0, 0])
+        return Moments(found.gram, found.moment, one, rows.full.count, found.centre or ())
+
+    def system(
+        self, oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: Decided | Moments
+    ) -> tuple[AbstractSystem, Decided | Moments]:
+        """Of all rows."""
+        if isinstance(state, Moments):
+            penalty = by_output(oracles.linear_penalty(body, head).double())
+            known = (penalty, state.centre or None, bias_of(oracles.problem))
+            return RowMoments(state.gram, state.moment, *known).system(state.rows), state
+        return quadratic_system(oracles, body, head, rows.full, state.penalised), state
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BatchData(AbstractHeadData):
+    """The head is solved on the rows of the step's batch, where the body's gradient is taken too.
+
+    That gradient is exactly the one of the batch's own Phi_B(w) = min_theta g_B(w, theta). Its mean
+    over batches is not grad Phi: a head fits the few rows it is solved on too well. The smaller the
+    batch is against the number of features, the stronger that is; a ridge tempers it.
+
+    Examples:
+        >>> import bilevel
+        >>> from problems.regression import diabetes
+        >>> solver = bilevel.ClosedForm(bilevel.BatchData())
+        >>> strategy = bilevel.BestResponse(5e-4, solver)
+        >>> solution = bilevel.solve(diabetes(width=8), strategy, 20, batch_size=32, seeds=2)
+    """
+
+    @property
+    def uses_batch(self) -> bool:
+        """Yes."""
+        return True
+
+    def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Decided:
+        """Check that H of the first batch is positive definite."""
+        return _decide(oracles, body, head, rows, BATCH_REMEDY)
+
+    def system(
+        self, oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: Decided
+    ) -> tuple[AbstractSystem, Decided]:
+        """Of the batch."""
+        return quadratic_system(oracles, body, head, rows, state.penalised), state
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RunningData(AbstractHeadData):
+    """The head is solved on running averages over the batches seen so far.
+
+    theta = (S_k + diag(p) + extra_ridge I)^{-1} m_k with the averages, in float64,
+
+        S_k = sum_i decay^(k-i) G_i / sum_i decay^(k-i)
+
+    of G_i = Z'SZ/n on the rows of step i, i <= k, and m_k alike of Z'St/n. A batch is remembered
+    for about 1 / (1 - decay) steps.
+
+    This head is not exact. G_i has the features of the body of step i, so that S_k mixes those of
+    many bodies: the error is of the order of the body's movement over the last 1 / (1 - decay)
+    steps (with features that do not depend on the body there is none), and the sampling error of
+    as many batches. `extra_ridge` adds a bias of its own. The body's gradient is then no longer
+    exactly that of any Phi; `head_gap` and `head_bound` of the history say how far the head is off.
+
+    At a single point there is one batch, all rows: what is left is the bias of `extra_ridge`.
+
+    Args:
+        decay: how much of the average is kept, in [0, 1); 0 forgets everything but the batch.
+        extra_ridge: added to the penalty of every coefficient, the bias too; at least 0. Both may
+            be (R,) tensors.
+
+    Raises:
+        ArgumentError: one of them is out of its range.
+
+    Examples:
+        >>> import bilevel
+        >>> from problems.regression import diabetes
+        >>> solver = bilevel.ClosedForm(bilevel.RunningData(decay=0.9))
+        >>> strategy = bilevel.BestResponse(5e-4, solver)
+        >>> solution = bilevel.solve(diabetes(width=8), strategy, 20, batch_size=32, seeds=2)
+    """
+
+    decay: Number = 0.95
+    extra_ridge: Number = 1e-3
+
+    def __post_init__(self) -> None:
+        for name in ("decay", "extra_ridge"):
+            checked = positive(getattr(self, name), f"`{name}`", zero_allowed=True)
+            object.__setattr__(self, name, checked)
+        if bool((torch.as_tensor(self.decay, dtype=torch.float64) >= 1).any()):
+            raise ArgumentError(
+                f"`decay` must be below 1, got {self.decay}: 1 would never forget a batch."
+            )
+
+    def check(self, problem: StackelbergProblem) -> None:
+        """Refuse heads that are not linear in features."""
+        if not isinstance(problem, LinearHeadProblem):
+            raise IncompatibleError(
+                f"RunningData averages Gram matrices of features, which {type(problem).__name__} "
+                "does not have. Use LinearHeadProblem if the head is linear in features, or "
+                "ClosedForm with FullData() or BatchData()."
+            )
+
+    @property
+    def uses_batch(self) -> bool:
+        """Yes."""
+        return True
+
+    def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Moments:
+        """Nothing seen yet; check that the first system will be positive definite."""
+        found = row_moments(oracles, body, rows)
+        matrix, moment = torch.zeros_like(found.gram), torch.zeros_like(found.moment)
+        empty = Moments(matrix, moment, matrix[:, 0, 0], rows.count, found.centre or ())
+        system, _ = self.system(oracles, body, head, rows, empty)
+        refuse_singular(system, oracles.problem, RUNNING_REMEDY)
+        return empty
+
+    def system(
+        self, oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: Moments
+    ) -> tuple[AbstractSystem, Moments]:
+        """Of the averages, with this batch in them, all counted from the means of this batch."""
+        fresh = row_moments(oracles, body, rows)
+        kept = RowMoments(state.gram, state.moment, fresh.penalty, state.centre or None)
+        kept = kept.seen_from(fresh.centre)
+        decay, extra = _double(self.decay), _double(self.extra_ridge)
+        weight = decay * state.weight + 1
+        sums = trees.per_run(decay, fresh.gram) * kept.gram + fresh.gram
+        moments = trees.per_run(decay, fresh.moment) * kept.moment + fresh.moment
+        averages = RowMoments(
+            sums / trees.per_run(weight, sums),
+            moments / trees.per_run(weight, moments),
+            fresh.penalty + trees.per_run(extra, fresh.penalty),
+            fresh.centre,
+        )
+        return averages.system(state.rows), Moments(
+            sums, moments, weight, state.rows, fresh.centre or ()
+        )
+
+
+def _decide(oracles: Oracles, body: Tree, head: Tree, rows: Rows, remedy: str = "") -> Decided:
+    """Check that g is quadratic in the head and H positive definite on `rows`."""
+    if not oracles.quadratic_linear_head:
+        check_quadratic(oracles, body, head, rows)
+    penalised = uses_dual(oracles, body, head, rows)
+    system = quadratic_system(oracles, body, head, rows, penalised)
+    refuse_singular(system, oracles.problem, remedy)
+    return Decided(penalised)
+
+
+def _double(number: Number) -> Number:
+    return number.double() if isinstance(number, Tensor) else number

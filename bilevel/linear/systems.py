@@ -1,0 +1,348 @@
+"""The linear system behind a quadratic head, for R runs, in float64.
+
+g(theta) = 1/2 theta' H theta - b' theta + constant, so theta* = H^{-1} b. For a linear head with
+squared error, H = Z'SZ/n + diag(p) and b = Z'St/n; with fewer rows than features the n x n kernel
+is factored instead (Woodbury), and beside a constant feature the others are counted from their
+means (see `bilevel.linear.centre`). A run whose numbers are not finite is replaced by the identity
+before a factorisation, so that it cannot harm the others.
+"""
+
+import abc
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.core.status import Status
+from bilevel.derivatives.oracles import LinearParts
+from bilevel.linear.centre import FAR, Bias, Centre, centre_of
+from bilevel.linear.cholesky import EPS, diagonal_scales, factorise, replace_bad
+from bilevel.linear.factor import (
+    CentredFactor,
+    DualFactor,
+    Factor,
+    PrimalFactor,
+    merge_outputs,
+    split_outputs,
+)
+from bilevel.linear.spectrum import Spectrum
+
+UNBALANCED = 1e6
+"""How much larger one feature's part in a dual kernel may be than another's that matters: rounding
+the larger one costs as many of the smaller one's digits."""
+
+
+class AbstractSystem(abc.ABC):
+    """A symmetric positive definite system with its right-hand sides."""
+
+    @abc.abstractmethod
+    def factorised(self) -> tuple[Tensor, Tensor, Factor]:
+        """The minimiser (R, m, K), a `Status` code per run (R,), and the factor of H."""
+
+    def solve(self) -> tuple[Tensor, Tensor]:
+        """The minimiser (R, m, K) and a `Status` code per run (R,)."""
+        return self.factorised()[:2]
+
+    @abc.abstractmethod
+    def gradient_norm(self, theta: Tensor) -> Tensor:
+        """|H theta - b| at (R, m, K), shape (R,)."""
+
+    @abc.abstractmethod
+    def curvature(self) -> tuple[Tensor, Tensor]:
+        """A lower bound on the smallest eigenvalue of H and an upper one on the largest, (R,)."""
+
+    @abc.abstractmethod
+    def definite(self) -> Tensor:
+        """Whether H is positive definite for all that rounding may have done to it, (R,)."""
+
+    @abc.abstractmethod
+    def primal(self) -> "PrimalSystem":
+        """The same system with H and b as they are."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PrimalSystem(AbstractSystem):
+    """H theta = b, factored as it is.
+
+    Args:
+        hessian: (R, J, m, m): J = 1, or one matrix for each output if penalties differ by output.
+        moment: (R, J, m, C): all K outputs side by side (J = 1, C = K), or C = 1 with J = K.
+        floor: a proven lower bound on the eigenvalues, (R,): the smallest penalty, or -inf.
+        rows: how many rows were summed up in `hessian`, each sum with its rounding.
+        terms: the trace of what was added up to make H; None: that of H.
+    """
+
+    hessian: Tensor
+    moment: Tensor
+    floor: Tensor
+    rows: int = 0
+    terms: Tensor | None = None
+
+    def factorised(self) -> tuple[Tensor, Tensor, PrimalFactor]:
+        """Cholesky, then one step of iterative refinement."""
+        cholesky, hessian, status = factorise(self.hessian)
+        factor = PrimalFactor(cholesky, hessian)
+        return factor.solve(merge_outputs(self.moment)), status, factor
+
+    def slope(self, theta: Tensor) -> Tensor:
+        """H theta - b at (R, m, K)."""
+        columns = split_outputs(theta, self.hessian.shape[1])
+        return merge_outputs(self.hessian @ columns - self.moment)
+
+    def gradient_norm(self, theta: Tensor) -> Tensor:
+        """From the matrix."""
+        return trees.norm(self.slope(theta))
+
+    def curvature(self) -> tuple[Tensor, Tensor]:
+        """Extreme eigenvalues, moved outwards by the rounding of the matrix and the eigensolver.
+
+        Where that takes half of the smallest one, the scaled matrix may tell better: with D S D = H
+        it is at least that of S times the smallest square in D.
+        """
+        return self.bounded(lambda: self.scaled[0].low * self.scaled[1].amin(2).square())
+
+    def bounded(self, otherwise: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+        """`curvature`, with other lower bounds (R, J), where positive, for what rounding takes."""
+        given, (_, bad) = self.spectrum, replace_bad(self.hessian)
+        low, least = given.low.amin(1), given.least.amin(1)
+        rough = (2 * low < least) | (low <= 0)
+        low = torch.maximum(low, self.floor)
+        if bool(rough.any()):
+            told = otherwise().amin(1) * (1 - 8 * self.hessian.shape[-1] * EPS)
+            low = torch.where(told > 0, torch.maximum(low, told), low)
+        return low.masked_fill(bad, torch.nan), given.high.amax(1).masked_fill(bad, torch.nan)
+
+    def definite(self) -> Tensor:
+        """By the smallest penalty, or by the eigenvalues of H, as it is or scaled."""
+        size = self.hessian.shape[-1]
+        found = (self.floor > 0) | self.spectrum.definite(size)
+        return found if bool(found.all()) else found | self.scaled[0].definite(size)
+
+    def primal(self) -> "PrimalSystem":
+        """Itself."""
+        return self
+
+    @functools.cached_property
+    def spectrum(self) -> Spectrum:
+        """Of H; of the identity in runs that are not finite."""
+        safe, bad = replace_bad(self.hessian)
+        terms = safe.diagonal(dim1=2, dim2=3).abs().sum(2)
+        if self.terms is not None:
+            terms = torch.where(bad.unsqueeze(1), terms, torch.maximum(terms, self.terms))
+        return Spectrum.of(safe, terms, self.rows)
+
+    @functools.cached_property
+    def scaled(self) -> tuple[Spectrum, Tensor]:
+        """Of S with D S D = H and about ones on its diagonal; and D, (R, J, m)."""
+        safe, _ = replace_bad(self.hessian)
+        scales = diagonal_scales(safe)
+        matrix = safe / scales.unsqueeze(2) / scales.unsqueeze(3)
+        terms = matrix.diagonal(dim1=2, dim2=3).abs().sum(2)
+        return Spectrum.of(matrix, terms, self.rows), scales
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CentredSystem(AbstractSystem):
+    """The system of a head with a constant feature, seen from near the means of the others.
+
+    Args:
+        inner: of theta_c.
+        centre: which leads from theta to theta_c.
+        gram: Z'SZ/n as seen from there, (R, m, m).
+        penalty: (R, J, m).
+    """
+
+    inner: PrimalSystem
+    centre: Centre
+    gram: Tensor
+    penalty: Tensor
+
+    def factorised(self) -> tuple[Tensor, Tensor, CentredFactor]:
+        """As `PrimalSystem` does."""
+        theta, status, factor = self.inner.factorised()
+        return self.centre.outward(theta), status, CentredFactor(factor, self.centre.origin)
+
+    def gradient_norm(self, theta: Tensor) -> Tensor:
+        """From the matrix of theta_c."""
+        return trees.norm(self.centre.slope(self.inner.slope(self.centre.inward(theta))))
+
+    def curvature(self) -> tuple[Tensor, Tensor]:
+        """Of H; its smallest eigenvalue, where rounding takes half of it, from theta_c.
+
+        With T'D S D T = H it is at least that of S over |T^{-1} D^{-1}|^2 in Frobenius' norm.
+        """
+
+        def otherwise() -> Tensor:
+            spectrum, scales = self.inner.scaled
+            squares = 1 + self.centre.origin.square().unsqueeze(1)
+            return spectrum.low / (squares / scales.square()).sum(2)
+
+        return self._whole.bounded(otherwise)
+
+    def definite(self) -> Tensor:
+        """By a floor, or by the eigenvalues in either form."""
+        found = self._whole.definite()
+        return found if bool(found.all()) else found | self.inner.definite()
+
+    def primal(self) -> PrimalSystem:
+        """T'H_c T and its right-hand side."""
+        return self._whole
+
+    def far(self) -> bool:
+        """Whether `primal` loses digits: means much larger than their spread and penalty."""
+        left = self.inner.hessian.diagonal(dim1=2, dim2=3).amin(1)
+        return bool((self.centre.origin.square() > FAR**2 * left).any())
+
+    @functools.cached_property
+    def _whole(self) -> PrimalSystem:
+        inner, (origin, _) = self.inner, self.centre
+        hessian, moment = self.centre.undone(inner.hessian, merge_outputs(inner.moment))
+        # an entry is a sum of terms of either sign, at most twice as large as these
+        sizes = inner.hessian.diagonal(dim1=2, dim2=3).abs()
+        terms = 2 * (sizes.sum(2) + sizes[..., -1] * origin.square().sum(1, keepdim=True))
+        columns = split_outputs(moment, hessian.shape[1])
+        floor = self.centre.floor(self.gram, self.penalty, inner.rows)
+        return PrimalSystem(hessian, columns, floor, inner.rows, terms)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DualSystem(AbstractSystem):
+    """theta = P^{-1} A' (A P^{-1} A' + n I)^{-1} u with A = sqrt(s) Z, u = sqrt(s) t, P = diag(p).
+
+    Args:
+        design: A, (R, n, m).
+        targets: u, (R, n, K).
+        penalty: p, (R, J, m), positive; J is 1 or K.
+    """
+
+    design: Tensor
+    targets: Tensor
+    penalty: Tensor
+
+    def factorised(self) -> tuple[Tensor, Tensor, DualFactor]:
+        """Cholesky of the kernel, then one step of iterative refinement in the n unknowns."""
+        n = self.design.shape[1]
+        scaled = self.design.unsqueeze(1) / self.penalty.unsqueeze(2)
+        kernel = scaled @ self.design.unsqueeze(1).mT
+        kernel = kernel + n * torch.eye(n, dtype=kernel.dtype, device=kernel.device)
+        targets = split_outputs(self.targets, self.penalty.shape[1])
+        factor, kernel, status = factorise(kernel)
+        dual = torch.cholesky_solve(targets, factor)
+        dual = dual + torch.cholesky_solve(targets - kernel @ dual, factor)
+        theta = merge_outputs(scaled.mT @ dual)
+        return theta, status, DualFactor(factor, self.design, self.penalty)
+
+    def gradient_norm(self, theta: Tensor) -> Tensor:
+        """From the rows: A'(A theta - u)/n + p theta."""
+        residual = self.design @ theta - self.targets
+        slope = self.design.mT @ residual / self.design.shape[1] + self.penalty.mT * theta
+        return trees.norm(slope)
+
+    def curvature(self) -> tuple[Tensor, Tensor]:
+        """The smallest penalty; the largest one plus |A|_F^2 / n."""
+        penalty = self.penalty.flatten(1)
+        gram = self.design.square().flatten(1).sum(1) / self.design.shape[1]
+        return penalty.amin(1), (penalty.amax(1) + gram) * (1 + self.design[0].numel() * EPS)
+
+    def definite(self) -> Tensor:
+        """By the penalty."""
+        return self.penalty.flatten(1).amin(1) > 0
+
+    def primal(self) -> PrimalSystem:
+        """From the rows."""
+        joined = torch.cat([self.design, self.targets], 2)
+        matrix, moment = gram(joined, self.design.shape[2])
+        return penalise(matrix, moment, self.penalty, self.design.shape[1]).primal()
+
+    def unbalanced(self) -> bool:
+        """Whether rounding the kernel loses a feature beside another, and `primal` does not.
+
+        A feature adds |a|^2 / p to the kernel; below n it has no say, penalised as it is.
+        """
+        shares = self.design.square().mean(1).unsqueeze(1) / self.penalty
+        largest = shares.flatten(1).amax(1)
+        heard = shares.masked_fill(shares < 1, torch.inf).flatten(1).amin(1)
+        if not bool((largest > UNBALANCED * heard).any()):
+            return False
+        return bool((self.primal().factorised()[1] == int(Status.CONVERGED)).all())
+
+
+def linear_system(
+    parts: LinearParts, *, penalised: bool, bias: Bias | None = None
+) -> AbstractSystem:
+    """The system of a linear head with squared error.
+
+    Args:
+        parts: from `Oracles.linear_parts`, any floating type.
+        penalised: whether the penalty covers every coefficient and is positive; only then may the
+            dual form be used, which divides by it.
+        bias: whether the last feature is the constant one, and penalised; None: it is not.
+    """
+    n, m = parts.design.shape[1:]
+    if n < m and penalised:
+        design, penalty, _ = weighted(parts)
+        return DualSystem(design[..., :m], design[..., m:], penalty)
+    design, penalty, centre = weighted(parts, bias)
+    return penalise(*gram(design, m), penalty, n, centre, bias)
+
+
+def gram(design: Tensor, m: int) -> tuple[Tensor, Tensor]:
+    """A'A/n (R, m, m) and A'u/n (R, m, K) of [A u] (R, n, m + K), in one multiplication."""
+    product = design.mT @ design / design.shape[1]
+    return product[:, :m, :m], product[:, :m, m:]
+
+
+def penalise(
+    matrix: Tensor,
+    moment: Tensor,
+    penalty: Tensor,
+    rows: int,
+    centre: Centre | None = None,
+    bias: Bias | None = None,
+) -> PrimalSystem | CentredSystem:
+    """The system from Z'SZ/n, Z'St/n of `rows` rows, and the penalty (R, J, m).
+
+    Args:
+        matrix: (R, m, m), of features as they are or as seen from `centre`.
+        moment: (R, m, K), likewise.
+        penalty: (R, J, m).
+        rows: n.
+        centre: None: features as they are.
+        bias: of the constant feature, if there is a centre.
+    """
+    if centre is None or bias == "free":
+        added = torch.diag_embed(penalty)
+    else:
+        added, moment = centre.penalty(penalty), centre.moment(moment, penalty)
+    columns = split_outputs(moment, penalty.shape[1])
+    floor = penalty.flatten(1).amin(1)
+    inner = PrimalSystem(matrix.unsqueeze(1) + added, columns, floor, rows)
+    return inner if centre is None else CentredSystem(inner, centre, matrix, penalty)
+
+
+def weighted(parts: LinearParts, bias: Bias | None = None) -> tuple[Tensor, Tensor, Centre | None]:
+    """[A u] = sqrt(s) [Z t], (R, n, m + K), and the penalty (R, J, m), in float64.
+
+    With a bias beside other features, counted from the third value, else from zero.
+    """
+    runs, n, m = parts.design.shape
+    if parts.targets.ndim == 2:
+        parts = parts._replace(targets=parts.targets.unsqueeze(2).double())
+    joined = parts.design.new_empty(runs, n, m + parts.targets.shape[2], dtype=torch.float64)
+    joined[..., :m] = parts.design
+    joined[..., m:] = parts.targets
+    centre = None
+    if bias is not None and m > 1:
+        centre = centre_of(parts, bias)
+        joined -= torch.cat(centre, 1).unsqueeze(1)
+    if parts.weights is not None:
+        joined *= parts.weights.double().sqrt().unsqueeze(2)
+    return joined, by_output(parts.penalty.double()), centre
+
+
+def by_output(penalty: Tensor) -> Tensor:
+    """(R, m) to (R, 1, m), (R, m, K) to (R, K, m)."""
+    return penalty.unsqueeze(1) if penalty.ndim == 2 else penalty.mT

@@ -1,0 +1,1 @@
+"""The head and the hypergradient at one point."""

@@ -1,0 +1,300 @@
+"""The head and the hypergradient at a single point: for notebooks, tests and debugging."""
+
+import dataclasses
+
+import torch
+
+from bilevel import trees
+from bilevel.bounds.gradients import GradientBound, GradientCertifier
+from bilevel.bounds.heads import BoundKind, Certifier, HeadCertificate
+from bilevel.core.generators import generator
+from bilevel.core.parts import check_part, run_counts
+from bilevel.core.progress import Progress, Report, reported
+from bilevel.core.status import Status
+from bilevel.data.groups import check_groups
+from bilevel.data.rows import Rows
+from bilevel.data.sampler import Sampler
+from bilevel.data.training_data import TrainingData
+from bilevel.derivatives.contract import check_data, check_problem
+from bilevel.derivatives.oracles import Oracles
+from bilevel.errors import ArgumentError, ShapeError
+from bilevel.heads import AbstractHeadSolver
+from bilevel.heads.default import default_solver
+from bilevel.hypergradients import AbstractHypergradient, Answer, BodyGradient, Envelope
+from bilevel.problem.base import Groups, StackelbergProblem
+from bilevel.strategies.best_response import default_gradient
+from bilevel.trees import Tree
+
+CHUNKED_PROBES = 16
+"""Products that an estimate of |d2_{w theta} g| may take on rows in chunks."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeadResponse:
+    """The best response to one body.
+
+    Attributes:
+        head: theta, a tree without a run axis.
+        residual: |d_theta g| at the head; with a head set, of the gradient mapping.
+        bound: on |theta - theta*|; NaN if none is known.
+        bound_kind: "proven", "estimated" or "unknown".
+        status: how the solver ended; a method may have refined its head since.
+        mu: the strong convexity of g in the head that the bound rests on.
+        value_bound: on g(w, theta) - g(w, theta*).
+        note: where mu comes from.
+        words: what another program that solved the head said, such as that of `Cvxpy`.
+    """
+
+    head: Tree
+    residual: float
+    bound: float
+    bound_kind: BoundKind
+    status: Status
+    mu: float
+    value_bound: float
+    note: str
+    words: str = ""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Hypergradient:
+    """grad Phi at one body.
+
+    Attributes:
+        body: the gradient, a tree like the body.
+        value: Phi(w) = F(w, theta).
+        response: the head it was taken at, with its own bound: where `Implicit` refined the head of
+            the solver, the refined one.
+        bound: on the norm of the gradient's error; NaN if none is known.
+        bound_kind: "proven", "estimated" or "unknown". It is unknown at a kink of Phi, where a
+            coordinate of the head touches a bound of its set without being pushed against it; on a
+            set that is no box, unless F is g; and where autograd does not see how the objectives
+            depend on the body.
+        status: the worse one of the head solver's and the method's.
+        note: where the constants of the bound come from, or why there is none.
+    """
+
+    body: Tree
+    value: float
+    response: HeadResponse
+    bound: float
+    bound_kind: BoundKind
+    status: Status
+    note: str
+
+
+def best_response(
+    problem: StackelbergProblem,
+    body: Tree,
+    solver: AbstractHeadSolver | None = None,
+    *,
+    batch: Groups | None = None,
+    progress: Progress = False,
+) -> HeadResponse:
+    """theta*(w) = argmin over theta of g(w, theta), with a bound on its error.
+
+    Args:
+        problem: the problem.
+        body: w, a tree of floating tensors without a run axis; its type is the type of the
+            computation.
+        solver: None: what is exact for the criterion and the set of heads, as in `BestResponse`.
+        batch: row groups; None: all rows of `problem.data`.
+        progress: of each pass over the rows, where the problem sets `chunk_rows`. True: a bar, if
+            standard error is a terminal; or a function of (rows done, rows in all).
+
+    Returns:
+        The head, its residual and its error bound (computed in float64).
+
+    Raises:
+        SingularHeadError: the head has no unique minimiser.
+        IncompatibleError: the solver cannot solve this head; without one: none is exact for it.
+        MissingPackageError: only `Cvxpy` is exact for it, and cvxpy is not installed.
+
+    Examples:
+        >>> import bilevel, torch
+        >>> from problems.toy import ScalarProduct
+        >>> bilevel.best_response(ScalarProduct(), torch.tensor(2.0)).head    # w / (w^2 + 1)
+        tensor(0.4000)
+    """
+    with reported(progress, "best response") as report:
+        return _Point(problem, body, batch, report).respond(solver)
+
+
+def hypergradient(
+    problem: StackelbergProblem,
+    body: Tree,
+    method: AbstractHypergradient | None = None,
+    *,
+    solver: AbstractHeadSolver | None = None,
+    batch: Groups | None = None,
+    progress: Progress = False,
+) -> Hypergradient:
+    """grad Phi(w), Phi(w) = F(w, theta*(w)), with a bound on its error.
+
+    With e the bound of the head, B the norm of d2_{w theta} g, v the adjoint, r its residual and L
+    the Lipschitz constants in theta of d_w F, d_theta F, d2_{w theta} g and d2_{theta theta} g:
+
+        Envelope:  B e
+        Implicit:  (L_Fw + |v| L_gwt) e + B [(L_Ft + |v| L_gtt) e + |r|] / mu
+        others:    their distance from the implicit gradient, plus its bound
+
+    "proven" where these constants are known between theta and theta*, "estimated" elsewhere; see
+    `bilevel.bounds.gradients` for the derivation.
+
+    Args:
+        problem: the problem.
+        body: w, without a run axis.
+        method: None: `Envelope` where F is g, else `Implicit`.
+        solver: of the head; None: as in `best_response`.
+        batch: row groups; None: all rows.
+        progress: see `best_response`.
+
+    Returns:
+        The gradient, Phi, the head and the bounds.
+
+    Raises:
+        IncompatibleError: the method would give a wrong gradient for this problem.
+
+    Examples:
+        >>> import bilevel, torch
+        >>> from problems.toy import ScalarProduct
+        >>> bilevel.hypergradient(ScalarProduct(curvature=0.0), torch.tensor(1.0)).body
+        tensor(-0.2500)
+    """
+    check_part(problem, StackelbergProblem, "problem", "an instance of your problem")
+    method, solver = (
+        method or default_gradient(problem.is_stackelberg),
+        solver or default_solver(problem),
+    )
+    check_part(method, AbstractHypergradient, "method", "Envelope()")
+    check_part(solver, AbstractHeadSolver, "solver", "ClosedForm()")
+    method.check(problem, solver)
+    with reported(progress, "hypergradient") as report:
+        return _hypergradient(_Point(problem, body, batch, report), method, solver)
+
+
+def _hypergradient(
+    point: "_Point", method: AbstractHypergradient, solver: AbstractHeadSolver
+) -> Hypergradient:
+    """The gradient at a point by parts that fit the problem."""
+    response = point.respond(solver)
+    head = trees.single(response.head)
+    made = method.init(point.oracles, point.body, head, point.rows)
+    answer = Answer(head, solver, point.head, 0, point.factor)
+    found = method.gradient(point.oracles, point.body, answer, point.rows, made)
+    if found.head is not None and found.head is not head:  # the method moved it
+        head, point.factor = found.head, ()
+        response = point.described(head, response.status, response.words)
+    value = point.oracles.body_value(point.body, head, point.rows)
+    bound = point.bound(method, found, head)
+    return Hypergradient(
+        trees.take(found.body, 0),
+        float(value),
+        response,
+        float(bound.bound),
+        bound.kind,
+        max(response.status, Status(int(found.status))),
+        bound.note,
+    )
+
+
+class _Point:
+    """One run: the body with a run axis of length 1, and the rows."""
+
+    def __init__(
+        self,
+        problem: StackelbergProblem,
+        body: Tree,
+        batch: Groups | None,
+        report: Report | None = None,
+    ) -> None:
+        check_part(problem, StackelbergProblem, "problem", "an instance of your problem")
+        trees.check(body, "body", ShapeError)
+        dtype, device = trees.leaves(body)[0].dtype, trees.leaves(body)[0].device
+        self.problem, self.oracles = problem, Oracles(problem, report)
+        self.body = trees.single(trees.detach(body))
+        start = trees.cast(problem.init_head(generator(0, "head")), dtype, device)
+        expected = problem.init_body(generator(0, "body"))
+        if not trees.same_structure(expected, body):
+            raise ShapeError(
+                f"`body` has the leaves {_shapes(body)}, but `init_body` of "
+                f"{type(problem).__name__} returns {_shapes(expected)}."
+            )
+        self.head = trees.single(start)
+        if batch is None:
+            data = TrainingData(problem, [0], dtype, device)
+            self.rows = Sampler(problem, data, None, ("train", "validation")).full
+            per_seed = data.per_seed
+        else:
+            per_seed = False
+            groups = trees.cast(check_groups(batch), dtype, device)
+            self.rows = Rows(groups, dict.fromkeys(groups))
+        self.double = self.rows.cast(torch.float64)
+        # what a problem states of itself it states of its own rows, not of rounded ones
+        own = batch is None and (dtype == torch.float64 or not self.rows.groups)
+        self.stated = own and not problem.redraws_data
+        check_data(problem, self.rows.without("noise").groups, per_seed=per_seed)
+        check_problem(self.oracles, self.body, self.head, self.rows)
+
+    def respond(self, solver: AbstractHeadSolver | None) -> HeadResponse:
+        """Solve and certify the head."""
+        solver = solver or default_solver(self.problem)
+        check_part(solver, AbstractHeadSolver, "solver", "ClosedForm()")
+        solver.check(self.problem)
+        if dataclasses.is_dataclass(solver) and run_counts(solver) - {1}:
+            raise ArgumentError(
+                f"At a single point hyper-parameters are single numbers, got {solver}."
+            )
+        memory = solver.init(self.oracles, self.body, self.head, self.rows)
+        solved = solver.solve(self.oracles, self.body, self.head, self.rows, memory, 0)
+        # with something added to it, it is no factor of H
+        jittered = bool((solved.status == int(Status.JITTERED)).any())
+        self.factor = () if jittered else solved.factor
+        return self.described(solved.head, Status(int(solved.status)), "".join(solved.words))
+
+    def described(self, head: Tree, status: Status, words: str) -> HeadResponse:
+        """A head with its certificate, which is kept."""
+        certifier, found = self.certified = self.certify(head)
+        return HeadResponse(
+            trees.take(head, 0),
+            float(found.residual),
+            float(found.bound),
+            "unknown" if bool(found.bound.isnan()) else certifier.kind,
+            status,
+            float(found.mu),
+            float(found.value_bound),
+            certifier.note,
+            words,
+        )
+
+    def certify(self, head: Tree) -> tuple[Certifier, HeadCertificate]:
+        """The certificate of a head, in float64."""
+        at = (*(trees.cast(x, torch.float64) for x in (self.body, head)), self.double)
+        certifier = Certifier.for_problem(self.oracles, *at, stated=self.stated)
+        return certifier, certifier.certify(certifier.system(*at), *at)
+
+    def bound(
+        self, method: AbstractHypergradient, found: BodyGradient, head: Tree
+    ) -> GradientBound:
+        """The bound of a gradient that was taken at `head`, which is the one last described."""
+        certifier, certificate = self.certified
+        body, head, slope, adjoint = (
+            None if tree is None else trees.cast(tree, torch.float64)
+            for tree in (self.body, head, found.body, found.adjoint)
+        )
+        made = GradientCertifier(
+            certifier, body, head, self.double, certificate, stated=self.stated, compared=True
+        )
+        if trees.leaves(self.body)[0].dtype == torch.float64:
+            made = dataclasses.replace(made, factor=self.factor)
+        if self.double.chunks is not None:  # each product is a pass over all rows
+            made = dataclasses.replace(made, probes=CHUNKED_PROBES)
+        if isinstance(method, Envelope):
+            bound = made.envelope(slope)
+        else:
+            bound = made.implicit(slope, adjoint)
+        return bound._replace(kind="unknown") if bool(bound.bound.isnan()) else bound
+
+
+def _shapes(tree: Tree) -> str:
+    return ", ".join(f"{path or 'tensor'} {tuple(x.shape)}" for path, x in trees.named_leaves(tree))

@@ -1,0 +1,163 @@
+"""The problems: what users subclass. Written for one run, without a run axis."""
+
+import abc
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bilevel.problem.constants import Curvature, Lipschitz
+from bilevel.problem.hiding import refuse_hiding
+from bilevel.problem.sets import ConvexSet, Everywhere
+from bilevel.trees import Tree
+
+
+class Batch(NamedTuple):
+    """Rows of supervised data.
+
+    Attributes:
+        inputs: (n, ...), one row per example.
+        targets: (n,), or (n, K) for K outputs.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+
+Groups = dict[str, Any]
+"""Row groups by name; the leaves of a group share their first dimension."""
+
+
+class StackelbergProblem(abc.ABC):
+    """A bilevel problem: min_w F(w, theta*(w)) with theta*(w) = argmin_theta g(w, theta).
+
+    Subclasses define the data, the initial points and g. Without `body_objective`, F is g: the
+    Stackelberg reformulation. All methods are written for one run; the library adds the run axis,
+    so the objectives must be made of operations that `torch.func.vmap` knows (no `.item()`, no
+    branching on values). Everything they compute with comes from `data`: only that is moved and
+    cast.
+
+    Examples:
+        >>> import torch, bilevel
+        >>> class Scalar(bilevel.StackelbergProblem):
+        ...     def data(self, seed=None): return {}
+        ...     def init_body(self, generator): return torch.rand((), generator=generator)
+        ...     def init_head(self, generator): return torch.zeros(())
+        ...     def head_objective(self, w, theta, batch): return (w * theta - 1) ** 2 + theta**2
+        >>> bilevel.best_response(Scalar(), torch.tensor(1.0)).head
+        tensor(0.5000)
+    """
+
+    body_set: ConvexSet = Everywhere()
+    """W, convex; the body is projected onto it after each step."""
+    head_set: ConvexSet = Everywhere()
+    """Theta, convex."""
+    redraws_data: bool = False
+    """True: `data(seed)` is called for every seed; the shapes must not depend on the seed."""
+    note: str = ""
+    """One sentence on the data and its source, shown in reports."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse data that would hide a method: `penalty = 0.1`."""
+        super().__init_subclass__(**kwargs)
+        for name, value in vars(cls).items():
+            refuse_hiding(cls, name, value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuse data that would hide a method: `self.data = x`."""
+        refuse_hiding(type(self), name, value)
+        super().__setattr__(name, value)
+
+    @abc.abstractmethod
+    def data(self, seed: int | None = None) -> Groups:
+        """The rows, by group.
+
+        Args:
+            seed: the run's seed if `redraws_data`, else None.
+
+        Returns:
+            A dict with the groups "train" (what g averages over), optionally "validation" (for F
+            and for choosing among records) and "test" (metrics only, never in a batch). A group is
+            a tree of tensors that share their first dimension. `{}` for problems without data.
+        """
+
+    @abc.abstractmethod
+    def init_body(self, generator: torch.Generator) -> Tree:
+        """The initial body: a tree of floating tensors, drawn with `generator` only."""
+
+    @abc.abstractmethod
+    def init_head(self, generator: torch.Generator) -> Tree:
+        """The initial head: a tree of floating tensors, drawn with `generator` only."""
+
+    @abc.abstractmethod
+    def head_objective(self, body: Tree, head: Tree, batch: Groups) -> Tensor:
+        """The head's objective g, strongly convex in the head.
+
+        Args:
+            body: one run's body.
+            head: one run's head.
+            batch: the groups of `data` without "test"; "noise" too if `noise` is defined.
+
+        Returns:
+            A 0-dim tensor: the average over the rows of the batch.
+        """
+
+    def body_objective(self, body: Tree, head: Tree, batch: Groups) -> Tensor:
+        """The body's objective F (a hook). Not overridden, F is g."""
+        return self.head_objective(body, head, batch)
+
+    def metrics(self, body: Tree, head: Tree, data: Groups) -> dict[str, Tensor]:
+        """Metrics in users' units (a hook): a dict of 0-dim tensors computed from all groups.
+
+        A name starts with its group: "test_mse", "validation_accuracy". Names that end in
+        "accuracy" or "r2" are better when higher, all others when lower.
+        """
+        return {}
+
+    def strategies(self, body_lr: float, head_lr: float) -> Mapping[str, Any] | None:
+        """Strategies that fit the problem (a hook); None: the presets.
+
+        `bilevel compare` trains these in the place of `preset_strategies`.
+
+        Args:
+            body_lr: the slow rate that was asked for.
+            head_lr: the fast one.
+        """
+        return None
+
+    def noise(self, generator: torch.Generator, steps: int) -> Tree | None:
+        """Noise for `steps` steps (a hook): a tree with leading `steps`, or None for none.
+
+        Step k sees its entry as `batch["noise"]`. Evaluations on all rows see zeros instead, so
+        the noise must have mean zero and enter the objective so that zeros switch it off.
+        """
+        return None
+
+    def known_curvature(self, body: Tree) -> Curvature | None:
+        """The eigenvalues of d2_{theta theta} g over all heads (a hook); None: not known.
+
+        What a problem states is taken as proven. It is asked for all rows of `data` only.
+
+        Args:
+            body: one run's body, float64.
+        """
+        return None
+
+    def known_lipschitz(self, body: Tree, head: Tree, radius: float) -> Lipschitz | None:
+        """Lipschitz constants in the head (a hook); None: not known.
+
+        They must hold for all heads between `head` and theta*(w), which are at most `radius`
+        apart. What a problem states is taken as proven. It is asked for all rows of `data` only.
+
+        Args:
+            body: one run's body, float64.
+            head: one run's head, float64.
+            radius: a bound on |head - theta*(w)|.
+        """
+        return None
+
+    @property
+    def is_stackelberg(self) -> bool:
+        """Whether F is g, so that Danskin's gradient (`Envelope`) is exact."""
+        return getattr(self.body_objective, "__func__", None) is StackelbergProblem.body_objective

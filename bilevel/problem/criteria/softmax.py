@@ -1,0 +1,104 @@
+"""The loss of K classes."""
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel.core.optional import extra
+from bilevel.errors import ShapeError
+from bilevel.problem.criteria.base import AbstractCriterion, RowCurvature
+from bilevel.problem.criteria.labels import check_labels, check_shapes, check_variety
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SoftmaxLoss(AbstractCriterion):
+    """log sum_k e^(u_k) - u_y for predictions u (K,) and a label y: -log of the probability of y.
+
+    Never overflows. Targets are int64 (n,) in 0 ... K - 1, `outputs` is K, the head (M, K). The
+    probabilities are softmax(u). Adding one number to all u of a row changes nothing, so without a
+    penalty the head is not unique.
+
+    Metrics: `cross_entropy`, the mean over rows in nats; `accuracy`, the fraction of rows whose
+    largest prediction is that of the label (the first one, where several are equal).
+
+    Source: arXiv 2605.15530, equation (11), for K classes. Differs from the source in: None.
+
+    Examples:
+        >>> import torch
+        >>> from bilevel import SoftmaxLoss
+        >>> SoftmaxLoss().rows(torch.tensor([[0.0, 0.0], [10000.0, 0.0]]), torch.tensor([0, 1]))
+        tensor([6.9315e-01, 1.0000e+04])
+    """
+
+    largest_curvature = 0.5
+    # the third cumulant of a variable that ranges over at most sqrt(2), as |v| = 1 allows
+    curvature_change = math.sqrt(8) / (6 * math.sqrt(3))
+    shift_invariant = True
+
+    def rows(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """log(1 + e^v), v = log sum_{k not y} e^(u_k - u_y)."""
+        _check(predictions, targets)
+        column = targets.unsqueeze(1)
+        others = predictions - predictions.gather(1, column)
+        others = others.scatter(1, column, -torch.inf)
+        return -torch.nn.functional.logsigmoid(-torch.logsumexp(others, 1))
+
+    def metrics(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """`cross_entropy` and `accuracy`."""
+        losses = self.rows(predictions, targets)
+        right = predictions.argmax(1) == targets
+        return {"cross_entropy": losses.mean(), "accuracy": right.to(losses.dtype).mean()}
+
+    def check_targets(self, targets: Tensor, outputs: int | None) -> None:
+        """int64 labels 0 ... K - 1, for a head with K >= 2 outputs."""
+        if outputs is None or outputs < 2:
+            raise ShapeError(
+                f"SoftmaxLoss has a prediction for each class: set `outputs` to the number of "
+                f"classes, not {outputs}, or use LogisticLoss() for two classes and one prediction."
+            )
+        remedy = "Count them from 0, or set `outputs` to the number of classes."
+        check_labels(targets, outputs, remedy)
+
+    def check_training(self, targets: Tensor, outputs: int | None) -> None:
+        """At least two classes must be there."""
+        check_variety(targets)
+
+    def slope(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """softmax(u) - e_y."""
+        _check(predictions, targets)
+        powers, column = _powers(predictions), targets.unsqueeze(1)
+        total = powers.sum(1, keepdim=True)
+        # 1 - p_y as the sum of the others loses no digits where p_y is close to 1
+        powers.scatter_(1, column, 0.0)
+        powers.scatter_(1, column, -powers.sum(1, keepdim=True))
+        return powers.div_(total)
+
+    def curvature(self, predictions: Tensor, targets: Tensor) -> RowCurvature:
+        """diag(p) - p p' with p = softmax(u)."""
+        powers = _powers(predictions)
+        shares = powers.div_(powers.sum(1, keepdim=True))  # quicker than `torch.softmax`
+        return RowCurvature(shares, shares)
+
+    def atom(self, predictions: Any, targets: Any) -> Any:
+        """`cvxpy.log_sum_exp`."""
+        cvxpy = extra("cvxpy", "cvxpy", "An atom of SoftmaxLoss")
+        classes = torch.eye(predictions.shape[1], dtype=torch.float64).numpy()
+        own = cvxpy.sum(cvxpy.multiply(classes[targets], predictions), axis=1)
+        return cvxpy.log_sum_exp(predictions, axis=1) - own
+
+
+def _powers(predictions: Tensor) -> Tensor:
+    """e^u, the largest of each row made 1."""
+    return (predictions - predictions.amax(1, keepdim=True)).exp_()
+
+
+def _check(predictions: Tensor, targets: Tensor) -> None:
+    if predictions.ndim != 2:
+        raise ShapeError(
+            f"SoftmaxLoss needs predictions (n, K), got {tuple(predictions.shape)}: set `outputs` "
+            "to the number of classes."
+        )
+    check_shapes(predictions, targets, "K")

@@ -1,0 +1,1 @@
+"""Problems around modules of one's own."""

@@ -1,0 +1,136 @@
+"""Sets whose bounds are coordinate planes."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.errors import ArgumentError, ShapeError
+from bilevel.problem.sets.base import ConvexSet
+from bilevel.problem.sets.face import Face, flat_pair
+from bilevel.trees import Tree
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Box(ConvexSet):
+    """low <= x <= high, entry by entry: the projection clips.
+
+    Args:
+        low: a float, or a tensor that broadcasts against every leaf of one run; may be -inf.
+        high: the same; at least `low`; may be inf.
+
+    Examples:
+        >>> import torch
+        >>> from bilevel import Box
+        >>> Box(0.0, 1.0).project(torch.tensor([[-2.0, 0.5, 3.0]]))
+        tensor([[0.0000, 0.5000, 1.0000]])
+    """
+
+    low: float | Tensor
+    high: float | Tensor
+
+    def __post_init__(self) -> None:
+        low, high = (_limit(bound) for bound in (self.low, self.high))
+        if low.isnan().any() or high.isnan().any() or (low > high).any():
+            raise ArgumentError(f"A box needs low <= high, got {self.low=} and {self.high=}.")
+
+    def project(self, tree: Tree) -> Tree:
+        """Clip every leaf."""
+
+        def clip(leaf: Tensor) -> Tensor:
+            if isinstance(self.low, float | int) and isinstance(self.high, float | int):
+                return leaf.clamp(self.low, self.high)  # the same in one operation
+            low, high = self._bounds(leaf)
+            return torch.minimum(torch.maximum(leaf, low), high)
+
+        return trees.tree_map(clip, tree)
+
+    def bounds(self, tree: Tree) -> tuple[Tree, Tree]:
+        """low and high."""
+        low = trees.tree_map(lambda leaf: self._bounds(leaf)[0], tree)
+        return low, trees.tree_map(lambda leaf: self._bounds(leaf)[1], tree)
+
+    def face(self, tree: Tree, slope: Tree, step: Tensor) -> Face:
+        """Numbers that would leave the box are held at their bounds."""
+        _, landed = flat_pair(tree, slope, step)
+        projected = trees.flatten(self.project(trees.unflatten(landed, tree)))
+        return Face(projected == landed, projected)
+
+    def constraints(self, variable: Any) -> list[Any]:
+        """Those of its bounds that are finite."""
+        low, high = (
+            np.broadcast_to(torch.as_tensor(bound, dtype=torch.float64).numpy(), variable.shape)
+            for bound in (self.low, self.high)
+        )
+        return _above(variable, low) + _above(-variable, -high)
+
+    def _bounds(self, leaf: Tensor) -> tuple[Tensor, Tensor]:
+        low = torch.as_tensor(self.low, dtype=leaf.dtype, device=leaf.device)
+        high = torch.as_tensor(self.high, dtype=leaf.dtype, device=leaf.device)
+        return low, high
+
+    def check(self, tree: Tree) -> None:
+        """Bounds that are tensors must broadcast against every leaf, without enlarging it."""
+        for path, leaf in trees.named_leaves(tree):
+            for name, bound in (("low", self.low), ("high", self.high)):
+                shape = tuple(torch.as_tensor(bound).shape)
+                try:
+                    fits = torch.empty(shape).expand(leaf.shape).shape == leaf.shape
+                except RuntimeError:
+                    fits = False
+                if not fits:
+                    raise ShapeError(
+                        f"Box.{name} has shape {shape}, which does not broadcast to the leaf "
+                        f"{path or '(the tensor)'} of shape {tuple(leaf.shape)}. Give one number, "
+                        "or bounds of that shape."
+                    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Nonnegative(ConvexSet):
+    """x >= 0, entry by entry: the projection is the positive part.
+
+    Examples:
+        >>> import torch
+        >>> from bilevel import Nonnegative
+        >>> Nonnegative().project(torch.tensor([[-2.0, 0.5, 3.0]]))
+        tensor([[0.0000, 0.5000, 3.0000]])
+    """
+
+    def project(self, tree: Tree) -> Tree:
+        """The positive part of every leaf."""
+        return _HALF_LINE.project(tree)
+
+    def bounds(self, tree: Tree) -> tuple[Tree, Tree]:
+        """0 and infinity."""
+        return _HALF_LINE.bounds(tree)
+
+    def face(self, tree: Tree, slope: Tree, step: Tensor) -> Face:
+        """Numbers that would become negative are held at zero."""
+        return _HALF_LINE.face(tree, slope, step)
+
+    def constraints(self, variable: Any) -> list[Any]:
+        """variable >= 0."""
+        return [variable >= 0]
+
+
+def _limit(bound: Any) -> Tensor:
+    """As a tensor, or an error."""
+    try:
+        return torch.as_tensor(bound)
+    except (TypeError, ValueError, RuntimeError):
+        raise ArgumentError(f"The bounds of a box are numbers or tensors, got {bound!r}.") from None
+
+
+_HALF_LINE = Box(0.0, float("inf"))
+
+
+def _above(variable: Any, low: np.ndarray) -> list[Any]:
+    """variable >= low where low is finite; infinity is no number for a solver."""
+    finite = np.isfinite(low)
+    if finite.all():
+        return [variable >= low]
+    return [variable[finite] >= low[finite]] if finite.any() else []

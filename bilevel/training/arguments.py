@@ -1,0 +1,100 @@
+"""The arguments of a training, checked before it starts."""
+
+import dataclasses
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.core import parts
+from bilevel.core.parts import check_part
+from bilevel.errors import ArgumentError
+from bilevel.problem.base import StackelbergProblem
+from bilevel.storage.stored_tree import StoredTree
+from bilevel.strategies import AbstractStrategy
+from bilevel.training.state import TrainingState
+
+
+def seed_list(seeds: int | Sequence[int]) -> list[int]:
+    """The seeds: a count means 0, 1, ...; they must be distinct and not negative."""
+    found: list[int] = []
+    if isinstance(seeds, int) and not isinstance(seeds, bool):
+        found = list(range(seeds))
+    elif isinstance(seeds, Iterable) and not isinstance(seeds, str):
+        found = [_seed(seed) for seed in seeds]
+    if not found or min(found) < 0 or len(set(found)) < len(found):
+        raise ArgumentError(
+            f"`seeds` must be a positive count, or distinct integers from 0, got {seeds!r}."
+        )
+    return found
+
+
+def _seed(value: Any) -> int:
+    """An integer of Python, NumPy or torch; -1 for anything else."""
+    try:
+        return -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return -1
+
+
+def float_type(dtype: object) -> torch.dtype:
+    """float32 or float64, or a clear error."""
+    if dtype not in (torch.float32, torch.float64):
+        raise ArgumentError(f"`dtype` must be torch.float32 or torch.float64, got {dtype!r}.")
+    return dtype
+
+
+def check_state(state: Any, fresh: TrainingState) -> TrainingState:
+    """`state`, or an error unless it could have come from the start `fresh` of this training."""
+    if not isinstance(state, TrainingState):
+        raise ArgumentError(f"`state` must be the `.state` of a solution, got {type(state)}.")
+    if state.seeds != fresh.seeds:
+        raise ArgumentError(
+            f"`state` belongs to the seeds {state.seeds}, not to {fresh.seeds}. Pass the same "
+            "`seeds`."
+        )
+
+    if isinstance(state.strategy, StoredTree):
+        device = fresh.codes.device
+        state = state._replace(
+            strategy=state.strategy.fill(fresh.strategy, device),
+            codes=state.codes.to(device),
+            first_norm=None if state.first_norm is None else state.first_norm.to(device),
+        )
+
+    def described(made: Any) -> list[Any]:
+        return [type(made)] + [
+            (leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf
+            for leaf in trees.leaves(made)
+        ]
+
+    if state.structure != fresh.structure or described(state.strategy) != described(fresh.strategy):
+        raise ArgumentError(
+            "`state` does not fit: it comes from another problem, strategy or `dtype`. Pass those "
+            "of the training that it ended."
+        )
+    checked: TrainingState = state
+    return checked
+
+
+def check_problem_instance(problem: Any) -> None:
+    """An instance of a problem, not its class and nothing else."""
+    check_part(problem, StackelbergProblem, "problem", "an instance of your problem")
+
+
+def check_strategy(strategy: Any, runs: int) -> None:
+    """A frozen dataclass whose (R,) numbers fit the runs."""
+    if not isinstance(strategy, AbstractStrategy) or not dataclasses.is_dataclass(strategy):
+        raise ArgumentError(
+            f"A strategy is an instance of a dataclass that derives from AbstractStrategy, got "
+            f"{strategy!r}."
+        )
+    counts = parts.run_counts(strategy) - {runs}
+    if counts:
+        raise ArgumentError(
+            f"The strategy has hyper-parameters for {sorted(counts)} runs, but there are {runs} "
+            "seeds."
+        )

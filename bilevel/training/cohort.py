@@ -1,0 +1,180 @@
+"""Runs that are computed together: where they stand, and how they get on."""
+
+import time
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.core import parts
+from bilevel.core.status import Status
+from bilevel.data.draws import Sampling
+from bilevel.data.sampler import BatchSize, Sampler
+from bilevel.data.training_data import TrainingData
+from bilevel.derivatives.oracles import Oracles
+from bilevel.errors import ArgumentError
+from bilevel.problem.base import StackelbergProblem
+from bilevel.problem.sets import ConvexSet
+from bilevel.strategies import AbstractStrategy
+from bilevel.training.arguments import check_state
+from bilevel.training.compiled import CompiledSteps
+from bilevel.training.recorder import Recorder
+from bilevel.training.state import ACTIVE, TrainingState
+from bilevel.trees import Tree
+
+
+class Training:
+    """Runs of one strategy that are computed together.
+
+    Args:
+        problem: what to solve.
+        strategy: with numbers for all runs, or (R,) of them.
+        data: for the R runs.
+        batch_size: see `solve`.
+        sampling: see `solve`.
+        compile: whether to compile the steps.
+    """
+
+    def __init__(
+        self,
+        problem: StackelbergProblem,
+        strategy: AbstractStrategy,
+        data: TrainingData,
+        batch_size: BatchSize,
+        sampling: Sampling = "iid",
+        *,
+        compile: bool = False,
+    ) -> None:
+        strategy = strategy.fitted(problem)
+        self.data, self.oracles = data, Oracles(problem)
+        self.strategy = parts.cast(strategy, data.dtype, data.device)
+        self.sampler = Sampler(problem, data, batch_size, self.oracles.sampled_groups, sampling)
+        body, head = start(problem, data)
+        self.recorder = Recorder(self.oracles, self.sampler, body, head)
+        codes = torch.full((len(data.seeds),), ACTIVE, device=data.device)
+        made = self.strategy.init(self.oracles, body, head, self.sampler.rows(0))
+        described = parts.signature(strategy)
+        self.state = TrainingState(0, tuple(data.seeds), made, codes, None, described)
+        self.compiled = None
+        if compile:
+            self.compiled = CompiledSteps(self.oracles, self.strategy, self.sampler, made)
+        # runs that ended keep the state they ended with; None while there are none
+        self._frozen: Tree | None = None
+
+    def go_on_from(self, state: TrainingState) -> None:
+        """Take the place of `state`, which must be one of such a training."""
+        self.state = check_state(state, self.state)
+        self._frozen = self.state.strategy if bool((self.state.codes != ACTIVE).any()) else None
+
+    @property
+    def ended(self) -> bool:
+        """Whether no run can go on."""
+        return bool((self.state.codes != ACTIVE).all())
+
+    def advance(self, count: int) -> None:
+        """Make `count` steps of all runs, compiled as far as they fill compiled calls."""
+        stop = self.state.step + count
+        while self.compiled is not None and stop - self.state.step >= self.compiled.at_once:
+            k = self.state.step
+            made = self.compiled(self.state.strategy, k)
+            self.state = self.state._replace(step=k + self.compiled.at_once, strategy=made)
+        while self.state.step < stop:
+            self.step()
+
+    def step(self) -> None:
+        """One eager step of all runs."""
+        k = self.state.step
+        made = self.strategy.step(self.oracles, self.state.strategy, self.sampler.rows(k), k)
+        self.state = self.state._replace(step=k + 1, strategy=made)
+
+    def seconds_per_step(self, steps: int) -> float:
+        """The mean time of `steps` further steps, all runs together."""
+        self._synchronise()
+        began = time.perf_counter()
+        self.advance(steps)
+        self._synchronise()
+        return (time.perf_counter() - began) / steps
+
+    def _synchronise(self) -> None:
+        """Wait for an accelerator, which works behind the program's back."""
+        if torch.device(self.data.device).type != "cpu":
+            torch.accelerator.synchronize()
+
+    def record(self, tolerance: float | None = None, *, respond: bool = True) -> dict[str, Tensor]:
+        """Evaluate; mark the runs that diverged or converged, and keep those where they stopped.
+
+        Args:
+            tolerance: see `solve`.
+            respond: see `Recorder.record`.
+        """
+        self.restore()
+        codes, made = self.state.codes, self.state.strategy
+        values = self.recorder.record(made.body, made.head, respond=respond)
+        active = codes == ACTIVE
+        # the optimisers' moments too: a run whose moments overflowed stands still
+        moving = [
+            x for x in trees.leaves(made) if isinstance(x, Tensor) and x.shape[:1] == codes.shape
+        ]
+        finite = trees.finite(moving) & values["objective"].isfinite()
+        codes = torch.where(active & ~finite, self._cause(), codes)
+        norm = values.get("phi_gradient_norm")
+        if norm is None and tolerance is not None:
+            raise ArgumentError(
+                "`tolerance` needs |grad Phi|, which is recorded only where the best response is "
+                "found: not for heads that are large, on sets without bounds or faces or, where F "
+                "is not g, on sets without bounds, in chunks of rows, or with a g that is not "
+                "convex in the head. Leave it out and choose `steps`."
+            )
+        if norm is not None:
+            first = norm if self.state.first_norm is None else self.state.first_norm
+            first = torch.where(first.isnan(), norm, first)  # not every best response is found
+            self.state = self.state._replace(first_norm=first)
+            if tolerance is not None:
+                small = norm <= tolerance * first
+                codes = codes.masked_fill(active & finite & small, int(Status.CONVERGED))
+        self.state = self.state._replace(codes=codes)
+        if bool((codes != ACTIVE).any()):
+            self._frozen = made
+        return values
+
+    def _cause(self) -> Tensor:
+        """Why runs that are not finite are so, (R,): DIVERGED, or what their strategy knows."""
+        known = self.strategy.status(self.state.strategy)
+        diverged = torch.full_like(self.state.codes, int(Status.DIVERGED))
+        return diverged if known is None else torch.maximum(diverged, known)
+
+    def restore(self) -> None:
+        """Put the runs that ended back to where they ended: steps move all runs."""
+        if self._frozen is not None:
+            ended = self.state.codes != ACTIVE
+            kept = trees.where(ended, self._frozen, self.state.strategy)
+            self.state = self.state._replace(strategy=kept)
+
+    def status(self, ending: Status) -> list[Status]:
+        """What became of each run, if those that can go on end as `ending`.
+
+        What is worse to know of its heads comes first, also where |grad Phi| became small: that is
+        known of the best response, whatever head a run had.
+        """
+        codes = self.state.codes
+        solved = self.strategy.status(self.state.strategy)
+        worst = torch.zeros_like(codes) if solved is None else solved
+        status = []
+        for code, head_code in zip(codes.tolist(), worst.tolist(), strict=True):
+            ended = ending if code == ACTIVE else Status(code)
+            fine = ended in (Status.COMPLETED, Status.CONVERGED, Status.NOT_STATIONARY)
+            status.append(Status(head_code) if fine and head_code > Status.INTERRUPTED else ended)
+        return status
+
+
+def start(problem: StackelbergProblem, data: TrainingData) -> tuple[Tree, Tree]:
+    """The initial bodies and heads of all runs, projected onto their sets."""
+    body = _inside(problem.body_set, data.initial(problem.init_body, "body"))
+    head = _inside(problem.head_set, data.initial(problem.init_head, "head"))
+    return body, head
+
+
+def _inside(convex: ConvexSet, points: Tree) -> Tree:
+    """The points of all runs projected onto a set, which must fit them."""
+    convex.check(trees.take(points, 0))
+    return convex.project(points)

@@ -1,0 +1,138 @@
+"""Compiled steps.
+
+The compiled function is a pure function of tensors: data, rows, state, hyper-parameters and the
+step number are arguments, so other numbers of the same shapes compile nothing anew. Each problem
+object has compiled functions of its own, because its functions, and the Python numbers they use,
+are part of the code that is compiled.
+"""
+
+import types
+import warnings
+import weakref
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.core import parts
+from bilevel.data.sampler import Drawn, Sampler
+from bilevel.derivatives.oracles import Oracles
+from bilevel.errors import ProblemError
+from bilevel.linear.cholesky import RETRY
+from bilevel.strategies import AbstractStrategy
+
+STEPS_PER_CALL = 10
+SMALL = 10_000
+"""Numbers per run up to which several steps are compiled into one call; more cost more than they
+save."""
+
+_compiled: dict[int, dict[Hashable, Callable[..., Any]]] = {}
+
+
+class CompiledSteps:
+    """Several steps of a strategy as one compiled call.
+
+    Args:
+        oracles: of the problem.
+        strategy: with numbers on the right device; it must be `compilable`.
+        sampler: of the rows.
+        state: of the strategy, whose size decides how many steps make a call.
+    """
+
+    def __init__(
+        self, oracles: Oracles, strategy: AbstractStrategy, sampler: Sampler, state: Any
+    ) -> None:
+        numbers = sum(leaf.numel() for leaf in trees.leaves((state.body, state.head)))
+        runs, self.device = len(sampler.data.seeds), sampler.data.device
+        # an exact solve costs more than the overhead that several steps in a call save
+        several = numbers / runs <= SMALL and not strategy.cost.solves
+        self.at_once = STEPS_PER_CALL if several else 1
+        self.oracles, self.sampler = oracles, sampler
+        self.eager = strategy
+        self.strategy = parts.as_tensors(strategy, self.device)
+        key = (parts.structure(strategy), runs, self.at_once)
+        self.function = compiled_for(oracles.problem, key)
+
+    def __call__(self, state: Any, k: int) -> Any:
+        """The state after steps k, ..., k + at_once - 1.
+
+        Where a run met what only eager code can solve (see `factorise`), they are repeated eagerly.
+        """
+        made = self._compiled(state, k)
+        codes = self.strategy.status(made)
+        if codes is None or not bool((codes == RETRY).any()):
+            return made
+        for j in range(k, k + self.at_once):
+            state = self.eager.step(self.oracles, state, self.sampler.rows(j), j)
+        return state
+
+    def _compiled(self, state: Any, k: int) -> Any:
+        drawn = trees.stack([self.sampler.draw(j) for j in range(k, k + self.at_once)])
+        step = torch.tensor(float(k), dtype=torch.float64, device=self.device)
+        try:
+            with torch.no_grad():
+                return self.function(
+                    self.strategy, self.oracles, self.sampler, state, drawn, step, self.at_once
+                )
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:3])
+            raise ProblemError(
+                f"The steps of {type(self.oracles.problem).__name__} cannot be compiled: {reason} "
+                "Leave `compile=False`, or write the objective with plain tensor operations."
+            ) from error
+
+
+def can_compile(strategy: AbstractStrategy, *, chunked: bool = False) -> bool:
+    """Whether to compile, where asked to; says so if not.
+
+    Args:
+        strategy: whose steps.
+        chunked: whether all rows are evaluated in chunks: each would be compiled anew.
+    """
+    if chunked and strategy.cost.passes:
+        warnings.warn(
+            f"{type(strategy).__name__} goes through all rows in chunks at every step and is not "
+            "compiled: it runs eagerly, with the same numbers.",
+            stacklevel=2,
+        )
+        return False
+    if not strategy.compilable:
+        warnings.warn(
+            f"{type(strategy).__name__} is more than tensor operations and is not compiled: it "
+            "runs eagerly, with the same numbers.",
+            stacklevel=2,
+        )
+    return strategy.compilable
+
+
+def compiled_for(problem: object, key: Hashable) -> Callable[..., Any]:
+    """The compiled function of a problem object for a key; made when first asked for.
+
+    Each has a code object of its own: the compiler counts recompilations by code object, and stops.
+    """
+    if id(problem) not in _compiled:
+        _compiled[id(problem)] = {}
+        weakref.finalize(problem, _compiled.pop, id(problem), None)
+    functions = _compiled[id(problem)]
+    if key not in functions:
+        copy = types.FunctionType(_steps.__code__.replace(), _steps.__globals__, _steps.__name__)
+        functions[key] = torch.compile(copy, fullgraph=True, dynamic=False)
+    return functions[key]
+
+
+def _steps(
+    strategy: AbstractStrategy,
+    oracles: Oracles,
+    sampler: Sampler,
+    state: Any,
+    drawn: Drawn,
+    k: Tensor,
+    count: int,
+) -> Any:
+    """`count` steps; what is compiled."""
+    for j in range(count):
+        rows = sampler.assemble(trees.take(drawn, j))
+        state = strategy.step(oracles, state, rows, k + j)  # type: ignore[arg-type]
+    return state

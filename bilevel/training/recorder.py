@@ -1,0 +1,234 @@
+"""What is recorded about the runs: on all rows, in float64, outside of every budget."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.bounds.gradients import GradientCertifier
+from bilevel.bounds.heads import Certifier, HeadCertificate
+from bilevel.core.checks import check_positive_integer
+from bilevel.data.rows import Rows
+from bilevel.data.sampler import Sampler
+from bilevel.derivatives.oracles import Oracles
+from bilevel.errors import BilevelError, ProblemError
+from bilevel.heads.projected.solver import has_bounds
+from bilevel.heads.quadratic import LARGEST_GENERAL_HEAD
+from bilevel.hypergradients.condition import Condition
+from bilevel.problem.base import StackelbergProblem
+from bilevel.training.best_responses import Answered, BestResponses, response_bytes
+from bilevel.trees import Tree
+
+RECORD_BYTES = 2**27
+"""Memory that a record may hold at its peak beside the data; runs that do not fit take turns.
+
+With twice as much, single tensors are mapped and cleared anew at each use, in twice the time."""
+PEAK = 1.6
+"""What a record holds at its peak, as a multiple of what its gradient takes."""
+
+
+class Recorder:
+    """Evaluates all runs at a point.
+
+    Names of what it records, each (R,):
+
+    - `objective`: g(w, theta) on all training rows.
+    - `body_objective`: F(w, theta) on all rows but those of "test", where F is not g.
+    - `head_residual`: |d_theta g|; `head_bound`: the certified bound on |theta - theta*(w)|.
+    - `head_gap`: |theta - theta*(w)| itself; `phi`: Phi(w); `phi_gradient_norm`: |grad Phi(w)|,
+      with a set of bodies |w - Proj(w - grad Phi)|. Where theta* can be found to rounding, see
+      `BestResponses`; NaN where it was not, or is not unique.
+    - `gradient_gap`: |s - grad Phi(w)|, s the gradient at the head as it is: d_w g where F is g,
+      else the implicit gradient; the same. `gradient_bound`: a bound on it, as proven as
+      `head_bound`, where F is not g and the problem states its Lipschitz constants. (Elsewhere it
+      would cost more than all other records together, and the gap itself is known.)
+    - the problem's metrics.
+
+    Args:
+        oracles: of the problem.
+        sampler: of the training; its data are evaluated.
+        body: initial bodies, which decide what can be certified.
+        head: initial heads.
+    """
+
+    def __init__(self, oracles: Oracles, sampler: Sampler, body: Tree, head: Tree) -> None:
+        self.oracles, self.sampler = oracles, sampler
+        runs, one = len(sampler.data.seeds), slice(0, 1)
+        head_set, data = oracles.problem.head_set, sampler.data
+        self.differentiable = oracles.is_stackelberg or has_bounds(head_set)
+        # what a problem states of itself it states of its own rows, not of rounded ones
+        own = (data.dtype == torch.float64 or not data.groups) and not data.per_seed
+        states = oracles.problem.known_lipschitz
+        hook = getattr(states, "__func__", None) is not StackelbergProblem.known_lipschitz
+        self.stated = own and hook
+        body, head = trees.cast(body, torch.float64), trees.cast(head, torch.float64)
+        first = trees.part(body, one), trees.part(head, one)
+        rows = sampler.noiseless(sampler.data.part(one).everything(torch.float64), torch.float64)
+        tried = rows.first(first[0])
+        try:
+            oracles.head_value(*first, tried)
+        except RuntimeError as error:
+            raise ProblemError(
+                f"`head_objective` of {type(oracles.problem).__name__} fails in float64, in which "
+                "records are computed. Tensors it computes with must come from `data`, the body or "
+                f"the head; others keep their type. torch says: {error}"
+            ) from error
+        # the graph of a gradient on the rows of g, and the metrics' share of further rows
+        share = sum(sampler.data.sizes.values()) / max(1, sampler.data.sizes.get("train", 1))
+        needed = PEAK * max(1, oracles.graph_bytes(*first, rows)) * (1 + share)
+        if trees.flatten(first[1]).shape[1] <= LARGEST_GENERAL_HEAD:
+            needed = max(needed, oracles.hessian_bytes(*first, rows))
+        if rows.chunks is not None:  # all rows at once are in the predictions only, a few times
+            outputs = first[1][0].shape[1:].numel()
+            needed = oracles.graph_bytes(*first, rows) + 32 * outputs * sum(data.sizes.values())
+            needed *= PEAK
+        needed += response_bytes(oracles, first[1], rows)
+        turns = math.ceil(runs / max(1, int(RECORD_BYTES // needed)))
+        size = math.ceil(runs / turns)
+        self.parts = [slice(i, i + size) for i in range(0, runs, size)]
+        if not oracles.quadratic_linear_head:  # the rows are looked at, those of a part suffice
+            part = self.parts[0]
+            body, head = trees.part(body, part), trees.part(head, part)
+            everything = sampler.data.part(part).everything(torch.float64)
+            rows = sampler.noiseless(everything, torch.float64)
+        self.certifier = Certifier.for_problem(oracles, body, head, rows, stated=own)
+        self.responses = BestResponses.for_problem(self.certifier, body, head, rows)
+
+    def record(self, body: Tree, head: Tree, *, respond: bool = True) -> dict[str, Tensor]:
+        """The values at a point; NaN for runs that are not finite.
+
+        Args:
+            body: leaves (R, ...).
+            head: leaves (R, ...).
+            respond: whether what needs theta* is computed even if that is dear; NaN otherwise.
+        """
+        data, double = self.sampler.data, torch.float64
+        shared = None if data.per_seed else data.everything(double)
+        found = [
+            self._record(
+                trees.cast(trees.part(body, part), double),
+                trees.cast(trees.part(head, part), double),
+                shared or data.part(part).everything(double),
+                respond,
+            )
+            for part in self.parts
+        ]
+        return {name: torch.cat([values[name] for values in found]) for name in found[0]}
+
+    def _record(self, body: Tree, head: Tree, everything: Rows, respond: bool) -> dict[str, Tensor]:
+        """The values of some of the runs, in float64."""
+        if everything.chunks is not None:  # nothing is left of a chunk when it is asked for again
+            return self._values(body, head, everything, respond)
+        with self.oracles.sharing():
+            return self._values(body, head, everything, respond)
+
+    def _values(self, body: Tree, head: Tree, everything: Rows, respond: bool) -> dict[str, Tensor]:
+        """The same, one after the other."""
+        oracles, certifier = self.oracles, self.certifier
+        rows = self.sampler.noiseless(everything, torch.float64)
+        values = {"objective": oracles.head_value(body, head, rows)}
+        if not oracles.is_stackelberg:
+            values["body_objective"] = oracles.body_value(body, head, rows)
+        system = certifier.system(body, head, rows)
+        certificate = certifier.certify(system, body, head, rows)
+        values["head_residual"] = certificate.residual
+        if certifier.kind != "unknown":
+            values["head_bound"] = certificate.bound
+        if self.responses is not None:
+            if respond or not self.responses.dear:
+                answered = self.responses.solve(system, body, head, rows)
+                values |= self._against(answered, body, head, rows, certificate)
+            else:
+                nothing = torch.full_like(certificate.residual, torch.nan)
+                values |= dict.fromkeys(self._of_responses, nothing)
+        values.update(self._metrics(body, head, everything, values))
+        return {name: value.detach().double() for name, value in values.items()}
+
+    @property
+    def _of_responses(self) -> list[str]:
+        """Names of what needs theta*."""
+        names = ["head_gap", "phi"]
+        if self.differentiable:
+            names += ["phi_gradient_norm", "gradient_gap"]
+            if self.stated and not self.oracles.is_stackelberg:
+                names.append("gradient_bound")
+        return names
+
+    def _against(
+        self, answered: Answered, body: Tree, head: Tree, rows: Rows, certificate: HeadCertificate
+    ) -> dict[str, Tensor]:
+        """What is known beside the best responses."""
+        best, factor = answered
+        gap = trees.norm(trees.tree_map(torch.sub, head, best))
+        # without a certified mu there may be many minimisers: a distance to one says nothing
+        values = {"head_gap": gap.masked_fill(certificate.mu.isnan(), torch.nan)}
+        values["phi"] = self.oracles.body_value(body, best, rows)
+        if self.differentiable:
+            slope = self._slope(body, best, rows, factor)[0]
+            values["phi_gradient_norm"] = self._projected_norm(body, slope)
+            here, adjoint = self._slope(body, head, rows, factor)
+            gap = trees.norm(trees.tree_map(torch.sub, here, slope))
+            values["gradient_gap"] = gap.masked_fill(certificate.mu.isnan(), torch.nan)
+            if self.stated and adjoint is not None:
+                at = (self.certifier, body, head, rows, certificate)
+                bounds = GradientCertifier(*at, stated=True, computed=False)
+                values["gradient_bound"] = bounds.implicit(here, adjoint).bound
+        return values
+
+    def _slope(self, body: Tree, head: Tree, rows: Rows, factor: Any) -> tuple[Tree, Tree | None]:
+        """The envelope gradient where F is g, else the implicit one and its adjoint."""
+        oracles = self.oracles
+        if oracles.is_stackelberg:
+            return oracles.direct_gradient(body, head, rows), None
+        direct, right = oracles.body_gradients(body, head, rows)
+        condition = Condition(oracles, body, head, rows)
+        adjoint = condition.solve(right, factor=factor).value
+        pulled = oracles.cross_vjp(body, head, adjoint, rows)
+        return trees.tree_map(torch.sub, direct, pulled), adjoint
+
+    def _metrics(
+        self, body: Tree, head: Tree, everything: Rows, recorded: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The problem's own metrics, which must be numbers under names of their own."""
+        rule = f"`metrics` of {type(self.oracles.problem).__name__} must return a dict of 0-dim"
+        try:
+            found = self.oracles.metrics(body, head, everything)
+        except BilevelError:
+            raise
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ProblemError(
+                f"{rule} tensors, made by operations that `torch.func.vmap` knows. torch says: "
+                f"{error}"
+            ) from error
+        runs = recorded["objective"].shape
+        for name, value in found.items():
+            if value.shape != runs:
+                raise ProblemError(f"{rule} tensors, but {name!r} is {tuple(value.shape[1:])}.")
+            if name in recorded:
+                raise ProblemError(f"{rule} tensors; {name!r} is the name of another record.")
+        return found
+
+    def _projected_norm(self, body: Tree, slope: Tree) -> Tensor:
+        step = trees.tree_map(torch.sub, body, slope)
+        landed = self.oracles.problem.body_set.project(step)
+        return trees.norm(trees.tree_map(torch.sub, body, landed))
+
+
+def joined(made: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The records of all runs from those of parts; what a part does not know is NaN."""
+    names = dict.fromkeys(name for values in made for name in values)
+    nothing = [torch.full_like(values["objective"], torch.nan) for values in made]
+    return {
+        name: torch.cat([m.get(name, nan) for m, nan in zip(made, nothing, strict=True)])
+        for name in names
+    }
+
+
+def record_steps(start: int, steps: int, every: int) -> list[int]:
+    """The first and the last of `steps` steps, and the multiples of `every` between them."""
+    check_positive_integer(steps, "`steps`")
+    check_positive_integer(every, "`every`")
+    last = start + steps
+    return sorted({start, last, *range(start + -start % every, last, every)})

@@ -1,0 +1,118 @@
+"""The documentation says true things: its examples run, its commands exist, its site is whole."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bilevel
+from bilevel.commands import main
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+MUST_HAVE_EXAMPLES = [
+    "README.md",
+    "docs/index.md",
+    "docs/how-to-choose.md",
+    "docs/hypergradients.md",
+    "docs/extend/problem.md",
+    "docs/extend/module.md",
+    "docs/extend/head-solver.md",
+    "docs/extend/optimizer.md",
+    "docs/extend/loop.md",
+    "docs/problems/classification.md",
+    "docs/problems/regression.md",
+    "docs/problems/table.md",
+    "docs/problems/toy.md",
+]
+
+
+def blocks(page, *languages):
+    return [body for language, body in FENCE.findall(page.read_text()) if language in languages]
+
+
+def collected(*where):
+    """How many items pytest finds in each file, counted by pytest itself in a fresh process."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    output = subprocess.run([*command, *where], cwd=ROOT, capture_output=True, text=True)
+    assert output.returncode == 0, output.stdout + output.stderr
+    items = [line.split("::")[0] for line in output.stdout.splitlines() if "::" in line]
+    return {path: items.count(path) for path in items}
+
+
+def test_every_python_block_of_the_pages_is_collected():
+    written = {str(page.relative_to(ROOT)): len(blocks(page, "python", "py")) for page in PAGES}
+    assert all(written[path] > 0 for path in MUST_HAVE_EXAMPLES), written
+    expected = {path: count for path, count in written.items() if count}
+    assert collected("README.md", "docs") == expected
+
+
+def test_docstring_examples_are_collected():
+    found = collected("bilevel", "problems")
+    for path in [*(ROOT / "bilevel").rglob("*.py"), *(ROOT / "problems").rglob("*.py")]:
+        name = str(path.relative_to(ROOT))
+        prompts = len(re.findall(r"^ *>>> ", path.read_text(), re.MULTILINE))
+        assert found.get(name, 0) == prompts, f"{name}: {prompts} prompts, {found.get(name, 0)} run"
+    assert len(found) >= 10
+
+
+def test_docstring_examples_stand_in_the_section_that_is_rendered():
+    """Google's section is "Examples:"; under any other name the reference shows running text."""
+    sources = [*(ROOT / "bilevel").rglob("*.py"), *(ROOT / "problems").rglob("*.py")]
+    other = [path for path in sources if re.search(r"^ *Example:$", path.read_text(), re.MULTILINE)]
+    assert [str(path.relative_to(ROOT)) for path in other] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_blocks_are_labelled(page):
+    """A block without a language would be neither highlighted nor run."""
+    known = {"python", "sh", "text", "toml", "json"}
+    labels = {language for language, _ in FENCE.findall(page.read_text())}
+    assert labels <= known, f"Label the blocks with one of {sorted(known)}, found {labels}"
+
+
+def named_commands(program):
+    """Each word that follows `program` in a shell block or an inline code span."""
+    found = set()
+    for page in PAGES:
+        spans = re.findall(r"`([^`\n]+)`", re.sub(FENCE, "", page.read_text()))
+        lines = "\n".join(blocks(page, "sh")).splitlines()
+        for line in [*lines, *spans]:
+            if match := re.match(rf"(?:\.venv/bin/)?{program} ([a-z][a-z-]*)\b", line.strip()):
+                found.add(match[1])
+    return found
+
+
+def test_every_public_name_is_in_the_reference():
+    pages = "".join(page.read_text() for page in (ROOT / "docs/api").glob("*.md"))
+    named = set(re.findall(r"^::: bilevel\.(\w+)$", pages, re.MULTILINE))
+    assert named == set(bilevel.__all__)
+
+
+def test_make_targets_exist():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"compare", "test"} <= named_commands("make") <= targets
+
+
+def test_bilevel_commands_exist():
+    commands = named_commands("bilevel")
+    assert {"compare", "reproduce"} <= commands
+    for command in sorted(commands):
+        with pytest.raises(SystemExit) as ended:
+            main.main([command, "--help"])
+        assert ended.value.code == 0, command
+
+
+def test_the_site_asks_nobody_for_files():
+    """Fonts and formulas come with the site."""
+    config = (ROOT / "mkdocs.yml").read_text()
+    assert "font: false" in config
+    assert not re.search(r"https?://\S+\.(js|css|woff2?)", config)
+    fonts = re.findall(
+        r"fonts/[\w-]+\.woff2", (ROOT / "docs/assets/katex/katex.min.css").read_text()
+    )
+    assert len(fonts) >= 20
+    assert all((ROOT / "docs/assets/katex" / font).is_file() for font in fonts)
