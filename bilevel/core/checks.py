@@ -11,10 +11,16 @@ Number = float | Tensor
 """A hyper-parameter: a float for all runs, or (R,) numbers, one for each run."""
 
 
-def check_positive_integer(value: object, name: str) -> None:
-    """Raise an `ArgumentError` unless `value` is 1, 2, ..."""
+def check_positive_integer(value: object, name: str, otherwise: str = "") -> None:
+    """Raise an `ArgumentError` unless `value` is 1, 2, ...; it says what it may be `otherwise`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ArgumentError(f"{name} must be a positive integer, got {value!r}.")
+        raise ArgumentError(f"{name} must be a positive integer{otherwise}, got {value!r}.")
+
+
+def check_batch_size(value: object, name: str) -> None:
+    """Raise an `ArgumentError` unless `value` is None or 1, 2, ..."""
+    if value is not None:
+        check_positive_integer(value, name, " or None (all rows)")
 
 
 def positive(value: Number, name: str, *, zero_allowed: bool = False) -> Number:

@@ -7,21 +7,19 @@ never read as a whole.
 """
 
 import dataclasses
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.core.checks import check_positive_integer
 from bilevel.core.progress import Report
-from bilevel.errors import ArgumentError, IncompatibleError
+from bilevel.errors import IncompatibleError
 from bilevel.problem.base import Groups, StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.trees import Tree
-
-if TYPE_CHECKING:
-    from bilevel.data.sampler import Sampler
 
 
 class Chunks(NamedTuple):
@@ -36,6 +34,20 @@ class Chunks(NamedTuple):
     dtype: torch.dtype
 
 
+class RowSource(Protocol):
+    """Where rows come from, for what draws on its own."""
+
+    @property
+    def seeds(self) -> Sequence[int]:
+        """Of the runs, in order."""
+
+    def initial(self, draw: Callable[[torch.Generator], Tree], stream: str) -> Tree:
+        """What `draw` returns for the generator of each run's seed, stacked on the run axis."""
+
+    def more(self, group: str, size: int, j: int) -> "Rows":
+        """All rows, but for `group`: `size` of it, drawn for every run with the number `j`."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rows:
     """Rows for R runs: what the oracles take as their batch.
@@ -44,7 +56,7 @@ class Rows:
         groups: the row groups; leaves (R, n, ...) or, shared by all runs, (n, ...).
         axes: for each group 0 (it has a run axis) or None (it is shared).
         all_rows: the groups with all their rows; None where this is it.
-        sampler: draws further rows for solvers that sample on their own; None where nobody may.
+        source: of further rows, for solvers that sample on their own; None where nobody may.
         chunks: None: `groups` are of one type, on one device, and evaluated at once. Otherwise
             "train" is shared, as it was given, and evaluated in chunks.
     """
@@ -52,7 +64,7 @@ class Rows:
     groups: Groups
     axes: dict[str, int | None]
     all_rows: "Rows | None" = None
-    sampler: "Sampler | None" = None
+    source: RowSource | None = None
     chunks: Chunks | None = None
 
     @property
@@ -169,11 +181,7 @@ def chunks_of(problem: StackelbergProblem, groups: Groups, dtype: torch.dtype) -
     if size is None or not isinstance(problem, LinearHeadProblem):
         return None
     name = type(problem).__name__
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ArgumentError(
-            f"`chunk_rows` of {name} must be a positive integer or None (all rows at once), got "
-            f"{size!r}."
-        )
+    check_positive_integer(size, f"`chunk_rows` of {name}", " or None (all rows at once)")
     reasons = {
         "overrides `row_weights`, which may weigh rows by all others": problem.overrides(
             "row_weights"

@@ -5,14 +5,15 @@ computed together. They are drawn i.i.d. with replacement, or in epochs without.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.core.generators import generator as generator
+from bilevel.core.checks import check_batch_size
+from bilevel.core.generators import generator
 from bilevel.data.draws import (
     BLOCK,
     Sampling,
@@ -21,7 +22,7 @@ from bilevel.data.draws import (
     iid_rows,
     sequential_rows,
 )
-from bilevel.data.rows import Rows as Rows
+from bilevel.data.rows import Rows
 from bilevel.data.training_data import TrainingData
 from bilevel.errors import ArgumentError, ShapeError
 from bilevel.problem.base import StackelbergProblem
@@ -118,9 +119,24 @@ class Sampler:
         if self.noisy:
             groups["noise"], axes["noise"] = drawn.noise, 0
         if not indices and not self.noisy:
-            return dataclasses.replace(self.full, sampler=self)
+            return dataclasses.replace(self.full, source=self)
         chunks = None if "train" in indices else self.full.chunks
         return Rows(groups, axes, self.full, self, chunks)
+
+    @property
+    def seeds(self) -> Sequence[int]:
+        """Of the runs, in order."""
+        return self.data.seeds
+
+    def initial(self, draw: Callable[[torch.Generator], Tree], stream: str) -> Tree:
+        """What `draw` returns for the generator of each run's seed, stacked on the run axis."""
+        return self.data.initial(draw, stream)
+
+    def more(self, group: str, size: int, j: int) -> Rows:
+        """All rows, but for `group`: `size` of it, drawn for every run with the number `j`."""
+        index = self.indices(group, size, j, stream="head")
+        groups = {**self.full.groups, **self.data.gather({group: index})}
+        return Rows(groups, {**self.full.axes, group: 0})
 
     def indices(self, group: str, size: int, k: int, stream: str = "rows") -> Tensor:
         """The rows of `group` that step `k` sees, (R, size); `stream` tells draws apart."""
@@ -160,14 +176,6 @@ class Sampler:
             )
             self._blocks[key] = (number, block)
         return block
-
-
-def check_batch_size(size: object, name: str) -> None:
-    """Raise unless `size` is None or a positive int."""
-    if size is None:
-        return
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ArgumentError(f"{name} must be a positive integer or None (all rows), got {size!r}.")
 
 
 def check_noise(noise: Tree, name: str) -> None:

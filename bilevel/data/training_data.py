@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.core.generators import generator as generator
+from bilevel.core.generators import generator
 from bilevel.data.groups import check_finite, check_groups
 from bilevel.data.packed import PackedRows
-from bilevel.data.rows import Rows as Rows
-from bilevel.data.rows import chunks_of
+from bilevel.data.rows import Rows, chunks_of
 from bilevel.errors import ArgumentError, ProblemError, ShapeError
 from bilevel.problem.base import Groups, StackelbergProblem
 from bilevel.trees import Tree

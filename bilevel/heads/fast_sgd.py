@@ -8,17 +8,15 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.core.checks import Number, check_positive_integer, positive
+from bilevel.core.checks import Number, check_batch_size, check_positive_integer, positive
 from bilevel.core.cost import Cost
 from bilevel.core.schedules import AbstractSchedule, as_schedule
 from bilevel.core.status import Status
 from bilevel.data.rows import Rows
-from bilevel.data.sampler import check_batch_size
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ArgumentError
 from bilevel.heads.base import AbstractHeadSolver, HeadSolution
 from bilevel.optimizers.sgd import descend
-from bilevel.problem.base import Groups
 from bilevel.problem.sets import Everywhere
 from bilevel.problem.sets.base import Derivative
 from bilevel.trees import Tree
@@ -73,7 +71,7 @@ class FastSGD(AbstractHeadSolver):
 
     def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Any:
         """Nothing to remember: the head itself is the warm start."""
-        if self.batch_size is not None and rows.sampler is None:
+        if self.batch_size is not None and rows.source is None:
             raise ArgumentError(
                 "FastSGD with `batch_size` draws rows on its own, which only `solve` and `compare` "
                 "offer. Leave `batch_size=None` at a single point."
@@ -135,11 +133,9 @@ class FastSGD(AbstractHeadSolver):
 
     def _rows(self, rows: Rows, j: int) -> Rows:
         """All rows, or the rows of inner step j in the place of the training rows."""
-        if self.batch_size is None or rows.sampler is None:
+        if self.batch_size is None or rows.source is None:
             return rows.full
-        index = rows.sampler.indices("train", self.batch_size, j, stream="head")
-        groups: Groups = {**rows.full.groups, **rows.sampler.data.gather({"train": index})}
-        return Rows(groups, {**rows.full.axes, "train": 0})
+        return rows.source.more("train", self.batch_size, j)
 
     def _status(self, residual: Tensor) -> Tensor:
         ending = Status.COMPLETED if self.tolerance is None else Status.CONVERGED

@@ -12,8 +12,7 @@ from bilevel.core.schedules import AbstractSchedule, as_schedule
 from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
 from bilevel.heads import AbstractHeadSolver, HeadSolution
-from bilevel.heads.default import EXACT as EXACT
-from bilevel.heads.default import default_solver as default_solver
+from bilevel.heads.default import EXACT, default_solver
 from bilevel.hypergradients import AbstractHypergradient, Answer, Envelope, Implicit
 from bilevel.optimizers import AbstractOptimizer, RMSProp
 from bilevel.problem.base import StackelbergProblem

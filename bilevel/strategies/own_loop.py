@@ -127,8 +127,8 @@ class OwnLoop(AbstractStrategy):
 
     def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> OwnLoopState:
         """Call the function for every run, with copies of the initial points."""
-        assert rows.sampler is not None  # rows of a training have one
-        seeds, running = tuple(rows.sampler.data.seeds), []
+        assert rows.source is not None  # rows of a training have one
+        seeds, running = tuple(rows.source.seeds), []
         for i, seed in enumerate(seeds):
             batches = Batches(seed, _spell(self.function))
             point = trees.tree_map(lambda leaf, i=i: leaf[i].detach().clone(), (body, head))

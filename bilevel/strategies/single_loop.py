@@ -81,8 +81,8 @@ class OwnDirections(AbstractDirections):
         """What the problem draws for each seed."""
         problem = oracles.problem
         assert isinstance(problem, AuxiliaryProblem)
-        assert rows.sampler is not None
-        auxiliary = rows.sampler.data.initial(problem.init_auxiliary, "auxiliary")
+        assert rows.source is not None
+        auxiliary = rows.source.initial(problem.init_auxiliary, "auxiliary")
         problem.auxiliary_set.check(trees.take(auxiliary, 0))
         return problem.auxiliary_set.project(auxiliary)
 
