@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import bilevel
 from bilevel.data.training_data import TrainingData
-from bilevel.training.cohort import Training
+from bilevel.training.cohort import Cohort
 
 SEEDS, ALPHA, BETA, RIDGE = 30, 5e-4, 5e-3, 1e-4
 
@@ -66,11 +66,11 @@ class UserLoop:
 
 def prepare(
     problem: bilevel.StackelbergProblem, order: str, batch: int, *, compile: bool = False
-) -> Training:
+) -> Cohort:
     """All seeds of the library's training, two-timescale with RMSProp in float32."""
     data = TrainingData(problem, list(range(SEEDS)), torch.float32, "cpu")
     strategy = bilevel.TwoTimescale(ALPHA, BETA, order=order)  # type: ignore[arg-type]
-    return Training(problem, strategy, data, batch, compile=compile)
+    return Cohort(problem, strategy, data, batch, compile=compile)
 
 
 def run(

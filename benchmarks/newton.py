@@ -199,7 +199,7 @@ def warm(classes: int, rounds: int) -> None:
     z = torch.tanh(x @ body[0])
     run = descent.Descent.run
 
-    def counted(self: descent.Descent) -> descent.Found:
+    def counted(self: descent.Descent) -> descent.DescentResult:
         found = run(self)
         steps.append((int(found.steps), int(found.factored)))
         return found

@@ -16,7 +16,7 @@ from contest import SEEDS, Contender, contest
 
 import bilevel
 from bilevel.data.training_data import TrainingData
-from bilevel.training.cohort import Training
+from bilevel.training.cohort import Cohort
 from problems.mspbe import Known, NeuralMSPBE, random_process
 from problems.mspbe.bodies import Layers
 
@@ -57,11 +57,11 @@ class UserLoop:
         return (time.perf_counter() - began) / steps
 
 
-def prepare(problem: NeuralMSPBE, *, compile: bool) -> Training:
+def prepare(problem: NeuralMSPBE, *, compile: bool) -> Cohort:
     """All seeds of Algorithm 1 in float32."""
     data = TrainingData(problem, list(range(SEEDS)), torch.float32, "cpu")
     strategy = bilevel.SingleLoop(ALPHA, BETA, ZETA)
-    return Training(problem, strategy, data, 1, compile=compile)
+    return Cohort(problem, strategy, data, 1, compile=compile)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from bilevel.errors import ResultsError
 from bilevel.storage.folder import located, plain, read_json, write_atomically, write_json
 from bilevel.storage.tensors import read_tensors, write_tensors
 from bilevel.training.state import TrainingState
-from bilevel.training.training import Loop
+from bilevel.training.training import Training
 
 DESCRIPTION = "comparison.json"
 OBJECTIVES = {"objective", "body_objective"}
@@ -65,7 +65,7 @@ class Checkpoint:
         # of what is written there: the files of the trainings know it
         self._digest = hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
 
-    def restore(self, name: str, loop: Loop) -> None:
+    def restore(self, name: str, training: Training) -> None:
         """Put a training where it stood, if it was kept.
 
         Raises:
@@ -89,38 +89,40 @@ class Checkpoint:
             for name, values in tensors.items()
             if name.startswith("record.")
         }
-        names = self._check_start(path, loop, records)
+        names = self._check_start(path, training, records)
         # a file holds its tensors in the order of the alphabet, a history in that of the records
         ordered = {name: records[name] for name in names}
-        loop.restore(TrainingState.unpack(tensors, content), content["recorded"], ordered)
+        training.restore(TrainingState.unpack(tensors, content), content["recorded"], ordered)
 
-    def keep(self, name: str, loop: Loop, *, now: bool = False, finished: bool = False) -> None:
+    def keep(
+        self, name: str, training: Training, *, now: bool = False, finished: bool = False
+    ) -> None:
         """Save a training if `now`, or if the last time is long ago.
 
         One that cannot be gone on from is saved when it is `finished`, its records alone.
         """
-        state = loop.state
-        if not loop.resumable:
+        state = training.state
+        if not training.resumable:
             if not finished:
                 return
             state = state._replace(strategy=())
         elif not now and time.monotonic() - self._saved < SECONDS:
             return
         tensors, content = state.pack()
-        records = {f"record.{key}": values for key, values in loop.history().items()}
-        content |= {"recorded": loop.recorded, "comparison": self._digest, "training": name}
+        records = {f"record.{key}": values for key, values in training.history().items()}
+        content |= {"recorded": training.recorded, "comparison": self._digest, "training": name}
         write_tensors(self.folder / f"{name}.safetensors", tensors | records, content)
         self._saved = time.monotonic()
 
     @staticmethod
-    def _check_start(path: Path, loop: Loop, records: Mapping[str, Tensor]) -> list[str]:
+    def _check_start(path: Path, training: Training, records: Mapping[str, Tensor]) -> list[str]:
         """Options of a problem are known to nobody, but most of them show in the first record.
 
         Returns the names of the records, in their order.
         """
-        training = loop.trainings[0]
-        made = training.state.strategy
-        fresh = training.recorder.record(made.body, made.head, respond=False)
+        cohort = training.cohorts[0]
+        made = cohort.state.strategy
+        fresh = cohort.recorder.record(made.body, made.head, respond=False)
         if fresh.keys() != records.keys():
             raise ResultsError(
                 f"{path} holds a training with other records: "

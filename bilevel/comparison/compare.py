@@ -15,7 +15,7 @@ from bilevel import trees
 from bilevel.comparison.budget import Budget, BudgetKind
 from bilevel.comparison.checkpoint import Checkpoint
 from bilevel.comparison.result import Comparison
-from bilevel.comparison.side_by_side import Contest, Options, Progress
+from bilevel.comparison.side_by_side import Options, Progress, SideBySide
 from bilevel.comparison.statistics.judging import shown
 from bilevel.comparison.timing import _seconds
 from bilevel.comparison.tuning import Tuning, tune_strategies
@@ -116,10 +116,10 @@ def compare(
     data = TrainingData(problem, seed_numbers, float_type(dtype), device)
     options = Options(batch_size, sampling, compile, max_runs_at_once)
     # everything is checked and initialised before the first step of the first strategy
-    contest, asked = Contest(problem, entrants, data, options), seed_numbers
+    contest, asked = SideBySide(problem, entrants, data, options), seed_numbers
     if len(asked) > 1 and len(contest.one_run()) == len(entrants):
         data = data.part(slice(0, 1))
-        contest, seed_numbers = Contest(problem, entrants, data, options), asked[:1]
+        contest, seed_numbers = SideBySide(problem, entrants, data, options), asked[:1]
     if headline is not None:
         headline = _headline(contest.recorded_names(), headline)
     costs = contest.gradients_per_step()
@@ -163,7 +163,7 @@ def compare(
         baselines = [*baselines, *(found.names[key] for key in baselines if key in found.names)]
         entrants = {**entrants, **found.strategies}
         described["tuning"] = found.described
-        contest = Contest(problem, entrants, data, options)
+        contest = SideBySide(problem, entrants, data, options)
     outcome = contest.train(plan, callback, kept)
     same = list(outcome.history) if asked != seed_numbers else outcome.same
     if same == list(outcome.history):  # all runs are one: it is counted once

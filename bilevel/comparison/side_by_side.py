@@ -18,7 +18,7 @@ from bilevel.problem.base import StackelbergProblem
 from bilevel.strategies import AbstractStrategy
 from bilevel.training.repetition import turned_out_alike
 from bilevel.training.solution import Solution
-from bilevel.training.training import Loop
+from bilevel.training.training import Training
 
 Names = tuple[str, ...]
 
@@ -84,7 +84,7 @@ class Outcome(NamedTuple):
         return self._replace(history=history, status=status, heads=heads)
 
 
-class Contest:
+class SideBySide:
     """Strategies on the same data, checked and initialised when it is made.
 
     Args:
@@ -106,8 +106,8 @@ class Contest:
         self.problem, self.strategies = problem, strategies
         self.stage, self.seeds = stage, len(data.seeds)
         self.batches = batches(data, options.batch_size)
-        self.loops: dict[Names, Loop] = {
-            names: Loop(
+        self.trainings: dict[Names, Training] = {
+            names: Training(
                 problem,
                 parts.stack([strategies[n] for n in names], len(data.seeds)),
                 data.repeated(len(names)),
@@ -128,21 +128,21 @@ class Contest:
 
     def alike(self) -> list[str]:
         """Strategies whose runs start alike on the same data, whatever the seed."""
-        return [name for name, loop, runs in self._places() if loop.alike(runs)]
+        return [name for name, training, runs in self._places() if training.alike(runs)]
 
     def one_run(self) -> list[str]:
         """Those of them whose runs are known to be one and the same: nothing else is drawn."""
-        return [name for name, loop, runs in self._places() if loop.one_run(runs)]
+        return [name for name, training, runs in self._places() if training.one_run(runs)]
 
-    def _places(self) -> Iterator[tuple[str, Loop, slice]]:
-        """Every strategy with its loop and its runs there."""
-        for names, loop in self.loops.items():
+    def _places(self) -> Iterator[tuple[str, Training, slice]]:
+        """Every strategy with its training and its runs there."""
+        for names, training in self.trainings.items():
             for i, name in enumerate(names):
-                yield name, loop, slice(i * self.seeds, (i + 1) * self.seeds)
+                yield name, training, slice(i * self.seeds, (i + 1) * self.seeds)
 
     def recorded_names(self) -> list[str]:
         """What every record holds, of the first group."""
-        return next(iter(self.loops.values())).recorded_names()
+        return next(iter(self.trainings.values())).recorded_names()
 
     def train(
         self,
@@ -160,12 +160,12 @@ class Contest:
         # of the initial points; a single seed says nothing about others
         known, alike = (self.one_run(), self.alike()) if self.seeds > 1 else ([], [])
         if checkpoint is not None:  # damage is found before hours of training
-            for number, loop in enumerate(self.loops.values()):
-                checkpoint.restore(f"{self.stage}-{number}", loop)
+            for number, training in enumerate(self.trainings.values()):
+                checkpoint.restore(f"{self.stage}-{number}", training)
         solutions: dict[Names, Solution] = {}
-        total, done = sum(map(len, self.loops)), 0
-        for number, (names, loop) in enumerate(self.loops.items()):
-            before = (loop.step, len(loop.recorded))
+        total, done = sum(map(len, self.trainings)), 0
+        for number, (names, training) in enumerate(self.trainings.items()):
+            before = (training.step, len(training.recorded))
             records = budget.steps(self.gradients_per_step()[names[0]])
             file = f"{self.stage}-{number}"
 
@@ -173,30 +173,30 @@ class Contest:
                 k: int,
                 _: dict[str, Tensor],
                 names: Names = names,
-                loop: Loop = loop,
+                training: Training = training,
                 done: int = done,
                 file: str = file,
             ) -> None:
                 if checkpoint is not None:
-                    checkpoint.keep(file, loop)
+                    checkpoint.keep(file, training)
                 if callback is not None:
-                    mark = budget.marks[len(loop.recorded) - 1]
+                    mark = budget.marks[len(training.recorded) - 1]
                     place = (mark, budget.total, done, total, self.stage, budget.kind)
                     callback(Progress(names, *place))
 
             try:
-                solutions[names] = loop.run(records, callback=report)
+                solutions[names] = training.run(records, callback=report)
             except KeyboardInterrupt:
                 if not solutions:
                     raise
                 break
             interrupted = Status.INTERRUPTED in solutions[names].status
-            if checkpoint is not None and (loop.step, len(loop.recorded)) != before:
-                checkpoint.keep(file, loop, now=True, finished=not interrupted)
+            if checkpoint is not None and (training.step, len(training.recorded)) != before:
+                checkpoint.keep(file, training, now=True, finished=not interrupted)
             done += len(names)
             if interrupted:
                 break
-        interrupted = len(solutions) < len(self.loops) or any(
+        interrupted = len(solutions) < len(self.trainings) or any(
             Status.INTERRUPTED in solution.status for solution in solutions.values()
         )
         heads = self._interrupted_heads(solutions)
@@ -214,7 +214,9 @@ class Contest:
             for name in names
         }
         return {
-            name: loop.head_status()[runs] for name, loop, runs in self._places() if name in cut
+            name: training.head_status()[runs]
+            for name, training, runs in self._places()
+            if name in cut
         }
 
 

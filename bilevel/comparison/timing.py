@@ -7,7 +7,7 @@ from bilevel.comparison.side_by_side import Options
 from bilevel.data.training_data import TrainingData
 from bilevel.problem.base import StackelbergProblem
 from bilevel.strategies import AbstractStrategy
-from bilevel.training.cohort import Training
+from bilevel.training.cohort import Cohort
 
 WARM_UP, ROUNDS, STEPS_PER_ROUND = 10, 5, 10
 
@@ -21,7 +21,7 @@ def _seconds(
     """Seconds of a step per run when all seeds train together: interleaved rounds, medians."""
     size, sampling = options.batch_size, options.sampling
     trainings = {
-        name: Training(
+        name: Cohort(
             problem,
             strategy,
             data,

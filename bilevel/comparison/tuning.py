@@ -10,7 +10,7 @@ import numpy as np
 
 from bilevel.comparison.budget import Budget
 from bilevel.comparison.checkpoint import Checkpoint
-from bilevel.comparison.side_by_side import Contest, Options, Outcome, Progress
+from bilevel.comparison.side_by_side import Options, Outcome, Progress, SideBySide
 from bilevel.comparison.statistics.judging import selecting
 from bilevel.comparison.statistics.paired import higher_is_better
 from bilevel.core.checks import positive
@@ -178,10 +178,10 @@ def tune_strategies(
     entrants = {
         f"{name} {i}": trial.strategy for name in trials for i, trial in enumerate(trials[name])
     }
-    contest = Contest(problem, entrants, own, options, "tuning")
+    contest = SideBySide(problem, entrants, own, options, "tuning")
     if len(own.seeds) > 1 and len(contest.one_run()) == len(entrants):
         own = own.part(slice(0, 1))
-        contest = Contest(problem, entrants, own, options, "tuning")
+        contest = SideBySide(problem, entrants, own, options, "tuning")
     metric = selecting(contest.recorded_names(), headline)
     outcome = contest.train(dataclasses.replace(budget, every=budget.total), callback, checkpoint)
     if outcome.interrupted:

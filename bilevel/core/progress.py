@@ -6,18 +6,18 @@ from contextlib import contextmanager
 
 from bilevel.errors import ArgumentError
 
-Report = Callable[[int, int], object]
+RowCallback = Callable[[int, int], object]
 """Called as `report(done, total)`, in rows, after each chunk of a pass."""
-Progress = bool | Report
-"""True: a bar, if standard error is a terminal; False: nothing; or a `Report`."""
+ShowProgress = bool | RowCallback
+"""True: a bar, if standard error is a terminal; False: nothing; or a `RowCallback`."""
 
 
 @contextmanager
-def reported(progress: Progress, what: str) -> Iterator[Report | None]:
+def reported(progress: ShowProgress, what: str) -> Iterator[RowCallback | None]:
     """What to call after each chunk while the block runs; None: nothing.
 
     Args:
-        progress: see `Progress`. Several passes may follow one another; each counts from zero.
+        progress: see `ShowProgress`. Several passes may follow one another; each counts from zero.
         what: one or two words for the bar.
 
     Raises:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.core.progress import Report
+from bilevel.core.progress import RowCallback
 from bilevel.errors import DataError, ShapeError
 from bilevel.problem.base import Groups
 
@@ -162,7 +162,7 @@ def check_piece(some: Tensor, name: str, start: int) -> None:
 
 
 def pieces(
-    inputs: Tensor, targets: Tensor, size: int, report: Report | None
+    inputs: Tensor, targets: Tensor, size: int, report: RowCallback | None
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """A few rows after the other, with the number of the first one."""
     total, every = len(inputs), max(1, CHUNK_ROWS // size)

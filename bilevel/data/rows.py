@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.core.checks import check_positive_integer
-from bilevel.core.progress import Report
+from bilevel.core.progress import RowCallback
 from bilevel.errors import IncompatibleError
 from bilevel.problem.base import Groups, StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
@@ -135,7 +135,9 @@ class Rows:
         whole, train = self.whole(body), self.chunk(0, trees.leaves(body)[0])
         return dataclasses.replace(whole, groups={**whole.groups, **train.groups})
 
-    def split(self, body: Tree, report: Report | None = None) -> Iterator[tuple[float, "Rows"]]:
+    def split(
+        self, body: Tree, report: RowCallback | None = None
+    ) -> Iterator[tuple[float, "Rows"]]:
         """The chunks, each with its share of the rows, in the type of the bodies."""
         if self.chunks is None:
             yield 1.0, self

@@ -43,7 +43,7 @@ def check_data(problem: StackelbergProblem, groups: Groups, *, per_seed: bool) -
                 problem.criterion.check_training(targets, problem.outputs)
 
 
-def check_problem(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> None:
+def check_contract(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> None:
     """Check once, at the start, that the problem keeps its contract.
 
     Args:

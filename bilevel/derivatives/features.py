@@ -43,7 +43,7 @@ class Pulled(NamedTuple):
     pull: Callable[[Tree], Tree]
 
 
-class Designs:
+class Features:
     """The features of one problem.
 
     Args:

@@ -15,10 +15,10 @@ from torch.func import jacrev, vmap
 from bilevel import trees
 from bilevel.core.graph import gradients, variable
 from bilevel.core.live_bytes import LiveBytes
-from bilevel.core.progress import Report
+from bilevel.core.progress import RowCallback
 from bilevel.data.rows import Rows
 from bilevel.derivatives.chunked import in_chunks, of_body
-from bilevel.derivatives.features import Designs, targets_of
+from bilevel.derivatives.features import Features, targets_of
 from bilevel.derivatives.features import LinearParts as LinearParts
 from bilevel.derivatives.reverse import graph_bytes, loss_gradient, pullback
 from bilevel.errors import IncompatibleError
@@ -38,7 +38,7 @@ class Oracles:
         report: told how far each pass over chunks of rows got.
     """
 
-    def __init__(self, problem: StackelbergProblem, report: Report | None = None) -> None:
+    def __init__(self, problem: StackelbergProblem, report: RowCallback | None = None) -> None:
         self.problem, self.report = problem, report
         # asked once: the compiler does not answer questions about bound methods rightly
         self.is_stackelberg = problem.is_stackelberg
@@ -50,12 +50,12 @@ class Oracles:
             and torch.as_tensor(problem.ridge).ndim == 0
         )
         linear = isinstance(problem, LinearHeadProblem)
-        self.designs = Designs(problem) if linear else None  # type: ignore[arg-type]
+        self.features = Features(problem) if linear else None  # type: ignore[arg-type]
 
     @contextmanager
     def sharing(self) -> Iterator[None]:
-        """See `Designs.sharing`; without a linear head there is nothing to share."""
-        with self.designs.sharing() if self.designs is not None else nullcontext():
+        """See `Features.sharing`; without a linear head there is nothing to share."""
+        with self.features.sharing() if self.features is not None else nullcontext():
             yield
 
     # values
@@ -200,8 +200,8 @@ class Oracles:
             )
         if not isinstance(problem, LinearHeadProblem):
             raise IncompatibleError(f"{type(problem).__name__} is not a LinearHeadProblem.")
-        if self._plain_linear_head and self.designs is not None and self.designs.shared:
-            return self.designs.plain_parts(body, rows, self.linear_penalty)
+        if self._plain_linear_head and self.features is not None and self.features.shared:
+            return self.features.plain_parts(body, rows, self.linear_penalty)
         weighted = problem.overrides("row_weights")
 
         def parts(one_body: Tree, groups: Groups) -> tuple[Tensor, ...]:
@@ -239,8 +239,8 @@ class Oracles:
 
         def made() -> list[Tensor]:
             found = trees.leaves(self.joint_gradient(body, head, rows))
-            if self._plain_linear_head and self.designs is not None:
-                design = self.designs.pulled(body, rows).parts[0]  # those of the gradient
+            if self._plain_linear_head and self.features is not None:
+                design = self.features.pulled(body, rows).parts[0]  # those of the gradient
                 predictions = design.new_empty(*design.shape[:2], *head.shape[2:])
                 found = [*found, design, predictions]
             return found
@@ -262,8 +262,8 @@ class Oracles:
     # how it is done
 
     def _values(self, function: Objective, body: Tree, head: Tree, rows: Rows) -> Tensor:
-        if self._plain_linear_head and self.designs is not None and self.designs.shared:
-            return self.designs.values(body, head, rows)  # F is g then
+        if self._plain_linear_head and self.features is not None and self.features.shared:
+            return self.features.values(body, head, rows)  # F is g then
         values: Tensor = vmap(function, in_dims=(0, 0, rows.in_dims))(body, head, rows.groups)
         return values
 
@@ -291,14 +291,14 @@ class Oracles:
         s = dc/d(predictions)/n; d_theta g = Z's + lambda theta, and d_w g pulls s theta' back and
         adds the derivative of h.
         """
-        designs = self.designs
-        assert designs is not None
-        problem = designs.problem
-        if level == "head" and not designs.shared:
+        linear = self.features
+        assert linear is not None
+        problem = linear.problem
+        if level == "head" and not linear.shared:
             with torch.no_grad():
-                design = designs.features(body, rows)
+                design = linear.features(body, rows)
         else:
-            (design, *penalties), pull = designs.pulled(body, rows)
+            (design, *penalties), pull = linear.pulled(body, rows)
         runs, n = design.shape[0], design.shape[1]
         columns = head if head.ndim == 3 else head.unsqueeze(2)
         weights = columns[:, :-1] if problem.fit_bias else columns

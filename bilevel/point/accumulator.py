@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.core.checks import positive
-from bilevel.core.progress import Progress, Report, reported
+from bilevel.core.progress import RowCallback, ShowProgress, reported
 from bilevel.core.status import Status
 from bilevel.data.groups import CHUNK_ROWS, check_piece, floating, is_mapped, pieces
 from bilevel.errors import ArgumentError, ShapeError, SingularHeadError
@@ -73,7 +73,9 @@ class GramAccumulator:
         """How many rows were added."""
         return sum(sums.rows for sums in (self._exact, self._quick) if sums is not None)
 
-    def add(self, inputs: Any, targets: Any, *, progress: Progress = False) -> "GramAccumulator":
+    def add(
+        self, inputs: Any, targets: Any, *, progress: ShowProgress = False
+    ) -> "GramAccumulator":
         """Add rows.
 
         Args:
@@ -106,7 +108,7 @@ class GramAccumulator:
         self._columns, self._outputs = z.shape[1], outputs
         return self
 
-    def solve(self, ridge: float = 0.0, *, progress: Progress = False) -> HeadResponse:
+    def solve(self, ridge: float = 0.0, *, progress: ShowProgress = False) -> HeadResponse:
         """theta of all rows so far.
 
         Args:
@@ -147,7 +149,7 @@ class GramAccumulator:
         size, rounding = system.gradient_norm(theta), self._rounding(theta, ridge)
         return self._response(theta, size, rounding, mu, codes)
 
-    def _refined(self, ridge: float, report: Report | None) -> HeadResponse | None:
+    def _refined(self, ridge: float, report: RowCallback | None) -> HeadResponse | None:
         """From sums of float32 products, and the gradient in float64; None: no quick convergence.
 
         The matrix of these sums is off by at most `QUICK_ROUNDING` times its trace.
@@ -194,7 +196,7 @@ class GramAccumulator:
         found: Tensor = EPS * ((n + m) ** 0.5 + 10) * terms
         return found
 
-    def _settle(self, report: Report | None) -> None:
+    def _settle(self, report: RowCallback | None) -> None:
         """Multiply the maps in float64 and forget them."""
         exact = self._exact
         for kept in self._maps:
@@ -208,7 +210,7 @@ class GramAccumulator:
         targets: Tensor,
         *,
         quick: bool = False,
-        report: Report | None = None,
+        report: RowCallback | None = None,
         check: bool = False,
     ) -> Sums:
         """Sums with further rows in them; the constant feature goes with the targets."""
@@ -273,7 +275,7 @@ class GramAccumulator:
             penalty[..., -1] = 0.0
         return penalty
 
-    def _slope(self, theta: Tensor, ridge: float, report: Report | None) -> Tensor:
+    def _slope(self, theta: Tensor, ridge: float, report: RowCallback | None) -> Tensor:
         """Z'(Z theta - t)/n + P theta at (1, m, K), in float64: a pass over the maps."""
         slope = torch.zeros_like(theta)
         if self._exact is not None:

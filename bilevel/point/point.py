@@ -9,13 +9,13 @@ from bilevel.bounds.gradients import GradientBound, GradientCertifier
 from bilevel.bounds.heads import BoundKind, Certifier, HeadCertificate
 from bilevel.core.generators import generator
 from bilevel.core.parts import check_part, run_counts
-from bilevel.core.progress import Progress, Report, reported
+from bilevel.core.progress import RowCallback, ShowProgress, reported
 from bilevel.core.status import Status
 from bilevel.data.groups import check_groups
 from bilevel.data.rows import Rows
 from bilevel.data.sampler import Sampler
 from bilevel.data.training_data import TrainingData
-from bilevel.derivatives.contract import check_data, check_problem
+from bilevel.derivatives.contract import check_contract, check_data
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ArgumentError, ShapeError
 from bilevel.heads import AbstractHeadSolver
@@ -89,7 +89,7 @@ def best_response(
     solver: AbstractHeadSolver | None = None,
     *,
     batch: Groups | None = None,
-    progress: Progress = False,
+    progress: ShowProgress = False,
 ) -> HeadResponse:
     """theta*(w) = argmin over theta of g(w, theta), with a bound on its error.
 
@@ -127,7 +127,7 @@ def hypergradient(
     *,
     solver: AbstractHeadSolver | None = None,
     batch: Groups | None = None,
-    progress: Progress = False,
+    progress: ShowProgress = False,
 ) -> Hypergradient:
     """grad Phi(w), Phi(w) = F(w, theta*(w)), with a bound on its error.
 
@@ -206,7 +206,7 @@ class _Point:
         problem: StackelbergProblem,
         body: Tree,
         batch: Groups | None,
-        report: Report | None = None,
+        report: RowCallback | None = None,
     ) -> None:
         check_part(problem, StackelbergProblem, "problem", "an instance of your problem")
         trees.check(body, "body", ShapeError)
@@ -234,7 +234,7 @@ class _Point:
         own = batch is None and (dtype == torch.float64 or not self.rows.groups)
         self.stated = own and not problem.redraws_data
         check_data(problem, self.rows.without("noise").groups, per_seed=per_seed)
-        check_problem(self.oracles, self.body, self.head, self.rows)
+        check_contract(self.oracles, self.body, self.head, self.rows)
 
     def respond(self, solver: AbstractHeadSolver | None) -> HeadResponse:
         """Solve and certify the head."""

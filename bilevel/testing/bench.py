@@ -58,7 +58,7 @@ class Bench:
             body = data.initial(problem.init_body, "body")
             start = data.initial(problem.init_head, "head")
             oracles = Oracles(problem)
-            contract.check_problem(oracles, body, start, sampler.full)
+            contract.check_contract(oracles, body, start, sampler.full)
             noise = random_like(start, generator(0, "testing"))
             head = problem.head_set.project(add(start, noise))
             return cls(problem, oracles, sampler.full, problem.body_set.project(body), head)

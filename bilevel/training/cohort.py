@@ -23,7 +23,7 @@ from bilevel.training.state import ACTIVE, TrainingState
 from bilevel.trees import Tree
 
 
-class Training:
+class Cohort:
     """Runs of one strategy that are computed together.
 
     Args:

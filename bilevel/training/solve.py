@@ -20,7 +20,7 @@ from bilevel.training.arguments import (
 from bilevel.training.recorder import record_steps
 from bilevel.training.solution import Solution
 from bilevel.training.state import TrainingState
-from bilevel.training.training import ONE_RUN, Callback, Loop
+from bilevel.training.training import ONE_RUN, Callback, Training
 
 
 def solve(
@@ -88,7 +88,7 @@ def solve(
     """
     check_problem_instance(problem)
     data = TrainingData(problem, seed_list(seeds), float_type(dtype), device)
-    loop = Loop(
+    training = Training(
         problem,
         strategy,
         data,
@@ -98,11 +98,11 @@ def solve(
         max_runs_at_once=max_runs_at_once,
     )
     if state is not None:
-        loop.go_on_from(state)
-    if len(data.seeds) > 1 and not parts.run_counts(strategy) and loop.one_run():
+        training.go_on_from(state)
+    if len(data.seeds) > 1 and not parts.run_counts(strategy) and training.one_run():
         warnings.warn(ONE_RUN.format(runs=len(data.seeds)), stacklevel=2)
-    solution = loop.run(
-        record_steps(loop.step, steps, every), tolerance=tolerance, callback=callback
+    solution = training.run(
+        record_steps(training.step, steps, every), tolerance=tolerance, callback=callback
     )
     if throw and all(status.failed for status in solution.status):
         raise AllRunsFailedError(

@@ -13,7 +13,7 @@ from bilevel.core.status import Status
 from bilevel.data.draws import Sampling
 from bilevel.data.sampler import BatchSize, Sampler
 from bilevel.data.training_data import TrainingData
-from bilevel.derivatives.contract import check_data, check_problem
+from bilevel.derivatives.contract import check_contract, check_data
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ArgumentError
 from bilevel.heads.quadratic import LARGEST_GENERAL_HEAD
@@ -23,7 +23,7 @@ from bilevel.training.arguments import (
     check_state,
     check_strategy,
 )
-from bilevel.training.cohort import Training, start
+from bilevel.training.cohort import Cohort, start
 from bilevel.training.compiled import can_compile
 from bilevel.training.recorder import joined
 from bilevel.training.repetition import same_data, same_steps, start_alike
@@ -43,7 +43,7 @@ STEP_BYTES = 2**29
 take turns. At its peak a step holds about twice that: a gigabyte."""
 
 
-class Loop:
+class Training:
     """All runs of one strategy: everything is checked and initialised when it is made.
 
     Args:
@@ -82,8 +82,8 @@ class Loop:
         compile = compile and can_compile(strategy, chunked=data.chunks is not None)
         self.problem, self.data = problem, data
         self.parts = parts
-        self.trainings = [
-            Training(
+        self.cohorts = [
+            Cohort(
                 problem,
                 parts_module.part(strategy, part),
                 data if len(parts) == 1 else data.part(part),
@@ -99,18 +99,18 @@ class Loop:
     @property
     def step(self) -> int:
         """How many steps were made."""
-        return self.trainings[0].state.step
+        return self.cohorts[0].state.step
 
     @property
     def state(self) -> TrainingState:
         """Where all runs stand."""
-        return TrainingState.join([training.state for training in self.trainings])
+        return TrainingState.join([cohort.state for cohort in self.cohorts])
 
     def recorded_names(self) -> list[str]:
         """What every record holds."""
-        training = self.trainings[0]
-        made = training.state.strategy
-        return list(training.recorder.record(made.body, made.head, respond=False))
+        cohort = self.cohorts[0]
+        made = cohort.state.strategy
+        return list(cohort.recorder.record(made.body, made.head, respond=False))
 
     def alike(self, runs: slice = slice(None)) -> bool:
         """Whether some runs, of different seeds, start alike on the same data."""
@@ -119,23 +119,23 @@ class Loop:
 
     def one_run(self, runs: slice = slice(None)) -> bool:
         """Whether these runs are known to be one and the same, before they are trained."""
-        if self.trainings[0].strategy.draws or not self.alike(runs):
+        if self.cohorts[0].strategy.draws or not self.alike(runs):
             return False
-        same = same_steps(self.trainings[0].sampler, self.data)
+        same = same_steps(self.cohorts[0].sampler, self.data)
         return same and start_alike(self.state.strategy, runs)
 
     def head_status(self) -> list[str]:
         """Names of what became of each run's heads so far; COMPLETED where nothing is known."""
         codes: list[int] = []
-        for training in self.trainings:
-            found = training.strategy.status(training.state.strategy)
-            codes += [0] * len(training.data.seeds) if found is None else found.tolist()
+        for cohort in self.cohorts:
+            found = cohort.strategy.status(cohort.state.strategy)
+            codes += [0] * len(cohort.data.seeds) if found is None else found.tolist()
         return [Status(code).name for code in codes]
 
     @property
     def resumable(self) -> bool:
         """Whether its state can be stored and gone on from."""
-        return self.trainings[0].strategy.resumable
+        return self.cohorts[0].strategy.resumable
 
     def history(self) -> dict[str, Tensor]:
         """The records so far: name -> (T, R), float64, on the CPU."""
@@ -149,8 +149,8 @@ class Loop:
         if self.resumable:
             self.go_on_from(state)
         else:  # it is finished: what became of its runs is all that is needed
-            for part, training in zip(self.parts, self.trainings, strict=True):
-                training.state = training.state._replace(codes=state.codes[part])
+            for part, cohort in zip(self.parts, self.cohorts, strict=True):
+                cohort.state = cohort.state._replace(codes=state.codes[part])
         self.recorded = list(recorded)
         self.records = [
             {name: values[i].to(self.data.device) for name, values in history.items()}
@@ -160,15 +160,15 @@ class Loop:
     def go_on_from(self, state: TrainingState) -> None:
         """Start from `state` instead of the initial points."""
         if not self.resumable:
-            name = type(self.trainings[0].strategy).__name__
+            name = type(self.cohorts[0].strategy).__name__
             raise ArgumentError(
                 f"{name} cannot go on from a `state`: Python cannot copy what "
                 "it is in the middle of. Train all steps in one call."
             )
-        states = [training.state for training in self.trainings]
+        states = [cohort.state for cohort in self.cohorts]
         whole = check_state(state, TrainingState.join(states))
-        for part, training in zip(self.parts, self.trainings, strict=True):
-            training.go_on_from(whole if len(self.parts) == 1 else whole.part(part))
+        for part, cohort in zip(self.parts, self.cohorts, strict=True):
+            cohort.go_on_from(whole if len(self.parts) == 1 else whole.part(part))
 
     def run(
         self,
@@ -187,12 +187,12 @@ class Loop:
         apart = max(1, math.ceil((len(records) - 1) / DEAR_RECORDS))
         try:
             for k in records[len(self.recorded) :]:
-                if self.recorded and all(training.ended for training in self.trainings):
+                if self.recorded and all(cohort.ended for cohort in self.cohorts):
                     break
                 self._advance(k - self.step)
                 place = len(self.recorded)
                 respond = tolerance is not None or place % apart == 0 or k == records[-1]
-                made = [training.record(tolerance, respond=respond) for training in self.trainings]
+                made = [cohort.record(tolerance, respond=respond) for cohort in self.cohorts]
                 self.records.append(joined(made))
                 self.recorded.append(k)
                 if callback is not None:
@@ -202,32 +202,32 @@ class Loop:
             ending, self.records = Status.INTERRUPTED, self.records[: len(self.recorded)]
             if not self.records:
                 raise
-            for training in self.trainings:
-                training.restore()
+            for cohort in self.cohorts:
+                cohort.restore()
         return self.solution(ending)
 
     def _advance(self, count: int) -> None:
         """Steps of all runs; interrupted ones are undone if runs take turns."""
-        before = [training.state for training in self.trainings]
+        before = [cohort.state for cohort in self.cohorts]
         try:
-            for training in self.trainings:
-                training.advance(count)
+            for cohort in self.cohorts:
+                cohort.advance(count)
         except KeyboardInterrupt:
             if len(before) > 1:  # they would stand at different steps
-                for training, state in zip(self.trainings, before, strict=True):
-                    training.state = state
+                for cohort, state in zip(self.cohorts, before, strict=True):
+                    cohort.state = state
             raise
 
     def solution(self, ending: Status) -> Solution:
         """What there is, if the runs that can go on end as `ending`."""
         state = self.state
-        certifier = self.trainings[0].recorder.certifier
+        certifier = self.cohorts[0].recorder.certifier
         return Solution(
             problem=self.problem,
             seeds=tuple(self.data.seeds),
             body=state.strategy.body,
             head=state.strategy.head,
-            status=tuple(s for training in self.trainings for s in training.status(ending)),
+            status=tuple(s for cohort in self.cohorts for s in cohort.status(ending)),
             steps=torch.tensor(self.recorded),
             history=self.history(),
             bound_kind=certifier.kind,
@@ -248,7 +248,7 @@ def _check_start(
     sampler = Sampler(problem, data, batch_size, oracles.sampled_groups, sampling)
     rows = sampler.rows(0)
     body, head = start(problem, data)
-    check_problem(oracles, body, head, rows)
+    check_contract(oracles, body, head, rows)
     if not strategy.cost.passes:
         return oracles.graph_bytes(body, head, rows)
     needed = oracles.graph_bytes(body, head, rows.full)

@@ -30,7 +30,7 @@ def untrained(monkeypatch):
     def train(*arguments, **options):
         raise AssertionError("a training was started")
 
-    monkeypatch.setattr("bilevel.training.training.Loop.run", train)
+    monkeypatch.setattr("bilevel.training.training.Training.run", train)
 
 
 def test_compare_writes_what_it_was_asked(results):
@@ -125,7 +125,7 @@ def test_wrong_counts_are_refused_before_the_first_step(arguments, tmp_path, cap
     def step(self):
         raise AssertionError("a step was made")
 
-    monkeypatch.setattr("bilevel.training.cohort.Training.step", step)
+    monkeypatch.setattr("bilevel.training.cohort.Cohort.step", step)
     assert run("compare", "diabetes", *TINY, *arguments, "--output", tmp_path / "new") == 2
     assert "must be a positive integer" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []

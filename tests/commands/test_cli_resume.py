@@ -10,7 +10,7 @@ from command_line import PAIR, TINY, run
 from bilevel.comparison.result import Comparison
 from bilevel.storage.folder import read_json, write_atomically
 from bilevel.storage.results import write_results
-from bilevel.training.cohort import Training
+from bilevel.training.cohort import Cohort
 
 LONG = ["diabetes", *TINY, "--steps", "12", "--every", "3", "--strategies", "uniform slow",
         "best response"]  # fmt: skip
@@ -41,7 +41,7 @@ def _undrawn():
 @pytest.fixture
 def interrupt(monkeypatch):
     """Ctrl-C in the n-th step from now on."""
-    true = Training.step
+    true = Cohort.step
 
     def at(number):
         left = iter(range(number, -1, -1))
@@ -51,7 +51,7 @@ def interrupt(monkeypatch):
                 raise KeyboardInterrupt
             true(self)
 
-        monkeypatch.setattr(Training, "step", step)
+        monkeypatch.setattr(Cohort, "step", step)
 
     return at
 
@@ -115,7 +115,7 @@ def test_nothing_is_left_when_nothing_was_recorded(tmp_path, monkeypatch):
     def record(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Training, "record", record)
+    monkeypatch.setattr(Cohort, "record", record)
     assert run("compare", *LONG, "--output", tmp_path / "run") == 130
     assert os.listdir(tmp_path) == []
 

@@ -28,7 +28,7 @@ from bilevel.comparison import compare as compare_module
 from bilevel.comparison.budget import Budget
 from bilevel.core.cost import Cost
 from bilevel.errors import ArgumentError
-from bilevel.training.cohort import Training
+from bilevel.training.cohort import Cohort
 from bilevel.training.recorder import record_steps
 
 BATCH = 6
@@ -170,13 +170,13 @@ def found():
             return dict.fromkeys(trained, np.nan)
 
         patch.setattr(compare_module, "_seconds", unmeasured)
-        made, true = {}, Training.step
+        made, true = {}, Cohort.step
 
         def step(self):
             made[type(self.strategy).__name__] = made.get(type(self.strategy).__name__, 0) + 1
             true(self)
 
-        patch.setattr(Training, "step", step)
+        patch.setattr(Cohort, "step", step)
         strategies = {name: strategy for name, (strategy, _) in COSTS.items()}
         budget = {"steps": TOTAL, "every": EVERY, "budget": "gradients"}
         return compare(Smooth(), strategies, **budget, **OPTIONS), made
@@ -253,7 +253,7 @@ def test_what_does_not_fit_is_refused_before_the_first_step(name, monkeypatch):
     def fail(*_):
         raise AssertionError("training started")
 
-    monkeypatch.setattr(Training, "step", fail)
+    monkeypatch.setattr(Cohort, "step", fail)
     changes, message = REFUSED[name]
     pair = {"two": uniform(0.005), "exact": BestResponse(0.005)}
     with pytest.raises(ArgumentError, match=message):

@@ -25,7 +25,7 @@ from bilevel import (
 )
 from bilevel.comparison import checkpoint
 from bilevel.comparison import compare as compare_module
-from bilevel.training.cohort import Training
+from bilevel.training.cohort import Cohort
 from problems.toy import ScalarProduct
 
 STRATEGIES = {
@@ -63,11 +63,11 @@ def counted(monkeypatch):
 
 
 class Steps:
-    """Counts `Training.step`, and raises KeyboardInterrupt in the middle of one."""
+    """Counts `Cohort.step`, and raises KeyboardInterrupt in the middle of one."""
 
     def __init__(self, monkeypatch):
         self.made, self.stop = [], None
-        true = Training.step
+        true = Cohort.step
 
         def step(training):
             if self.stop == 0:
@@ -77,7 +77,7 @@ class Steps:
             self.stop = None if self.stop is None else self.stop - 1
             self.made.append(training.state.step)
 
-        monkeypatch.setattr(Training, "step", step)
+        monkeypatch.setattr(Cohort, "step", step)
 
 
 def at_record(number):
@@ -260,7 +260,7 @@ def test_an_interrupt_before_the_first_record_leaves_a_folder_to_go_on_from(tmp_
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "record", pressed)
+        patch.setattr(Cohort, "record", pressed)
         with pytest.raises(KeyboardInterrupt):
             compare(Smooth(), PAIR, checkpoint=folder, **OPTIONS)
     found = compare(Smooth(), PAIR, checkpoint=folder, **OPTIONS)

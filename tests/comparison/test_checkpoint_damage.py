@@ -15,7 +15,7 @@ from bilevel.core.schedules import AbstractSchedule
 from bilevel.errors import ResultsError
 from bilevel.storage.tensors import read_tensors, write_tensors
 from bilevel.strategies import BestResponse, OwnLoop, TwoTimescale
-from bilevel.training.cohort import Training
+from bilevel.training.cohort import Cohort
 
 STRATEGIES = {
     "slow": uniform(0.005),
@@ -83,7 +83,7 @@ def refused(folder, monkeypatch, message, problem=None, strategies=STRATEGIES, *
 
     before = contents(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "step", fail)
+        patch.setattr(Cohort, "step", fail)
         with pytest.raises(ResultsError, match=message) as caught:
             compare(problem or Smooth(), strategies, checkpoint=folder, **(OPTIONS | changes))
     assert contents(folder) == before

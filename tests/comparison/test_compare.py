@@ -32,7 +32,7 @@ from bilevel.errors import (
     SingularHeadError,
     UnknownNameError,
 )
-from bilevel.training.cohort import Training
+from bilevel.training.cohort import Cohort
 from problems.toy import ScalarProduct
 
 STRATEGIES = {
@@ -100,14 +100,14 @@ def test_the_numbers_are_those_of_separate_trainings(redraws):
 
 def test_equal_structures_are_one_training():
     seen, made = [], []
-    true = Training.__init__
+    true = Cohort.__init__
 
     def count(self, problem, strategy, data, *more, **options):
         made.append(len(data.seeds))
         true(self, problem, strategy, data, *more, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Training, "__init__", count)
+        patch.setattr(Cohort, "__init__", count)
         compare(Smooth(), STRATEGIES, steps=2, every=2, callback=seen.append, **OPTIONS)
     assert made == [3 * len(names) for names in GROUPS]
     assert [p.strategies for p in seen] == [names for names in GROUPS for _ in range(2)]
@@ -325,7 +325,7 @@ def test_errors_come_before_the_first_step_of_any_strategy(name, monkeypatch):
     def fail(*_):
         raise AssertionError("training started")
 
-    monkeypatch.setattr(Training, "step", fail)
+    monkeypatch.setattr(Cohort, "step", fail)
     make, strategies, options, error, message = BAD[name]
     with pytest.raises(error, match=message):
         compare(make(), strategies, **(OPTIONS | {"steps": 5} | options))

@@ -20,7 +20,7 @@ from bilevel import (
 )
 from bilevel.comparison import compare as compare_module
 from bilevel.report import verdicts
-from bilevel.training.cohort import Training
+from bilevel.training.cohort import Cohort
 
 PAIR = {"slow": uniform(0.005), "two": TwoTimescale(0.005, 0.05), "exact": BestResponse(0.01)}
 OPTIONS = {"seeds": [4, 0, 2], "steps": 6, "every": 2, "dtype": torch.float64}
@@ -119,13 +119,13 @@ ALIVE = {
 @pytest.mark.parametrize("case", ALONE)
 def test_one_run_is_trained_and_said_to_be_one(case, monkeypatch):
     problem, options = ALONE[case]
-    trained, true = [], Training.__init__
+    trained, true = [], Cohort.__init__
 
     def made(self, problem, strategy, data, *more, **others):
         trained.append(list(data.seeds))
         true(self, problem, strategy, data, *more, **others)
 
-    monkeypatch.setattr(Training, "__init__", made)
+    monkeypatch.setattr(Cohort, "__init__", made)
     found = compare(problem, PAIR, **(OPTIONS | options))
     assert trained[-2:] == [[4, 4], [4]]  # after a look at all
     assert found.settings["seeds"] == [4]

@@ -12,7 +12,7 @@ from small_problems import Smooth
 from test_checkpoint import OPTIONS, PAIR, assert_same
 
 from bilevel import compare
-from bilevel.training.cohort import Training
+from bilevel.training.cohort import Cohort
 
 KILLED = """
 import sys, time
@@ -28,15 +28,15 @@ TOLD = """
 import sys, time
 from bilevel.commands import main as cli
 from bilevel.comparison import checkpoint
-from bilevel.training.cohort import Training
+from bilevel.training.cohort import Cohort
 
-true = Training.record
+true = Cohort.record
 
 def record(*arguments, **options):
     time.sleep(0.1)
     return true(*arguments, **options)
 
-checkpoint.SECONDS, Training.record = 0, record
+checkpoint.SECONDS, Cohort.record = 0, record
 sys.exit(cli.main(sys.argv[1:]))
 """
 COMMAND = ["compare", "scalar-product", "--seeds", "3", "--steps", "40", "--every", "2",
@@ -49,13 +49,13 @@ pytestmark = pytest.mark.usefixtures("untimed")
 @pytest.fixture
 def made(monkeypatch):
     """The steps that are made in this process."""
-    steps, true = [], Training.step
+    steps, true = [], Cohort.step
 
     def step(training):
         true(training)
         steps.append(training.state.step)
 
-    monkeypatch.setattr(Training, "step", step)
+    monkeypatch.setattr(Cohort, "step", step)
     return steps
 
 

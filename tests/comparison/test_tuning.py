@@ -18,7 +18,7 @@ from bilevel import (
     solve,
     uniform,
 )
-from bilevel.training.cohort import Training
+from bilevel.training.cohort import Cohort
 
 OPTIONS = {"seeds": [4, 0, 2], "steps": 8, "every": 4, "batch_size": 6, "dtype": torch.float64}
 FACTORS = (0.3, 1, 3)
@@ -102,7 +102,7 @@ def test_strategies_of_one_rate_alone_get_the_factors_as_they_are():
 def test_trials_are_the_steps_of_the_comparison():
     """9 trials of each of two structures, 2 seeds of their own; recorded at both ends."""
     made, seen = [], []
-    true = Training.__init__
+    true = Cohort.__init__
 
     def count(self, problem, strategy, data, *more, **options):
         made.append(list(data.seeds))
@@ -110,7 +110,7 @@ def test_trials_are_the_steps_of_the_comparison():
 
     pair = {"two": TwoTimescale(0.005, 0.05), "exact": BestResponse(0.005)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Training, "__init__", count)
+        patch.setattr(Cohort, "__init__", count)
         tuning = Tuning(FACTORS, seeds=[11, 9])
         found = compare(Smooth(), pair, tune=tuning, callback=seen.append, **OPTIONS)
     # the comparison that is checked first, the trials, and the comparison with what they found

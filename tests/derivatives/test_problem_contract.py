@@ -22,7 +22,7 @@ from small_problems import (
 )
 
 from bilevel import Ball, Batch, Box, LinearHeadProblem, StackelbergProblem, trees
-from bilevel.derivatives.contract import check_data, check_problem
+from bilevel.derivatives.contract import check_contract, check_data
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import FinalMethodError, ProblemError, ShapeError
 
@@ -31,7 +31,7 @@ SEEDS, BATCH = [4, 0, 2], 5
 
 def check(problem, batch_size=BATCH):
     rows = sampler(problem, SEEDS, batch_size).rows(0)
-    check_problem(Oracles(problem), *points(problem, SEEDS), rows)
+    check_contract(Oracles(problem), *points(problem, SEEDS), rows)
 
 
 PROBLEMS = [Smooth(), Smooth(outputs=K, fit_bias=True), General(), TrueBilevel(), Scalar(), Noisy()]

@@ -116,7 +116,7 @@ def test_bad_input_is_named_before_the_first_step(kind, entry, monkeypatch):
     def step(self):
         raise AssertionError("a step was made")
 
-    monkeypatch.setattr("bilevel.training.cohort.Training.step", step)
+    monkeypatch.setattr("bilevel.training.cohort.Cohort.step", step)
     make, error, message = BAD[kind]
     with pytest.raises(error, match=message) as caught:
         ENTRIES[entry](make())

@@ -23,7 +23,7 @@ from bilevel import (
 from bilevel.comparison.tuning import scaled
 from bilevel.core.schedules import AbstractSchedule, Constant, Scaled
 from bilevel.errors import ArgumentError
-from bilevel.training.cohort import Training
+from bilevel.training.cohort import Cohort
 
 OPTIONS = {"seeds": [4, 0, 2], "steps": 8, "every": 4, "batch_size": 6, "dtype": torch.float64}
 FACTORS = (0.3, 1, 3)
@@ -126,7 +126,7 @@ def test_bad_searches_are_refused_before_anything_is_done(name, tmp_path, monkey
     def fail(*_):
         raise AssertionError("training started")
 
-    monkeypatch.setattr(Training, "step", fail)
+    monkeypatch.setattr(Cohort, "step", fail)
     strategies, tune, message = BAD[name]
     folder = tmp_path / "kept"
     tune = tune() if callable(tune) else tune

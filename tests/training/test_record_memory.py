@@ -8,7 +8,7 @@ import bilevel
 from bilevel.core.live_bytes import LiveBytes
 from bilevel.data.training_data import TrainingData
 from bilevel.training import recorder
-from bilevel.training.training import Loop
+from bilevel.training.training import Training
 
 N, D, M, RUNS, BUDGET = 2000, 4, 32, 24, 2**22
 """Features take 0.5 MiB a run in float64; all runs at once would take 12 MiB several times over."""
@@ -100,13 +100,13 @@ KINDS["a Hessian"] = General
 
 def loop(made, strategy):
     data = TrainingData(made, list(range(RUNS)), torch.float32, "cpu")
-    return Loop(made, strategy, data, 16)
+    return Training(made, strategy, data, 16)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_records_stay_within_their_budget(kind, monkeypatch):
     monkeypatch.setattr(recorder, "RECORD_BYTES", BUDGET)
-    training = loop(KINDS[kind](), bilevel.TwoTimescale(1e-4, 1e-3)).trainings[0]
+    training = loop(KINDS[kind](), bilevel.TwoTimescale(1e-4, 1e-3)).cohorts[0]
     state = training.state.strategy
     with LiveBytes() as live:
         training.recorder.record(state.body, state.head)
@@ -117,7 +117,7 @@ def test_records_stay_within_their_budget(kind, monkeypatch):
 def test_steps_on_all_rows_stay_near_their_budget(kind, monkeypatch):
     """By half of it, as 2**29 stands for the gigabyte that docs/scale.md tells of."""
     monkeypatch.setattr("bilevel.training.training.STEP_BYTES", BUDGET // 2)
-    training = loop(KINDS[kind](), bilevel.BestResponse(1e-3)).trainings[0]
+    training = loop(KINDS[kind](), bilevel.BestResponse(1e-3)).cohorts[0]
     with LiveBytes() as live:
         training.advance(1)
     assert live.peak < 1.3 * BUDGET

@@ -10,7 +10,7 @@ import bilevel
 from bilevel import Status
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ArgumentError, DataError, IncompatibleError, ProblemError
-from bilevel.training.cohort import Training, TrainingData
+from bilevel.training.cohort import Cohort, TrainingData
 from problems.regression import Network, Regression, friedman1
 from problems.toy import ScalarProduct
 
@@ -176,7 +176,7 @@ def test_the_residual_is_that_of_the_head_that_is_returned():
     inputs = torch.randn(9, 2, generator=torch.Generator().manual_seed(0)).double()
     problem = Boxed(inputs, inputs.clone())
     data = TrainingData(problem, [0], torch.float64, "cpu")
-    training = Training(problem, bilevel.uniform(0.1), data, None)
+    training = Cohort(problem, bilevel.uniform(0.1), data, None)
     state, rows = training.state.strategy, training.sampler.rows(0)
     solver, oracles = bilevel.ClosedForm(), training.oracles
     memory = solver.init(oracles, state.body, state.head, rows)
@@ -191,7 +191,7 @@ def test_inner_rows_differ_between_body_steps_and_from_the_bodys_rows(monkeypatc
     problem = friedman1(width=2, train=500, validation=2, test=2)
     data = TrainingData(problem, [0], torch.float64, "cpu")
     solver = bilevel.FastSGD(0.1, steps=2, batch_size=4)
-    training = Training(problem, bilevel.BestResponse(1e-3, solver), data, 4)
+    training = Cohort(problem, bilevel.BestResponse(1e-3, solver), data, 4)
     seen, true = [], training.sampler.indices
 
     def indices(group, size, k, stream="rows"):
@@ -244,7 +244,7 @@ def test_features_that_are_shared_change_no_number(decay, monkeypatch):
     found, counts = [], []
     for sharing in (Oracles.sharing, lambda oracles: contextlib.nullcontext()):
         monkeypatch.setattr(Oracles, "sharing", sharing)
-        made = Training(
+        made = Cohort(
             problem,
             bilevel.TwoTimescale(0.1, 0.1),
             TrainingData(problem, [0, 1], torch.float32, "cpu"),

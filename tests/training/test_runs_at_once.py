@@ -11,8 +11,8 @@ from bilevel.data.training_data import TrainingData
 from bilevel.errors import ArgumentError
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.training import recorder
-from bilevel.training.cohort import Training
-from bilevel.training.training import Loop
+from bilevel.training.cohort import Cohort
+from bilevel.training.training import Training
 from problems.regression import friedman1
 
 STRATEGIES = {
@@ -67,7 +67,7 @@ def test_a_state_goes_on_however_many_runs_are_at_once():
 
 
 def test_an_interrupt_leaves_all_runs_at_the_last_record(monkeypatch):
-    true, seen = Training.step, []
+    true, seen = Cohort.step, []
 
     def step(self):
         seen.append(self.state.step)
@@ -76,7 +76,7 @@ def test_an_interrupt_leaves_all_runs_at_the_last_record(monkeypatch):
         true(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "step", step)
+        patch.setattr(Cohort, "step", step)
         found = train(Smooth(), STRATEGIES["adam"], max_runs_at_once=2)
     assert found.status == (Status.INTERRUPTED,) * 5
     assert (found.state.step, found.steps.tolist()) == (6, [0, 6])
@@ -98,14 +98,14 @@ def test_a_number_of_runs_is_a_positive_integer(value):
 
 def turns(problem, strategy, runs):
     data = TrainingData(problem, list(range(runs)), torch.float64, "cpu")
-    return Loop(problem, strategy, data, 8)
+    return Training(problem, strategy, data, 8)
 
 
 def test_steps_that_would_not_fit_take_turns(monkeypatch):
     strategy = bilevel.uniform(0.1)
-    assert len(turns(Smooth(), strategy, 6).trainings) == 1
+    assert len(turns(Smooth(), strategy, 6).cohorts) == 1
     monkeypatch.setattr("bilevel.training.training.STEP_BYTES", 1)
-    assert len(turns(Smooth(), strategy, 6).trainings) == 6
+    assert len(turns(Smooth(), strategy, 6).cohorts) == 6
 
 
 def test_records_evaluate_few_runs_at_a_time(monkeypatch):

@@ -10,7 +10,7 @@ import bilevel
 from bilevel import SGD, Adam, BestResponse, FastSGD, RMSProp, TwoTimescale, solve, trees
 from bilevel.core.status import Status
 from bilevel.errors import AllRunsFailedError
-from bilevel.training.cohort import Training
+from bilevel.training.cohort import Cohort
 from problems.toy import ScalarProduct
 
 STRATEGIES = {
@@ -76,7 +76,7 @@ def test_noise_does_not_depend_on_the_runs_beside_it():
 def test_a_run_sees_the_rows_of_its_seed(monkeypatch):
     seen = {}
     for seeds in ([0, 1, 2, 3, 4], [3]):
-        true = Training.step
+        true = Cohort.step
 
         def step(self, seeds=seeds, true=true):
             rows = self.sampler.rows(self.state.step).groups["train"]
@@ -84,7 +84,7 @@ def test_a_run_sees_the_rows_of_its_seed(monkeypatch):
             true(self)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Training, "step", step)
+            patch.setattr(Cohort, "step", step)
             train(Smooth(), STRATEGIES["alternating"], 300, seeds=seeds, every=300)
     assert len(seen) == 600
     assert all(torch.equal(seen[5, k], seen[1, k]) for k in range(300))
@@ -142,7 +142,7 @@ def test_a_closed_form_in_trouble_leaves_the_others_unchanged_bitwise(
     """`ClosedForm` itself, primal and dual, with one body whose features are lost or all alike."""
     problem = Unbounded()
     problem.groups = {"train": trees.tree_map(lambda x: x[:rows], problem.data()["train"])}
-    training = Training(problem, BestResponse(0.1), data(problem, 5), None)
+    training = Cohort(problem, BestResponse(0.1), data(problem, 5), None)
     made, solver = training.state.strategy, bilevel.ClosedForm()
     broken = {key: x.clone() for key, x in made.body.items()}
     broken["weight"][2] = number
@@ -168,7 +168,7 @@ def data(problem, seeds):
 @pytest.mark.parametrize("name", ["rmsprop", "best response, rmsprop"])
 def test_memory_is_flat(name):
     """No step keeps anything: as many live tensors after 2,000 steps as after 20, and no graph."""
-    training = Training(Smooth(), STRATEGIES[name], data(Smooth(), 3), 6)
+    training = Cohort(Smooth(), STRATEGIES[name], data(Smooth(), 3), 6)
 
     def live():
         gc.collect()

@@ -16,7 +16,7 @@ from bilevel.errors import (
     SingularHeadError,
 )
 from bilevel.strategies import AbstractStrategy
-from bilevel.training.cohort import Training
+from bilevel.training.cohort import Cohort
 
 STRATEGIES = {
     "rmsprop": TwoTimescale(0.01, 0.05),
@@ -108,7 +108,7 @@ def _initial():
 
 def interrupted_in_step(monkeypatch, at, problem, strategy, steps, **options):
     """Ctrl-C as the user presses it: in the middle of a step."""
-    true = Training.step
+    true = Cohort.step
 
     def step(self):
         if self.state.step == at:
@@ -116,7 +116,7 @@ def interrupted_in_step(monkeypatch, at, problem, strategy, steps, **options):
         true(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "step", step)
+        patch.setattr(Cohort, "step", step)
         return train(problem, strategy, steps, **options)
 
 
@@ -172,7 +172,7 @@ def no_step(monkeypatch):
     def fail(*_):
         raise AssertionError("training started")
 
-    monkeypatch.setattr(Training, "step", fail)
+    monkeypatch.setattr(Cohort, "step", fail)
     return fail
 
 

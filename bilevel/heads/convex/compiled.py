@@ -28,7 +28,7 @@ KEPT = 16
 """How many compiled problems are remembered at least."""
 
 
-class Told(NamedTuple):
+class Reply(NamedTuple):
     """What a solver answers.
 
     Attributes:
@@ -81,14 +81,14 @@ class Compiled(abc.ABC):
     def objective(self) -> tuple[Any, list[Any]]:
         """g as an expression of `self.head` and parameters, and constraints that it needs."""
 
-    def solve(self, values: Mapping[str, Any], options: Mapping[str, Any]) -> Told:
+    def solve(self, values: Mapping[str, Any], options: Mapping[str, Any]) -> Reply:
         """The head for the values of the parameters."""
         with self.lock:
             for name, value in values.items():
                 self.parameters[name].value = value
             return self._solved(self.problem, options)
 
-    def _solved(self, problem: Any, options: Mapping[str, Any]) -> Told:
+    def _solved(self, problem: Any, options: Mapping[str, Any]) -> Reply:
         """The answer of the solver, whatever it is."""
         error = self.cvxpy.error
         with warnings.catch_warnings():
@@ -102,7 +102,7 @@ class Compiled(abc.ABC):
                         f'`solver` = "{self.solver}" is not made for this head: {failure} '
                         "Leave `solver` out for CLARABEL, which solves all heads of this library."
                     ) from failure
-                return Told(None, Status.SOLVER_FAILED, f"{self.solver}: {failure}")
+                return Reply(None, Status.SOLVER_FAILED, f"{self.solver}: {failure}")
             except (TypeError, ValueError) as failure:
                 if not options:
                     raise
@@ -122,7 +122,7 @@ class Compiled(abc.ABC):
         }.get(problem.status, Status.SOLVER_FAILED)
         if not status.failed and (found is None or not np.isfinite(found).all()):
             status = Status.SOLVER_FAILED
-        return Told(None if status.failed else np.array(found), status, words)
+        return Reply(None if status.failed else np.array(found), status, words)
 
     def _checked(self, constraints: Any) -> list[Any]:
         """The user's constraints, if they are some."""

@@ -155,7 +155,7 @@ class Cvxpy(AbstractHeadSolver):
             last = by_columns(last, centre.inward)
             factor = CentredFactor(factor, centre.origin) if factor else ()
         polish = self._polishes(convex, trees.flatten(head).shape[1])
-        found = Found.nothing(heads, head)
+        found = Answers.nothing(heads, head)
         for options in self._attempts(polish):
             self._ask(found, heads, convex, options)
             if polish:
@@ -167,7 +167,7 @@ class Cvxpy(AbstractHeadSolver):
 
     @staticmethod
     def _answer(
-        found: "Found",
+        found: "Answers",
         heads: ConvexHeads,
         convex: ConvexSet,
         dtype: torch.dtype,
@@ -191,7 +191,7 @@ class Cvxpy(AbstractHeadSolver):
         return answer, mapping(convex, at, heads.slope(at), 1 / heads.largest)
 
     def _ask(
-        self, found: "Found", heads: ConvexHeads, convex: ConvexSet, options: dict[str, Any]
+        self, found: "Answers", heads: ConvexHeads, convex: ConvexSet, options: dict[str, Any]
     ) -> None:
         """Solve the runs that are rough, one by one; keep the better one of two answers."""
         for run in found.rough.nonzero().flatten().tolist():
@@ -208,7 +208,9 @@ class Cvxpy(AbstractHeadSolver):
             if told.head is not None:
                 found.head[run] = torch.from_numpy(told.head)
 
-    def _polish(self, found: "Found", heads: ConvexHeads, convex: ConvexSet, last: Tensor) -> None:
+    def _polish(
+        self, found: "Answers", heads: ConvexHeads, convex: ConvexSet, last: Tensor
+    ) -> None:
         """Newton steps; runs that are exact then are so whatever their solver said.
 
         Runs that have no answer start a gradient step from the last heads.
@@ -295,7 +297,7 @@ def _checked(options: Any) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(eq=False)
-class Found:
+class Answers:
     """What is known of the heads of R runs so far.
 
     Args:
@@ -315,7 +317,7 @@ class Found:
     residual: Tensor | None = None
 
     @classmethod
-    def nothing(cls, heads: ConvexHeads, like: Tensor) -> "Found":
+    def nothing(cls, heads: ConvexHeads, like: Tensor) -> "Answers":
         """Nothing solved."""
         status = heads.status
         head = torch.full_like(like, torch.nan, dtype=torch.float64)

@@ -40,7 +40,7 @@ NEAR = 1e-3
 GOING = -1
 
 
-class Found(NamedTuple):
+class DescentResult(NamedTuple):
     """Where R runs ended.
 
     Attributes:
@@ -99,7 +99,7 @@ class Descent:
         self.polished = no  # further steps below the tolerance gain nothing
         self.near = NEAR * self._largest()
 
-    def run(self) -> Found:
+    def run(self) -> DescentResult:
         """Until every run has a status."""
         for _ in range(self.max_steps):
             largest = self._largest()
@@ -118,7 +118,7 @@ class Descent:
             self._factor(self.going & self.stale)
             self._step(polishing)
         self._finish()
-        return Found(self.place, self.factor, self.status, self.steps, self.factored)
+        return DescentResult(self.place, self.factor, self.status, self.steps, self.factored)
 
     @property
     def going(self) -> Tensor:
