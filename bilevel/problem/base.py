@@ -1,14 +1,15 @@
 """The problems: what users subclass. Written for one run, without a run axis."""
 
 import abc
+import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from bilevel.errors import ProblemError
 from bilevel.problem.constants import Curvature, Lipschitz
-from bilevel.problem.hiding import refuse_hiding
 from bilevel.problem.sets import ConvexSet, Everywhere
 from bilevel.trees import Tree
 
@@ -62,11 +63,11 @@ class StackelbergProblem(abc.ABC):
         """Refuse data that would hide a method: `penalty = 0.1`."""
         super().__init_subclass__(**kwargs)
         for name, value in vars(cls).items():
-            refuse_hiding(cls, name, value)
+            _refuse_hiding(cls, name, value)
 
     def __setattr__(self, name: str, value: object) -> None:
         """Refuse data that would hide a method: `self.data = x`."""
-        refuse_hiding(type(self), name, value)
+        _refuse_hiding(type(self), name, value)
         super().__setattr__(name, value)
 
     @abc.abstractmethod
@@ -161,3 +162,27 @@ class StackelbergProblem(abc.ABC):
     def is_stackelberg(self) -> bool:
         """Whether F is g, so that Danskin's gradient (`Envelope`) is exact."""
         return getattr(self.body_objective, "__func__", None) is StackelbergProblem.body_objective
+
+
+def _refuse_hiding(problem: type, name: str, value: object) -> None:
+    """Raise if `value`, data, would take the place of a method that the library calls.
+
+    Functions and descriptors may: they are how methods are overridden.
+
+    Args:
+        problem: the class.
+        name: of the attribute.
+        value: what it is to be.
+
+    Raises:
+        ProblemError: it would.
+    """
+    if callable(value) or hasattr(type(value), "__get__"):
+        return
+    for base in problem.__mro__:
+        if base.__module__.startswith("bilevel.") and inspect.isfunction(vars(base).get(name)):
+            raise ProblemError(
+                f"`{name}` of {problem.__name__} is {type(value).__name__}, which would hide the "
+                f"method of {base.__name__} of that name. Define the method, or choose another "
+                "name for the data."
+            )
