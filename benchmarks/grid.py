@@ -40,7 +40,7 @@ def together(steps: int, records: int = RECORDS) -> float:
     """Seconds of all runs as one training."""
     began = time.perf_counter()
     every = max(1, steps // records)
-    bilevel.compare(friedman1(), grid(), SEEDS, steps=steps, batch_size=BATCH, every=every)
+    bilevel.compare(friedman1(), grid(), seeds=SEEDS, steps=steps, batch_size=BATCH, every=every)
     return time.perf_counter() - began
 
 
@@ -51,7 +51,7 @@ def alone(number: int, steps: int) -> float:
     bilevel.solve(
         friedman1(),
         strategies[number * 7 % len(strategies)],
-        steps,
+        steps=steps,
         seeds=[number % SEEDS],
         batch_size=BATCH,
         every=max(1, steps // RECORDS),
@@ -73,7 +73,7 @@ def compare_times(steps: int) -> None:
 
 def record_many_rows() -> None:
     """4 runs that record twice on 60,000 shared rows."""
-    bilevel.solve(Images(rows=60_000), bilevel.TwoTimescale(5e-4, 5e-3), 1, seeds=4)
+    bilevel.solve(Images(rows=60_000), bilevel.TwoTimescale(5e-4, 5e-3), steps=1, seeds=4)
 
 
 def print_peak(part: str) -> None:

@@ -68,7 +68,7 @@ def added(name: str, steps: int) -> float:
         inner = bilevel.FastSGD(0.6, count)
         strategy = bilevel.BestResponse(0.1, inner, METHODS[name](count), bilevel.SGD())
         bilevel.solve(
-            Diagonal(), strategy, 2, batch_size=None, seeds=1, every=2, dtype=torch.float64
+            Diagonal(), strategy, steps=2, batch_size=None, seeds=1, every=2, dtype=torch.float64
         )
     return peak() - before
 

@@ -151,7 +151,7 @@ class Reproduce:
             return bilevel.compare(
                 self.problem(name),
                 bilevel.preset_strategies(BODY_LR, HEAD_LR, order="simultaneous", names=names),
-                seeds,
+                seeds=seeds,
                 steps=steps,
                 every=None if setting.every is None else min(setting.every, steps),
                 batch_size=64,

@@ -46,7 +46,7 @@ class Compare:
     """alpha, the slow rate."""
     head_lr: float = 5e-3
     """beta, the fast rate: above alpha."""
-    seeds: int = 10
+    seeds: int = 20
     """How many seeds; each is a pair for the statistics."""
     steps: int = 1500
     """Body steps of every strategy."""
@@ -196,7 +196,7 @@ class Compare:
             return bilevel.compare(
                 problem,
                 strategies,
-                self.seeds,
+                seeds=self.seeds,
                 steps=self.steps,
                 batch_size=self.batch_size or None,
                 every=self.every,

@@ -38,8 +38,8 @@ Array = NDArray[np.float64]
 def compare(
     problem: StackelbergProblem,
     strategies: Mapping[str, AbstractStrategy | Callable[..., Any]],
-    seeds: int | Sequence[int] = 20,
     *,
+    seeds: int | Sequence[int] = 20,
     steps: int = 2000,
     budget: BudgetKind = "steps",
     batch_size: BatchSize = 64,

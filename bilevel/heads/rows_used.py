@@ -124,7 +124,7 @@ class BatchData(AbstractHeadData):
         >>> from problems.regression import diabetes
         >>> solver = bilevel.ClosedForm(bilevel.BatchData())
         >>> strategy = bilevel.BestResponse(5e-4, solver)
-        >>> solution = bilevel.solve(diabetes(width=8), strategy, 20, batch_size=32, seeds=2)
+        >>> solution = bilevel.solve(diabetes(width=8), strategy, steps=20, batch_size=32, seeds=2)
     """
 
     @property
@@ -175,7 +175,7 @@ class RunningData(AbstractHeadData):
         >>> from problems.regression import diabetes
         >>> solver = bilevel.ClosedForm(bilevel.RunningData(decay=0.9))
         >>> strategy = bilevel.BestResponse(5e-4, solver)
-        >>> solution = bilevel.solve(diabetes(width=8), strategy, 20, batch_size=32, seeds=2)
+        >>> solution = bilevel.solve(diabetes(width=8), strategy, steps=20, batch_size=32, seeds=2)
     """
 
     decay: Number = 0.95

@@ -44,7 +44,8 @@ class AuxiliaryProblem(StackelbergProblem):
         ...     def head_objective(self, w, theta, batch): return (w * theta - 1) ** 2 / 2
         ...     def directions(self, w, theta, residual, batch):
         ...         return theta * residual, w * residual, residual - (w * theta - 1)
-        >>> solution = bilevel.solve(Scalar(), bilevel.SingleLoop(0.01, 0.1, 0.5), 500, seeds=2)
+        >>> strategy = bilevel.SingleLoop(0.01, 0.1, 0.5)
+        >>> solution = bilevel.solve(Scalar(), strategy, steps=500, seeds=2)
         >>> bool(solution.history["objective"][-1].max() < 1e-6)
         True
     """

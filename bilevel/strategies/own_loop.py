@@ -103,7 +103,7 @@ class OwnLoop(AbstractStrategy):
         ...         head = body / (body**2 + 1)
         ...         body = body - 0.2 * (head * (body * head - 1) + 0.1 * body)
         ...         yield body, head
-        >>> solution = bilevel.solve(ScalarProduct(), bilevel.OwnLoop(exact), 400, seeds=2)
+        >>> solution = bilevel.solve(ScalarProduct(), bilevel.OwnLoop(exact), steps=400, seeds=2)
         >>> [round(body, 3) for body in solution.body.tolist()]
         [1.47, 1.47]
     """

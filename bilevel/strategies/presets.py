@@ -72,11 +72,11 @@ def preset_strategies(
     optimizer = optimizer or RMSProp()
     middle = (body_lr * head_lr) ** 0.5
     made: dict[str, AbstractStrategy] = {
-        "uniform slow": uniform(body_lr, optimizer, order),
-        "uniform fast": uniform(head_lr, optimizer, order),
+        "uniform slow": uniform(body_lr, optimizer, order=order),
+        "uniform fast": uniform(head_lr, optimizer, order=order),
         "two-timescale": TwoTimescale(body_lr, head_lr, optimizer, order),
         "swapped": TwoTimescale(head_lr, body_lr, optimizer, order),
-        "uniform sqrt": uniform(middle, optimizer, order),
+        "uniform sqrt": uniform(middle, optimizer, order=order),
         "best response": BestResponse(body_lr, optimizer=optimizer),
         RUNNING: BestResponse(body_lr, ClosedForm(RunningData()), optimizer=optimizer),
     }

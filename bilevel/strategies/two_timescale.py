@@ -133,6 +133,7 @@ class TwoTimescale(AbstractStrategy):
 def uniform(
     lr: Number | AbstractSchedule,
     optimizer: AbstractOptimizer | None = None,
+    *,
     order: Order = "alternating",
     head_steps: int = 1,
 ) -> TwoTimescale:

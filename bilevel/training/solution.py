@@ -122,7 +122,7 @@ class Solution:
         Examples:
             >>> import bilevel, tempfile
             >>> from problems.toy import ScalarProduct
-            >>> solved = bilevel.solve(ScalarProduct(), bilevel.uniform(0.1), 5, seeds=2)
+            >>> solved = bilevel.solve(ScalarProduct(), bilevel.uniform(0.1), steps=5, seeds=2)
             >>> path = solved.save(f"{tempfile.mkdtemp()}/toy.safetensors")
             >>> bool((bilevel.Solution.load(path, ScalarProduct()).body == solved.body).all())
             True

@@ -26,10 +26,10 @@ from bilevel.training.training import ONE_RUN, Callback, Training
 def solve(
     problem: StackelbergProblem,
     strategy: AbstractStrategy,
-    steps: int = 2000,
     *,
+    steps: int = 2000,
     batch_size: BatchSize = 64,
-    seeds: int | Sequence[int] = 30,
+    seeds: int | Sequence[int] = 20,
     every: int = 50,
     tolerance: float | None = None,
     sampling: Sampling = "iid",
@@ -82,7 +82,7 @@ def solve(
         >>> import bilevel
         >>> from problems.toy import ScalarProduct
         >>> strategy = bilevel.TwoTimescale(0.05, 0.2, bilevel.SGD())
-        >>> solution = bilevel.solve(ScalarProduct(), strategy, 2000, seeds=4)
+        >>> solution = bilevel.solve(ScalarProduct(), strategy, steps=2000, seeds=4)
         >>> round(float(solution.body.mean()), 3)
         1.47
     """

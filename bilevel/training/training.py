@@ -36,7 +36,7 @@ ONE_RUN = (
     "depend on the seed. Train one with `seeds=1`; or draw the starts with `generator=generator` "
     "in `init_body`, redraw the data (`redraws_data`), or draw batches (`batch_size`)."
 )
-DEAR_RECORDS = 10
+DEAR_RECORDS = 5
 """Intervals between the records that hold the best response where it is dear."""
 STEP_BYTES = 2**29
 """Memory that the steps of all runs may take at once, by `Oracles.graph_bytes`; more runs than fit

@@ -109,7 +109,7 @@ class Degeneracy:
             solution = bilevel.solve(
                 problem,
                 strategy,
-                self.steps,
+                steps=self.steps,
                 batch_size=None,
                 seeds=self.seeds,
                 every=max(1, self.steps // RECORDS),

@@ -45,7 +45,7 @@ class LSTD(AbstractStrategy):
         >>> import bilevel
         >>> from problems.mspbe import LinearEvaluation, boyan, methods
         >>> problem = LinearEvaluation(boyan())
-        >>> solution = bilevel.solve(problem, methods.LSTD(), 1, batch_size=None, seeds=1)
+        >>> solution = bilevel.solve(problem, methods.LSTD(), steps=1, batch_size=None, seeds=1)
         >>> float(solution.history["test_msve"][-1]) < 1e-9
         True
     """

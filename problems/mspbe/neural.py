@@ -141,7 +141,7 @@ class NeuralMSPBE(bilevel.AuxiliaryProblem, Evaluation):
         >>> problem = NeuralMSPBE(Known(random_process()))
         >>> beta = bilevel.Polynomial(0.5, 0.4)
         >>> strategy = bilevel.SingleLoop(bilevel.Polynomial(0.05, 0.6), beta, beta.scaled(2.0))
-        >>> solution = bilevel.solve(problem, strategy, 300, batch_size=None, seeds=2)
+        >>> solution = bilevel.solve(problem, strategy, steps=300, batch_size=None, seeds=2)
         >>> bool((solution.history["test_mspbe"][-1] < solution.history["test_mspbe"][0]).all())
         True
     """

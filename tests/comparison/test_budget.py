@@ -201,7 +201,7 @@ def test_steps_are_made_as_far_as_the_gradients_reach(found):
 def test_records_are_those_of_solve_at_the_same_steps(name, found):
     strategy, cost = COSTS[name]
     steps = [math.floor(mark / cost) for mark in (0, 33, 66, 100)]
-    alone = solve(Smooth(), strategy, steps[-1], every=1, **OPTIONS)
+    alone = solve(Smooth(), strategy, steps=steps[-1], every=1, **OPTIONS)
     for metric, values in alone.history.items():
         atol = 1e-12 if metric in ROUNDING else 1e-14
         np.testing.assert_allclose(

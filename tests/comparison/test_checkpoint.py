@@ -199,7 +199,7 @@ class Barred(Scalar):
 
 def test_a_diverged_run_is_not_moved_although_it_could_be(tmp_path):
     two, problem = {"two": TwoTimescale(0.05, 0.1, SGD())}, Barred()
-    places = solve(Scalar(), two["two"], 4, seeds=[4, 0, 2], dtype=torch.float64).body
+    places = solve(Scalar(), two["two"], steps=4, seeds=[4, 0, 2], dtype=torch.float64).body
     problem.barred = float(places[1])
     expected = compare(problem, two, **OPTIONS)
     assert expected.status["two"] == ["COMPLETED", "DIVERGED", "COMPLETED"]

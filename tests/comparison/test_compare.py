@@ -84,7 +84,7 @@ def test_the_numbers_are_those_of_separate_trainings(redraws):
     for name, strategy in STRATEGIES.items():
         if redraws and name not in ("two", "exact", "inner, slower"):
             continue
-        alone = solve(problem, strategy, 100, every=30, **OPTIONS)
+        alone = solve(problem, strategy, steps=100, every=30, **OPTIONS)
         assert found.status[name] == [status.name for status in alone.status]
         assert set(found.history[name]) == set(alone.history)
         for metric, values in alone.history.items():

@@ -164,23 +164,23 @@ def test_runs_that_differ_in_anything_are_all_trained(case):
 def test_solve_warns_where_all_runs_are_one(case):
     problem, options = ALONE[case]
     with pytest.warns(UserWarning, match="All 3 runs are one and the same.*`seeds=1`"):
-        found = solve(problem, PAIR["two"], 2, seeds=3, **options)
+        found = solve(problem, PAIR["two"], steps=2, seeds=3, **options)
     first, _, last = found.history["objective"].unbind(1)
     torch.testing.assert_close(first, last, rtol=1e-6, atol=0)  # float32, epochs in other orders
-    solve(problem, PAIR["two"], 2, seeds=1, **options)  # which says nothing
+    solve(problem, PAIR["two"], steps=2, seeds=1, **options)  # which says nothing
 
 
 @pytest.mark.parametrize("case", ALIVE)
 def test_solve_says_nothing_where_runs_differ(case):
     problem, options = ALIVE[case]
-    solve(problem, PAIR["two"], 2, seeds=3, **options)
+    solve(problem, PAIR["two"], steps=2, seeds=3, **options)
 
 
 def test_solve_says_nothing_where_rates_or_inner_rows_differ():
     options = {"seeds": 3, "batch_size": None}
     rates = torch.tensor([0.01, 0.02, 0.03])
-    solve(Steady(), TwoTimescale(rates, 0.1), 2, **options)
-    solve(Steady(), BestResponse(0.01, FastSGD(0.1, 2, batch_size=4)), 2, **options)
+    solve(Steady(), TwoTimescale(rates, 0.1), steps=2, **options)
+    solve(Steady(), BestResponse(0.01, FastSGD(0.1, 2, batch_size=4)), steps=2, **options)
 
 
 def test_a_single_seed_says_nothing_of_others():

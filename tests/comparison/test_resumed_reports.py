@@ -168,7 +168,7 @@ def test_a_comparison_that_was_ended_by_the_user_is_gone_on_with(tmp_path):
 
 
 def test_a_saved_solution_keeps_the_order_of_its_records(tmp_path):
-    solution = solve(Named(), uniform(0.01), 2, every=1, seeds=2, batch_size=None)
+    solution = solve(Named(), uniform(0.01), steps=2, every=1, seeds=2, batch_size=None)
     path = solution.save(tmp_path / "solution.safetensors")
     loaded = bilevel.Solution.load(path, Named())
     assert list(loaded.history) == list(solution.history) != sorted(solution.history)

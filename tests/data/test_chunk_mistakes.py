@@ -88,7 +88,7 @@ def test_what_cannot_be_used_is_refused_before_training(case, tmp_path):
     if case in ("nan", "in place", "too large"):  # from a file that nobody can write to
         problem.groups = as_maps(tmp_path, problem.data())
     with pytest.raises(error, match=message):
-        bilevel.solve(problem, bilevel.BestResponse(1e-2), 1, batch_size=4, seeds=1)
+        bilevel.solve(problem, bilevel.BestResponse(1e-2), steps=1, batch_size=4, seeds=1)
 
 
 def test_solvers_that_need_all_features_say_so():

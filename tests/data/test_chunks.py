@@ -134,7 +134,7 @@ def test_trainings_record_the_same_numbers(strategy, batch_size, tmp_path):
     whole, chunked = pair(PROBLEMS["two outputs, bias"], tmp_path)
     expected, found = (
         bilevel.solve(
-            p, STRATEGIES[strategy](), 4, batch_size=batch_size, seeds=3, every=2,
+            p, STRATEGIES[strategy](), steps=4, batch_size=batch_size, seeds=3, every=2,
             dtype=torch.float64,
         )
         for p in (whole, chunked)
@@ -152,7 +152,7 @@ def test_trainings_record_the_same_numbers(strategy, batch_size, tmp_path):
 def test_trainings_of_other_kinds(make, tmp_path):
     whole, chunked = pair(make, tmp_path)
     expected, found = (
-        bilevel.solve(p, bilevel.BestResponse(1e-2), 4, batch_size=4, seeds=2, every=2)
+        bilevel.solve(p, bilevel.BestResponse(1e-2), steps=4, batch_size=4, seeds=2, every=2)
         for p in (whole, chunked)
     )
     for name, values in expected.history.items():
@@ -186,7 +186,7 @@ def test_layouts_and_types_of_files(layout, tmp_path):
 def test_a_float32_training_rounds_float64_files_first(tmp_path):
     whole, chunked = pair(Chunked, tmp_path)
     expected, found = (
-        bilevel.solve(p, bilevel.BestResponse(1e-2), 2, batch_size=4, seeds=2, every=1)
+        bilevel.solve(p, bilevel.BestResponse(1e-2), steps=2, batch_size=4, seeds=2, every=1)
         for p in (whole, chunked)
     )
     torch.testing.assert_close(
@@ -270,7 +270,7 @@ def test_conformance_checks_read_all_rows(tmp_path):
 def test_steps_over_chunks_are_not_compiled(tmp_path):
     _, chunked = pair(Chunked, tmp_path)
     with pytest.warns(UserWarning, match="all rows in chunks at every step and is not compiled"):
-        bilevel.solve(chunked, bilevel.BestResponse(1e-2), 1, seeds=1, compile=True)
+        bilevel.solve(chunked, bilevel.BestResponse(1e-2), steps=1, seeds=1, compile=True)
 
 
 def test_sizes_differ():

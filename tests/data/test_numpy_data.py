@@ -67,7 +67,7 @@ def test_arrays_train_as_tensors_do(layout, strategy):
     change = LAYOUTS[layout]
     tensors = Rows(torch.from_numpy(INPUTS), torch.from_numpy(TARGETS))
     expected, found = (
-        bilevel.solve(problem, STRATEGIES[strategy], 7, batch_size=4, seeds=2)
+        bilevel.solve(problem, STRATEGIES[strategy], steps=7, batch_size=4, seeds=2)
         for problem in (tensors, Rows(change(INPUTS), change(TARGETS)))
     )
     for name, values in expected.history.items():
@@ -97,7 +97,7 @@ def test_integer_inputs_stay_integers():
 
     seven = np.random.default_rng(1).integers(0, 7, size=40)
     problem = Table(seven.astype(">i4"), TARGETS)
-    solution = bilevel.solve(problem, bilevel.BestResponse(1e-2), 3, batch_size=4, seeds=2)
+    solution = bilevel.solve(problem, bilevel.BestResponse(1e-2), steps=3, batch_size=4, seeds=2)
     assert not any(status.failed for status in solution.status)
 
 
@@ -115,4 +115,4 @@ def test_integer_inputs_stay_integers():
 )
 def test_arrays_of_other_things_are_refused_by_name(inputs, targets, message):
     with pytest.raises(DataError, match=message):
-        bilevel.solve(Rows(inputs, targets), bilevel.BestResponse(1e-2), 3, seeds=1)
+        bilevel.solve(Rows(inputs, targets), bilevel.BestResponse(1e-2), steps=3, seeds=1)

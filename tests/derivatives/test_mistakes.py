@@ -29,11 +29,11 @@ class Good(bilevel.LinearHeadProblem):
 
 def refused(problem, message, error=ProblemError, strategy=TWO):
     with pytest.raises(error, match=message):
-        bilevel.solve(problem, strategy, 2, seeds=2, batch_size=5)
+        bilevel.solve(problem, strategy, steps=2, seeds=2, batch_size=5)
 
 
 def test_the_problem_that_the_mistakes_are_made_in_is_good():
-    assert bilevel.solve(Good(), TWO, 2, seeds=2, batch_size=5).status
+    assert bilevel.solve(Good(), TWO, steps=2, seeds=2, batch_size=5).status
 
 
 def test_a_start_that_ignores_the_generator():
@@ -118,8 +118,8 @@ def test_settings_of_the_wrong_kind(name, value):
         lambda: bilevel.TwoTimescale(1e-3, 1e-2, bilevel.Adam),
         lambda: bilevel.BestResponse(1e-3, "closed form"),
         lambda: bilevel.BestResponse(1e-3, gradient="envelope"),
-        lambda: bilevel.solve(Good, TWO, 2),
-        lambda: bilevel.solve(TWO, Good(), 2),
+        lambda: bilevel.solve(Good, TWO, steps=2),
+        lambda: bilevel.solve(TWO, Good(), steps=2),
         lambda: bilevel.compare(Good, {"two": TWO}, seeds=2, steps=2),
         lambda: bilevel.compare(Good(), [TWO, TWO], seeds=2, steps=2),
         lambda: bilevel.compare(Good(), {1: TWO, 2: TWO}, seeds=2, steps=2),
@@ -139,7 +139,7 @@ def test_a_step_size_does_not_become_a_smoothing(optimizer):
 
 
 def test_a_solution_prints_short():
-    text = repr(bilevel.solve(Good(), TWO, 2, seeds=2))
+    text = repr(bilevel.solve(Good(), TWO, steps=2, seeds=2))
     assert text.startswith("Solution of Good: 2 runs, 2 steps")
     assert len(text) < 200
 

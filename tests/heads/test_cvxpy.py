@@ -166,11 +166,11 @@ def test_a_training_compiles_once(monkeypatch):
     )
     problem = Smooth(head_set=bilevel.Box(-0.1, 0.1))
     strategy = bilevel.BestResponse(1e-2, Cvxpy())
-    solution = bilevel.solve(problem, strategy, 4, seeds=2, dtype=torch.float64)
+    solution = bilevel.solve(problem, strategy, steps=4, seeds=2, dtype=torch.float64)
     assert set(solution.status) == {Status.COMPLETED}
     assert len(made) == 1
     # another solver object, the same set: nothing is made again
-    bilevel.solve(problem, bilevel.BestResponse(1e-2, Cvxpy()), 1, seeds=1)
+    bilevel.solve(problem, bilevel.BestResponse(1e-2, Cvxpy()), steps=1, seeds=1)
     assert len(made) == 1
 
 
@@ -231,12 +231,12 @@ def test_a_stored_training_goes_on_bit_for_bit(tmp_path):
     problem = PerSeed(head_set=sets()["nonnegative"])
     strategy = bilevel.BestResponse(1e-2, Cvxpy(options={"max_iter": 100}))
     shared = {"seeds": 2, "every": 2, "batch_size": 7}
-    whole = bilevel.solve(problem, strategy, 4, **shared)
-    half = bilevel.solve(problem, strategy, 2, **shared)
+    whole = bilevel.solve(problem, strategy, steps=4, **shared)
+    half = bilevel.solve(problem, strategy, steps=2, **shared)
     half.save(tmp_path / "half")
     again = bilevel.Solution.load(tmp_path / "half", problem)
     compiled._compiled.clear()
-    rest = bilevel.solve(problem, strategy, 2, **shared, state=again.state)
+    rest = bilevel.solve(problem, strategy, steps=2, **shared, state=again.state)
     assert torch.equal(rest.head, whole.head)
     assert bool((whole.head >= 0).all())
     assert bool((whole.head == 0).any())

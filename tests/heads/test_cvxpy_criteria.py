@@ -123,7 +123,7 @@ def test_runs_with_labels_of_their_own_are_compiled_once(monkeypatch):
 
     one = PerSeed(criterion=LogisticLoss(), head_set=bilevel.Box(-0.1, 0.1))
     strategy = bilevel.BestResponse(1e-2, Cvxpy())
-    solution = bilevel.solve(one, strategy, 3, seeds=5, every=1, dtype=torch.float64)
+    solution = bilevel.solve(one, strategy, steps=3, seeds=5, every=1, dtype=torch.float64)
     assert set(solution.status) == {Status.COMPLETED}
     assert len(made) == 5
     # forgotten once others take their places

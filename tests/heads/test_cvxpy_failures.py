@@ -115,7 +115,7 @@ def test_implicit_refuses_constraints_that_only_the_solver_knows():
     solver = Cvxpy(lambda t: [cvxpy.norm1(t) <= 1])
     strategy = bilevel.BestResponse(0.1, solver, bilevel.Implicit())
     with pytest.raises(IncompatibleError, match="Cvxpy has constraints of its own"):
-        bilevel.solve(Validated(), strategy, 1)
+        bilevel.solve(Validated(), strategy, steps=1)
     body = Smooth().init_body(torch.Generator())
     with pytest.raises(IncompatibleError, match="Use Envelope"):
         bilevel.hypergradient(Smooth(), body, bilevel.Implicit(), solver=solver)
@@ -239,8 +239,8 @@ def test_a_training_tells_which_runs_have_no_head():
         level.value = 0.1 if k < 4 else -9.0
 
     solution = bilevel.solve(
-        Smooth(head_set=bilevel.Nonnegative()), strategy, 8, seeds=2, every=2, callback=tighten,
-        throw=False,
+        Smooth(head_set=bilevel.Nonnegative()), strategy, steps=8, seeds=2, every=2,
+        callback=tighten, throw=False,
     )  # fmt: skip
     assert set(solution.status) == {Status.INFEASIBLE}
     kept = solution.history["objective"]

@@ -149,7 +149,7 @@ def test_a_training_on_a_box_where_f_is_not_g():
     optimizer = bilevel.SGD()
     strategy = bilevel.BestResponse(1.0, Cvxpy(), optimizer=optimizer)
     solution = bilevel.solve(
-        problem, strategy, 30, batch_size=None, seeds=1, every=10, dtype=torch.float64
+        problem, strategy, steps=30, batch_size=None, seeds=1, every=10, dtype=torch.float64
     )
     assert set(solution.status) == {Status.COMPLETED}
     last = {name: values[:, 0] for name, values in solution.history.items()}

@@ -167,7 +167,7 @@ def test_in_training_it_follows_the_exact_best_response():
     fast = bilevel.FastSGD(1.5, 400, tolerance=1e-13)
     runs = [
         bilevel.solve(
-            moving(), bilevel.BestResponse(0.5, solver, optimizer=optimizer), 6, seeds=1,
+            moving(), bilevel.BestResponse(0.5, solver, optimizer=optimizer), steps=6, seeds=1,
             batch_size=None, every=2, dtype=torch.float64,
         )
         for solver in (None, fast)
@@ -180,7 +180,7 @@ def test_in_training_it_follows_the_exact_best_response():
 
 def test_in_training_its_statuses_come_through():
     strategy = bilevel.BestResponse(0.1, bilevel.FastSGD(0.5, 2, tolerance=1e-12))
-    found = bilevel.solve(moving(), strategy, 3, seeds=1, batch_size=None)
+    found = bilevel.solve(moving(), strategy, steps=3, seeds=1, batch_size=None)
     assert set(found.status) == {Status.NOT_CONVERGED}
 
 
@@ -190,7 +190,7 @@ def test_in_training_it_draws_its_own_rows():
     for size in (None, 5, 5):
         strategy = bilevel.BestResponse(0.1, bilevel.FastSGD(0.2, 3, batch_size=size))
         found = bilevel.solve(
-            moving(), strategy, 2, seeds=3, batch_size=6, dtype=torch.float64, every=1
+            moving(), strategy, steps=2, seeds=3, batch_size=6, dtype=torch.float64, every=1
         )
         heads.append(found.head)
     assert torch.equal(heads[1], heads[2])

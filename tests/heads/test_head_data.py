@@ -150,7 +150,7 @@ def test_running_averages_are_the_discounted_sums_of_all_batches(make, per_run):
 def test_without_memory_and_ridge_it_is_the_batch(make):
     solutions = [
         bilevel.solve(
-            make(), BestResponse(1e-2, ClosedForm(data)), 20, batch_size=9, seeds=3, every=20,
+            make(), BestResponse(1e-2, ClosedForm(data)), steps=20, batch_size=9, seeds=3, every=20,
             dtype=torch.float64,
         )
         for data in (BatchData(), RunningData(0.0, 0.0))
@@ -213,13 +213,13 @@ def test_at_a_single_point_there_is_one_batch():
 def test_trainings_go_on_and_runs_do_not_interact(data):
     problem, strategy = Smooth(), BestResponse(1e-2, ClosedForm(data))
     options = {"batch_size": 7, "every": 10, "dtype": torch.float64}
-    whole = bilevel.solve(problem, strategy, 30, seeds=[2, 4, 9], **options)
-    first = bilevel.solve(problem, strategy, 10, seeds=[2, 4, 9], **options)
-    rest = bilevel.solve(problem, strategy, 20, seeds=[2, 4, 9], state=first.state, **options)
+    whole = bilevel.solve(problem, strategy, steps=30, seeds=[2, 4, 9], **options)
+    first = bilevel.solve(problem, strategy, steps=10, seeds=[2, 4, 9], **options)
+    rest = bilevel.solve(problem, strategy, steps=20, seeds=[2, 4, 9], state=first.state, **options)
     for one, other in zip(*(trees.leaves(s.state.strategy) for s in (whole, rest)), strict=True):
         assert torch.equal(torch.as_tensor(one), torch.as_tensor(other))
         assert isinstance(one, bool | int) or one.shape[0] == 3
-    alone = bilevel.solve(problem, strategy, 30, seeds=[4], **options)
+    alone = bilevel.solve(problem, strategy, steps=30, seeds=[4], **options)
     torch.testing.assert_close(alone.head[0], whole.head[1], rtol=1e-10, atol=1e-12)
 
 
@@ -228,7 +228,7 @@ def test_decays_are_compared_in_one_training():
     pair = [BestResponse(0.05, ClosedForm(RunningData(d, e))) for d, e in ((0.5, 0.1), (0.9, 0.0))]
     found = bilevel.compare(problem, {"a": pair[0], "b": pair[1]}, steps=12, every=6, **options)
     for name, strategy in zip("ab", pair, strict=True):
-        alone = bilevel.solve(problem, strategy, 12, every=6, **options)
+        alone = bilevel.solve(problem, strategy, steps=12, every=6, **options)
         np.testing.assert_allclose(
             found.history[name]["objective"], alone.history["objective"], rtol=1e-10
         )
@@ -271,7 +271,11 @@ def test_a_batch_that_becomes_singular_is_jittered():
         s for s in range(40) if 4 in sampler(problem, [s], 3, ["train"]).indices("train", 3, 0)
     ]
     solution = bilevel.solve(
-        problem, BestResponse(1e-3, ClosedForm(BatchData())), 20, batch_size=3, seeds=seeds[:4]
+        problem,
+        BestResponse(1e-3, ClosedForm(BatchData())),
+        steps=20,
+        batch_size=3,
+        seeds=seeds[:4],
     )
     assert set(solution.status) == {Status.JITTERED}
 
@@ -290,7 +294,9 @@ def test_singular_batches_are_refused_at_the_start(data, size, advice):
     problem, strategy = Smooth(ridge=0.0), BestResponse(1e-3, ClosedForm(data))
 
     def train():
-        return bilevel.solve(problem, strategy, 1, batch_size=size, seeds=2, dtype=torch.float64)
+        return bilevel.solve(
+            problem, strategy, steps=1, batch_size=size, seeds=2, dtype=torch.float64
+        )
 
     if advice is None:
         assert train().state.step == 1
@@ -328,4 +334,4 @@ def test_other_data_are_refused(data):
 def test_the_number_of_hyperparameters_must_fit():
     strategy = BestResponse(0.1, ClosedForm(RunningData(torch.tensor([0.1, 0.2]))))
     with pytest.raises(ArgumentError, match=r"\[2\] runs, but there are 3"):
-        bilevel.solve(Smooth(groups=grouped(0)), strategy, 1, seeds=3)
+        bilevel.solve(Smooth(groups=grouped(0)), strategy, steps=1, seeds=3)

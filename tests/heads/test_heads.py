@@ -201,11 +201,17 @@ def test_a_singular_linear_head_is_refused_before_training(case):
     seen = []
     with pytest.raises(SingularHeadError, match="no unique minimiser"):
         bilevel.solve(
-            problem, bilevel.BestResponse(0.1), 3, seeds=2, callback=lambda k, _: seen.append(k)
+            problem,
+            bilevel.BestResponse(0.1),
+            steps=3,
+            seeds=2,
+            callback=lambda k, _: seen.append(k),
         )
     assert not seen
     # a strategy that needs no closed form trains, and says that there is no bound
-    solution = bilevel.solve(problem, bilevel.TwoTimescale(1e-3, 1e-2), 2, seeds=1, batch_size=None)
+    solution = bilevel.solve(
+        problem, bilevel.TwoTimescale(1e-3, 1e-2), steps=2, seeds=1, batch_size=None
+    )
     assert set(solution.status) == {Status.COMPLETED}
     assert solution.history["head_bound"].isnan().all()
 

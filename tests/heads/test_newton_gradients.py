@@ -195,17 +195,17 @@ def test_best_response_trains_with_newton_by_default(tmp_path):
     problem = breast_cancer(width=6)
     strategy = BestResponse(1e-3)
     options = {"seeds": 3, "every": 10, "dtype": torch.float64}
-    whole = bilevel.solve(problem, strategy, 20, **options)
+    whole = bilevel.solve(problem, strategy, steps=20, **options)
     assert whole.status == (Status.COMPLETED,) * 3
     assert whole.history["objective"][-1].mean() < whole.history["objective"][0].mean()
     assert whole.history["head_residual"].max() <= 1e-9
-    half = bilevel.solve(problem, strategy, 10, **options)
+    half = bilevel.solve(problem, strategy, steps=10, **options)
     half.save(tmp_path / "half")
     loaded = bilevel.Solution.load(tmp_path / "half", problem)
-    on = bilevel.solve(problem, strategy, 10, state=loaded.state, **options)
+    on = bilevel.solve(problem, strategy, steps=10, state=loaded.state, **options)
     assert trees.equal(on.body, whole.body)
     assert torch.equal(on.head, whole.head)
-    alone = bilevel.solve(problem, strategy, 20, **{**options, "seeds": [1]})
+    alone = bilevel.solve(problem, strategy, steps=20, **{**options, "seeds": [1]})
     torch.testing.assert_close(alone.head[0], whole.head[1], rtol=0, atol=1e-7)
 
 
@@ -213,9 +213,9 @@ def test_newton_is_not_compiled_and_says_so():
     problem = problem_of("logistic")
     with pytest.warns(UserWarning, match="is not compiled: it runs eagerly"):
         compiled = bilevel.solve(
-            problem, BestResponse(1e-2), 3, seeds=2, batch_size=5, compile=True
+            problem, BestResponse(1e-2), steps=3, seeds=2, batch_size=5, compile=True
         )
-    plain = bilevel.solve(problem, BestResponse(1e-2), 3, seeds=2, batch_size=5)
+    plain = bilevel.solve(problem, BestResponse(1e-2), steps=3, seeds=2, batch_size=5)
     assert torch.equal(compiled.head, plain.head)
 
 
@@ -229,7 +229,7 @@ def test_presets_offer_best_response_and_refuse_running_averages():
     assert "best response" in comparison.strategies
     running = bilevel.preset_strategies(1e-3, 1e-2, names=["best response running"])
     with pytest.raises(IncompatibleError, match="SoftmaxLoss is not quadratic"):
-        bilevel.solve(problem, running["best response running"], 2, seeds=2, batch_size=5)
+        bilevel.solve(problem, running["best response running"], steps=2, seeds=2, batch_size=5)
     with pytest.raises(IncompatibleError, match="no closed form"):
         BestResponse(0.1, ClosedForm(RunningData())).check(problem)
 
@@ -237,7 +237,7 @@ def test_presets_offer_best_response_and_refuse_running_averages():
 def test_a_head_that_is_no_linear_one_trains_too():
     for problem in (analytic("A9"), General()):
         strategy = BestResponse(1e-2, Newton(), optimizer=bilevel.SGD())
-        solution = bilevel.solve(problem, strategy, 5, seeds=2, dtype=torch.float64)
+        solution = bilevel.solve(problem, strategy, steps=5, seeds=2, dtype=torch.float64)
         assert all(not status.failed for status in solution.status)
         assert solution.history["head_residual"].max() <= 1e-9
 
@@ -271,9 +271,9 @@ def test_rows_that_become_separable_end_a_run_with_its_cause():
 
     strategy = BestResponse(0.1, optimizer=bilevel.SGD())
     options = {"seeds": 2, "every": 4, "batch_size": None, "dtype": torch.float64}
-    fine = bilevel.solve(Leaks(), strategy, 4, **options)
+    fine = bilevel.solve(Leaks(), strategy, steps=4, **options)
     assert fine.status == (Status.COMPLETED,) * 2
     with pytest.raises(AllRunsFailedError, match="features separate the classes") as caught:
-        bilevel.solve(Leaks(), strategy, 12, **options)
+        bilevel.solve(Leaks(), strategy, steps=12, **options)
     assert caught.value.solution.status == (Status.NO_MINIMISER,) * 2
     assert caught.value.solution.history["objective"][:2].isfinite().all()  # until then

@@ -203,7 +203,7 @@ def test_separable_rows_without_a_penalty_have_no_head(kind, tolerance):
     if not kind.startswith("one class"):  # which is refused before
         assert bilevel.best_response(problem, ONE).status is Status.NO_MINIMISER
         with pytest.raises(bilevel.errors.AllRunsFailedError, match="separate the classes"):
-            bilevel.solve(problem, bilevel.BestResponse(0.1), 2, seeds=2, batch_size=5)
+            bilevel.solve(problem, bilevel.BestResponse(0.1), steps=2, seeds=2, batch_size=5)
     least = type(problem)()
     least.ridge, least.penalize_bias = 1e-8, True
     assert Point(least, [ONE]).solved(Newton()).status.tolist() == [int(Status.CONVERGED)]

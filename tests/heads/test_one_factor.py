@@ -151,7 +151,7 @@ def test_steps_and_records_factor_once_each(counted):
     """Three runs of four steps: the heads of five bodies, and three records."""
     strategy = bilevel.BestResponse(1e-3)
     solution = bilevel.solve(
-        tanh_features(), strategy, 4, seeds=3, batch_size=6, every=2, dtype=torch.float64
+        tanh_features(), strategy, steps=4, seeds=3, batch_size=6, every=2, dtype=torch.float64
     )
     assert counted == ["cholesky_ex"] * (5 + 3)
     assert (solution.history["gradient_gap"] <= 1e-10).all()

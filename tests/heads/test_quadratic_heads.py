@@ -63,7 +63,7 @@ def test_a_gradient_of_the_same_piece_stays_proven():
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_start_on_another_piece_has_no_closed_form(kind):
     for made in (lambda p: bilevel.best_response(p, ONE, ClosedForm()),
-                 lambda p: bilevel.solve(p, BestResponse(0.1), 2, seeds=2)):  # fmt: skip
+                 lambda p: bilevel.solve(p, BestResponse(0.1), steps=2, seeds=2)):  # fmt: skip
         with pytest.raises(IncompatibleError, match=r"not quadratic in the head.*initial one"):
             made(make(kind, 6.0))
     found = bilevel.best_response(make(kind, 6.0), ONE, bilevel.Newton())
@@ -95,7 +95,7 @@ def test_numbers_that_overflow_say_nothing_of_the_pieces():
     problem = Custom(lambda w, t: t**2 / 2, lambda w, t: 500 * t - 50 * w * t + t**2 / 2, [0.0])
     strategy = BestResponse(1.0, optimizer=bilevel.SGD())
     for steps in (6, 12, 40):
-        found = bilevel.solve(problem, strategy, steps, seeds=1, throw=False)
+        found = bilevel.solve(problem, strategy, steps=steps, seeds=1, throw=False)
         assert found.status[0] in (Status.COMPLETED, Status.DIVERGED, Status.SINGULAR)
 
 
@@ -104,24 +104,26 @@ def test_a_training_that_leaves_the_piece_says_so():
     problem = Custom(lambda w, t: (w - 6) ** 2 + 0 * t, bent, [0.0], 1.0)
     strategy = BestResponse(0.25, optimizer=bilevel.SGD())
     stays, leaves = (
-        bilevel.solve(problem, strategy, steps, seeds=1, dtype=torch.float64, every=1, throw=False)
+        bilevel.solve(
+            problem, strategy, steps=steps, seeds=1, dtype=torch.float64, every=1, throw=False
+        )
         for steps in (1, 2)
     )
     assert float(stays.body[0]) < 4 < float(leaves.body[0])
     assert stays.status == (Status.COMPLETED,)
     assert leaves.status == (Status.NOT_QUADRATIC,)
     with pytest.raises(bilevel.errors.BilevelError, match="not quadratic between"):
-        bilevel.solve(problem, strategy, 2, seeds=1, dtype=torch.float64)
+        bilevel.solve(problem, strategy, steps=2, seeds=1, dtype=torch.float64)
 
 
 def test_records_beyond_the_piece_have_the_true_phi_and_no_false_bound():
     """Heads of steps that stop between, on the other piece than theta*: Newton steps find it."""
     problem = Custom(lambda w, t: (w - 12) ** 2 + t**2, bent, [0.0], 1.0)
     strategy = BestResponse(0.2, FastSGD(0.03, 1), Implicit(tolerance=9.0), bilevel.SGD())
-    found = bilevel.solve(problem, strategy, 12, seeds=1, dtype=torch.float64, every=1)
+    found = bilevel.solve(problem, strategy, steps=12, seeds=1, dtype=torch.float64, every=1)
     records, seen = {name: values[:, 0] for name, values in found.history.items()}, set()
     for k in range(1, 13):
-        stopped = bilevel.solve(problem, strategy, k, seeds=1, dtype=torch.float64)
+        stopped = bilevel.solve(problem, strategy, steps=k, seeds=1, dtype=torch.float64)
         w, theta = float(stopped.body[0]), float(stopped.head[0])
         best = w if w < 4 else (w + 20) / 6
         crossed = (theta < 4) != (best < 4)

@@ -269,9 +269,9 @@ class Validation(ScalarProduct):
     [
         lambda problem: bilevel.hypergradient(problem, ONE, bilevel.Envelope()),
         lambda problem: bilevel.solve(
-            problem, bilevel.BestResponse(0.1, gradient=bilevel.Envelope()), 2
+            problem, bilevel.BestResponse(0.1, gradient=bilevel.Envelope()), steps=2
         ),
-        lambda problem: bilevel.solve(problem, bilevel.uniform(0.1), 2),
+        lambda problem: bilevel.solve(problem, bilevel.uniform(0.1), steps=2),
     ],
     ids=["Envelope", "BestResponse", "TwoTimescale"],
 )

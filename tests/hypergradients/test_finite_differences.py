@@ -51,7 +51,7 @@ def test_the_error_falls_with_the_square_of_the_step():
 
 def test_runs_may_have_steps_of_their_own_and_can_be_trained_with():
     strategy = bilevel.BestResponse(0.1, gradient=FiniteDifferences(1e-5), optimizer=bilevel.SGD())
-    found = bilevel.solve(analytic("A5"), strategy, 60, seeds=2, dtype=torch.float64)
+    found = bilevel.solve(analytic("A5"), strategy, steps=60, seeds=2, dtype=torch.float64)
     assert (found.body - 1).abs().max() < 1e-4
 
 

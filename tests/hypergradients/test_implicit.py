@@ -101,7 +101,7 @@ def test_a_body_that_is_cut_off_from_autograd_is_an_error(cut):
     with pytest.raises(ProblemError, match="Custom depends on the body, but its derivative"):
         gradient(problem, Implicit())
     with pytest.raises(ProblemError, match="something cuts the body off from autograd"):
-        bilevel.solve(problem, bilevel.BestResponse(0.1), 2, seeds=2)
+        bilevel.solve(problem, bilevel.BestResponse(0.1), steps=2, seeds=2)
 
 
 ZERO = {
@@ -183,7 +183,7 @@ def test_each_trouble_has_its_status(case):
     if linear_solver is None and not known:  # no number where there is none
         assert bool(found.body.isnan().all())
     training = bilevel.BestResponse(1e-3, solver, Implicit(linear_solver), bilevel.SGD())
-    solved = bilevel.solve(problem, training, 3, seeds=1, dtype=torch.float64, throw=False)
+    solved = bilevel.solve(problem, training, steps=3, seeds=1, dtype=torch.float64, throw=False)
     ended = max(status, Status.DIVERGED) if bool(found.body.isnan()) else status
     assert solved.status == (ended,)
 
@@ -280,7 +280,7 @@ def test_heads_in_a_ball_are_refused():
     with pytest.raises(IncompatibleError, match=r"head on Ball are not available.*Use a Box"):
         gradient(problem, Implicit(), solver)
     with pytest.raises(IncompatibleError, match="Use a Box"):
-        bilevel.solve(problem, bilevel.BestResponse(0.1, solver, Implicit()), 2, seeds=2)
+        bilevel.solve(problem, bilevel.BestResponse(0.1, solver, Implicit()), steps=2, seeds=2)
 
 
 @pytest.mark.parametrize("scale", [1e-20, 1.0, 1e3])

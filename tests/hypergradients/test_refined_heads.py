@@ -69,4 +69,4 @@ def test_a_training_goes_on_from_refined_heads():
     assert float(ends["refined"].body[0]) == pytest.approx(w, abs=1e-3)
     strict = BestResponse(0.02, FastSGD(0.05, 1), Implicit(on_inexact="raise"))
     with pytest.raises(InexactHeadError):
-        bilevel.solve(problem(), strict, 2, seeds=1)
+        bilevel.solve(problem(), strict, steps=2, seeds=1)

@@ -136,7 +136,7 @@ def test_in_a_training_the_steps_are_those_that_were_made():
     solver = FastSGD(0.3, steps, batch_size=2)
     strategy = bilevel.BestResponse(0.2, solver, Unrolled(steps), bilevel.SGD())
     options = {"batch_size": None, "seeds": [5], "dtype": torch.float64, "every": 100}
-    at = [bilevel.solve(problem, strategy, k, **options) for k in (1, 2, 3)]
+    at = [bilevel.solve(problem, strategy, steps=k, **options) for k in (1, 2, 3)]
     start = at[0].state.strategy.start  # where the head of the state was solved from
     data = bilevel.data.training_data.TrainingData(problem, [5], torch.float64, "cpu")
     sampler = bilevel.data.sampler.Sampler(problem, data, None, ("train", "validation"))
@@ -238,7 +238,7 @@ def test_other_head_solvers_are_refused(solver, message):
     with pytest.raises(IncompatibleError, match=message):
         gradient(problem, Unrolled(5), solver, problem.start)
     with pytest.raises(IncompatibleError, match=message):
-        bilevel.solve(problem, bilevel.BestResponse(0.1, solver, Unrolled(5)), 2, seeds=2)
+        bilevel.solve(problem, bilevel.BestResponse(0.1, solver, Unrolled(5)), steps=2, seeds=2)
 
 
 @pytest.mark.parametrize(

@@ -140,8 +140,8 @@ def test_a_gradient_that_is_not_finite_is_a_diverged_run():
             return slopes
 
     strategy = TwoTimescale(1e-3, 1e-2, Clipped(1.0))
-    solution = bilevel.solve(Failing(), strategy, 20, seeds=8, dtype=torch.float64)
-    smooth = bilevel.solve(Noisy(), strategy, 20, seeds=8, dtype=torch.float64)
+    solution = bilevel.solve(Failing(), strategy, steps=20, seeds=8, dtype=torch.float64)
+    smooth = bilevel.solve(Noisy(), strategy, steps=20, seeds=8, dtype=torch.float64)
     assert set(solution.status) == {Status.COMPLETED, Status.DIVERGED}
     fine = torch.tensor([status is Status.COMPLETED for status in solution.status])
     assert torch.equal(solution.body[fine], smooth.body[fine])

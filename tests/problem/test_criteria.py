@@ -193,7 +193,7 @@ def test_bad_labels_are_refused_with_a_remedy(case):
     problem.data = lambda seed=None: problem.groups
     for attempt in (
         lambda: bilevel.best_response(problem, problem.init_body(torch.Generator())),
-        lambda: bilevel.solve(problem, bilevel.TwoTimescale(0.1, 0.1), 2, seeds=2),
+        lambda: bilevel.solve(problem, bilevel.TwoTimescale(0.1, 0.1), steps=2, seeds=2),
     ):
         with pytest.raises(error, match=words):
             attempt()
@@ -204,7 +204,9 @@ def test_one_class_among_the_test_rows_is_no_mistake():
     groups = problem.data()
     groups["test"] = groups["test"]._replace(targets=torch.ones(11, dtype=torch.int64))
     problem.groups = groups
-    solution = bilevel.solve(problem, bilevel.TwoTimescale(0.1, 0.1), 2, seeds=2, batch_size=5)
+    solution = bilevel.solve(
+        problem, bilevel.TwoTimescale(0.1, 0.1), steps=2, seeds=2, batch_size=5
+    )
     assert bool(solution.history["test_accuracy"].isfinite().all())
 
 
@@ -258,7 +260,7 @@ def test_two_timescale_training_follows_the_gradient_of_g(name, fit_bias):
     problem = kind(criterion=criterion, outputs=outputs, fit_bias=fit_bias)
     strategy = bilevel.TwoTimescale(0.1, 0.3, bilevel.SGD(), order="simultaneous")
     solution = bilevel.solve(
-        problem, strategy, 1, seeds=1, batch_size=None, dtype=torch.float64, every=1
+        problem, strategy, steps=1, seeds=1, batch_size=None, dtype=torch.float64, every=1
     )
     body, head = (trees.take(level, 0) for level in points(problem))
     slopes = grad(problem.head_objective, (0, 1))(body, head, problem.data())
@@ -276,5 +278,7 @@ def test_labels_may_be_redrawn_for_every_seed():
             return {"train": labelled(seed or 0, 23, 2)}
 
     problem = Redrawn(criterion=LogisticLoss(), ridge=0.1)
-    solution = bilevel.solve(problem, bilevel.BestResponse(1e-2), 3, seeds=3, dtype=torch.float64)
+    solution = bilevel.solve(
+        problem, bilevel.BestResponse(1e-2), steps=3, seeds=3, dtype=torch.float64
+    )
     assert solution.history["head_residual"].max() <= 1e-9

@@ -203,7 +203,7 @@ def test_a_softmax_is_found_before_training():
             return super().forward(x.flatten(1))
 
     with pytest.raises(ProblemError, match="does something after its head"):
-        bilevel.solve(Digits(Sharp), bilevel.TwoTimescale(0.1, 0.1), 5, seeds=2)
+        bilevel.solve(Digits(Sharp), bilevel.TwoTimescale(0.1, 0.1), steps=5, seeds=2)
 
 
 def test_dropout_by_hand_is_found_before_training():
@@ -216,7 +216,7 @@ def test_dropout_by_hand_is_found_before_training():
 
     problem = Digits(lambda: Dropping(None))
     with pytest.raises(ProblemError, match="draws random numbers"):
-        bilevel.solve(problem, bilevel.TwoTimescale(0.1, 0.1), 5, seeds=2)
+        bilevel.solve(problem, bilevel.TwoTimescale(0.1, 0.1), steps=5, seeds=2)
 
 
 def test_body_and_head_must_fit_the_network():

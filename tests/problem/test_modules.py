@@ -112,7 +112,7 @@ def test_networks_train_together_as_alone_and_go_back_into_a_module(name, strate
     problem = Digits(make_module, head_name)
 
     def train(seeds):
-        return bilevel.solve(problem, strategy, 12, batch_size=16, seeds=seeds, every=6)
+        return bilevel.solve(problem, strategy, steps=12, batch_size=16, seeds=seeds, every=6)
 
     together = train(5)
     objective = together.history["objective"]
@@ -133,7 +133,7 @@ def test_networks_train_together_as_alone_and_go_back_into_a_module(name, strate
 
 
 def test_cross_entropy_trains_a_convolution():
-    solution = bilevel.solve(Classes(Convolution), TWO, 60, batch_size=32, seeds=3, every=60)
+    solution = bilevel.solve(Classes(Convolution), TWO, steps=60, batch_size=32, seeds=3, every=60)
     objective = solution.history["objective"]
     assert bool((objective[-1] < 0.9 * objective[0]).all())
 
@@ -232,7 +232,7 @@ def test_token_inputs_are_embedded():
             tokens = torch.randint(9, (40, 3), generator=generator(0))
             return {"train": bilevel.Batch(tokens, doubles(1, 40, 2))}
 
-    solution = bilevel.solve(Tokens(), TWO, 20, batch_size=8, seeds=2, every=20)
+    solution = bilevel.solve(Tokens(), TWO, steps=20, batch_size=8, seeds=2, every=20)
     objective = solution.history["objective"]
     assert bool((objective[-1] < 0.95 * objective[0]).all())
     tokens = torch.tensor([[0, 8, 3], [1, 1, 1]])
@@ -250,7 +250,7 @@ def test_convolution_and_attention_compile(monkeypatch):
     # SGD: the bias of keys has no gradient but rounding, which RMSProp would scale up
     strategy = bilevel.TwoTimescale(1e-2, 1e-1, bilevel.SGD(), order="simultaneous")
     compiled, eager = (
-        bilevel.solve(problem, strategy, 5, batch_size=16, seeds=2, every=5, compile=flag)
+        bilevel.solve(problem, strategy, steps=5, batch_size=16, seeds=2, every=5, compile=flag)
         for flag in (True, False)
     )
     assert any(len(functions) == 1 for functions in compiled_module._compiled.values())

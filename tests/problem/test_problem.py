@@ -20,10 +20,12 @@ def head_of(problem):
 ENTRIES = {
     "best_response": head_of,
     "hypergradient": lambda problem: bilevel.hypergradient(problem, ONE),
-    "solve": lambda problem: bilevel.solve(problem, bilevel.uniform(0.01), 2, seeds=2),
-    "solve exactly": lambda problem: bilevel.solve(problem, bilevel.BestResponse(0.01), 2, seeds=2),
+    "solve": lambda problem: bilevel.solve(problem, bilevel.uniform(0.01), steps=2, seeds=2),
+    "solve exactly": lambda problem: bilevel.solve(
+        problem, bilevel.BestResponse(0.01), steps=2, seeds=2
+    ),
     "compare": lambda problem: bilevel.compare(
-        problem, {"a": bilevel.uniform(0.01), "b": bilevel.BestResponse(0.01)}, 2, steps=2
+        problem, {"a": bilevel.uniform(0.01), "b": bilevel.BestResponse(0.01)}, seeds=2, steps=2
     ),
 }
 

@@ -23,8 +23,8 @@ def test_a_saved_solution_loads_and_goes_on():
     found = bilevel.Solution.load(OLD / "solution.safetensors", ScalarProduct())
     assert len(found.status) == 2
     options = {"seeds": 2, "every": 10}
-    further = bilevel.solve(ScalarProduct(), STRATEGY, 20, state=found.state, **options)
-    whole = bilevel.solve(ScalarProduct(), STRATEGY, 40, **options)
+    further = bilevel.solve(ScalarProduct(), STRATEGY, steps=20, state=found.state, **options)
+    whole = bilevel.solve(ScalarProduct(), STRATEGY, steps=40, **options)
     torch.testing.assert_close(further.body, whole.body, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(further.head, whole.head, rtol=1e-4, atol=1e-6)
 

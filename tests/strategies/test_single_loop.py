@@ -114,7 +114,7 @@ def by_hand(seed, order, steps):
 def test_a_trace_by_hand(problem, order):
     strategy = SingleLoop(*RATES, order=order)
     options = {"batch_size": None, "dtype": torch.float64}
-    found = bilevel.solve(problem, strategy, 7, seeds=[5, 2, 9], **options)
+    found = bilevel.solve(problem, strategy, steps=7, seeds=[5, 2, 9], **options)
     for run, seed in enumerate((5, 2, 9)):
         w, theta, v = by_hand(seed, order, 7)
         np.testing.assert_allclose(found.body["w"][run], w, rtol=1e-12)
@@ -131,19 +131,21 @@ def numbers(solution):
 def test_going_on_is_the_same_as_going_through(optimizer, tmp_path):
     strategy = SingleLoop(*RATES, optimizer=optimizer)
     options = {"batch_size": 5, "seeds": 3, "every": 4, "dtype": torch.float64}
-    whole = bilevel.solve(Tracked(), strategy, 20, **options)
-    half = bilevel.solve(Tracked(), strategy, 9, **options)
+    whole = bilevel.solve(Tracked(), strategy, steps=20, **options)
+    half = bilevel.solve(Tracked(), strategy, steps=9, **options)
     stored = bilevel.Solution.load(half.save(tmp_path / "half.safetensors"), Tracked())
-    rest = bilevel.solve(Tracked(), strategy, 11, state=stored.state, **options)
+    rest = bilevel.solve(Tracked(), strategy, steps=11, state=stored.state, **options)
     assert all(map(torch.equal, numbers(whole), numbers(rest)))
 
 
 def test_runs_do_not_depend_on_each_other():
     strategy = SingleLoop(*RATES)
     options = {"batch_size": 5, "every": 10, "dtype": torch.float64}
-    together = bilevel.solve(Tracked(), strategy, 10, seeds=[4, 0, 7], **options)
-    turns = bilevel.solve(Tracked(), strategy, 10, seeds=[4, 0, 7], max_runs_at_once=2, **options)
-    alone = bilevel.solve(Tracked(), strategy, 10, seeds=[0], **options)
+    together = bilevel.solve(Tracked(), strategy, steps=10, seeds=[4, 0, 7], **options)
+    turns = bilevel.solve(
+        Tracked(), strategy, steps=10, seeds=[4, 0, 7], max_runs_at_once=2, **options
+    )
+    alone = bilevel.solve(Tracked(), strategy, steps=10, seeds=[0], **options)
     for a, b, c in zip(numbers(together), numbers(turns), numbers(alone), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-15)
         torch.testing.assert_close(a[1:2], c, rtol=1e-13, atol=1e-15)
@@ -168,8 +170,8 @@ def test_compiled_steps_give_the_same_numbers(problem, order, monkeypatch):
     monkeypatch.setattr(compiled_module, "STEPS_PER_CALL", 2)
     strategy = SingleLoop(Polynomial(0.05, 0.6), 0.1, 0.1, order=order)
     options = {"batch_size": 5, "seeds": 2, "every": 20, "dtype": torch.float64}
-    eager = bilevel.solve(problem, strategy, 20, **options)
-    compiled = bilevel.solve(problem, strategy, 20, compile=True, **options)
+    eager = bilevel.solve(problem, strategy, steps=20, **options)
+    compiled = bilevel.solve(problem, strategy, steps=20, compile=True, **options)
     for a, b in zip(numbers(eager), numbers(compiled), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-13)
 
@@ -179,7 +181,7 @@ def test_a_frozen_body_stays():
     assert strategy.rates == (("head_lr",), ("auxiliary_lr",))
     assert SingleLoop(0.1, 0.1, 0.2).rates == (("body_lr",), ("head_lr",), ("auxiliary_lr",))
     options = {"batch_size": None, "seeds": 2, "dtype": torch.float64}
-    start, end = (bilevel.solve(Tracked(), strategy, n, **options) for n in (1, 30))
+    start, end = (bilevel.solve(Tracked(), strategy, steps=n, **options) for n in (1, 30))
     assert torch.equal(start.body["w"], end.body["w"])
     assert not torch.equal(start.head, end.head)
 
@@ -214,10 +216,10 @@ def test_sets_of_heads_and_missing_directions_are_refused():
     boxed = General()
     boxed.head_set = Box(0.0, 1.0)
     with pytest.raises(IncompatibleError, match=r"SOBA.*Box.*Implicit"):
-        bilevel.solve(boxed, strategy, 1)
+        bilevel.solve(boxed, strategy, steps=1)
     own = bilevel.strategies.single_loop.OwnDirections()
     with pytest.raises(IncompatibleError, match="Scalar is no AuxiliaryProblem"):
-        bilevel.solve(Scalar(), SingleLoop(0.1, 0.1, 0.1, directions=own), 1)
+        bilevel.solve(Scalar(), SingleLoop(0.1, 0.1, 0.1, directions=own), steps=1)
 
 
 @pytest.mark.parametrize(
@@ -254,13 +256,13 @@ BREACHES = {
 def test_directions_that_do_not_fit_are_refused(breach):
     directions, error, message = BREACHES[breach]
     with pytest.raises(error, match=message):
-        bilevel.solve(broken(directions=directions), SingleLoop(0.1, 0.1, 0.1), 1)
+        bilevel.solve(broken(directions=directions), SingleLoop(0.1, 0.1, 0.1), steps=1)
 
 
 def test_auxiliary_variables_that_are_no_points_are_refused():
     problem = broken(init_auxiliary=lambda self, generator: torch.zeros(2, dtype=torch.int64))
     with pytest.raises(ProblemError, match=r"init_auxiliary\(\)` must be floating point"):
-        bilevel.solve(problem, SingleLoop(0.1, 0.1, 0.1), 1)
+        bilevel.solve(problem, SingleLoop(0.1, 0.1, 0.1), steps=1)
 
 
 # conformance
@@ -308,5 +310,5 @@ def test_best_response_and_hypergradients_take_an_auxiliary_problem():
         body_set = head_set = bilevel.Everywhere()
 
     options = {"batch_size": None, "seeds": 2, "dtype": torch.float64}
-    solution = bilevel.solve(Free(), BestResponse(0.01), 20, **options)
+    solution = bilevel.solve(Free(), BestResponse(0.01), steps=20, **options)
     assert bool((solution.history["head_gap"][-1] < 1e-10).all())

@@ -70,5 +70,5 @@ def test_soba_is_the_implicit_gradient_at_the_best_response():
 def test_soba_reaches_the_solution_that_alternation_misses():
     # A5: Phi = (w - 1)^2; along d_w F alone the body goes to 2
     options = {"seeds": 2, "every": 200, "dtype": torch.float64}
-    solution = bilevel.solve(analytic("A5"), SingleLoop(0.1, 0.4, 0.4), 200, **options)
+    solution = bilevel.solve(analytic("A5"), SingleLoop(0.1, 0.4, 0.4), steps=200, **options)
     torch.testing.assert_close(solution.body, torch.ones(2, dtype=torch.float64))

@@ -244,6 +244,6 @@ def test_solve_makes_these_steps(order):
         (BestResponse(ALPHA), reference_best_response(NumpyRMSProp, everywhere, rows)),
     ):
         found = bilevel.solve(
-            relu(), strategy, STEPS, batch_size=None, seeds=1, dtype=torch.float64
+            relu(), strategy, steps=STEPS, batch_size=None, seeds=1, dtype=torch.float64
         )
         assert_traces([(found.body[0].numpy(), found.head[0].numpy())], expected[-1:])

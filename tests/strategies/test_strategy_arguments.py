@@ -140,8 +140,8 @@ ENVELOPES = [BestResponse(0.1, solver, bilevel.Envelope()) for solver in (None, 
 def test_a_true_bilevel_problem_is_refused_and_implicit_named(strategy):
     for refuse in (
         lambda: strategy.check(TrueBilevel()),
-        lambda: bilevel.solve(TrueBilevel(), strategy, 1, seeds=1),
-        lambda: bilevel.compare(TrueBilevel(), {"a": strategy}, 1, steps=1),
+        lambda: bilevel.solve(TrueBilevel(), strategy, steps=1, seeds=1),
+        lambda: bilevel.compare(TrueBilevel(), {"a": strategy}, seeds=1, steps=1),
     ):
         with pytest.raises(IncompatibleError, match=r"overrides `body_objective`.*`Implicit`"):
             refuse()

@@ -42,4 +42,4 @@ def in_place(problem, body, head, batches, make=torch.optim.SGD, alpha=ALPHA, be
 
 def train(problem, strategy, steps=50, **options):
     options = {"seeds": SEEDS, "batch_size": 6, "every": 10, "dtype": torch.float64} | options
-    return bilevel.solve(problem, strategy, steps, **options)
+    return bilevel.solve(problem, strategy, steps=steps, **options)

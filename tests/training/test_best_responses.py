@@ -30,7 +30,7 @@ TRUE = STRATEGIES | {"two": SingleLoop(0.05, 0.1, 0.1, SGD())}
 
 def train(problem, strategy, steps=4, **options):
     settings = {"seeds": 2, "batch_size": None, "every": 2, "dtype": torch.float64, **options}
-    return bilevel.solve(problem, strategy, steps, **settings)
+    return bilevel.solve(problem, strategy, steps=steps, **settings)
 
 
 def last(found, run=0):

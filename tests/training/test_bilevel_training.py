@@ -29,7 +29,7 @@ OPTIONS = {"batch_size": None, "seeds": 3, "every": 50, "dtype": torch.float64}
 
 
 def train(problem, strategy, steps=20, **options):
-    return bilevel.solve(problem, strategy, steps, **(OPTIONS | options))
+    return bilevel.solve(problem, strategy, steps=steps, **(OPTIONS | options))
 
 
 RATES = {  # about 1 / Phi''

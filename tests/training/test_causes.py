@@ -46,7 +46,7 @@ class Bent(Flattened):
 def train(problem, linear_solver, **options):
     inner = FastSGD(0.3, 50)
     strategy = BestResponse(0.2, inner, Implicit(linear_solver), SGD())
-    return solve(problem, strategy, 12, seeds=3, every=4, dtype=torch.float64, **options)
+    return solve(problem, strategy, steps=12, seeds=3, every=4, dtype=torch.float64, **options)
 
 
 @pytest.mark.parametrize("linear_solver", [Dense(), CG()], ids=repr)

@@ -23,7 +23,14 @@ STEPS, N = 200, 13
 
 def train(problem, strategy, size=7, **options):
     return bilevel.solve(
-        problem, strategy, STEPS, batch_size=size, seeds=3, every=50, dtype=torch.float64, **options
+        problem,
+        strategy,
+        steps=STEPS,
+        batch_size=size,
+        seeds=3,
+        every=50,
+        dtype=torch.float64,
+        **options,
     )
 
 

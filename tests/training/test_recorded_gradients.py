@@ -11,7 +11,7 @@ from bilevel import trees
 
 def recorded(problem, strategy, steps=4, **options):
     settings = {"seeds": 3, "every": 2, "dtype": torch.float64, **options}
-    return bilevel.solve(problem, strategy, steps, **settings)
+    return bilevel.solve(problem, strategy, steps=steps, **settings)
 
 
 @pytest.mark.parametrize("case", ["A5", "A11", "A13", "A15-log", "A16", "A14-nonlinear-tree", "B7"])

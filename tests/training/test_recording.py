@@ -19,7 +19,7 @@ SGD = bilevel.SGD()
 
 def train(problem, strategy, steps=3, **options):
     settings = {"seeds": 3, "every": 1, "dtype": torch.float64, "throw": False, **options}
-    return bilevel.solve(problem, strategy, steps, **settings)
+    return bilevel.solve(problem, strategy, steps=steps, **settings)
 
 
 def test_phi_is_taken_at_the_best_response_not_at_the_head():

@@ -111,11 +111,16 @@ def test_the_best_response_is_found_from_far_off(name, criterion):
     convex, low, high = SETS[name]
     problem = Linear(convex, criterion)
     made = bilevel.solve(
-        problem, FAR, 2, seeds=3, every=1, batch_size=None, dtype=torch.float64
+        problem, FAR, steps=2, seeds=3, every=1, batch_size=None, dtype=torch.float64
     ).history
     assert bool(made["phi"].isfinite().all())
     still = bilevel.solve(
-        problem, TwoTimescale(1e-12, 1e-2, SGD()), 1, seeds=1, batch_size=None, dtype=torch.float64
+        problem,
+        TwoTimescale(1e-12, 1e-2, SGD()),
+        steps=1,
+        seeds=1,
+        batch_size=None,
+        dtype=torch.float64,
     )
     body, head = still.body[0], still.head[0].numpy()
     best = answer(problem, body, low, high)
@@ -129,7 +134,7 @@ def test_the_gradient_of_phi_is_known_on_a_set_of_ones_own():
     convex, low, high = SETS["own"]
     problem = TrueLinear(convex, bilevel.SquaredError())
     strategy = BestResponse(1e-3, FastSGD(0.1, 2), Implicit(), optimizer=SGD())
-    found = bilevel.solve(problem, strategy, 2, seeds=1, batch_size=None, dtype=torch.float64)
+    found = bilevel.solve(problem, strategy, steps=2, seeds=1, batch_size=None, dtype=torch.float64)
     body = found.body[0]
 
     def phi(at):
@@ -149,7 +154,7 @@ def test_the_gradient_of_phi_is_known_on_a_set_of_ones_own():
 def test_tolerance_stops_runs_whose_heads_are_far_off():
     problem = Linear(Nonnegative(), bilevel.SquaredError())
     options = {"seeds": 2, "every": 2, "batch_size": None, "dtype": torch.float64}
-    found = bilevel.solve(problem, TwoTimescale(1e-3, 1e-2), 40, tolerance=0.995, **options)
+    found = bilevel.solve(problem, TwoTimescale(1e-3, 1e-2), steps=40, tolerance=0.995, **options)
     assert found.status == (Status.CONVERGED,) * 2
     norm = found.history["phi_gradient_norm"]
     assert bool((norm[-1] <= 0.995 * norm[0]).all())
@@ -170,7 +175,7 @@ def test_a_best_response_that_is_not_unique_is_not_recorded():
     standing = TwoTimescale(1e-12, 1e-12, SGD())
     problem = Twins(Box(-100.0, 100.0), bilevel.SquaredError())
     options = {"seeds": 1, "batch_size": None, "dtype": torch.float64}
-    found = bilevel.solve(problem, standing, 1, **options).history
+    found = bilevel.solve(problem, standing, steps=1, **options).history
     assert bool(found["phi"].isnan().all())
     z, t = table()
     half = float(z[:, 0] @ t / (z[:, 0] @ z[:, 0]) / 2)
@@ -183,7 +188,7 @@ def test_a_best_response_that_is_not_unique_is_not_recorded():
             return torch.ones(COLUMNS, dtype=torch.float64)
 
     found = bilevel.solve(
-        There(problem.head_set, problem.criterion), standing, 1, **options
+        There(problem.head_set, problem.criterion), standing, steps=1, **options
     ).history
     assert bool(found["phi"].isnan().all())
 
@@ -201,7 +206,11 @@ def test_balls_that_do_not_hold_the_head(criterion, radius):
 
     strategy = TwoTimescale(1e-12, 1e-12, SGD())
     options = {"seeds": 3, "batch_size": 4, "dtype": torch.float64}
-    free = bilevel.solve(Wide(bilevel.Everywhere(), criterion), BestResponse(1e-12), 1, **options)
+    free = bilevel.solve(
+        Wide(bilevel.Everywhere(), criterion), BestResponse(1e-12), steps=1, **options
+    )
     longest = float(free.head.norm(dim=1).max())
-    found = bilevel.solve(Wide(bilevel.Ball(radius * longest), criterion), strategy, 1, **options)
+    found = bilevel.solve(
+        Wide(bilevel.Ball(radius * longest), criterion), strategy, steps=1, **options
+    )
     torch.testing.assert_close(found.history["phi"], free.history["phi"], rtol=1e-10, atol=0)

@@ -31,7 +31,7 @@ def redrawn():
 
 def train(problem, strategy, steps=20, **options):
     settings = {"seeds": [3, 1, 4, 0, 5], "batch_size": 7, "every": 6, "dtype": torch.float64}
-    return bilevel.solve(problem, strategy, steps, **(settings | options))
+    return bilevel.solve(problem, strategy, steps=steps, **(settings | options))
 
 
 def assert_same(found, expected):

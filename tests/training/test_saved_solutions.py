@@ -22,7 +22,7 @@ STRATEGIES = {
 
 def train(strategy, steps=12, problem=None, **options):
     settings = {"seeds": [4, 1], "batch_size": 6, "every": 5, "dtype": torch.float64}
-    return bilevel.solve(problem or Smooth(), strategy, steps, **(settings | options))
+    return bilevel.solve(problem or Smooth(), strategy, steps=steps, **(settings | options))
 
 
 def assert_same(found, expected):

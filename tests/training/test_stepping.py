@@ -31,7 +31,14 @@ def network(ridge=1e-2) -> Regression:
 
 def train(problem, strategy, steps=200, **options):
     return bilevel.solve(
-        problem, strategy, steps, batch_size=7, seeds=3, every=51, dtype=torch.float64, **options
+        problem,
+        strategy,
+        steps=steps,
+        batch_size=7,
+        seeds=3,
+        every=51,
+        dtype=torch.float64,
+        **options,
     )
 
 
@@ -84,7 +91,7 @@ def test_rates_compile_once_and_problems_keep_their_numbers():
 def test_noise_reaches_compiled_steps():
     problem = ScalarProduct(noise_scale=0.3)
     compiled, eager = (
-        bilevel.solve(problem, SGD_DECAYING, 300, seeds=4, dtype=torch.float64, compile=flag)
+        bilevel.solve(problem, SGD_DECAYING, steps=300, seeds=4, dtype=torch.float64, compile=flag)
         for flag in (True, False)
     )
     torch.testing.assert_close(compiled.body, eager.body, rtol=1e-10, atol=1e-12)

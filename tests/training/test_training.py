@@ -32,7 +32,7 @@ ENDED = [Status.DIVERGED, Status.CONVERGED]
 
 def train(problem, strategy, steps=100, **options):
     options = {"seeds": 5, "batch_size": 6, "every": 50, "dtype": torch.float64} | options
-    return solve(problem, strategy, steps, **options)
+    return solve(problem, strategy, steps=steps, **options)
 
 
 def assert_run(found, run, other, other_run, rtol):

@@ -30,7 +30,7 @@ QUICK, STOPPED = BestResponse(2.0, optimizer=SGD()), {"batch_size": None, "toler
 
 def train(problem, strategy, steps, **options):
     options = {"seeds": 3, "batch_size": 6, "every": 10, "dtype": torch.float64} | options
-    return solve(problem, strategy, steps, **options)
+    return solve(problem, strategy, steps=steps, **options)
 
 
 def assert_same_points(first, second):

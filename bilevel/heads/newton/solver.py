@@ -84,7 +84,7 @@ class Newton(AbstractHeadSolver):
         >>> import bilevel
         >>> from problems.classification import breast_cancer
         >>> strategy = bilevel.BestResponse(5e-4, bilevel.Newton())
-        >>> solution = bilevel.solve(breast_cancer(width=8), strategy, 20, seeds=2)
+        >>> solution = bilevel.solve(breast_cancer(width=8), strategy, steps=20, seeds=2)
         >>> [status.name for status in solution.status]
         ['COMPLETED', 'COMPLETED']
     """

@@ -131,7 +131,7 @@ def test_strategies_train_on_it(make):
         "two-timescale": bilevel.TwoTimescale(1e-2, 2e-2),
         "uniform": bilevel.uniform(1e-2),
     }
-    comparison = bilevel.compare(make(), strategies, 2, steps=60, every=30)
+    comparison = bilevel.compare(make(), strategies, seeds=2, steps=60, every=30)
     assert comparison.headline == "test_cross_entropy"
     for name in strategies:
         table = comparison.history[name]
@@ -163,7 +163,7 @@ def test_labels_that_cannot_be_used(labels, message):
     draw = {"train": (RANDOM.normal(size=(6, 2)), np.array(labels))}
     problem = Classification(lambda _: draw, 3, Network(4))
     with pytest.raises(DataError, match=message):
-        bilevel.solve(problem, bilevel.uniform(1e-3), 1, batch_size=3, seeds=1)
+        bilevel.solve(problem, bilevel.uniform(1e-3), steps=1, batch_size=3, seeds=1)
 
 
 @pytest.mark.parametrize(

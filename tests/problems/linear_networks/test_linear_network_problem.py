@@ -80,7 +80,7 @@ def test_training_is_the_exact_descent():
     problem = LinearNetwork(depth=2, width=6, inputs=9)
     strategy = bilevel.TwoTimescale(0.5, 1.5, optimizer=bilevel.SGD(), order="simultaneous")
     solution = bilevel.solve(
-        problem, strategy, 3, seeds=[4], batch_size=None, every=1, dtype=torch.float64
+        problem, strategy, steps=3, seeds=[4], batch_size=None, every=1, dtype=torch.float64
     )
     body = problem.init_body(generator(4, "body"))
     head = problem.init_head(generator(4, "head"))
@@ -119,7 +119,7 @@ def test_compare_runs(untimed):
         "fast body": bilevel.TwoTimescale(1.0, 0.1, optimizer=bilevel.SGD()),
         "best response": bilevel.BestResponse(0.1, optimizer=bilevel.SGD()),
     }
-    comparison = bilevel.compare(problem, strategies, 2, steps=4)
+    comparison = bilevel.compare(problem, strategies, seeds=2, steps=4)
     finals = comparison.final("test_mse")
     assert set(finals) == set(strategies)
     assert all((values > 0).all() for values in finals.values())

@@ -60,7 +60,7 @@ def test_curves_are_those_of_solve():
         solution = bilevel.solve(
             problem,
             strategy,
-            steps,
+            steps=steps,
             batch_size=1,
             seeds=3,
             every=1000,

@@ -34,7 +34,7 @@ def test_compare_walks_a_trajectory():
     solution = bilevel.solve(
         LinearEvaluation(Known(boyan(), "markovian", 16)),
         methods.td(0.1),
-        4,
+        steps=4,
         batch_size=4,
         seeds=2,
         every=4,
@@ -70,7 +70,7 @@ def test_compiled_methods_make_the_same_steps():
             bilevel.solve(
                 problem,
                 strategy,
-                30,
+                steps=30,
                 batch_size=None,
                 seeds=3,
                 every=30,

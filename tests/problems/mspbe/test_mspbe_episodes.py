@@ -44,7 +44,7 @@ def test_values_of_cartpole_agree_with_returns():
     solution = bilevel.solve(
         LinearEvaluation(Logged(rows, GAMMA, held_out, "CartPole-v1")),
         methods.LSTD(),
-        1,
+        steps=1,
         batch_size=None,
         seeds=1,
         dtype=torch.float64,

@@ -185,7 +185,7 @@ def test_expected_trainings_equal_the_recursion(name):
     }
     for method, strategy in strategies.items():
         solution = bilevel.solve(
-            problem, strategy, steps, batch_size=None, seeds=2, every=steps, dtype=DOUBLE
+            problem, strategy, steps=steps, batch_size=None, seeds=2, every=steps, dtype=DOUBLE
         )
         update = stability.expected_update(found, method, eta, 0.6)
         z = torch.zeros_like(update.right)
@@ -202,7 +202,7 @@ def test_lstd_is_exact_at_once_and_ridged_on_request():
     found = exact.moments(boyan().inputs, boyan().model, 1.0)
     for ridge in (0.0, 0.3):
         solution = bilevel.solve(
-            problem, methods.LSTD(ridge), 3, batch_size=None, seeds=2, every=3, dtype=DOUBLE
+            problem, methods.LSTD(ridge), steps=3, batch_size=None, seeds=2, every=3, dtype=DOUBLE
         )
         assert torch.allclose(solution.head[0], exact.lstd(found, ridge), atol=1e-9)
         last = {name: values[-1, 0] for name, values in solution.history.items()}
@@ -216,7 +216,7 @@ def test_lstd_on_a_stream_uses_every_row_once():
     solution = bilevel.solve(
         problem,
         methods.LSTD(0.01),
-        120,
+        steps=120,
         batch_size=5,
         seeds=[4, 8],
         every=120,
@@ -234,13 +234,13 @@ def test_grids_of_methods_are_one_training():
     lrs = torch.tensor([0.1, 0.2], dtype=DOUBLE)
     betas = torch.tensor([0.5, 2.0], dtype=DOUBLE)
     together = bilevel.solve(
-        problem, methods.tdrc(lrs, 1.0, betas), 20, batch_size=None, seeds=2, dtype=DOUBLE
+        problem, methods.tdrc(lrs, 1.0, betas), steps=20, batch_size=None, seeds=2, dtype=DOUBLE
     )
     for run in range(2):
         alone = bilevel.solve(
             problem,
             methods.tdrc(float(lrs[run]), 1.0, float(betas[run])),
-            20,
+            steps=20,
             batch_size=None,
             seeds=[run],
             dtype=DOUBLE,
@@ -291,7 +291,7 @@ def test_markovian_and_independent_rows_lead_to_the_same_head():
         solution = bilevel.solve(
             problem,
             methods.tdrc(lr),
-            steps,
+            steps=steps,
             batch_size=batch,
             seeds=20,
             every=steps,
@@ -331,8 +331,8 @@ def test_mistakes_are_named():
     with pytest.raises(bilevel.errors.ArgumentError, match="`length` must be a positive"):
         experience.draw(boyan(), "iid", 0, seed=0)
     with pytest.raises(IncompatibleError, match="TDC is a method for fixed features"):
-        bilevel.solve(NeuralMSPBE(Known(boyan())), methods.tdc(0.1), 2, batch_size=None)
+        bilevel.solve(NeuralMSPBE(Known(boyan())), methods.tdc(0.1), steps=2, batch_size=None)
     with pytest.raises(IncompatibleError, match="LSTD is a method for fixed features"):
-        bilevel.solve(NeuralMSPBE(Known(boyan())), methods.LSTD(), 2, batch_size=None)
+        bilevel.solve(NeuralMSPBE(Known(boyan())), methods.LSTD(), steps=2, batch_size=None)
     with pytest.raises(bilevel.errors.ArgumentError, match="`beta` must be at least 0"):
         methods.TDRC(-1.0)

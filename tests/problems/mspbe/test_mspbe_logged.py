@@ -195,7 +195,7 @@ def test_logged_experience_of_a_process_gives_its_values():
         solution = bilevel.solve(
             LinearEvaluation(Logged(transitions, 1.0)),
             methods.LSTD(),
-            1,
+            steps=1,
             batch_size=None,
             seeds=1,
             dtype=torch.float64,

@@ -88,7 +88,7 @@ def test_simulations_on_both_sides_of_a_threshold(name):
     solution = bilevel.solve(
         LinearEvaluation(process),
         strategy,
-        steps,
+        steps=steps,
         batch_size=None,
         seeds=2,
         every=steps,

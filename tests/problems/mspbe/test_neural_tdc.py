@@ -162,7 +162,7 @@ def test_a_module_is_a_body_like_any_other():
     torch.testing.assert_close(found[1:], expected[1:])
     biased = Module(lambda: nn.Sequential(nn.Linear(D, M), nn.Tanh(), nn.Linear(M, 1)), "2")
     options = {"batch_size": 4, "seeds": 2}
-    solution = bilevel.solve(NeuralMSPBE(source, biased), SINGLE, 10, **options)
+    solution = bilevel.solve(NeuralMSPBE(source, biased), SINGLE, steps=10, **options)
     assert solution.head.shape == (2, M + 1)
 
 
@@ -227,7 +227,7 @@ def test_best_response_has_nothing_to_follow():
     problem = NeuralMSPBE(Known(PROCESS), BODIES["two-layer tanh"])
     options = {"batch_size": None, "seeds": 2, "dtype": torch.float64, "every": 20}
     solution = bilevel.solve(
-        problem, bilevel.BestResponse(0.1, optimizer=bilevel.SGD()), 20, **options
+        problem, bilevel.BestResponse(0.1, optimizer=bilevel.SGD()), steps=20, **options
     )
     assert float(solution.history["phi_gradient_norm"].max()) < 1e-12
     assert float(solution.history["test_mspbe"].max()) < 1e-24
@@ -270,7 +270,7 @@ def test_implicit_gradients_of_lstd_heads(upper, ridge):
     direct = bilevel.solve(
         problem,
         bilevel.BestResponse(1.0, gradient=DirectGradient(), optimizer=bilevel.SGD()),
-        1,
+        steps=1,
         batch_size=None,
         seeds=1,
         dtype=torch.float64,
@@ -281,7 +281,7 @@ def test_implicit_gradients_of_lstd_heads(upper, ridge):
 def test_soba_moves_the_body_of_an_lstd_head():
     problem = LSTDValues("msve", Known(PROCESS), BODIES["two-layer tanh"])
     strategy = bilevel.SingleLoop(0.002, 0.2, 0.2)
-    solution = bilevel.solve(problem, strategy, 100, batch_size=None, seeds=2)
+    solution = bilevel.solve(problem, strategy, steps=100, batch_size=None, seeds=2)
     before, after = solution.history["test_lstd_msve"][[0, -1]]
     assert bool((after < before).all())
 
@@ -290,10 +290,10 @@ def test_every_seed_has_a_process_of_its_own():
     source = Redrawn(lambda seed: random_process(STATES, 3, 0.9, seed, D))
     options = {"batch_size": None, "dtype": torch.float64}
     many = bilevel.solve(
-        LeastSquaresValues(source), bilevel.BestResponse(0.01), 3, seeds=3, **options
+        LeastSquaresValues(source), bilevel.BestResponse(0.01), steps=3, seeds=3, **options
     )
     alone = LeastSquaresValues(Known(random_process(STATES, 3, 0.9, 2, D)))
-    one = bilevel.solve(alone, bilevel.BestResponse(0.01), 3, seeds=[2], **options)
+    one = bilevel.solve(alone, bilevel.BestResponse(0.01), steps=3, seeds=[2], **options)
     torch.testing.assert_close(many.head[2], one.head[0], rtol=1e-9, atol=1e-11)
 
 
@@ -301,13 +301,17 @@ def test_logged_transitions_have_their_own_metrics():
     rows = experience.draw(PROCESS, "markovian", 60, seed=0)
     returns = bilevel.Batch(rows.inputs[:9], torch.arange(9.0, dtype=torch.float64))
     problem = NeuralMSPBE(Logged(rows, 0.9, returns), BODIES["two-layer tanh"])
-    solution = bilevel.solve(problem, SINGLE, 20, batch_size=4, seeds=2, sampling="sequential")
+    solution = bilevel.solve(
+        problem, SINGLE, steps=20, batch_size=4, seeds=2, sampling="sequential"
+    )
     assert {"train_mspbe", "validation_return_error"} <= set(solution.history)
 
 
 def test_what_cannot_be_is_refused():
     with pytest.raises(ShapeError, match=r"all 9 states, got a batch of 4.*batch_size=None"):
-        bilevel.solve(NeuralMSPBE(Known(PROCESS), BODIES["deep tanh"]), SINGLE, 1, batch_size=4)
+        bilevel.solve(
+            NeuralMSPBE(Known(PROCESS), BODIES["deep tanh"]), SINGLE, steps=1, batch_size=4
+        )
     rows = experience.draw(PROCESS, "iid", 10, seed=0)
     with pytest.raises(IncompatibleError, match="'msve' needs a known process"):
         LSTDValues("msve", Logged(rows, 0.9))

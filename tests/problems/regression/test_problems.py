@@ -54,7 +54,7 @@ def test_problems_train(name):
     """Each strategy of the presets makes finite steps on it, and the head's bound is proven."""
     problem = registry.make(name, **TINY[name])
     for strategy in (bilevel.TwoTimescale(1e-3, 1e-2), bilevel.BestResponse(1e-3)):
-        solution = bilevel.solve(problem, strategy, 3, batch_size=4, seeds=2)
+        solution = bilevel.solve(problem, strategy, steps=3, batch_size=4, seeds=2)
         assert not any(status.failed for status in solution.status)
         assert all(values.isfinite().all() for values in solution.history.values())
         assert solution.bound_kind == "proven"

@@ -114,7 +114,7 @@ def test_options_reach_the_problem(file):
 def test_it_learns_what_is_there(file):
     """A linear target with noise of variance 1 of about 30: far better than the mean."""
     solution = bilevel.solve(
-        table(file, "price", width=16), bilevel.BestResponse(1e-3), 50, batch_size=16, seeds=4
+        table(file, "price", width=16), bilevel.BestResponse(1e-3), steps=50, batch_size=16, seeds=4
     )
     assert float(solution.history["test_r2"][-1].mean()) > 0.5
 
@@ -126,7 +126,7 @@ def test_without_validation_rows(file):
         "test": 10,
     }
     pair = {"slow": bilevel.uniform(1e-3), "best": bilevel.BestResponse(1e-3)}
-    comparison = bilevel.compare(problem, pair, 2, steps=4)
+    comparison = bilevel.compare(problem, pair, seeds=2, steps=4)
     assert "test MSE" in comparison.table()
     assert "validation" not in problem.note
 

@@ -117,7 +117,7 @@ def test_without_weight_decay_numbers_are_bitwise_those_without_the_hook(batch_s
         assert trees.equal(getattr(ours[0], name)(*ours[1:]), getattr(bare[0], name)(*bare[1:]))
     strategy = bilevel.TwoTimescale(1e-2, 1e-1)
     ends = [
-        bilevel.solve(make(0.0, cls), strategy, 40, batch_size=8, seeds=2)
+        bilevel.solve(make(0.0, cls), strategy, steps=40, batch_size=8, seeds=2)
         for cls in (Regression, Undecayed)
     ]
     assert trees.equal(ends[0].body, ends[1].body)
@@ -139,7 +139,9 @@ def test_the_structure_stays_in_use_without_weight_decay():
 
 def test_weight_decay_shrinks_the_weights():
     ends = [
-        bilevel.solve(make(decay), bilevel.TwoTimescale(1e-2, 1e-1), 200, batch_size=8, seeds=2)
+        bilevel.solve(
+            make(decay), bilevel.TwoTimescale(1e-2, 1e-1), steps=200, batch_size=8, seeds=2
+        )
         for decay in (0.0, 1.0)
     ]
     sizes = [sum(end.body[f"weight{layer}"].square().sum() for layer in (1, 2)) for end in ends]
@@ -153,7 +155,7 @@ def test_compiled_equals_eager(monkeypatch):
     problem, strategy = make(DECAY), bilevel.TwoTimescale(1e-2, 1e-1)
     compiled, eager = (
         bilevel.solve(
-            problem, strategy, 20, batch_size=8, seeds=2, dtype=torch.float64, compile=flag
+            problem, strategy, steps=20, batch_size=8, seeds=2, dtype=torch.float64, compile=flag
         )
         for flag in (True, False)
     )
