@@ -61,7 +61,7 @@ class Comparison:
         baselines: Names that the others are compared with.
         headline: The metric to judge by.
         environment: Versions, platform, threads.
-        bound_kind: "proven", "estimated" or "" (no `head_bound` in the history).
+        bound_kind: "proven" or "estimated"; else there is no `head_bound` in the history.
     """
 
     problem: str
@@ -187,7 +187,7 @@ class Comparison:
         return tables.plain(self.content())
 
     def content(self) -> dict[str, Any]:
-        """Everything that tables and the page show, as plain dictionaries and arrays.
+        """Everything that tables and the page show, as dictionaries, arrays and paired results.
 
         Returns:
             The fields of this object with what follows from them: final and validation-best

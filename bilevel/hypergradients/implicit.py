@@ -38,8 +38,9 @@ class Implicit(AbstractHypergradient):
 
     Args:
         linear_solver: of H v = d_theta F. None: the factor that the head was solved with;
-            without one, `Dense()` for heads of up to 512 numbers and `CG()` for larger ones. CG and
-            the like start from the adjoint of the step before.
+            without one, a factor of H made here for linear heads with squared error, and for
+            others `Dense()` up to 512 numbers and `CG()` above. CG and the like start from the
+            adjoint of the step before.
         tolerance: of the head, which must satisfy the condition: |d_theta g| at the head relative
             to |d_theta g| at the zero head; with a box, of the free coordinates. (Where the zero
             head is nearly stationary itself, to 1e-8 of |d_theta g| at the head of ones.)

@@ -54,9 +54,9 @@ class Newton(AbstractHeadSolver):
 
     For a linear head with a criterion of known curvature (`LogisticLoss`, `SoftmaxLoss`,
     `HuberLoss`, your own) H comes from the features: M x M, or M K x M K where outputs interact; a
-    large one is made in float32, which changes the path but not where it ends. Above 2,048 numbers
-    H is not formed: conjugate gradients use products with it, preconditioned by its diagonal
-    blocks. Any other head takes `Oracles.head_hessian`, or products above 1,024 numbers.
+    large one is made in float32, which changes the path but not where it ends. Beyond 2,048 rows
+    in a matrix H is not formed: conjugate gradients use products with it, preconditioned by its
+    diagonal blocks. Any other head takes `Oracles.head_hessian`, or products above 1,024 numbers.
 
     Where features lie far from zero beside an unpenalised bias, they are counted from their means.
 
