@@ -30,21 +30,18 @@ def check_body_derivatives(bench: Bench) -> Finding | None:
 def _first_derivatives(bench: Bench, name: str, symbol: str) -> Finding:
     oracles = bench.oracles
     is_g = symbol == "g"
-    value = oracles.head_value if is_g else oracles.body_value
+    oracle = oracles.head_value if is_g else oracles.body_value
     gradients = oracles.joint_gradient if is_g else oracles.body_gradients
+
+    def value(at: Bench) -> Tensor:
+        return oracle(at.body, at.head, at.rows)
+
     worst = 0.0
     for run in range(RUNS):
         one = bench.alone(run)
-        both = {"body": one.body, "head": one.head}
-        for level, gradient in zip(both, gradients(one.body, one.head, one.rows), strict=True):
-
-            def along(move: Tree, one: Bench = one, level: str = level) -> Tensor:
-                moved = _moved(one, level, move)
-                return value(moved.body, moved.head, moved.rows)
-
-            along_all = directions(trees.take(both[level], 0), generator(run, "directions"))
-            expected = trees.dot(repeat(gradient, along_all), along_all)
-            off = difference_error(along, along_all, expected)
+        found = gradients(one.body, one.head, one.rows)
+        for level, gradient in zip(("body", "head"), found, strict=True):
+            off = _error(one, level, value, gradient, generator(run, "directions"))
             letter = "w" if level == "body" else "theta"
             require(
                 off < TOLERANCE,
@@ -63,24 +60,17 @@ def check_second_derivatives(bench: Bench) -> Finding:
     for run in range(RUNS):
         one, source = bench.alone(run), generator(run, "second")
         vector = random_like(one.head, source)
-        products = {
-            "head": oracles.head_hvp(one.body, one.head, vector, one.rows),
-            "body": oracles.cross_vjp(one.body, one.head, vector, one.rows),
-        }
-        both = {"body": one.body, "head": one.head}
-        for level, product in products.items():
 
-            def along(
-                move: Tree, one: Bench = one, level: str = level, vector: Tree = vector
-            ) -> Tensor:
-                moved = _moved(one, level, move)
-                slope = oracles.head_gradient(moved.body, moved.head, moved.rows)
-                return trees.dot(slope, repeat(vector, slope))
+        def value(at: Bench, vector: Tree = vector) -> Tensor:
+            slope = oracles.head_gradient(at.body, at.head, at.rows)
+            return trees.dot(slope, repeat(vector, slope))
 
-            along_all = directions(trees.take(both[level], 0), source)
-            expected = trees.dot(repeat(product, along_all), along_all)
-            off = difference_error(along, along_all, expected)
-            symbol = "d2_{w theta} g" if level == "body" else "d2_{theta theta} g"
+        for level, symbol, oracle in (
+            ("head", "d2_{theta theta} g", oracles.head_hvp),
+            ("body", "d2_{w theta} g", oracles.cross_vjp),
+        ):
+            product = oracle(one.body, one.head, vector, one.rows)
+            off = _error(one, level, value, product, source)
             require(
                 off < 10 * TOLERANCE,
                 f"{symbol} of {bench.name} by autograd differs from central differences of "
@@ -91,15 +81,21 @@ def check_second_derivatives(bench: Bench) -> Finding:
     return Finding("second derivatives of g", f"equal central differences up to {worst:.0e}")
 
 
-def _moved(one: Bench, level: str, move: Tree) -> Bench:
-    """N copies of one run, one level moved by the N rows of `move`."""
-    count = len(trees.leaves(move)[0])
-    body = repeat(one.body, move)
-    many = one.at(body)
-    if level == "body":
-        return dataclasses.replace(many, body=add(body, move))
-    head = trees.tree_map(lambda x: x.expand(count, *x.shape[1:]), one.head)
-    return dataclasses.replace(many, head=add(head, move))
+def _error(
+    one: Bench,
+    level: str,
+    value: Callable[[Bench], Tensor],
+    derivative: Tree,
+    source: torch.Generator,
+) -> float:
+    """How far a derivative of one run is from differences of `value` while one level moves."""
+    moves = directions(trees.take(getattr(one, level), 0), source)
+
+    def along(move: Tree) -> Tensor:
+        many = one.at(repeat(one.body, move))
+        return value(dataclasses.replace(many, **{level: add(getattr(many, level), move)}))
+
+    return differences(along, moves, trees.dot(repeat(derivative, moves), moves))[0]
 
 
 def repeat(tree: Tree, like: Tree) -> Tree:
@@ -108,17 +104,21 @@ def repeat(tree: Tree, like: Tree) -> Tree:
     return trees.tree_map(lambda x: x.expand(count, *x.shape[1:]), tree)
 
 
-def difference_error(along: Callable[[Tree], Tensor], moves: Tree, expected: Tensor) -> float:
-    """How far central differences along `moves` are from `expected`, at the best step size."""
-    errors = []
+def differences(
+    along: Callable[[Tree], Tensor], moves: Tree, expected: Tensor
+) -> tuple[float, Tensor]:
+    """Central differences along N `moves`, which should be `expected`, (N,).
+
+    Returns:
+        How far they are from it, each at the step size that suits it best; and those of the step
+        size that suits all of them best.
+    """
+    found, errors = [], []
     for step in STEPS:
-        ahead, behind = (along(scaled(moves, s)) for s in (step, -step))
-        found = (ahead - behind) / (2 * step)
-        scale = max(float(found.abs().max()), float(expected.abs().max()), 1e-3)
-        errors.append(((found - expected).abs() / scale).nan_to_num(nan=torch.inf))
-    return float(torch.stack(errors).amin(0).max())
-
-
-def scaled(tree: Tree, factor: float) -> Tree:
-    """factor times a tree."""
-    return trees.tree_map(lambda leaf: factor * leaf, tree)
+        ahead, behind = (along(trees.tree_map(lambda x, s=s: s * x, moves)) for s in (step, -step))
+        slope = (ahead - behind) / (2 * step)
+        scale = max(float(slope.abs().max()), float(expected.abs().max()), 1e-3)
+        errors.append(((slope - expected).abs() / scale).nan_to_num(nan=torch.inf))
+        found.append(slope)
+    every = torch.stack(errors)
+    return float(every.amin(0).max()), found[int(every.amax(1).argmin())]

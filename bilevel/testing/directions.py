@@ -45,7 +45,7 @@ def check_directions(bench: Bench) -> Finding | None:
         single = bench.oracles.directions(alone.body, alone.head, one, alone.rows)
         worst = max(worst, gap(trees.part(together, slice(run, run + 1)), single))
         if problem.knows_runs():
-            worst = max(worst, _gap_to_one(bench, alone, problem, one, single))
+            worst = max(worst, _gap_to_one(alone, problem, one, single))
     require(
         worst < TOLERANCE,
         f"`directions` of {bench.name} gives other directions for many runs than for one: they "
@@ -56,16 +56,10 @@ def check_directions(bench: Bench) -> Finding | None:
     return Finding("directions", f"equal single runs up to {worst:.0e}{both}")
 
 
-def _gap_to_one(
-    bench: Bench, alone: Bench, problem: AuxiliaryProblem, auxiliary: Tree, expected: Tree
-) -> float:
+def _gap_to_one(alone: Bench, problem: AuxiliaryProblem, auxiliary: Tree, expected: Tree) -> float:
     """How far `directions` of one run is from `directions_of_runs`; the body's only as a tree."""
-    groups = {
-        name: group if alone.rows.axes[name] is None else trees.take(group, 0)
-        for name, group in alone.rows.groups.items()
-    }
-    body, head, one = (trees.take(level, 0) for level in (alone.body, alone.head, auxiliary))
-    found = problem.directions(body, head, one, groups)
+    one = (alone.body, alone.head, auxiliary, alone.rows.of_runs(1))
+    found = problem.directions(*(trees.take(tree, 0) for tree in one))
     first = 1 if isinstance(found[0], Pullback) else 0
     return gap(trees.single(tuple(found[first:])), tuple(expected[first:]))
 

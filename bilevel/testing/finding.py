@@ -95,21 +95,40 @@ def check_codes(status: Tensor, runs: int, name: str) -> list[Status]:
     return [Status(int(code)) for code in status]
 
 
-def check_unchanged(now: Tree, before: Tree, name: str) -> None:
-    """What went in must be as it was, NaN included."""
-    same = trees.same_structure(now, before) and all(
-        torch.equal(x.nan_to_num(nan=7e77), y.nan_to_num(nan=7e77))
-        for x, y in zip(trees.leaves(now), trees.leaves(before), strict=True)
-    )
-    require(
-        same,
-        f"{name} was changed in place. Return new tensors: `x - lr * g`, not `x -= lr * g`.",
-    )
+@contextmanager
+def unchanged(name: str, **arguments: Tree) -> Iterator[None]:
+    """Trees that are looked at meanwhile must stay as they are, NaN included."""
+    before = {
+        what: trees.tree_map(torch.clone, tree)
+        for what, tree in arguments.items()
+        if not isinstance(tree, float | None)
+    }
+    yield
+    for what, then in before.items():
+        now = arguments[what]
+        same = trees.same_structure(now, then) and all(
+            torch.equal(x.nan_to_num(nan=7e77), y.nan_to_num(nan=7e77))
+            for x, y in zip(trees.leaves(now), trees.leaves(then), strict=True)
+        )
+        require(
+            same,
+            f"`{what}` of {name} was changed in place. Return new tensors: `x - lr * g`, not "
+            "`x -= lr * g`.",
+        )
 
 
-def copied(tree: Tree) -> Tree:
-    """A copy of every tensor; all else as it is."""
-    return trees.tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, tree)
+def spoiled(tree: Tree) -> Tree:
+    """A copy in which run 1 is no number."""
+    tree = trees.tree_map(torch.clone, tree)
+    for leaf in trees.leaves(tree):
+        leaf[1] = torch.nan
+    return tree
+
+
+def gap_of_others(mixed: Tree, together: Tree) -> float:
+    """The `gap` of the runs beside run 1."""
+    others = torch.tensor([0, 2])
+    return gap(trees.take(mixed, others), trees.take(together, others))
 
 
 def check_run_axis(state: Tree, runs: int, name: str) -> None:

@@ -1,8 +1,8 @@
 """Does a head solver keep its contract?"""
 
 import dataclasses
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from bilevel import trees
@@ -15,18 +15,29 @@ from bilevel.problem.sets import Everywhere
 from bilevel.testing.bench import RUNS, Bench
 from bilevel.testing.finding import (
     Finding,
+    add,
     check_codes,
     check_like,
     check_run_axis,
-    check_unchanged,
-    copied,
+    distance,
     gap,
+    gap_of_others,
     refusals,
     require,
+    spoiled,
+    unchanged,
 )
 from bilevel.testing.quadratics import quadratics
 
 SET_STEP = 1e-2
+
+
+class _Solved(NamedTuple):
+    """Heads of a bench as a solver left them."""
+
+    bench: Bench
+    solution: HeadSolution
+    codes: list[Status]
 
 
 def check_head_solver(
@@ -76,11 +87,11 @@ def check_head_solver(
 
 def _check_on(solver: AbstractHeadSolver, bench: Bench, tolerance: float) -> Finding:
     name = f"{type(solver).__name__} on {bench.name}"
-    solution, codes = _solve(solver, bench, name)
-    worst = _check_residual(solver, bench, solution, codes, name, tolerance)
-    _check_warm_start(solver, bench, solution, codes, name)
-    apart = _check_runs(solver, bench, solution, codes, name)
-    names = ", ".join(sorted({code.name for code in codes}))
+    solved = _solve(solver, bench, name)
+    worst = _check_residual(solver, solved, name, tolerance)
+    _check_warm_start(solver, solved, name)
+    apart = _check_runs(solver, solved, name)
+    names = ", ".join(sorted({code.name for code in solved.codes}))
     return Finding(
         bench.name, f"{names}; |d_theta g| at most {worst:.0e} of the start; runs alone {apart:.0e}"
     )
@@ -88,14 +99,12 @@ def _check_on(solver: AbstractHeadSolver, bench: Bench, tolerance: float) -> Fin
 
 def _solve(
     solver: AbstractHeadSolver, bench: Bench, name: str, state: object = None, k: int = 0
-) -> tuple[HeadSolution, list[Status]]:
+) -> _Solved:
     """The heads, in form."""
     at = (bench.oracles, bench.body, bench.head, bench.rows)
-    before = copied((bench.body, bench.head))
-    memory = solver.init(*at) if k == 0 else state
-    solution = solver.solve(*at, memory, k)
-    for what, now, then in zip(("body", "head"), (bench.body, bench.head), before, strict=True):
-        check_unchanged(now, then, f"`{what}` of {name}")
+    with unchanged(name, body=bench.body, head=bench.head):
+        memory = solver.init(*at) if k == 0 else state
+        solution = solver.solve(*at, memory, k)
     require(
         isinstance(solution, HeadSolution),
         f"{name} must return a `bilevel.heads.HeadSolution`, got {type(solution).__name__}.",
@@ -109,7 +118,7 @@ def _solve(
     )
     if runs > 1:
         check_run_axis(solution.state, runs, name)
-    return solution, codes
+    return _Solved(bench, solution, codes)
 
 
 def _slope(bench: Bench) -> Tensor:
@@ -118,19 +127,15 @@ def _slope(bench: Bench) -> Tensor:
     head_set = bench.problem.head_set
     if isinstance(head_set, Everywhere):
         return trees.norm(slope)
-    moved = head_set.project(trees.tree_map(lambda x, d: x - SET_STEP * d, bench.head, slope))
-    return trees.norm(trees.tree_map(torch.sub, bench.head, moved)) / SET_STEP
+    moved = head_set.project(add(bench.head, slope, -SET_STEP))
+    return distance(bench.head, moved) / SET_STEP
 
 
 def _check_residual(
-    solver: AbstractHeadSolver,
-    bench: Bench,
-    solution: HeadSolution,
-    codes: list[Status],
-    name: str,
-    tolerance: float,
+    solver: AbstractHeadSolver, solved: _Solved, name: str, tolerance: float
 ) -> float:
     """The residual is that of the head, and small where it must be; the largest relative one."""
+    bench, solution, codes = solved
     start, true = _slope(bench), _slope(dataclasses.replace(bench, head=solution.head))
     own_objective = solver.uses_batch and not solver.exact  # averages over batches, say
     for run, code in enumerate(codes):
@@ -162,16 +167,11 @@ def _check_residual(
     return float((true / start).nan_to_num().max())
 
 
-def _check_warm_start(
-    solver: AbstractHeadSolver,
-    bench: Bench,
-    solution: HeadSolution,
-    codes: list[Status],
-    name: str,
-) -> None:
+def _check_warm_start(solver: AbstractHeadSolver, solved: _Solved, name: str) -> None:
     """From its own solution, with its own state, a solver that converged stays."""
+    bench, solution, codes = solved
     warm = dataclasses.replace(bench, head=solution.head)
-    again, now = _solve(solver, warm, name, solution.state, k=1)
+    _, again, now = _solve(solver, warm, name, solution.state, k=1)
     for run, code in enumerate(codes):
         if code is not Status.CONVERGED:
             continue
@@ -185,17 +185,11 @@ def _check_warm_start(
         )
 
 
-def _check_runs(
-    solver: AbstractHeadSolver,
-    bench: Bench,
-    solution: HeadSolution,
-    codes: list[Status],
-    name: str,
-) -> float:
+def _check_runs(solver: AbstractHeadSolver, solved: _Solved, name: str) -> float:
     """Runs do not interact; how far they are apart."""
-    worst = 0.0
+    (bench, solution, codes), worst = solved, 0.0
     for run in range(RUNS):
-        alone, now = _solve(solver, bench.alone(run), name)
+        _, alone, now = _solve(solver, bench.alone(run), name)
         expected = trees.part(solution.head, slice(run, run + 1))
         worst = max(worst, gap(alone.head, expected))
         require(
@@ -208,19 +202,16 @@ def _check_runs(
         "A step size, a stopping rule or a norm is shared by the runs: reduce over all axes but "
         "the first, and let finished runs stand still.",
     )
-    body = copied(bench.body)
-    for leaf in trees.leaves(body):
-        leaf[1] = torch.nan
-    at = (bench.oracles, bench.body, bench.head, bench.rows)
-    mixed = solver.solve(bench.oracles, body, bench.head, bench.rows, solver.init(*at), 0)
+    memory = solver.init(bench.oracles, bench.body, bench.head, bench.rows)
+    body = spoiled(bench.body)
+    mixed = solver.solve(bench.oracles, body, bench.head, bench.rows, memory, 0)
     status = check_codes(mixed.status, RUNS, name)
     require(
         status[1].failed and [status[0], status[2]] == [codes[0], codes[2]],
         f"{name} gives {[code.name for code in status]} when the body of run 1 is NaN; expected "
         f"DIVERGED there and {codes[0].name}, {codes[2].name} in the others.",
     )
-    others = torch.tensor([0, 2])
-    off = gap(trees.take(mixed.head, others), trees.take(solution.head, others))
+    off = gap_of_others(mixed.head, solution.head)
     require(
         off < 1e-8,
         f"{name}: a body of NaN in run 1 changes the heads of the others by {off:.1e}. Mask failed "

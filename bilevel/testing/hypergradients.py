@@ -2,9 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
 from bilevel import trees
 from bilevel.core.generators import generator
 from bilevel.core.parts import check_part
@@ -14,18 +11,19 @@ from bilevel.heads import AbstractHeadSolver
 from bilevel.heads.default import default_solver
 from bilevel.hypergradients import AbstractHypergradient, Answer, BodyGradient
 from bilevel.problem.base import StackelbergProblem
-from bilevel.testing.bench import RUNS, STEPS, Bench, directions
-from bilevel.testing.derivatives import repeat
+from bilevel.testing.bench import RUNS, Bench, directions
+from bilevel.testing.derivatives import differences, repeat
 from bilevel.testing.finding import (
     Finding,
     add,
     check_codes,
     check_like,
-    check_unchanged,
-    copied,
     gap,
+    gap_of_others,
     refusals,
     require,
+    spoiled,
+    unchanged,
 )
 from bilevel.testing.quadratics import quadratics
 from bilevel.trees import Tree
@@ -96,15 +94,15 @@ def _check_on(
     for run in range(RUNS):
         one = bench.alone(run)
         of_run = trees.part(gradient.body, slice(run, run + 1))
-        error, along = _error(one, reference, of_run, run)
+        error, claimed, along = _error(one, reference, of_run, run)
         direct = one.oracles.direct_gradient(one.body, one.solved(reference), one.rows)
         lacking = "" if error < tolerance else _hint(of_run, direct, bench)
         require(
             error < tolerance,
             f"{name} differs from central differences of Phi by {error:.1e} in run {run}, relative "
             f"to the largest entry, with status {codes[run].name}; at most {tolerance:.0e} was "
-            f"expected. Along the first direction it is {along[0]:.6g} and should be "
-            f"{along[1]:.6g}.{lacking}",
+            f"expected. Along the first direction it is {claimed:.6g} and should be "
+            f"{along:.6g}.{lacking}",
         )
         worst = max(worst, error)
     _check_runs(method, solver, bench, gradient, name)
@@ -126,10 +124,8 @@ def _gradient(
     at = bench.body if body is None else body
     solved = first if body is None else solver.solve(oracles, at, start, rows, memory, 0)
     answer = Answer(solved.head, solver, start, 0, solved.factor)
-    before = copied((at, solved.head))
-    found = method.gradient(oracles, at, answer, rows, made)
-    for what, now, then in zip(("body", "head"), (at, solved.head), before, strict=True):
-        check_unchanged(now, then, f"`{what}` of {name}")
+    with unchanged(name, body=at, head=solved.head):
+        found = method.gradient(oracles, at, answer, rows, made)
     require(
         isinstance(found, BodyGradient),
         f"{name} must return a `bilevel.BodyGradient`, got {type(found).__name__}.",
@@ -140,20 +136,12 @@ def _gradient(
 
 def _error(
     one: Bench, reference: AbstractHeadSolver, gradient: Tree, run: int
-) -> tuple[float, tuple[float, float]]:
-    """How far the gradient of one run is off, and both slopes along the first direction."""
+) -> tuple[float, float, float]:
+    """How far the gradient of one run is off; its slope along the first direction, and Phi's."""
     moves = directions(trees.take(one.body, 0), generator(run, "directions"))
     claimed, body = trees.dot(repeat(gradient, moves), moves), repeat(one.body, moves)
-    errors, slopes = [], []
-    for step in STEPS:
-        ahead, behind = (one.at(add(body, moves, s)).phi(reference) for s in (step, -step))
-        found: Tensor = (ahead - behind) / (2 * step)
-        scale = max(float(found.abs().max()), float(claimed.abs().max()), 1e-3)
-        errors.append(((found - claimed).abs() / scale).nan_to_num(nan=torch.inf))
-        slopes.append(found)
-    every = torch.stack(errors)
-    best = int(every.amax(1).argmin())
-    return float(every.amin(0).max()), (float(claimed[0]), float(slopes[best][0]))
+    error, found = differences(lambda move: one.at(add(body, move)).phi(reference), moves, claimed)
+    return error, float(claimed[0]), float(found[0])
 
 
 def _hint(gradient: Tree, direct: Tree, bench: Bench) -> str:
@@ -185,12 +173,8 @@ def _check_runs(
             f"{name} gives another gradient for run {run} alone than among others: they differ by "
             f"{off:.1e}. Reduce over all axes but the first (`trees.dot`, `trees.norm`).",
         )
-    body = copied(bench.body)
-    for leaf in trees.leaves(body):
-        leaf[1] = torch.nan
-    mixed, _ = _gradient(method, solver, bench, name, body)
-    others = torch.tensor([0, 2])
-    off = gap(trees.take(mixed.body, others), trees.take(together.body, others))
+    mixed, _ = _gradient(method, solver, bench, name, spoiled(bench.body))
+    off = gap_of_others(mixed.body, together.body)
     require(
         off < 1e-7,
         f"{name}: a body of NaN in run 1 changes the gradients of the others by {off:.1e}. Mask "

@@ -14,11 +14,10 @@ from bilevel.testing.finding import (
     Finding,
     check_codes,
     check_like,
-    check_unchanged,
-    copied,
     distance,
     refusals,
     require,
+    unchanged,
 )
 from bilevel.trees import Tree
 
@@ -90,11 +89,8 @@ def _solve(
 ) -> tuple[LinearSolution, list[Status]]:
     """The solution, in form, and with a residual that is its own."""
     name = f"{type(solver).__name__} ({what})"
-    before = copied((right, start))
-    solution = solver.solve(Operator.from_matrix(matrix, right), right, start)
-    check_unchanged(right, before[0], f"`right` of {name}")
-    if start is not None:
-        check_unchanged(start, before[1], f"`start` of {name}")
+    with unchanged(name, right=right, start=start):
+        solution = solver.solve(Operator.from_matrix(matrix, right), right, start)
     runs = len(matrix)
     require(
         isinstance(solution, tuple) and len(solution) == 3,

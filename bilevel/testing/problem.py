@@ -174,12 +174,9 @@ def _check_many(bench: Bench) -> Finding:
         looped = []
         for run in range(RUNS):
             one = bench.alone(run)
-            groups = {
-                key: group if one.rows.axes[key] is None else trees.take(group, 0)
-                for key, group in one.rows.groups.items()
-            }
+            at = (one.body, one.head, one.rows.of_runs(1))
             with torch.no_grad():
-                looped.append(function(trees.take(one.body, 0), trees.take(one.head, 0), groups))
+                looped.append(function(*(trees.take(tree, 0) for tree in at)))
         off = gap(together, torch.stack(looped))
         require(
             off < 1e-10,
