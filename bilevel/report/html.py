@@ -70,7 +70,7 @@ def page(content: Mapping[str, Any], drawn: Mapping[str, tuple[str, str]]) -> st
     return template.render(
         **content,
         css=files.joinpath("style.css").read_text("utf-8"),
-        lines=palette.lines(content["strategies"]),
+        lines=_lines(content),
         meanings=_meanings(content),
         statuses={name: words.status_words(runs) for name, runs in content["status"].items()},
         leads=verdicts.leads(content),
@@ -120,19 +120,19 @@ def draw(content: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
         Name of a file without ending -> (what the figure shows, a complete SVG document).
     """
     name = words.metric_name(content["headline"])
-    names, found = list(content["strategies"]), {}
+    lines, found = _lines(content), {}
     if content["final"]:
         short = f"{name} {content['at']}" if content["at"] else f"final {name}"
         what = "of every run, with mean and 95 % interval" if content["runs"] > 1 else "of the run"
         title = f"{short[:1].upper()}{short[1:]} {what}"
         values = {key: content["final"][key] for key in _side_by_side(content)}
-        figure = figures.strip(values, content["intervals"], short, names=names)
+        figure = figures.strip(values, lines, intervals=content["intervals"], title=short)
         found["final"] = (title, figure)
     for family in content["families"]:
         if not family["paired"]:
             continue
         title = f"{family['paired'][0]['kind']} of {name}{verdicts.WITH[family['kind']]}"
-        figure = figures.forest(verdicts.labelled(family), title, names=names)
+        figure = figures.forest(verdicts.labelled(family), lines, title=title)
         key = paired_file(family["kind"])
         ends = " with 95 % intervals" if content["runs"] > 1 else ""
         found[key] = (f"Paired comparison: {title}{ends}", figure)
@@ -146,32 +146,27 @@ def paired_file(kind: str) -> str:
 
 
 def curve_figure(
-    history: Mapping[str, Mapping[str, Any]],
-    positions: Mapping[str, Any],
-    metric: str,
-    against: str,
-    *,
-    legend: bool = True,
+    content: Mapping[str, Any], metric: str, *, against: str, legend: bool = True
 ) -> Figure:
     """Draw one metric of all strategies that have it.
 
     Args:
-        history: Strategy -> metric -> (T, R) values.
-        positions: Strategy -> (T,) horizontal positions.
+        content: As for `page`.
         metric: Which metric.
-        against: What the positions are: a key of `AGAINST`.
+        against: What the horizontal positions are: a key of `AGAINST`.
         legend: Whether to name the strategies.
 
     Returns:
         The figure.
     """
+    positions = content["positions"][against]
     series = {
         name: (positions[name], table[metric])
-        for name, table in history.items()
+        for name, table in content["history"].items()
         if metric in table and name in positions
     }
-    title = words.metric_name(metric)
-    return figures.curves(series, AGAINST[against], title, legend=legend, names=list(history))
+    return figures.curves(series, _lines(content), xlabel=AGAINST[against],
+                          title=words.metric_name(metric), legend=legend)  # fmt: skip
 
 
 def _metrics(content: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -192,7 +187,7 @@ def _metrics(content: Mapping[str, Any]) -> tuple[list[str], list[str]]:
 
 def _legend(content: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """Words and strategies of each entry: a tuned one shares the entry of the one as given."""
-    pairs = {row["strategy"]: row["tuned"] for row in _searched(content)}
+    pairs = _tuned(content)
     return [
         (name, [name, pairs[name]] if name in pairs else [name])
         for name in content["strategies"]
@@ -218,6 +213,15 @@ def _meanings(content: Mapping[str, Any]) -> dict[str, str]:
 
 def _searched(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     return content["tuning"]["rows"] if content["tuning"] else []
+
+
+def _tuned(content: Mapping[str, Any]) -> dict[str, str]:
+    """Strategies -> themselves with tuned rates."""
+    return {row["strategy"]: row["tuned"] for row in _searched(content)}
+
+
+def _lines(content: Mapping[str, Any]) -> dict[str, palette.Line]:
+    return palette.lines(list(content["strategies"]), _tuned(content))
 
 
 def _failed(content: Mapping[str, Any]) -> str:
@@ -263,11 +267,10 @@ def _curves(content: Mapping[str, Any], *, legend: bool) -> dict[str, tuple[str,
     return {
         f"{metric}-{against}": (
             f"{words.metric_name(metric)} against {AGAINST[against]}",
-            curve_figure(content["history"], content["positions"][against], metric, against,
-                         legend=legend),
+            curve_figure(content, metric, against=against, legend=legend),
         )
         for metric, against in shown
-    }  # fmt: skip
+    }
 
 
 def _gap_figures(content: Mapping[str, Any]) -> dict[str, tuple[str, Figure]]:
@@ -278,13 +281,13 @@ def _gap_figures(content: Mapping[str, Any]) -> dict[str, tuple[str, Figure]]:
     limits = figures.gap_limits(parts)
     if limits is None:
         return {}
-    slugs, budget = _slugs(list(history)), content["unit"].budget
+    slugs, lines, budget = _slugs(list(history)), _lines(content), content["unit"].budget
     places = content["positions"][budget]
     return {
         f"head-gap-{slugs[name]}": (
             f"{name}: distance of the head from its best response, and the bound on it",
-            figures.gaps(name, places[name], table["head_gap"], table.get("head_bound"),
-                         limits, AGAINST[budget], names=list(content["strategies"])),
+            figures.gaps(name, lines[name], places=places[name], gap=table["head_gap"],
+                         bound=table.get("head_bound"), limits=limits, xlabel=AGAINST[budget]),
         )
         for name, table in history.items()
     }  # fmt: skip
