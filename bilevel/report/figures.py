@@ -14,10 +14,16 @@ from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from bilevel.report.palette import Line
-from bilevel.report.scales import EXPLODED, ROUNDING, log_ticks, scale_x, scale_y
+from bilevel.report.scales import (
+    EXPLODED,
+    ROUNDING,
+    logarithmic,
+    scale_ratios,
+    scale_x,
+    scale_y,
+)
 from bilevel.report.sentences import change
 from bilevel.report.svg import FAINT, INK, style
-from bilevel.report.ticks import ratio_axis
 from bilevel.report.words import number
 
 Array = NDArray[Any]
@@ -93,9 +99,7 @@ def gaps(
         figure, axes = _panel(2.4)
         axes.set_title(name)
         axes.set_xlabel(xlabel)
-        axes.set_yscale("log")
-        axes.set_ylim(*limits)
-        log_ticks(axes, *limits)
+        logarithmic(axes, "y", *limits)
         x = np.asarray(places, dtype=np.float64)
         band = _band(gap)
         _draw_band(axes, x, band, line, "distance")
@@ -173,14 +177,11 @@ def strip(
         axes.set_yticks(range(len(values)), [_survivors(*row) for row in values.items()], color=INK)
         axes.set_ylim(len(values) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
-        finite = (
-            np.concatenate([runs[np.isfinite(runs)] for runs in values.values()])
-            if values
-            else np.empty(0)
-        )
+        runs = np.concatenate([np.empty(0), *values.values()])
+        finite = runs[np.isfinite(runs)]
         if finite.size and finite.min() > 0 and finite.max() > 3 * finite.min():
             axes.set_xscale("log")
-            log_ticks(axes, *axes.get_xlim(), axis="x")  # intervals may reach further than dots
+            logarithmic(axes, "x", *axes.get_xlim())  # intervals may reach further than dots
     return figure
 
 
@@ -226,11 +227,7 @@ def forest(
         ends = [result[key] for result in results for key in ("effect", "low", "high")]
         positive = [float(end) for end in ends if np.isfinite(end) and end > 0]
         if ratio and positive:
-            (low, high), ticks = ratio_axis(positive)
-            axes.set_xscale("log")
-            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.set_xlim(low / 1.02, high * 1.02)
+            scale_ratios(axes, positive)
     return figure
 
 

@@ -7,11 +7,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from comparison_example import STRATEGIES, example, small
+from matplotlib.figure import Figure
 
 from bilevel.report import figures, html
 from bilevel.report.palette import LINES, lines
+from bilevel.report.scales import scale_ratios
 from bilevel.report.svg import inline_svg, to_svg
-from bilevel.report.ticks import APART, ratio_axis
 
 NAN = float("nan")
 
@@ -110,17 +111,19 @@ def test_what_lies_below_the_axis_is_written():
 @pytest.mark.parametrize(
     "ends",
     [[0.9, 0.95], [1.3, 9.0], [0.5, 1.001], [0.999, 3.0], [1e-9, 2.0], [0.2, 1.9], [1.0],
-     [0.77, 1.13], [0.96, 40.0], [3e-5, 0.9]],
+     [0.77, 1.13], [0.96, 40.0], [3e-5, 0.9], [0.9, 3e40], [0.9999, 1.0002], [0.1, 0.11]],
 )  # fmt: skip
 def test_ratios_have_a_label_at_1_and_on_each_side(ends):
-    (low, high), ticks = ratio_axis(ends)
+    axes = Figure(figsize=(figures.WIDTH, 2)).add_subplot()
+    scale_ratios(axes, ends)
+    (low, high), ticks = axes.get_xlim(), axes.get_xticks()
     assert 1.0 in ticks
     assert low <= min(ends) * (1 + 1e-12)
     assert max(ends) <= high * (1 + 1e-12)
     assert all(low <= tick <= high for tick in ticks)
     assert min(ends) >= 1 or min(ticks) < 1
     assert max(ends) <= 1 or max(ticks) > 1
-    assert len(ticks) == 1 or np.diff(np.log(ticks)).min() > 0.9 * APART * np.log(high / low)
+    assert len(ticks) == 1 or np.diff(np.log(ticks)).min() > 0.9 * 0.14 * np.log(high / low)
 
 
 def test_figures_of_a_part_have_the_colours_of_the_whole():
