@@ -1,7 +1,6 @@
 """The report: one self-contained page, and the figures that go with it."""
 
 import itertools
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
@@ -12,8 +11,9 @@ from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
 from bilevel.core.status import FAILED, Status
-from bilevel.report import facts, figures, palette, sentences, stationarity, tuning, verdicts, words
+from bilevel.report import figures, palette, sentences, stationarity, tuning, verdicts, words
 from bilevel.report.svg import inline_svg, to_svg
+from bilevel.report.words import Content
 
 AGAINST = {
     "steps": "step",
@@ -34,11 +34,11 @@ MEANINGS = {
 }
 
 
-def page(content: Mapping[str, Any], drawn: Mapping[str, tuple[str, str]]) -> str:
+def page(content: Content, drawn: Mapping[str, tuple[str, str]]) -> str:
     """Render the report.
 
     Args:
-        content: Plain dictionaries and arrays, as `Comparison.content` gives them.
+        content: Everything that it tells of.
         drawn: What `draw` gave.
 
     Returns:
@@ -49,60 +49,40 @@ def page(content: Mapping[str, Any], drawn: Mapping[str, tuple[str, str]]) -> st
         number=words.number,
         whole=lambda value: f"{value:,.0f}",
         metric=words.metric_name,
-        sentence=lambda result: sentences.pair(content, result),
-        interval=sentences.interval,
-        verdict=sentences.verdict,
         setting=words.setting,
-        factors=tuning.factors,
-        trials=tuning.trials,
-        doubt=lambda row: tuning.note(row, len(content["tuning"]["seeds"])),
         tied=_tied,
         paired_file=paired_file,
     )
-    alone = len(content["strategies"]) == 1
-    best = verdicts.ranked(content, "intervals", "counts", list(content["strategies"]))
     files = resources.files("bilevel.report")
     template = environment.from_string(files.joinpath("template.html").read_text("utf-8"))
+    names = list(content["strategies"])
     curve_metrics, more_metrics = _metrics(content)
     # Here the strategies are named once for all curves.
     plain = {name: (title, to_svg(figure)) for name, (title, figure)
              in _curves(content, legend=False).items()}  # fmt: skip
     return template.render(
         **content,
+        content=content,
+        words=words,
+        sentences=sentences,
+        verdicts=verdicts,
+        search=tuning,
         css=files.joinpath("style.css").read_text("utf-8"),
         lines=_lines(content),
         meanings=_meanings(content),
-        statuses={name: words.status_words(runs) for name, runs in content["status"].items()},
-        leads=verdicts.leads(content),
-        ending=sentences.ending(content),
-        cards=verdicts.cards(content),
-        titles=verdicts.TITLES,
-        searched=tuning.introduction(content) if content["tuning"] else "",
-        rows_note=facts.rows(content),
-        budget_note=facts.budget(content),
-        facts=facts.settings(content),
         legend=_legend(content),
-        power=sentences.power(content),
         fall=stationarity.fall(content),
-        doubtful=sentences.doubtful(content),
-        one_run=len(content["same_runs"]) == len(content["strategies"]),
-        stopped=words.stopped_at(content["score"]),
-        stopped_where=words.score_name(content["score"]),
-        judged=facts.judged(content),
+        one_run=len(content["same_runs"]) == len(names),
         drawn={name: inline_svg(svg, title) for name, (title, svg) in {**drawn, **plain}.items()},
         gap_names=[name for name in drawn if name.startswith("head-gap-")],
         has_bound=any("head_bound" in table for table in content["history"].values()),
-        data_note=content["settings"].get("data_note"),
-        bound_note=content["settings"].get("bound_note"),
-        command=content["settings"].get("command"),
-        infinity=math.inf,
         version=content["environment"].get("packages", {}).get("bilevel"),
         curve_files=[[f"{metric}-{against}" for against in content["positions"]]
                      for metric in curve_metrics],
         more_metrics=more_metrics,
-        best=[] if alone else best,
-        alone=alone,
-        worded=any(name in MEANINGS for name in content["strategies"]),
+        best=verdicts.ranked(content, "intervals", "counts", names) if len(names) > 1 else [],
+        alone=len(names) == 1,
+        worded=any(name in MEANINGS for name in names),
         failed=_failed(content),
         failures=_first_failures(content),
         status_messages=_messages(content),
@@ -110,11 +90,8 @@ def page(content: Mapping[str, Any], drawn: Mapping[str, tuple[str, str]]) -> st
     )  # fmt: skip
 
 
-def draw(content: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+def draw(content: Content) -> dict[str, tuple[str, str]]:
     """Draw every figure of the report.
-
-    Args:
-        content: As for `page`.
 
     Returns:
         Name of a file without ending -> (what the figure shows, a complete SVG document).
@@ -145,9 +122,7 @@ def paired_file(kind: str) -> str:
     return f"paired-{kind}" if kind else "paired"
 
 
-def curve_figure(
-    content: Mapping[str, Any], metric: str, *, against: str, legend: bool = True
-) -> Figure:
+def curve_figure(content: Content, metric: str, *, against: str, legend: bool = True) -> Figure:
     """Draw one metric of all strategies that have it.
 
     Args:
@@ -155,9 +130,6 @@ def curve_figure(
         metric: Which metric.
         against: What the horizontal positions are: a key of `AGAINST`.
         legend: Whether to name the strategies.
-
-    Returns:
-        The figure.
     """
     positions = content["positions"][against]
     series = {
@@ -169,7 +141,7 @@ def curve_figure(
                           title=words.metric_name(metric), legend=legend)  # fmt: skip
 
 
-def _metrics(content: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+def _metrics(content: Content) -> tuple[list[str], list[str]]:
     """What is trained and the headline, against every axis; the others against the budget only.
 
     What is trained is F: where F is g, the headline's metric of the training rows if there is one.
@@ -185,7 +157,7 @@ def _metrics(content: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     return shown, [metric for metric in known if metric not in own.union(shown)]
 
 
-def _legend(content: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+def _legend(content: Content) -> list[tuple[str, list[str]]]:
     """Words and strategies of each entry: a tuned one shares the entry of the one as given."""
     pairs = _tuned(content)
     return [
@@ -195,13 +167,13 @@ def _legend(content: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _side_by_side(content: Mapping[str, Any]) -> list[str]:
+def _side_by_side(content: Content) -> list[str]:
     """Strategies with final values, a tuned one after the one as given."""
     names = [name for _, entry in _legend(content) for name in entry]
     return [name for name in names if name in content["final"]]
 
 
-def _meanings(content: Mapping[str, Any]) -> dict[str, str]:
+def _meanings(content: Content) -> dict[str, str]:
     """Strategies in words."""
     tuned = {
         row["tuned"]: f"{row['strategy']} with the rates that did best in the search: "
@@ -211,26 +183,26 @@ def _meanings(content: Mapping[str, Any]) -> dict[str, str]:
     return {**MEANINGS, **tuned}
 
 
-def _searched(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _searched(content: Content) -> list[dict[str, Any]]:
     return content["tuning"]["rows"] if content["tuning"] else []
 
 
-def _tuned(content: Mapping[str, Any]) -> dict[str, str]:
+def _tuned(content: Content) -> dict[str, str]:
     """Strategies -> themselves with tuned rates."""
     return {row["strategy"]: row["tuned"] for row in _searched(content)}
 
 
-def _lines(content: Mapping[str, Any]) -> dict[str, palette.Line]:
+def _lines(content: Content) -> dict[str, palette.Line]:
     return palette.lines(list(content["strategies"]), _tuned(content))
 
 
-def _failed(content: Mapping[str, Any]) -> str:
+def _failed(content: Content) -> str:
     """How many runs of which strategies have no final value."""
     counts = {name: int((~np.isfinite(runs)).sum()) for name, runs in content["final"].items()}
     return words.joined([f"{count} of {name}" for name, count in counts.items() if count])
 
 
-def _first_failures(content: Mapping[str, Any]) -> dict[str, str]:
+def _first_failures(content: Content) -> dict[str, str]:
     """For each strategy, which seeds failed and from which record on they were not finite."""
     found = {}
     for name, statuses in content["status"].items():
@@ -251,7 +223,7 @@ def _first_failures(content: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _messages(content: Mapping[str, Any]) -> dict[str, str]:
+def _messages(content: Content) -> dict[str, str]:
     """What the unusual outcomes mean and what to do about them."""
     seen = {status for statuses in content["status"].values() for status in statuses}
     usual = (Status.COMPLETED, Status.CONVERGED)
@@ -259,7 +231,7 @@ def _messages(content: Mapping[str, Any]) -> dict[str, str]:
             if status.name in seen and status not in usual}  # fmt: skip
 
 
-def _curves(content: Mapping[str, Any], *, legend: bool) -> dict[str, tuple[str, Figure]]:
+def _curves(content: Content, *, legend: bool) -> dict[str, tuple[str, Figure]]:
     """The main metrics against every axis, the others against the budget."""
     main, more = _metrics(content)
     shown = [(metric, against) for metric in main for against in content["positions"]]
@@ -273,7 +245,7 @@ def _curves(content: Mapping[str, Any], *, legend: bool) -> dict[str, tuple[str,
     }
 
 
-def _gap_figures(content: Mapping[str, Any]) -> dict[str, tuple[str, Figure]]:
+def _gap_figures(content: Content) -> dict[str, tuple[str, Figure]]:
     """One panel per strategy, all with the same axis."""
     history = {name: table for name, table in content["history"].items() if "head_gap" in table}
     parts = [table[key] for table in history.values() for key in ("head_gap", "head_bound")
