@@ -257,7 +257,7 @@ class Comparison:
                 f"`against` must be one of {list(places)} here, got {against!r}"
                 + (": seconds were not measured." if against == "seconds" else ".")
             )
-        return html.curve_figure(self.history, places[against], self._known(metric), against)
+        return html.curve_figure(self.content(), self._known(metric), against=against)
 
     def report(self, folder: str | os.PathLike[str]) -> Path:
         """Write everything to a new folder: tables, figures as SVG and one page.

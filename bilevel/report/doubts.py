@@ -1,12 +1,9 @@
 """What casts doubt on a strategy's numbers: heads that are not what they are compared as."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from bilevel.core.status import Status
-from bilevel.report.words import joined
-
-Doubts = Mapping[str, Mapping[str, int]]
-"""Strategy -> name of a `Status` -> in how many runs."""
+from bilevel.report.words import Content, joined
 
 WORDS = {
     "NOT_CONVERGED": "a head solver stopped early",
@@ -35,7 +32,7 @@ def counted(statuses: Sequence[str]) -> dict[str, int]:
 def found(
     status: Mapping[str, Sequence[str]], interrupted: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, int]]:
-    """The same of all strategies.
+    """The same of all strategies: strategy -> name of a `Status` -> in how many runs.
 
     Args:
         status: Strategy -> names of `Status` members, one a run.
@@ -70,24 +67,21 @@ def doubt(name: str, counts: Mapping[str, int], runs: int) -> str:
     return joined(parts)
 
 
-def all_of(names: Collection[str], doubts: Doubts, runs: int) -> str:
+def all_of(content: Content, names: Mapping[str, str]) -> str:
     """What a sentence on some strategies must not leave out, or "".
 
     Args:
-        names: Of the strategies that it ranks.
-        doubts: Of all strategies.
-        runs: Of every strategy.
+        content: With "doubts" of `found`.
+        names: What the sentence calls them -> their names in the comparison.
     """
-    return joined([doubt(name, doubts[name], runs) for name in names if doubts.get(name)])
+    found = (
+        doubt(label, content["doubts"].get(name, {}), content["runs"])
+        for label, name in names.items()
+    )
+    return joined([text for text in found if text])
 
 
-def aside(names: Collection[str], doubts: Doubts, runs: int) -> str:
-    """The same in brackets, after a space.
-
-    Args:
-        names: Of the strategies that are ranked.
-        doubts: Of all strategies.
-        runs: Of every strategy.
-    """
-    text = all_of(names, doubts, runs)
+def aside(content: Content, names: Mapping[str, str]) -> str:
+    """The same in brackets, after a space."""
+    text = all_of(content, names)
     return f" ({text})" if text else ""

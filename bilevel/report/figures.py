@@ -13,11 +13,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
-from bilevel.report.palette import Line, lines
-from bilevel.report.scales import EXPLODED, ROUNDING, log_ticks, scale_x, scale_y
+from bilevel.report.palette import Line
+from bilevel.report.scales import (
+    EXPLODED,
+    ROUNDING,
+    logarithmic,
+    scale_ratios,
+    scale_x,
+    scale_y,
+)
 from bilevel.report.sentences import change
 from bilevel.report.svg import FAINT, INK, style
-from bilevel.report.ticks import ratio_axis
 from bilevel.report.words import number
 
 Array = NDArray[Any]
@@ -27,28 +33,27 @@ WIDTH = 3.9
 
 def curves(
     series: Mapping[str, tuple[Array, Array]],
+    lines: Mapping[str, Line],
+    *,
     xlabel: str,
     title: str,
-    *,
     legend: bool = True,
-    names: Sequence[str] = (),
 ) -> Figure:
     """Median over runs with the band from the 10 % to the 90 % quantile.
 
     Args:
         series: Strategy -> ((T,) horizontal positions, (T, R) values). Values that are not finite
             are left out; a curve ends where fewer than half of its runs are finite.
+        lines: Strategy -> its line, here and below, of `palette.lines`.
         xlabel: What the horizontal positions are.
         title: What the values are.
         legend: Whether the names go below the axes; a page may name them once for several
             figures.
-        names: All strategies of the report, here and below: they fix the colours.
 
     Returns:
         The figure, with a logarithmic vertical axis where all values are positive and span more
         than a factor of three, and a logarithmic horizontal one where the curves end far apart.
     """
-    drawn = lines(dict.fromkeys([*names, *series]))
     rows = (len(series) + 1) // 2 if legend else 0
     with style():
         figure, axes = _panel(2.75, 0.21 * rows)
@@ -59,7 +64,7 @@ def curves(
         if scale_x(axes, list(places.values())):  # the start, at 0, has no place there
             places = {name: np.where(x > 0, x, np.nan) for name, x in places.items()}
         for name, x in places.items():
-            _draw_band(axes, x, bands[name], drawn[name], name)
+            _draw_band(axes, x, bands[name], lines[name], name)
         scale_y(axes, list(bands.values()))
         if legend and series:
             figure.legend(loc="lower left", ncols=2, fontsize=9.5, handlelength=2.4)
@@ -68,39 +73,36 @@ def curves(
 
 def gaps(
     name: str,
+    line: Line,
+    *,
     places: Array,
     gap: Array,
     bound: Array | None,
     limits: tuple[float, float],
-    xlabel: str = "step",
-    *,
-    names: Sequence[str] = (),
+    xlabel: str,
 ) -> Figure:
     """Distance of the head from its best response, with the certified bound.
 
     Args:
-        name: The strategy, which gives colour and title.
+        name: The strategy.
+        line: Its line.
         places: (T,) horizontal positions.
         gap: (T, R) distances |theta - theta*|.
         bound: (T, R) upper bounds, or None.
         limits: Lowest and highest value of the logarithmic axis, shared by all strategies.
         xlabel: What the horizontal positions are.
-        names: All strategies of the report.
 
     Returns:
         The figure: solid median and band of the distance, dashed median of the bound.
     """
-    drawn = lines(dict.fromkeys([*names, name]))
     with style():
         figure, axes = _panel(2.4)
         axes.set_title(name)
         axes.set_xlabel(xlabel)
-        axes.set_yscale("log")
-        axes.set_ylim(*limits)
-        log_ticks(axes, *limits)
+        logarithmic(axes, "y", *limits)
         x = np.asarray(places, dtype=np.float64)
         band = _band(gap)
-        _draw_band(axes, x, band, drawn[name], "distance")
+        _draw_band(axes, x, band, line, "distance")
         shown = {"distance": band[1]}
         if bound is not None:
             shown["bound"] = _band(bound)[1]
@@ -140,29 +142,28 @@ def gap_limits(parts: Sequence[Array]) -> tuple[float, float] | None:
 
 def strip(
     values: Mapping[str, Array],
+    lines: Mapping[str, Line],
+    *,
     intervals: Mapping[str, Any],
     title: str,
-    *,
-    names: Sequence[str] = (),
 ) -> Figure:
     """Every run as a dot, the mean with its 95 % interval as a bar, one line per strategy.
 
     Args:
         values: Strategy -> (R,) values; those that are not finite are left out, and counted.
+        lines: Strategy -> its line.
         intervals: Strategy -> dict with value, low and high.
         title: What the values are.
-        names: All strategies of the report.
 
     Returns:
         The figure; its horizontal axis is logarithmic where all values are positive.
     """
-    drawn = lines(dict.fromkeys([*names, *values]))
     with style():
         figure = Figure(figsize=(WIDTH, 0.8 + 0.42 * max(len(values), 1)), layout="constrained")
         axes = figure.add_subplot()
         axes.set_title(title)
         for row, (name, runs) in enumerate(values.items()):
-            dots, colour = runs[np.isfinite(runs)], drawn[name].colour
+            dots, colour = runs[np.isfinite(runs)], lines[name].colour
             axes.scatter(dots, np.full(dots.size, row - 0.12), s=13, color=colour, alpha=0.45,
                          linewidths=0, zorder=2)  # fmt: skip
             if dots.size == 0:
@@ -176,32 +177,28 @@ def strip(
         axes.set_yticks(range(len(values)), [_survivors(*row) for row in values.items()], color=INK)
         axes.set_ylim(len(values) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
-        finite = (
-            np.concatenate([runs[np.isfinite(runs)] for runs in values.values()])
-            if values
-            else np.empty(0)
-        )
+        runs = np.concatenate([np.empty(0), *values.values()])
+        finite = runs[np.isfinite(runs)]
         if finite.size and finite.min() > 0 and finite.max() > 3 * finite.min():
             axes.set_xscale("log")
-            log_ticks(axes, *axes.get_xlim(), axis="x")  # intervals may reach further than dots
+            logarithmic(axes, "x", *axes.get_xlim())  # intervals may reach further than dots
     return figure
 
 
 def forest(
-    results: Sequence[Mapping[str, Any]], title: str, *, names: Sequence[str] = ()
+    results: Sequence[Mapping[str, Any]], lines: Mapping[str, Line], *, title: str
 ) -> Figure:
     """Effects of paired comparisons with their intervals around "no difference".
 
     Args:
         results: Fields of `PairedResult` as dictionaries. All of one kind.
+        lines: Strategy -> its line.
         title: What is compared.
-        names: All strategies of the report.
 
     Returns:
         The figure; a filled marker means significant, an empty one not.
     """
     ratio = all(result["kind"] == "ratio" for result in results)
-    drawn = lines(dict.fromkeys([*names, *(result["strategy"] for result in results)]))
     height = 0.75 + 0.44 * max(len(results), 1)
     with style():
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
@@ -210,7 +207,7 @@ def forest(
         axes.axvline(1.0 if ratio else 0.0, color=FAINT, linewidth=0.9, zorder=1)
         across = axes.get_yaxis_transform()
         for row, result in enumerate(results):
-            colour, filled = drawn[result["strategy"]].colour, result["significant"]
+            colour, filled = lines[result["strategy"]].colour, result["significant"]
             label = f"{result['strategy']} against {result['baseline']}"
             axes.text(0.0, row - 0.2, label, transform=across, fontsize=9.5, va="center",
                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
@@ -230,11 +227,7 @@ def forest(
         ends = [result[key] for result in results for key in ("effect", "low", "high")]
         positive = [float(end) for end in ends if np.isfinite(end) and end > 0]
         if ratio and positive:
-            (low, high), ticks = ratio_axis(positive)
-            axes.set_xscale("log")
-            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.set_xlim(low / 1.02, high * 1.02)
+            scale_ratios(axes, positive)
     return figure
 
 

@@ -1,7 +1,6 @@
 """The report: one self-contained page, and the figures that go with it."""
 
 import itertools
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
@@ -12,8 +11,9 @@ from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
 from bilevel.core.status import FAILED, Status
-from bilevel.report import facts, figures, palette, sentences, stationarity, tuning, verdicts, words
+from bilevel.report import figures, palette, sentences, stationarity, tuning, verdicts, words
 from bilevel.report.svg import inline_svg, to_svg
+from bilevel.report.words import Content
 
 AGAINST = {
     "steps": "step",
@@ -34,11 +34,11 @@ MEANINGS = {
 }
 
 
-def page(content: Mapping[str, Any], drawn: Mapping[str, tuple[str, str]]) -> str:
+def page(content: Content, drawn: Mapping[str, tuple[str, str]]) -> str:
     """Render the report.
 
     Args:
-        content: Plain dictionaries and arrays, as `Comparison.content` gives them.
+        content: Everything that it tells of.
         drawn: What `draw` gave.
 
     Returns:
@@ -49,60 +49,40 @@ def page(content: Mapping[str, Any], drawn: Mapping[str, tuple[str, str]]) -> st
         number=words.number,
         whole=lambda value: f"{value:,.0f}",
         metric=words.metric_name,
-        sentence=lambda result: sentences.pair(content, result),
-        interval=sentences.interval,
-        verdict=sentences.verdict,
         setting=words.setting,
-        factors=tuning.factors,
-        trials=tuning.trials,
-        doubt=lambda row: tuning.note(row, len(content["tuning"]["seeds"])),
         tied=_tied,
         paired_file=paired_file,
     )
-    alone = len(content["strategies"]) == 1
-    best = verdicts.ranked(content, "intervals", "counts", list(content["strategies"]))
     files = resources.files("bilevel.report")
     template = environment.from_string(files.joinpath("template.html").read_text("utf-8"))
+    names = list(content["strategies"])
     curve_metrics, more_metrics = _metrics(content)
     # Here the strategies are named once for all curves.
     plain = {name: (title, to_svg(figure)) for name, (title, figure)
              in _curves(content, legend=False).items()}  # fmt: skip
     return template.render(
         **content,
+        content=content,
+        words=words,
+        sentences=sentences,
+        verdicts=verdicts,
+        search=tuning,
         css=files.joinpath("style.css").read_text("utf-8"),
-        lines=palette.lines(content["strategies"]),
+        lines=_lines(content),
         meanings=_meanings(content),
-        statuses={name: words.status_words(runs) for name, runs in content["status"].items()},
-        leads=verdicts.leads(content),
-        ending=sentences.ending(content),
-        cards=verdicts.cards(content),
-        titles=verdicts.TITLES,
-        searched=tuning.introduction(content) if content["tuning"] else "",
-        rows_note=facts.rows(content),
-        budget_note=facts.budget(content),
-        facts=facts.settings(content),
         legend=_legend(content),
-        power=sentences.power(content),
         fall=stationarity.fall(content),
-        doubtful=sentences.doubtful(content),
-        one_run=len(content["same_runs"]) == len(content["strategies"]),
-        stopped=words.stopped_at(content["score"]),
-        stopped_where=words.score_name(content["score"]),
-        judged=facts.judged(content),
+        one_run=len(content["same_runs"]) == len(names),
         drawn={name: inline_svg(svg, title) for name, (title, svg) in {**drawn, **plain}.items()},
         gap_names=[name for name in drawn if name.startswith("head-gap-")],
         has_bound=any("head_bound" in table for table in content["history"].values()),
-        data_note=content["settings"].get("data_note"),
-        bound_note=content["settings"].get("bound_note"),
-        command=content["settings"].get("command"),
-        infinity=math.inf,
         version=content["environment"].get("packages", {}).get("bilevel"),
         curve_files=[[f"{metric}-{against}" for against in content["positions"]]
                      for metric in curve_metrics],
         more_metrics=more_metrics,
-        best=[] if alone else best,
-        alone=alone,
-        worded=any(name in MEANINGS for name in content["strategies"]),
+        best=verdicts.ranked(content, "intervals", "counts", names) if len(names) > 1 else [],
+        alone=len(names) == 1,
+        worded=any(name in MEANINGS for name in names),
         failed=_failed(content),
         failures=_first_failures(content),
         status_messages=_messages(content),
@@ -110,29 +90,26 @@ def page(content: Mapping[str, Any], drawn: Mapping[str, tuple[str, str]]) -> st
     )  # fmt: skip
 
 
-def draw(content: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+def draw(content: Content) -> dict[str, tuple[str, str]]:
     """Draw every figure of the report.
-
-    Args:
-        content: As for `page`.
 
     Returns:
         Name of a file without ending -> (what the figure shows, a complete SVG document).
     """
     name = words.metric_name(content["headline"])
-    names, found = list(content["strategies"]), {}
+    lines, found = _lines(content), {}
     if content["final"]:
         short = f"{name} {content['at']}" if content["at"] else f"final {name}"
         what = "of every run, with mean and 95 % interval" if content["runs"] > 1 else "of the run"
         title = f"{short[:1].upper()}{short[1:]} {what}"
         values = {key: content["final"][key] for key in _side_by_side(content)}
-        figure = figures.strip(values, content["intervals"], short, names=names)
+        figure = figures.strip(values, lines, intervals=content["intervals"], title=short)
         found["final"] = (title, figure)
     for family in content["families"]:
         if not family["paired"]:
             continue
         title = f"{family['paired'][0]['kind']} of {name}{verdicts.WITH[family['kind']]}"
-        figure = figures.forest(verdicts.labelled(family), title, names=names)
+        figure = figures.forest(verdicts.labelled(family), lines, title=title)
         key = paired_file(family["kind"])
         ends = " with 95 % intervals" if content["runs"] > 1 else ""
         found[key] = (f"Paired comparison: {title}{ends}", figure)
@@ -145,36 +122,26 @@ def paired_file(kind: str) -> str:
     return f"paired-{kind}" if kind else "paired"
 
 
-def curve_figure(
-    history: Mapping[str, Mapping[str, Any]],
-    positions: Mapping[str, Any],
-    metric: str,
-    against: str,
-    *,
-    legend: bool = True,
-) -> Figure:
+def curve_figure(content: Content, metric: str, *, against: str, legend: bool = True) -> Figure:
     """Draw one metric of all strategies that have it.
 
     Args:
-        history: Strategy -> metric -> (T, R) values.
-        positions: Strategy -> (T,) horizontal positions.
+        content: As for `page`.
         metric: Which metric.
-        against: What the positions are: a key of `AGAINST`.
+        against: What the horizontal positions are: a key of `AGAINST`.
         legend: Whether to name the strategies.
-
-    Returns:
-        The figure.
     """
+    positions = content["positions"][against]
     series = {
         name: (positions[name], table[metric])
-        for name, table in history.items()
+        for name, table in content["history"].items()
         if metric in table and name in positions
     }
-    title = words.metric_name(metric)
-    return figures.curves(series, AGAINST[against], title, legend=legend, names=list(history))
+    return figures.curves(series, _lines(content), xlabel=AGAINST[against],
+                          title=words.metric_name(metric), legend=legend)  # fmt: skip
 
 
-def _metrics(content: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+def _metrics(content: Content) -> tuple[list[str], list[str]]:
     """What is trained and the headline, against every axis; the others against the budget only.
 
     What is trained is F: where F is g, the headline's metric of the training rows if there is one.
@@ -190,9 +157,9 @@ def _metrics(content: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     return shown, [metric for metric in known if metric not in own.union(shown)]
 
 
-def _legend(content: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+def _legend(content: Content) -> list[tuple[str, list[str]]]:
     """Words and strategies of each entry: a tuned one shares the entry of the one as given."""
-    pairs = {row["strategy"]: row["tuned"] for row in _searched(content)}
+    pairs = _tuned(content)
     return [
         (name, [name, pairs[name]] if name in pairs else [name])
         for name in content["strategies"]
@@ -200,13 +167,13 @@ def _legend(content: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _side_by_side(content: Mapping[str, Any]) -> list[str]:
+def _side_by_side(content: Content) -> list[str]:
     """Strategies with final values, a tuned one after the one as given."""
     names = [name for _, entry in _legend(content) for name in entry]
     return [name for name in names if name in content["final"]]
 
 
-def _meanings(content: Mapping[str, Any]) -> dict[str, str]:
+def _meanings(content: Content) -> dict[str, str]:
     """Strategies in words."""
     tuned = {
         row["tuned"]: f"{row['strategy']} with the rates that did best in the search: "
@@ -216,17 +183,26 @@ def _meanings(content: Mapping[str, Any]) -> dict[str, str]:
     return {**MEANINGS, **tuned}
 
 
-def _searched(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _searched(content: Content) -> list[dict[str, Any]]:
     return content["tuning"]["rows"] if content["tuning"] else []
 
 
-def _failed(content: Mapping[str, Any]) -> str:
+def _tuned(content: Content) -> dict[str, str]:
+    """Strategies -> themselves with tuned rates."""
+    return {row["strategy"]: row["tuned"] for row in _searched(content)}
+
+
+def _lines(content: Content) -> dict[str, palette.Line]:
+    return palette.lines(list(content["strategies"]), _tuned(content))
+
+
+def _failed(content: Content) -> str:
     """How many runs of which strategies have no final value."""
     counts = {name: int((~np.isfinite(runs)).sum()) for name, runs in content["final"].items()}
     return words.joined([f"{count} of {name}" for name, count in counts.items() if count])
 
 
-def _first_failures(content: Mapping[str, Any]) -> dict[str, str]:
+def _first_failures(content: Content) -> dict[str, str]:
     """For each strategy, which seeds failed and from which record on they were not finite."""
     found = {}
     for name, statuses in content["status"].items():
@@ -247,7 +223,7 @@ def _first_failures(content: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _messages(content: Mapping[str, Any]) -> dict[str, str]:
+def _messages(content: Content) -> dict[str, str]:
     """What the unusual outcomes mean and what to do about them."""
     seen = {status for statuses in content["status"].values() for status in statuses}
     usual = (Status.COMPLETED, Status.CONVERGED)
@@ -255,7 +231,7 @@ def _messages(content: Mapping[str, Any]) -> dict[str, str]:
             if status.name in seen and status not in usual}  # fmt: skip
 
 
-def _curves(content: Mapping[str, Any], *, legend: bool) -> dict[str, tuple[str, Figure]]:
+def _curves(content: Content, *, legend: bool) -> dict[str, tuple[str, Figure]]:
     """The main metrics against every axis, the others against the budget."""
     main, more = _metrics(content)
     shown = [(metric, against) for metric in main for against in content["positions"]]
@@ -263,14 +239,13 @@ def _curves(content: Mapping[str, Any], *, legend: bool) -> dict[str, tuple[str,
     return {
         f"{metric}-{against}": (
             f"{words.metric_name(metric)} against {AGAINST[against]}",
-            curve_figure(content["history"], content["positions"][against], metric, against,
-                         legend=legend),
+            curve_figure(content, metric, against=against, legend=legend),
         )
         for metric, against in shown
-    }  # fmt: skip
+    }
 
 
-def _gap_figures(content: Mapping[str, Any]) -> dict[str, tuple[str, Figure]]:
+def _gap_figures(content: Content) -> dict[str, tuple[str, Figure]]:
     """One panel per strategy, all with the same axis."""
     history = {name: table for name, table in content["history"].items() if "head_gap" in table}
     parts = [table[key] for table in history.values() for key in ("head_gap", "head_bound")
@@ -278,13 +253,13 @@ def _gap_figures(content: Mapping[str, Any]) -> dict[str, tuple[str, Figure]]:
     limits = figures.gap_limits(parts)
     if limits is None:
         return {}
-    slugs, budget = _slugs(list(history)), content["unit"].budget
+    slugs, lines, budget = _slugs(list(history)), _lines(content), content["unit"].budget
     places = content["positions"][budget]
     return {
         f"head-gap-{slugs[name]}": (
             f"{name}: distance of the head from its best response, and the bound on it",
-            figures.gaps(name, places[name], table["head_gap"], table.get("head_bound"),
-                         limits, AGAINST[budget], names=list(content["strategies"])),
+            figures.gaps(name, lines[name], places=places[name], gap=table["head_gap"],
+                         bound=table.get("head_bound"), limits=limits, xlabel=AGAINST[budget]),
         )
         for name, table in history.items()
     }  # fmt: skip

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from bilevel.report.svg import FAINT
@@ -16,16 +16,16 @@ Array = NDArray[Any]
 EXPLODED = 5.0
 # Numbers this far below the largest are rounding errors of zero and would flatten all the rest.
 ROUNDING = 1e-9
+# Below how many decades an axis has labels with which first digits.
+DIGITS = {0.7: (1, 1.5, 2, 3, 5, 7), 1: (1, 2, 3, 5, 7), 2: (1, 2, 5), 3: (1, 3), np.inf: (1,)}
 
 
 def scale_x(axes: Axes, positions: Sequence[Array]) -> bool:
     """Logarithmic where one strategy's steps cost several times another's; says whether it is."""
-    ends = [float(x[-1]) for x in positions if x.size and x[-1] > 0]
-    firsts = [float(x[x > 0][0]) for x in positions if (x > 0).any()]
+    used = [x[x > 0] for x in positions if (x > 0).any()]
+    ends = [float(x[-1]) for x in used]
     if ends and max(ends) > 4 * min(ends):
-        axes.set_xscale("log")
-        axes.set_xlim(min(firsts), max(ends))
-        log_ticks(axes, min(firsts), max(ends), axis="x")
+        logarithmic(axes, "x", min(float(x[0]) for x in used), max(ends))
         return True
     if ends:
         axes.set_xlim(0, max(ends))
@@ -34,7 +34,7 @@ def scale_x(axes: Axes, positions: Sequence[Array]) -> bool:
 
 def scale_y(axes: Axes, bands: Sequence[tuple[Array, Array, Array]]) -> None:
     """Logarithmic where values span more than a factor of three; explosions leave the frame."""
-    values = np.concatenate([np.ravel(part) for band in bands for part in band] or [np.empty(0)])
+    values = np.concatenate([np.empty(0), *(np.ravel(band) for band in bands)])
     values = values[np.isfinite(values)]
     if values.size == 0:
         axes.text(0.5, 0.5, "no finite value", transform=axes.transAxes, ha="center", color=FAINT)
@@ -43,38 +43,46 @@ def scale_y(axes: Axes, bands: Sequence[tuple[Array, Array, Array]]) -> None:
     low, high = float(values.min()), float(values.max())
     if starts and min(starts) > 0:
         high = min(high, EXPLODED * max(starts))
-    if low >= 0 and high > 3 * low and high > 0:
-        positive = values[values > 0]
-        low = max(float(positive.min()), high * ROUNDING)
-        axes.set_yscale("log")
-        axes.set_ylim(low / 1.1, high * 1.1)
-        log_ticks(axes, low / 1.1, high * 1.1)
+    if low >= 0 and high > 3 * low:
+        low = max(float(values[values > 0].min()), high * ROUNDING)
+        logarithmic(axes, "y", low / 1.1, high * 1.1)
     elif high > low:
         margin = 0.05 * (high - low)
         axes.set_ylim(low - margin, high + margin)
 
 
-def log_ticks(axes: Axes, low: float, high: float, axis: str = "y") -> None:
-    """Few plain numbers instead of powers of ten where the range is short."""
-    chosen = axes.yaxis if axis == "y" else axes.xaxis
-    decades = np.log10(high / low)
-    if decades < 0.5:
-        spans = np.linspace(low, high, 4)
-        digits = max(0, int(np.ceil(-np.log10((spans[1] - spans[0]) or 1.0))))
-        ticks = sorted({round(float(tick), digits) for tick in spans})
-        chosen.set_ticks([tick for tick in ticks if low <= tick <= high])
-        chosen.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    elif decades < 3:
-        fine = (1.0, 2.0, 3.0, 5.0, 7.0) if decades < 1 else (1.0, 2.0, 5.0)
-        subs = fine if decades < 2 else (1.0, 3.0)
-        chosen.set_major_locator(LogLocator(subs=subs, numticks=12))
-        chosen.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    else:
-        chosen.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
-    chosen.set_minor_locator(NullLocator())
+def scale_ratios(axes: Axes, ratios: Sequence[float]) -> None:
+    """Horizontally logarithmic around 1, with a label there and on both sides of it.
+
+    Args:
+        axes: What to scale.
+        ratios: Positive; at least one. All are inside.
+    """
+    logs = np.log([*ratios, 0.97, 1.03])
+    # room for a label, however far the other side goes
+    below, above = max(-logs.min(), logs.max() / 4), max(logs.max(), -logs.min() / 4)
+    low, high = np.exp(-below), np.exp(above)
+    logarithmic(axes, "x", low / 1.02, high * 1.02)
+    ticks = {1.0, *(float(f"{tick:g}") for tick in axes.get_xticks() if low <= tick <= high)}
+    if min(ticks) == 1:
+        ticks.add(round(low, 2))
+    if max(ticks) == 1:
+        ticks.add(round(high, 2))
+    axes.set_xticks(sorted(ticks), [f"{tick:g}" for tick in sorted(ticks)])
+
+
+def logarithmic(axes: Axes, side: str, low: float, high: float) -> None:
+    """Scale "x" or "y", with a few plain numbers, or powers of ten where the range is long."""
+    axes.set(**{f"{side}scale": "log", f"{side}lim": (low, high)})
+    axis, decades = getattr(axes, f"{side}axis"), np.log10(high / low)
+    digits = next(digits for most, digits in DIGITS.items() if decades < most)
+    even, few = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]), LogLocator(subs=digits, numticks=7)
+    axis.set_major_locator(even if decades < 0.5 else few)
+    axis.set_major_formatter("{x:g}" if decades < 3 else lambda value, _: _power(value))
+    axis.set_minor_locator(NullLocator())
 
 
 def _power(value: float) -> str:
     """A power of ten with a raised exponent, as text: mathtext is slow and splits it in pieces."""
-    exponent = f"{np.log10(value):.0f}" if value > 0 else ""
+    exponent = f"{np.log10(value):.0f}"
     return "10" + exponent.translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))

@@ -1,35 +1,38 @@
-"""Sentences that say what the numbers say: direction, size, certainty, and what was left out."""
+"""What is said: how a comparison was made, what came out, how certain it is, what was left out."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from bilevel.report.doubts import all_of, aside
-from bilevel.report.words import UNKNOWN, counted, joined, metric_name, number, probability
+from bilevel.report.words import (
+    UNKNOWN,
+    Content,
+    counted,
+    joined,
+    metric_name,
+    number,
+    probability,
+    setting,
+)
 
 Result = Mapping[str, Any]
+"""Fields of `PairedResult`."""
 
 ONE_RUN = "Since the start and the data do not depend on the seed, nor anything else that matters,"
 FEWEST = 3  # pairs for an interval, as in `bilevel.comparison.statistics.paired`
+# Settings that the page says in words elsewhere.
+ELSEWHERE = ("command", "data_note", "bound_note", "not_trained", "tuning", "same_runs",
+             "interrupted_heads")  # fmt: skip
 
 
 def single(result: Result) -> bool:
-    """Whether there is one run of each: nothing then tells chance from strategy.
-
-    Args:
-        result: Fields of `PairedResult`.
-    """
+    """Whether there is one run of each: nothing then tells chance from strategy."""
     return bool(result["pairs"] + result["lost"] == 1)
 
 
 def change(result: Result) -> str:
     """Size and direction of an effect, without the name of the baseline.
-
-    Args:
-        result: Fields of `PairedResult`.
-
-    Returns:
-        Such as "5 % below", "2.4 times", "0.012 above" or "equal to".
 
     Examples:
         >>> change({"kind": "ratio", "effect": 0.95})
@@ -57,9 +60,6 @@ def change(result: Result) -> str:
 def interval(result: Result) -> str:
     """Ends of an interval, or why there is none.
 
-    Args:
-        result: Fields of `PairedResult`.
-
     Returns:
         Such as "0.890 to 1.01", "too few seeds" or "n/a" (all pairs are equal, or there is one
         run of each).
@@ -71,9 +71,6 @@ def interval(result: Result) -> str:
 
 def verdict(result: Result) -> str:
     """Whether the sign test found a difference, and in whose favour.
-
-    Args:
-        result: Fields of `PairedResult`.
 
     Returns:
         "significantly better", "significantly worse", "not significant", or "not comparable"
@@ -90,13 +87,8 @@ def verdict(result: Result) -> str:
     return f"significantly {'better' if result['wins'] > result['losses'] else 'worse'}"
 
 
-def pair_sentence(result: Result, at: str = "", said: str = "") -> str:
+def pair(content: Content, result: Result) -> str:
     """One comparison in words.
-
-    Args:
-        result: Fields of `PairedResult`.
-        at: Where, such as "at step 10", if that is not the end of the budget.
-        said: What must not be left out of the two, of `doubts.aside`.
 
     Returns:
         Such as "two-timescale is 5 % below uniform slow on test MSE, interval 0.89 to 1.01,
@@ -104,7 +96,8 @@ def pair_sentence(result: Result, at: str = "", said: str = "") -> str:
     """
     strategy, baseline, pairs = result["strategy"], result["baseline"], result["pairs"]
     seeds = counted(pairs + result["lost"], "seed")
-    name = f"{metric_name(result['metric'])} {at}".rstrip() + said
+    name = f"{metric_name(result['metric'])} {content['at']}".rstrip()
+    name += aside(content, {strategy: strategy, baseline: baseline})
     if verdict(result) == "not comparable":
         return (
             f"{strategy} cannot be compared with {baseline} on {name}: both failed"
@@ -137,27 +130,9 @@ def pair_sentence(result: Result, at: str = "", said: str = "") -> str:
     return text
 
 
-def pair(content: Mapping[str, Any], result: Result) -> str:
-    """`pair_sentence` in a comparison.
-
-    Args:
-        content: As `Comparison.content` gives it.
-        result: One of its results.
-    """
-    names = (result["strategy"], result["baseline"])
-    return pair_sentence(result, content["at"], aside(names, content["doubts"], content["runs"]))
-
-
-def doubtful(content: Mapping[str, Any]) -> str:
-    """Which strategies are compared with heads that are not what they should be.
-
-    Args:
-        content: As `Comparison.content` gives it.
-
-    Returns:
-        A sentence, or "".
-    """
-    text = all_of(list(content["strategies"]), content["doubts"], content["runs"])
+def doubtful(content: Content) -> str:
+    """Which strategies are compared with heads that are not what they should be, or ""."""
+    text = all_of(content, {name: name for name in content["strategies"]})
     return f"Mind that {text}." if text else ""
 
 
@@ -184,15 +159,8 @@ def power_note(comparisons: int, counting: int, seeds: int) -> str:
     )
 
 
-def power(content: Mapping[str, Any]) -> str:
-    """What the number of runs allows to say: why there is one only, or `power_note`.
-
-    Args:
-        content: As `Comparison.content` gives it.
-
-    Returns:
-        Sentences, or "".
-    """
+def power(content: Content) -> str:
+    """What the number of runs allows to say: why there is one only, or `power_note`, or ""."""
     same = content["same_runs"]
     if len(same) == len(content["strategies"]):
         return (
@@ -216,15 +184,8 @@ def power(content: Mapping[str, Any]) -> str:
     return " ".join(filter(None, found))
 
 
-def ending(content: Mapping[str, Any]) -> str:
-    """Where things are compared and what was not trained, if not as asked for.
-
-    Args:
-        content: As `Comparison.content` gives it.
-
-    Returns:
-        Sentences, or "" where every strategy was trained to the end.
-    """
+def ending(content: Content) -> str:
+    """Where things are compared and what was not trained; "" if all was trained to the end."""
     found = []
     if content["cut"]:
         why = "training was interrupted" if content["interrupted"] else "the last that all have"
@@ -233,6 +194,72 @@ def ending(content: Mapping[str, Any]) -> str:
     if missing := content["settings"].get("not_trained"):
         found.append(f"Not trained, because of an interruption: {joined(missing)}.")
     return " ".join(found)
+
+
+def settings(content: Content) -> list[tuple[str, str]]:
+    """Name and value of every setting, in the order of the alphabet."""
+    unit, found = content["unit"], []
+    for key, value in sorted(content["settings"].items()):
+        if key in ELSEWHERE:
+            continue
+        text = setting(value)
+        if key == "batch_size" and value is None:
+            text = "all rows"
+        elif key in ("steps", "every") and unit.budget != "steps":
+            text = unit.counted(value)
+        found.append((key.replace("_", " "), text))
+    return found
+
+
+def budget(content: Content) -> str:
+    """What was equal for all strategies."""
+    total = content["unit"].counted(content["planned"])
+    if content["unit"].budget == "steps":
+        return (
+            f"{total} of the body for every strategy. A step of one may cost more than a step of "
+            "another; the table of final values says what they cost."
+        )
+    return (
+        f"{total} for every strategy, so that one whose steps are dearer makes fewer of them. "
+        "Each makes as many whole steps as its budget pays for."
+    )
+
+
+def judged(content: Content) -> str:
+    """By what strategies are judged, and what g has to do with it."""
+    headline = content["headline"]
+    known = {metric for table in content["history"].values() for metric in table}
+    text = f"The {metric_name(headline)}"
+    if headline.startswith("test_"):
+        text += ", of rows that choose nothing"
+    elif not any(metric.startswith("test_") for metric in known):
+        text += ", since there is no test metric"
+    text += "."
+    if content["body_objective"] != "objective":
+        text += (
+            " The body minimises its own objective F and the head another one, g. A better body "
+            "may well have a larger g, which is shown but says nothing about who is better."
+        )
+    return text
+
+
+def rows(content: Content) -> str:
+    """How the rows of a step were drawn; "" where the settings do not say."""
+    known = content["settings"]
+    if "sampling" not in known:
+        return ""
+    size = known.get("batch_size")
+    if size is None:
+        return "All of them, at every step."
+    start = f"{counted(size, 'row')} at every step" if isinstance(size, int) else "Some"
+    if known["sampling"] == "epochs":
+        return (
+            f"{start}, drawn without replacement: in every epoch each row is used once, in a "
+            "random order."
+        )
+    if known["sampling"] == "sequential":
+        return f"{start}, in the order of the data, over and over."
+    return f"{start}, drawn with replacement, independently of all other steps (i.i.d.)."
 
 
 def _aside(result: Result) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bilevel.core.status import FAILED
-from bilevel.report.words import joined, number
+from bilevel.report.words import Content, joined, number
 
 Array = NDArray[Any]
 
@@ -37,11 +37,8 @@ FAULTS = {
 Run = tuple[Array, Array]
 
 
-def fall(content: Mapping[str, Any]) -> str:
+def fall(content: Content) -> str:
     """How far |grad Phi| of every strategy fell, and whose goes up and down or stopped falling.
-
-    Args:
-        content: As `Comparison.content` gives it.
 
     Returns:
         Sentences, or "" where |grad Phi| was not recorded.

@@ -1,22 +1,19 @@
 """Tables: plain text for terminals, rows for CSV files."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from bilevel.report import sentences, stationarity, tuning, words
 
 Rows = tuple[list[str], list[list[Any]]]
+"""Names of the columns, and rows."""
 
 
-def plain(content: Mapping[str, Any]) -> str:
+def plain(content: words.Content) -> str:
     """Final values, cost and statuses of every strategy, then the comparisons in words.
 
-    Args:
-        content: As `Comparison.content` gives it.
-
-    Returns:
-        Plain text. Columns that nothing is known for are left out.
+    Columns that nothing is known for are left out.
     """
     name = words.metric_name(content["headline"])
     threshold, costs = content["threshold"], content["cost"].values()
@@ -31,7 +28,7 @@ def plain(content: Mapping[str, Any]) -> str:
             (words.stopped_at(content["score"]), _means(content, "validation", "counts_validation"))
         )
     if math.isfinite(threshold):
-        reach = [_steps(content["steps_to"].get(key)) for key in content["strategies"]]
+        reach = [words.reached(content["steps_to"].get(key)) for key in content["strategies"]]
         columns.append((f"{unit.noun}s to {words.number(threshold)}", reach))
     if any(math.isfinite(cost["seconds"]) for cost in costs):
         columns.append(("seconds/run", [words.number(cost["seconds"]) for cost in costs]))
@@ -49,15 +46,8 @@ def plain(content: Mapping[str, Any]) -> str:
     return "\n".join([table, "", *filter(None, [doubt, first, *said, fall, last])]).rstrip()
 
 
-def summary(content: Mapping[str, Any]) -> Rows:
-    """One row per strategy.
-
-    Args:
-        content: As `Comparison.content` gives it.
-
-    Returns:
-        Names of the columns, and rows.
-    """
+def summary(content: words.Content) -> Rows:
+    """One row per strategy."""
     ends = ("value", "low", "high")
     unit = content["unit"]
     columns = ["strategy", "metric", unit.column, "runs", "runs_with_value",
@@ -82,15 +72,8 @@ def summary(content: Mapping[str, Any]) -> Rows:
     return columns, rows
 
 
-def paired(content: Mapping[str, Any]) -> Rows:
-    """One row per comparison of two strategies, for final and for validation-best values.
-
-    Args:
-        content: As `Comparison.content` gives it.
-
-    Returns:
-        Names of the columns, and rows.
-    """
+def paired(content: words.Content) -> Rows:
+    """One row per comparison of two strategies, for final and for validation-best values."""
     results = [("final", result) for result in content["paired"]]
     results += [
         (words.stopped_at(content["score"]), result) for result in content["paired_validation"]
@@ -99,15 +82,8 @@ def paired(content: Mapping[str, Any]) -> Rows:
     return ["values", *names], [[which, *result.values()] for which, result in results]
 
 
-def tuned(content: Mapping[str, Any]) -> Rows:
-    """One row per strategy whose rates were searched.
-
-    Args:
-        content: As `Comparison.content` gives it, with a tuning.
-
-    Returns:
-        Names of the columns, and rows.
-    """
+def tuned(content: words.Content) -> Rows:
+    """One row per strategy whose rates were searched."""
     effect = ("kind", "effect", "low", "high", "wins", "losses", "p_adjusted", "significant")
     columns = ["strategy", "metric", "final_as_given", "final_tuned",
                *(f"change_{key}" if key in ("kind", "effect", "low", "high") else key
@@ -152,7 +128,7 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _means(content: Mapping[str, Any], key: str, counts: str) -> list[str]:
+def _means(content: words.Content, key: str, counts: str) -> list[str]:
     cells = []
     for name in content["strategies"]:
         mean = content[key].get(name, {"value": math.nan, "low": math.nan})
@@ -164,9 +140,3 @@ def _means(content: Mapping[str, Any], key: str, counts: str) -> list[str]:
             cell += f" ({count} of {content['runs']} runs)"
         cells.append(cell)
     return cells
-
-
-def _steps(steps: float | None) -> str:
-    if steps is None:
-        return words.UNKNOWN
-    return "never" if math.isinf(steps) else f"{steps:,.0f}"

@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+Content = Mapping[str, Any]
+"""Everything that is told of a comparison, as `Comparison.content` gives it."""
 NAMES = {
     "objective": "training objective g",
     "body_objective": "objective F of the body",
@@ -45,13 +47,7 @@ STATUSES = {
 
 
 def metric_name(metric: str) -> str:
-    """Name of a metric for readers.
-
-    Args:
-        metric: Its name in the history.
-
-    Returns:
-        Words.
+    """Name of a metric of the history for readers.
 
     Examples:
         >>> metric_name("test_mse"), metric_name("test_cross_entropy")
@@ -94,6 +90,13 @@ def number(value: float) -> str:
         return f"{value:,.{digits}f}"
     mantissa, exponent = f"{value:.2e}".split("e")
     return f"{mantissa}e{int(exponent)}"
+
+
+def reached(steps: float | None) -> str:
+    """How many steps it took to get somewhere; None where that is not known, infinite for never."""
+    if steps is None:
+        return UNKNOWN
+    return "never" if math.isinf(steps) else f"{steps:,.0f}"
 
 
 def joined(parts: Sequence[str], last: str = "and") -> str:

@@ -11,7 +11,7 @@ from tuned_example import tuned
 from bilevel.comparison.budget import Budget
 from bilevel.comparison.result import Comparison
 from bilevel.errors import ResultsError
-from bilevel.report import facts, html
+from bilevel.report import html, sentences
 from bilevel.report.units import UNITS
 
 SETTINGS = {"seeds": [4, 5, 9], "budget": "gradients", "steps": 20, "every": 10,
@@ -156,7 +156,7 @@ def test_tuning_counts_in_the_same_unit():
 )  # fmt: skip
 def test_the_page_says_how_rows_were_drawn(settings, expected):
     comparison = small(settings={"seeds": [4, 5, 9]} | settings)
-    assert facts.rows(comparison.content()).startswith(expected)
+    assert sentences.rows(comparison.content()).startswith(expected)
     assert expected in words_of(comparison)
 
 

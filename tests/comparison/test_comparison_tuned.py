@@ -143,21 +143,21 @@ def test_different_rates_are_not_called_the_same():
 
 def test_a_tuned_strategy_has_the_colour_of_its_own_dashed():
     names = list(preset_strategies(5e-4, 5e-3)) + [f"own {i}" for i in range(4)]
-    every = lines([*names, *(f"{name}, tuned" for name in names)])
+    tuned = {name: f"{name}, tuned" for name in names}
+    every = lines([*names, *tuned.values()], tuned)
     assert len(set(every.values())) == 2 * len(names)
     for name in names:
         assert every[name].colour == every[f"{name}, tuned"].colour
         assert every[f"{name}, tuned"].dashes
     assert every["uniform slow"].dashes == ()
-    assert lines(names)["uniform slow"].dashes  # as it was, where nothing is tuned
-    assert lines(["a, tuned"])["a, tuned"].dashes == ()
+    assert lines(["a", "a, tuned"])["a, tuned"].dashes == ()  # a name says nothing
 
 
 def test_twelve_names_fit_below_a_figure():
     names = list(preset_strategies(5e-4, 5e-3))
     names += [f"{name}, tuned" for name in names]
     series = {name: (np.arange(3), np.ones((3, 2))) for name in names}
-    figure = figures.curves(series, "step", "loss")
+    figure = figures.curves(series, lines(names), xlabel="step", title="loss")
     figure.draw_without_rendering()
     (legend,) = figure.legends
     box = legend.get_window_extent()

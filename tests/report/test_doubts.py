@@ -57,9 +57,10 @@ def test_every_status_between_fine_and_failed_has_words():
     ],
 )  # fmt: skip
 def test_words(statuses, words):
-    found = doubts.found({"a": statuses}, {})
-    assert doubts.all_of(["a"], found, len(statuses)).startswith(words)
-    assert bool(words) == bool(doubts.all_of(["a"], found, len(statuses)))
+    content = {"doubts": doubts.found({"a": statuses}, {}), "runs": len(statuses)}
+    said = doubts.all_of(content, {"a": "a"})
+    assert said.startswith(words)
+    assert bool(words) == bool(said)
 
 
 def test_every_ranking_sentence_says_so(tmp_path):

@@ -7,11 +7,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from comparison_example import STRATEGIES, example, small
+from matplotlib.figure import Figure
 
 from bilevel.report import figures, html
-from bilevel.report.palette import lines
+from bilevel.report.palette import LINES, lines
+from bilevel.report.scales import scale_ratios
 from bilevel.report.svg import inline_svg, to_svg
-from bilevel.report.ticks import APART, ratio_axis
 
 NAN = float("nan")
 
@@ -29,22 +30,26 @@ def series(values):
     return {"two-timescale": (np.arange(len(values)), values)}
 
 
+def curves(parts):
+    return figures.curves(parts, lines(list(parts)), xlabel="step", title="loss")
+
+
 def test_svg_is_the_same_byte_for_byte():
-    curves = series(np.random.default_rng(0).uniform(0.1, 9.0, (20, 5)))
-    first = to_svg(figures.curves(curves, "step", "loss"))
-    assert first == to_svg(figures.curves(curves, "step", "loss"))
+    parts = series(np.random.default_rng(0).uniform(0.1, 9.0, (20, 5)))
+    first = to_svg(curves(parts))
+    assert first == to_svg(curves(parts))
     assert "<dc:date>" not in first
     assert ">two-timescale<" in first
 
 
 def test_svg_keeps_the_digits_of_its_text():
-    svg = to_svg(figures.curves(series([[0.0011], [0.0012], [0.0014]]), "step", "loss"))
+    svg = to_svg(curves(series([[0.0011], [0.0012], [0.0014]])))
     assert re.search(r">0\.001\d+<", svg)
     assert not re.search(r'd="[^"]*\d\.\d{3}', svg)
 
 
 def test_inline_svg_has_a_title_and_no_names_of_groups():
-    svg = inline_svg(to_svg(figures.curves(series([[2.0], [1.0]]), "step", "loss")), "a < b & c")
+    svg = inline_svg(to_svg(curves(series([[2.0], [1.0]]))), "a < b & c")
     assert svg.startswith("<svg viewBox=")
     assert "<title>a &lt; b &amp; c</title>" in svg
     assert '<g id="' not in svg
@@ -57,7 +62,7 @@ def test_inline_svg_has_a_title_and_no_names_of_groups():
      ([[NAN], [NAN]], "linear"), ([[0.0], [0.0]], "linear"), ([[1.0], [0.0]], "log")],
 )  # fmt: skip
 def test_axes_are_logarithmic_where_it_helps(values, scale):
-    figure = figures.curves(series(values), "step", "loss")
+    figure = curves(series(values))
     assert figure.axes[0].get_yscale() == scale
     to_svg(figure)
 
@@ -65,13 +70,13 @@ def test_axes_are_logarithmic_where_it_helps(values, scale):
 def test_an_explosion_does_not_flatten_the_others():
     calm, wild = np.linspace(1.0, 0.1, 10)[:, None], np.logspace(0, 30, 10)[:, None]
     both = series(calm) | {"uniform fast": (np.arange(10), wild)}
-    assert figures.curves(both, "step", "loss").axes[0].get_ylim()[1] < 10
+    assert curves(both).axes[0].get_ylim()[1] < 10
 
 
 def test_a_start_at_zero_has_no_place_on_a_logarithmic_axis():
     both = series([[3.0], [2.0], [1.0]])
     both["best response"] = (np.array([0.0, 90.0, 180.0]), np.array([[3.0], [2.0], [1.0]]))
-    axes = figures.curves(both, "seconds", "loss").axes[0]
+    axes = curves(both).axes[0]
     assert axes.get_xscale() == "log"
     for line in axes.lines:
         assert math.isnan(line.get_xdata()[0])
@@ -96,43 +101,45 @@ def test_rounding_errors_do_not_set_the_limits_of_the_gaps():
 
 def test_what_lies_below_the_axis_is_written():
     gap, bound = np.full((3, 2), 1e-9), np.full((3, 2), 0.02)
-    figure = figures.gaps("best response", np.arange(3), gap, bound, (0.01, 1.0))
+    places = {"places": np.arange(3), "limits": (0.01, 1.0), "xlabel": "step"}
+    figure = figures.gaps("best response", LINES[0], gap=gap, bound=bound, **places)
     assert figure.axes[0].texts[0].get_text() == "in the end below this axis:\ndistance 1.00e-9"
-    assert not figures.gaps("swapped", np.arange(3), bound, None, (0.01, 1.0)).axes[0].texts
+    figure = figures.gaps("swapped", LINES[0], gap=bound, bound=None, **places)
+    assert not figure.axes[0].texts
 
 
 @pytest.mark.parametrize(
     "ends",
     [[0.9, 0.95], [1.3, 9.0], [0.5, 1.001], [0.999, 3.0], [1e-9, 2.0], [0.2, 1.9], [1.0],
-     [0.77, 1.13], [0.96, 40.0], [3e-5, 0.9]],
+     [0.77, 1.13], [0.96, 40.0], [3e-5, 0.9], [0.9, 3e40], [0.9999, 1.0002], [0.1, 0.11]],
 )  # fmt: skip
 def test_ratios_have_a_label_at_1_and_on_each_side(ends):
-    (low, high), ticks = ratio_axis(ends)
+    axes = Figure(figsize=(figures.WIDTH, 2)).add_subplot()
+    scale_ratios(axes, ends)
+    (low, high), ticks = axes.get_xlim(), axes.get_xticks()
     assert 1.0 in ticks
     assert low <= min(ends) * (1 + 1e-12)
     assert max(ends) <= high * (1 + 1e-12)
     assert all(low <= tick <= high for tick in ticks)
     assert min(ends) >= 1 or min(ticks) < 1
     assert max(ends) <= 1 or max(ticks) > 1
-    assert len(ticks) == 1 or np.diff(np.log(ticks)).min() > 0.9 * APART * np.log(high / low)
+    assert len(ticks) == 1 or np.diff(np.log(ticks)).min() > 0.9 * 0.14 * np.log(high / low)
 
 
 def test_figures_of_a_part_have_the_colours_of_the_whole():
-    names, steps, values = ["mine", "yours"], np.arange(3), np.ones((3, 2))
-    colour = lines(names)["yours"].colour
-    assert colour != lines(["yours"])["yours"].colour
-    gap = figures.gaps("yours", steps, values, None, (0.1, 2.0), names=names)
-    curve = figures.curves({"yours": (steps, values)}, "step", "loss", names=names)
-    assert [figure.axes[0].lines[0].get_color() for figure in (gap, curve)] == [colour] * 2
     drawn = html.draw(small(baselines=()).content())
-    assert lines(["fast", "slow"])["slow"].colour in drawn["paired"][1]
-    assert lines(["slow"])["slow"].colour not in drawn["paired"][1]
+    colour = lines(["fast", "slow"])["slow"].colour
+    assert colour != lines(["slow"])["slow"].colour
+    (part,) = small(baselines=()).plot("validation_mse").axes[0].lines  # of the first alone
+    assert part.get_color() == lines(["fast", "slow"])["fast"].colour
+    assert colour.lower() in drawn["paired"][1]
+    assert lines(["slow"])["slow"].colour.lower() not in drawn["paired"][1]
 
 
 def test_a_difference_next_to_none_leaves_room_for_the_names():
     result = {"strategy": "two-timescale", "baseline": "uniform slow", "kind": "ratio"}
     result |= {"effect": 0.9999, "low": 0.99, "high": 1.01, "pairs": 3, "significant": False}
-    svg = to_svg(figures.forest([result], "loss"))
+    svg = to_svg(figures.forest([result], lines(["two-timescale"]), title="loss"))
     assert ">&lt; 0.1 % below<" in svg
     assert "less than" not in svg
 
@@ -141,7 +148,7 @@ def test_numbers_below_dots_leave_room_for_intervals_that_reach_further():
     values = {"a": np.array([0.08, 0.1, 0.3]), "b": np.array([0.3, 0.4, 0.5])}
     ends = {"a": {"value": 0.16, "low": 0.0035, "high": 0.4}}
     ends["b"] = {"value": 0.4, "low": 0.3, "high": 0.5}
-    axes = figures.strip(values, ends, "loss").axes[0]
+    axes = figures.strip(values, lines(["a", "b"]), intervals=ends, title="loss").axes[0]
     low, high = axes.get_xlim()
     assert low < 0.0035
     assert [tick for tick in axes.get_xticks() if low < tick < high] == pytest.approx(
@@ -150,9 +157,9 @@ def test_numbers_below_dots_leave_room_for_intervals_that_reach_further():
 
 
 def test_empty_figures_do_not_fail():
-    to_svg(figures.curves({}, "step", "loss"))
-    to_svg(figures.strip({}, {}, "loss"))
-    to_svg(figures.forest([], "loss"))
+    to_svg(curves({}))
+    to_svg(figures.strip({}, {}, intervals={}, title="loss"))
+    to_svg(figures.forest([], {}, title="loss"))
 
 
 class Resources(HTMLParser):

@@ -3,9 +3,9 @@
 import math
 
 import pytest
-from comparison_example import BASELINES
 
 from bilevel.report import sentences, verdicts, words
+from bilevel.report.units import UNITS
 
 NAN = float("nan")
 RESULT = {
@@ -30,7 +30,7 @@ RESULT = {
 
 
 def sentence(**changes):
-    return sentences.pair_sentence(RESULT | changes)
+    return sentences.pair({"at": "", "doubts": {}, "runs": 12}, RESULT | changes)
 
 
 def test_the_sentence_of_the_specification():
@@ -105,10 +105,29 @@ def test_too_few_seeds_are_said_so(pairs, seeds, needed):
     assert sentences.power_note(pairs, needed, 20) == ""
 
 
+def lead(best, mean, metric="test_mse", **changes):
+    """The first paragraph on "a", "b" and "c", of which some have a mean of all three runs."""
+    content = {
+        "families": [{"kind": "", "names": {name: name for name in "abc"}}],
+        "intervals": dict.fromkeys(best, mean),
+        "validation": {},
+        "counts": dict.fromkeys("abc", 3) | changes.pop("counts", {}),
+        "runs": 3,
+        "doubts": {},
+        "headline": metric,
+        "higher": metric == "test_r2",
+        "unit": UNITS["steps"],
+        "step": 1500,
+        "score": None,
+    }
+    (said,) = verdicts.leads(content | changes)
+    return said
+
+
 def test_headlines():
     means = {"a": {"value": 0.9, "low": 0.8, "high": 1.0}, "b": {"value": 0.5, "low": NAN},
              "c": {"value": NAN, "low": NAN}}  # fmt: skip
-    counts, rest = {"a": 3, "b": 3, "c": 0}, {"partial": {}, "runs": 3}
+    counts = {"a": 3, "b": 3, "c": 0}
     content = {"intervals": means, "counts": counts, "runs": 3}
     best = [verdicts.ranked(content | {"higher": higher}, "intervals", "counts", "abc")
             for higher in (True, False)]  # fmt: skip
@@ -116,26 +135,30 @@ def test_headlines():
     content |= {"counts": counts | {"b": 2}, "higher": False}
     assert verdicts.ranked(content, "intervals", "counts", "abc") == ["a"]
     assert verdicts.ranked(content, "intervals", "counts", "bc") == []
-    high = verdicts.headline(["a"], means["a"], "test_r2", True, "1,500 steps", **rest)
-    assert high == (
+    assert lead("a", means["a"], "test_r2") == (
         "After 1,500 steps, a has the highest mean test R²: 0.900, 95 % interval 0.800 to 1.00."
     )
-    assert verdicts.headline(["b"], means["b"], "test_mse", False, "1 step", **rest).startswith(
-        "After 1 step, b has"
-    )
-    assert "No strategy" in verdicts.headline([], {}, "test_mse", False, "1 step", **rest)
-    rest["partial"] = {"b": 2}
-    none = verdicts.headline([], {}, "test_mse", False, "1 step", **rest)
+    assert lead("b", means["b"], step=1).startswith("After 1 step, b has")
+    assert lead("", {}) == "No strategy ended with a finite test MSE."
+    none = lead("", {}, counts={"b": 2})
     assert none == "No strategy ended with a finite test MSE in every run."
-    some = verdicts.headline(["a"], means["a"], "test_mse", False, "1 step", **rest)
+    some = lead("a", means["a"], counts={"b": 2})
     assert some.endswith("Without a value of every run, b (2 of 3 runs) is not ranked.")
-    assert verdicts.early(["b"], means["b"], False).endswith("best, b has the lowest: 0.500.")
-    assert verdicts.early([], {}, False) == ""
+    validated = {"validation": {"b": means["b"]}, "counts_validation": {"b": 3}}
+    assert lead("a", means["a"], **validated).endswith("best, b has the lowest: 0.500.")
 
 
 def against(baseline, wins, significant, effect=0.9):
     return RESULT | {"baseline": baseline, "wins": wins, "losses": 12 - wins,
                      "significant": significant, "effect": effect}  # fmt: skip
+
+
+def cards(results, baselines):
+    """Of the family that "two-timescale" makes with the baselines of its results."""
+    names = {name: name for name in ("two-timescale", *(each["baseline"] for each in results))}
+    family = {"kind": "", "names": names, "baselines": baselines, "paired": results}
+    (found,) = verdicts.cards({"families": [family], "doubts": {}, "runs": 12})
+    return found["answers"]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +174,7 @@ def against(baseline, wins, significant, effect=0.9):
     ],
 )  # fmt: skip
 def test_short_answers(results, short):
-    (card,) = verdicts.answers(results, ["two-timescale"], BASELINES[:2])
+    (card,) = cards(results, [each["baseline"] for each in results])
     ((question, answer, reasons),) = card
     assert question == "Does two-timescale beat uniform rates?"
     assert answer == short
@@ -161,18 +184,18 @@ def test_short_answers(results, short):
 
 def test_other_baselines_get_their_own_question():
     results = [against("uniform slow", 12, True), against("swapped", 6, False)]
-    (card,) = verdicts.answers(results, ["two-timescale"], ["uniform slow", "swapped"])
+    (card,) = cards(results, ["uniform slow", "swapped"])
     assert [question for question, _, _ in card] == [
         "Does two-timescale beat uniform rates?",
         "Is two-timescale better than swapped?",
     ]
-    ((question, _, _),) = verdicts.answers(results[1:], ["two-timescale"], ["swapped"])[0]
+    ((question, _, _),) = cards(results[1:], ["swapped"])[0]
     assert question == "Does two-timescale beat swapped?"
 
 
 def test_reasons_name_size_and_direction():
     results = [against("uniform slow", 12, True, 0.8), against("uniform fast", 6, False, 1.1)]
-    ((_, _, reasons),) = verdicts.answers(results, ["two-timescale"], BASELINES[:2])[0]
+    ((_, _, reasons),) = cards(results, [each["baseline"] for each in results])[0]
     assert reasons == (
         "Significantly better than uniform slow (20 % below); "
         "no significant difference from uniform fast (10 % above)."
