@@ -11,8 +11,7 @@ import numpy as np
 from bilevel.comparison.budget import Budget
 from bilevel.comparison.checkpoint import Checkpoint
 from bilevel.comparison.side_by_side import Outcome, Progress, SideBySide
-from bilevel.comparison.statistics.judging import selecting
-from bilevel.comparison.statistics.paired import higher_is_better
+from bilevel.comparison.statistics.judging import higher_is_better, selecting
 from bilevel.core.checks import positive
 from bilevel.core.schedules import AbstractSchedule
 from bilevel.core.status import FAILED
