@@ -26,6 +26,6 @@ def untimed(monkeypatch):
     """No timing pass."""
     monkeypatch.setattr(
         compare,
-        "_seconds",
+        "seconds_per_step",
         lambda problem, strategies, *_, **__: dict.fromkeys(strategies, np.nan),
     )

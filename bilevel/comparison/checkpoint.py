@@ -11,7 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bilevel import trees
 from bilevel.core import parts
+from bilevel.data.groups import ROWS_AT_ONCE
+from bilevel.data.training_data import TrainingData
 from bilevel.errors import ResultsError
 from bilevel.storage.folder import located, plain, read_json, write_atomically, write_json
 from bilevel.storage.tensors import read_tensors, write_tensors
@@ -140,6 +143,16 @@ class Checkpoint:
                     "options that it had then, or name another folder."
                 )
         return list(fresh)
+
+
+def digest(data: TrainingData) -> str:
+    """What tells one data set from another."""
+    found = hashlib.sha256()
+    for place, leaf in trees.named_leaves(data.groups):
+        found.update(f"{place} {tuple(leaf.shape)} {leaf.dtype}".encode())
+        for some in torch.split(leaf, ROWS_AT_ONCE):  # they may come from a file
+            found.update(some.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def _spelled(value: Any) -> Any:

@@ -1,32 +1,30 @@
 """Many strategies on one problem: same starts, same rows, same budget, few trainings."""
 
 import contextlib
-import hashlib
 import os
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bilevel import trees
 from bilevel.comparison.budget import Budget, BudgetKind
-from bilevel.comparison.checkpoint import Checkpoint
+from bilevel.comparison.checkpoint import Checkpoint, digest
 from bilevel.comparison.result import Comparison
-from bilevel.comparison.side_by_side import Options, Progress, SideBySide
+from bilevel.comparison.side_by_side import Options, Outcome, Progress, SideBySide
 from bilevel.comparison.statistics.judging import shown
-from bilevel.comparison.timing import _seconds
+from bilevel.comparison.timing import seconds_per_step
 from bilevel.comparison.tuning import Tuning, tune_strategies
 from bilevel.core import parts
 from bilevel.core.status import Status
 from bilevel.data.draws import Sampling
-from bilevel.data.groups import ROWS_AT_ONCE
 from bilevel.data.sampler import BatchSize
 from bilevel.data.training_data import TrainingData
 from bilevel.errors import AllRunsFailedError, ArgumentError, unknown_name
 from bilevel.problem.base import StackelbergProblem
+from bilevel.report.words import TUNED
 from bilevel.storage.environment import environment
 from bilevel.strategies import AbstractStrategy, OwnLoop, TwoTimescale
 from bilevel.strategies.presets import CONTROLS
@@ -110,130 +108,182 @@ def compare(
         ['slow', 'two']
     """
     check_problem_instance(problem)
-    entrants = _entrants(strategies)
-    baselines = _baselines(entrants, baselines)
-    seed_numbers = seed_list(seeds)
-    data = TrainingData(problem, seed_numbers, float_type(dtype), device)
+    entries = _entries(strategies)
+    baselines = _baselines(entries, baselines)
+    data = TrainingData(problem, seed_list(seeds), float_type(dtype), device)
     options = Options(batch_size, sampling, compile, max_runs_at_once)
-    # everything is checked and initialised before the first step of the first strategy
-    contest, asked = SideBySide(problem, entrants, data, options), seed_numbers
-    if len(asked) > 1 and len(contest.one_run()) == len(entrants):
-        data = data.part(slice(0, 1))
-        contest, seed_numbers = SideBySide(problem, entrants, data, options), asked[:1]
-    if headline is not None:
-        headline = _headline(contest.recorded_names(), headline)
+    plan = _prepare(
+        SideBySide(problem, entries, data, options), budget, steps, every, tune, headline, baselines
+    )
+    kept = None if checkpoint is None else Checkpoint(checkpoint, _identity(plan), settings)
+    if plan.tuning is not None:
+        plan = _tuned(plan, plan.tuning, callback, kept)
+    outcome = _train(plan, callback, kept)
+    return _result(plan, outcome, name or type(problem).__name__, settings or {})
+
+
+class _Plan(NamedTuple):
+    """A comparison before its first step, all of it checked.
+
+    Attributes:
+        contest: the strategies, on the seeds that are trained.
+        asked: the seeds that were asked for.
+        budget: how far, and where to record.
+        tuning: how rates are searched before, if they are.
+        headline: the metric to judge by.
+        baselines: names to compare the others with.
+        described: what the report tells of it.
+    """
+
+    contest: SideBySide
+    asked: list[int]
+    budget: Budget
+    tuning: Tuning | None
+    headline: str
+    baselines: Sequence[str]
+    described: dict[str, Any]
+
+
+def _prepare(
+    contest: SideBySide,
+    kind: BudgetKind,
+    steps: int,
+    every: int | None,
+    tune: Sequence[float] | Tuning | None,
+    headline: str | None,
+    baselines: Sequence[str],
+) -> _Plan:
+    """Everything is checked and initialised before the first step of the first strategy."""
+    asked = contest.data.seeds
+    contest = contest.of_distinct_runs()
+    headline = _headline(contest.recorded_names(), headline)
     costs = contest.gradients_per_step()
-    plan = Budget(budget, steps, every, max(costs.values()))
-    if budget == "gradients" and (free := [key for key, cost in costs.items() if not cost > 0]):
+    budget = Budget(kind, steps, every, max(costs.values()))
+    if kind == "gradients" and (free := [key for key, cost in costs.items() if not cost > 0]):
         raise ArgumentError(
             f"The steps of {', '.join(map(repr, free))} cost no gradients, so a budget of "
             'gradients does not end them: use `budget="steps"`, or return the `cost` of a step.'
         )
-    tuning, metric = None, ""
-    if tune is not None:
-        tuning = Tuning.of(tune, asked, entrants)
-        metric = headline or _headline(contest.recorded_names(), None)
-    described: dict[str, Any] = {
-        "seeds": seed_numbers,
-        **({"seeds_asked": asked} if asked != seed_numbers else {}),
+    tuning = None if tune is None else Tuning.of(tune, asked, contest.strategies)
+    data, batch_size = contest.data, contest.options.batch_size
+    described = {
+        **_seeds(data.seeds, asked),
         "steps": steps,
         "batch_size": dict(batch_size) if isinstance(batch_size, Mapping) else batch_size,
-        "every": plan.marks[1] - plan.marks[0],
-        "budget": budget,
-        "sampling": sampling,
-        "dtype": str(dtype).removeprefix("torch."),
-        "device": str(device),
+        "every": budget.marks[1] - budget.marks[0],
+        "budget": kind,
+        "sampling": contest.options.sampling,
+        "dtype": str(data.dtype).removeprefix("torch."),
+        "device": str(data.device),
     }
-    kept = None
-    if checkpoint is not None:
-        what = {
-            "problem": type(problem).__qualname__,
-            "data_sha256": _digest(data),
-            # in their order, which is that of the runs
-            "strategies": [[key, parts.signature(s, numbers=True)] for key, s in
-                           entrants.items()],
-            "tune": None if tuning is None else [repr(tuning), metric],
-            "compile": compile,
-        }  # fmt: skip
-        kept = Checkpoint(checkpoint, {**described, **what}, settings)
-    if tuning is not None:
-        found = tune_strategies(
-            problem, entrants, tuning, plan, options, data, metric, callback, kept
-        )
-        baselines = [*baselines, *(found.names[key] for key in baselines if key in found.names)]
-        entrants = {**entrants, **found.strategies}
-        described["tuning"] = found.described
-        contest = SideBySide(problem, entrants, data, options)
-    outcome = contest.train(plan, callback, kept)
-    same = list(outcome.history) if asked != seed_numbers else outcome.same
-    if same == list(outcome.history):  # all runs are one: it is counted once
-        outcome, data = outcome.first_seed(), data.part(slice(0, 1))
-        described |= {"seeds": asked[:1], "seeds_asked": asked}
-    trained = {key: entrants[key] for key in entrants if key in outcome.history}
-    missing = [key for key in entrants if key not in outcome.history]  # after Ctrl-C
-    failed = {Status[code].failed for codes in outcome.status.values() for code in codes}
-    if failed == {True}:
+    return _Plan(contest, asked, budget, tuning, headline, baselines, described)
+
+
+def _identity(plan: _Plan) -> dict[str, Any]:
+    """Everything that the numbers depend on: what a checkpoint must be of."""
+    contest, tuning = plan.contest, plan.tuning
+    return plan.described | {
+        "problem": type(contest.problem).__qualname__,
+        "data_sha256": digest(contest.data),
+        # in their order, which is that of the runs
+        "strategies": [[key, parts.signature(strategy, numbers=True)]
+                       for key, strategy in contest.strategies.items()],
+        "tune": None if tuning is None else [repr(tuning), plan.headline],
+        "compile": contest.options.compile,
+    }  # fmt: skip
+
+
+def _tuned(
+    plan: _Plan,
+    tuning: Tuning,
+    callback: Callable[[Progress], object] | None,
+    kept: Checkpoint | None,
+) -> _Plan:
+    """The plan with the best rates of every strategy beside the rates as given."""
+    contest = plan.contest
+    found, described = tune_strategies(contest, tuning, plan.budget, plan.headline, callback, kept)
+    entries = {**contest.strategies, **found}
+    return plan._replace(
+        contest=SideBySide(contest.problem, entries, contest.data, contest.options),
+        baselines=[*plan.baselines, *(k + TUNED for k in plan.baselines if k + TUNED in found)],
+        described=plan.described | {"tuning": described},
+    )
+
+
+def _train(
+    plan: _Plan, callback: Callable[[Progress], object] | None, kept: Checkpoint | None
+) -> Outcome:
+    """What became of all strategies, of one seed where all runs are one: it is counted once."""
+    outcome = plan.contest.train(plan.budget, callback, kept)
+    if plan.asked != plan.contest.data.seeds or outcome.same == list(outcome.history):
+        outcome = outcome.first_seed()
+    if all(Status[code].failed for codes in outcome.status.values() for code in codes):
         raise AllRunsFailedError(
             f"All runs of all strategies failed. {Status.DIVERGED.message}", outcome.solutions
         )
+    return outcome
+
+
+def _result(plan: _Plan, outcome: Outcome, name: str, settings: Mapping[str, object]) -> Comparison:
+    """Everything that is known of the strategies that were trained, and what steps take."""
+    contest, costs = plan.contest, plan.contest.gradients_per_step()
+    trained = [key for key in contest.strategies if key in outcome.history]
+    missing = [key for key in contest.strategies if key not in outcome.history]  # after Ctrl-C
+    data = contest.data.part(slice(0, len(outcome.status[trained[0]])))
     seconds = dict.fromkeys(trained, np.nan)
     if not outcome.interrupted:
         with contextlib.suppress(KeyboardInterrupt):  # the trainings are worth more than the times
-            seconds = _seconds(problem, trained, data, options)
+            fitted = {key: contest.fitted[key] for key in trained}
+            seconds = seconds_per_step(contest.problem, fitted, data, contest.options)
     some = next(iter(outcome.solutions.values()))
     records = max(len(solution.steps) for solution in outcome.solutions.values())
-    costs = contest.gradients_per_step()
-    metrics = list(dict.fromkeys(m for table in outcome.history.values() for m in table))
-    described |= {
-        "threads": torch.get_num_threads(),
-        "data_note": problem.note,
+    threads = torch.get_num_threads()
+    described = plan.described | {
+        **_seeds(data.seeds, plan.asked),
+        "threads": threads,
+        "data_note": contest.problem.note,
         "bound_note": some.bound_note,
-        **({"same_runs": same} if same else {}),
+        **({"same_runs": outcome.same} if outcome.same else {}),
         **({"interrupted_heads": outcome.heads} if outcome.heads else {}),
         **({"not_trained": missing} if missing else {}),
-        **(settings or {}),
+        **settings,
     }
     return Comparison(
-        problem=name or type(problem).__name__,
+        problem=name,
         settings=described,
-        strategies={key: repr(strategy) for key, strategy in trained.items()},
-        steps=np.array(plan.marks[:records]),
+        strategies={key: repr(contest.strategies[key]) for key in trained},
+        steps=np.array(plan.budget.marks[:records]),
         history={key: _pad(table, records) for key, table in outcome.history.items()},
         status=outcome.status,
         gradients_per_step={key: costs[key] for key in trained},
         seconds_per_step=seconds,
-        baselines=tuple(key for key in baselines if key in trained),
-        headline=_headline(metrics, headline),
+        baselines=tuple(key for key in plan.baselines if key in trained),
+        headline=plan.headline,
         environment=environment(
-            dtype=described["dtype"], device=str(device), threads=torch.get_num_threads()
+            dtype=plan.described["dtype"], device=plan.described["device"], threads=threads
         ),
         bound_kind=some.bound_kind,
     )
 
 
-def _entrants(strategies: object) -> dict[str, AbstractStrategy]:
+def _seeds(counted: list[int], asked: list[int]) -> dict[str, list[int]]:
+    """The seeds of the numbers, and those that were asked for where all make the same run."""
+    return {"seeds": counted, **({"seeds_asked": asked} if asked != counted else {})}
+
+
+def _entries(strategies: object) -> dict[str, AbstractStrategy]:
     """The strategies by name; generator functions become strategies."""
     if not isinstance(strategies, Mapping) or not all(isinstance(key, str) for key in strategies):
         raise ArgumentError("`strategies` must be a dict of strategies by name.")
     if not strategies:
         raise ArgumentError("`strategies` is empty: there is nothing to compare.")
-    entrants = {
+    entries = {
         key: OwnLoop(value) if isinstance(value, types.FunctionType) else value
         for key, value in strategies.items()
     }
-    for strategy in entrants.values():
+    for strategy in entries.values():
         check_strategy(strategy, 1)
-    return entrants
-
-
-def _digest(data: TrainingData) -> str:
-    """What tells one data set from another."""
-    found = hashlib.sha256()
-    for place, leaf in trees.named_leaves(data.groups):
-        found.update(f"{place} {tuple(leaf.shape)} {leaf.dtype}".encode())
-        for some in torch.split(leaf, ROWS_AT_ONCE):  # they may come from a file
-            found.update(some.cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
+    return entries
 
 
 def _pad(table: dict[str, Array], records: int) -> dict[str, Array]:

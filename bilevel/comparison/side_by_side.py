@@ -1,11 +1,10 @@
 """Strategies that are trained side by side: those of equal structure are one training."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from bilevel.comparison.budget import Budget
 from bilevel.comparison.checkpoint import Checkpoint
@@ -18,7 +17,7 @@ from bilevel.problem.base import StackelbergProblem
 from bilevel.strategies import AbstractStrategy
 from bilevel.training.repetition import turned_out_alike
 from bilevel.training.solution import Solution
-from bilevel.training.training import Training
+from bilevel.training.training import Callback, Training
 
 Names = tuple[str, ...]
 
@@ -74,14 +73,14 @@ class Outcome(NamedTuple):
     same: list[str]
 
     def first_seed(self) -> "Outcome":
-        """What became of the first seed alone."""
+        """What became of the first seed alone, where all seeds make the same run."""
         history = {
             name: {metric: values[:, :1] for metric, values in table.items()}
             for name, table in self.history.items()
         }
         status = {name: codes[:1] for name, codes in self.status.items()}
         heads = {name: codes[:1] for name, codes in self.heads.items()}
-        return self._replace(history=history, status=status, heads=heads)
+        return self._replace(history=history, status=status, heads=heads, same=list(history))
 
 
 class SideBySide:
@@ -103,13 +102,12 @@ class SideBySide:
         options: Options,
         stage: str = "training",
     ) -> None:
-        self.problem, self.strategies = problem, strategies
-        self.stage, self.seeds = stage, len(data.seeds)
-        self.batches = batches(data, options.batch_size)
+        self.problem, self.strategies, self.data = problem, strategies, data
+        self.options, self.stage, self.seeds = options, stage, len(data.seeds)
         self.trainings: dict[Names, Training] = {
             names: Training(
                 problem,
-                parts.stack([strategies[n] for n in names], len(data.seeds)),
+                parts.stack([strategies[name] for name in names], self.seeds),
                 data.repeated(len(names)),
                 options.batch_size,
                 options.sampling,
@@ -118,31 +116,39 @@ class SideBySide:
             )
             for names in _group(strategies)
         }
+        self.fitted = {name: strategy.fitted(problem) for name, strategy in strategies.items()}
+        # the group of every strategy, and its runs there
+        self.places: dict[str, tuple[Names, slice]] = {
+            name: (names, slice(i * self.seeds, (i + 1) * self.seeds))
+            for names in self.trainings
+            for i, name in enumerate(names)
+        }
+
+    def of_distinct_runs(self) -> "SideBySide":
+        """The same, on the first seed alone where all runs are known to be one of each strategy."""
+        if self.seeds == 1 or len(self.one_run()) < len(self.strategies):
+            return self
+        first = self.data.part(slice(0, 1))
+        return SideBySide(self.problem, self.strategies, first, self.options, self.stage)
 
     def gradients_per_step(self) -> dict[str, float]:
         """Gradient evaluations of one step of every strategy."""
-        return {
-            name: strategy.fitted(self.problem).cost.evaluations(self.batches)
-            for name, strategy in self.strategies.items()
-        }
+        count = batches(self.data, self.options.batch_size)
+        return {name: fitted.cost.evaluations(count) for name, fitted in self.fitted.items()}
+
+    def recorded_names(self) -> list[str]:
+        """What every record holds."""
+        return next(iter(self.trainings.values())).recorded_names()
 
     def alike(self) -> list[str]:
         """Strategies whose runs start alike on the same data, whatever the seed."""
-        return [name for name, training, runs in self._places() if training.alike(runs)]
+        places = self.places.items()
+        return [name for name, (names, runs) in places if self.trainings[names].alike(runs)]
 
     def one_run(self) -> list[str]:
         """Those of them whose runs are known to be one and the same: nothing else is drawn."""
-        return [name for name, training, runs in self._places() if training.one_run(runs)]
-
-    def _places(self) -> Iterator[tuple[str, Training, slice]]:
-        """Every strategy with its training and its runs there."""
-        for names, training in self.trainings.items():
-            for i, name in enumerate(names):
-                yield name, training, slice(i * self.seeds, (i + 1) * self.seeds)
-
-    def recorded_names(self) -> list[str]:
-        """What every record holds, of the first group."""
-        return next(iter(self.trainings.values())).recorded_names()
+        places = self.places.items()
+        return [name for name, (names, runs) in places if self.trainings[names].one_run(runs)]
 
     def train(
         self,
@@ -159,31 +165,16 @@ class SideBySide:
         """
         # of the initial points; a single seed says nothing about others
         known, alike = (self.one_run(), self.alike()) if self.seeds > 1 else ([], [])
+        files = {names: f"{self.stage}-{number}" for number, names in enumerate(self.trainings)}
         if checkpoint is not None:  # damage is found before hours of training
-            for number, training in enumerate(self.trainings.values()):
-                checkpoint.restore(f"{self.stage}-{number}", training)
+            for names, training in self.trainings.items():
+                checkpoint.restore(files[names], training)
         solutions: dict[Names, Solution] = {}
-        total, done = sum(map(len, self.trainings)), 0
-        for number, (names, training) in enumerate(self.trainings.items()):
-            before = (training.step, len(training.recorded))
+        for names, training in self.trainings.items():
+            before = len(training.recorded), training.step
             records = budget.steps(self.gradients_per_step()[names[0]])
-            file = f"{self.stage}-{number}"
-
-            def report(
-                k: int,
-                _: dict[str, Tensor],
-                names: Names = names,
-                training: Training = training,
-                done: int = done,
-                file: str = file,
-            ) -> None:
-                if checkpoint is not None:
-                    checkpoint.keep(file, training)
-                if callback is not None:
-                    mark = budget.marks[len(training.recorded) - 1]
-                    place = (mark, budget.total, done, total, self.stage, budget.kind)
-                    callback(Progress(names, *place))
-
+            done = sum(map(len, solutions))
+            report = self._report(names, files[names], done, budget, callback, checkpoint)
             try:
                 solutions[names] = training.run(records, callback=report)
             except KeyboardInterrupt:
@@ -191,33 +182,50 @@ class SideBySide:
                     raise
                 break
             interrupted = Status.INTERRUPTED in solutions[names].status
-            if checkpoint is not None and (training.step, len(training.recorded)) != before:
-                checkpoint.keep(file, training, now=True, finished=not interrupted)
-            done += len(names)
+            if checkpoint is not None and (len(training.recorded), training.step) != before:
+                checkpoint.keep(files[names], training, now=True, finished=not interrupted)
             if interrupted:
                 break
-        interrupted = len(solutions) < len(self.trainings) or any(
-            Status.INTERRUPTED in solution.status for solution in solutions.values()
-        )
-        heads = self._interrupted_heads(solutions)
-        history, status = _split(solutions, self.seeds)
+        return self._outcome(solutions, known, alike)
+
+    def _report(
+        self,
+        names: Names,
+        file: str,
+        done: int,
+        budget: Budget,
+        callback: Callable[[Progress], object] | None,
+        checkpoint: Checkpoint | None,
+    ) -> Callback:
+        """What happens at every record of a group: it is kept, and whoever asked is told."""
+        training, total = self.trainings[names], len(self.strategies)
+
+        def report(*_: object) -> None:
+            if checkpoint is not None:
+                checkpoint.keep(file, training)
+            if callback is not None:
+                mark = budget.marks[len(training.recorded) - 1]
+                place = (mark, budget.total, done, total, self.stage, budget.kind)
+                callback(Progress(names, *place))
+
+        return report
+
+    def _outcome(
+        self, solutions: Mapping[Names, Solution], known: list[str], alike: list[str]
+    ) -> Outcome:
+        """What became of each strategy, from the runs of its group."""
+        history, status, heads = {}, {}, {}
+        for name, (names, runs) in self.places.items():
+            if (solution := solutions.get(names)) is None:  # after Ctrl-C
+                continue
+            history[name] = {m: values[:, runs].numpy() for m, values in solution.history.items()}
+            status[name] = [code.name for code in solution.status[runs]]
+            if Status.INTERRUPTED in solution.status:
+                heads[name] = self.trainings[names].head_status()[runs]
         same = [name for name, table in history.items()
                 if name in known or (name in alike and turned_out_alike(table))]  # fmt: skip
-        return Outcome(history, status, solutions, interrupted, heads, same)
-
-    def _interrupted_heads(self, solutions: Mapping[Names, Solution]) -> dict[str, list[str]]:
-        """What is known of heads whose runs say no more than that they were interrupted."""
-        cut = {
-            name
-            for names, solution in solutions.items()
-            if Status.INTERRUPTED in solution.status
-            for name in names
-        }
-        return {
-            name: training.head_status()[runs]
-            for name, training, runs in self._places()
-            if name in cut
-        }
+        interrupted = bool(heads) or len(solutions) < len(self.trainings)
+        return Outcome(history, status, dict(solutions), interrupted, heads, same)
 
 
 def batches(data: TrainingData, batch_size: BatchSize) -> float:
@@ -233,16 +241,3 @@ def _group(strategies: Mapping[str, AbstractStrategy]) -> list[Names]:
     for name, strategy in strategies.items():
         found.setdefault(parts.structure(strategy), []).append(name)
     return [tuple(names) for names in found.values()]
-
-
-def _split(
-    solutions: Mapping[Names, Solution], seeds: int
-) -> tuple[dict[str, dict[str, NDArray[np.float64]]], dict[str, list[str]]]:
-    """History and status of each strategy, from the runs of its group."""
-    history, status = {}, {}
-    for names, solution in solutions.items():
-        for i, name in enumerate(names):
-            runs = slice(i * seeds, (i + 1) * seeds)
-            history[name] = {m: v[:, runs].numpy() for m, v in solution.history.items()}
-            status[name] = [code.name for code in solution.status[runs]]
-    return history, status

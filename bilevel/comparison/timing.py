@@ -12,22 +12,28 @@ from bilevel.training.cohort import Cohort
 WARM_UP, ROUNDS, STEPS_PER_ROUND = 10, 5, 10
 
 
-def _seconds(
+def seconds_per_step(
     problem: StackelbergProblem,
     strategies: Mapping[str, AbstractStrategy],
     data: TrainingData,
     options: Options,
 ) -> dict[str, float]:
-    """Seconds of a step per run when all seeds train together: interleaved rounds, medians."""
-    size, sampling = options.batch_size, options.sampling
+    """Seconds of a step per run when all seeds train together: interleaved rounds, medians.
+
+    Args:
+        problem: what is solved.
+        strategies: by name, `fitted` to it.
+        data: for the seeds.
+        options: how they are trained.
+    """
     trainings = {
         name: Cohort(
             problem,
             strategy,
             data,
-            size,
-            sampling,
-            compile=options.compile and strategy.fitted(problem).compilable,
+            options.batch_size,
+            options.sampling,
+            compile=options.compile and strategy.compilable,
         )
         for name, strategy in strategies.items()
     }

@@ -10,21 +10,17 @@ import numpy as np
 
 from bilevel.comparison.budget import Budget
 from bilevel.comparison.checkpoint import Checkpoint
-from bilevel.comparison.side_by_side import Options, Outcome, Progress, SideBySide
-from bilevel.comparison.statistics.judging import selecting
-from bilevel.comparison.statistics.paired import higher_is_better
+from bilevel.comparison.side_by_side import Outcome, Progress, SideBySide
+from bilevel.comparison.statistics.judging import higher_is_better, selecting
 from bilevel.core.checks import positive
 from bilevel.core.schedules import AbstractSchedule
 from bilevel.core.status import FAILED
 from bilevel.data.training_data import TrainingData
 from bilevel.errors import ArgumentError
-from bilevel.problem.base import StackelbergProblem
 from bilevel.report import doubts
+from bilevel.report.words import TUNED
 from bilevel.strategies import AbstractStrategy
 from bilevel.training.arguments import seed_list
-
-TUNED = ", tuned"
-"""What comes after the name of a strategy whose rates were found."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,55 +131,38 @@ class Trial(NamedTuple):
     edge: bool
 
 
-class Tuned(NamedTuple):
-    """What the search found.
-
-    Attributes:
-        strategies: "NAME, tuned" -> strategy.
-        names: NAME -> "NAME, tuned".
-        described: metric, seeds, and for every strategy its trials and the best of them.
-    """
-
-    strategies: dict[str, AbstractStrategy]
-    names: dict[str, str]
-    described: dict[str, Any]
-
-
 def tune_strategies(
-    problem: StackelbergProblem,
-    strategies: Mapping[str, AbstractStrategy],
+    contest: SideBySide,
     tuning: Tuning,
     budget: Budget,
-    options: Options,
-    data: TrainingData,
     headline: str,
     callback: Callable[[Progress], object] | None = None,
     checkpoint: Checkpoint | None = None,
-) -> Tuned:
+) -> tuple[dict[str, AbstractStrategy], dict[str, Any]]:
     """Train all trials of all strategies, and choose.
 
     Args:
-        problem: what to solve.
-        strategies: with the rates to multiply.
+        contest: the strategies, with the rates to multiply.
         tuning: factors and seeds, of `Tuning.of`.
         budget: of the comparison; every trial gets the same.
-        options: of the comparison.
-        data: of the comparison, for type and device.
         headline: the metric of the comparison.
         callback: see `compare`.
         checkpoint: see `compare`.
+
+    Returns:
+        "NAME, tuned" -> strategy; and what the report tells: metric, seeds, factors, and for every
+        strategy its trials and the best of them.
     """
-    trials = tuning.trials(strategies)
-    own = TrainingData(problem, seed_list(tuning.seeds), data.dtype, data.device)
+    trials = tuning.trials(contest.strategies)
+    dtype, device = contest.data.dtype, contest.data.device
+    data = TrainingData(contest.problem, seed_list(tuning.seeds), dtype, device)
     entrants = {
         f"{name} {i}": trial.strategy for name in trials for i, trial in enumerate(trials[name])
     }
-    contest = SideBySide(problem, entrants, own, options, "tuning")
-    if len(own.seeds) > 1 and len(contest.one_run()) == len(entrants):
-        own = own.part(slice(0, 1))
-        contest = SideBySide(problem, entrants, own, options, "tuning")
-    metric = selecting(contest.recorded_names(), headline)
-    outcome = contest.train(dataclasses.replace(budget, every=budget.total), callback, checkpoint)
+    search = SideBySide(contest.problem, entrants, data, contest.options, "tuning")
+    search = search.of_distinct_runs()
+    metric = selecting(search.recorded_names(), headline)
+    outcome = search.train(dataclasses.replace(budget, every=budget.total), callback, checkpoint)
     if outcome.interrupted:
         raise KeyboardInterrupt
     found: dict[str, AbstractStrategy] = {}
@@ -202,16 +181,12 @@ def tune_strategies(
             "edge": best.edge,
             "doubts": doubts.counted(outcome.status[f"{name} {number}"]),
         }
-    return Tuned(
-        found,
-        {name: name + TUNED for name in trials},
-        {
-            "metric": metric,
-            "seeds": own.seeds,
-            "factors": list(tuning.factors),
-            "strategies": described,
-        },
-    )
+    return found, {
+        "metric": metric,
+        "seeds": search.data.seeds,
+        "factors": list(tuning.factors),
+        "strategies": described,
+    }
 
 
 def scaled(

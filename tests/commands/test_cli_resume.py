@@ -19,7 +19,8 @@ LONG = ["diabetes", *TINY, "--steps", "12", "--every", "3", "--strategies", "uni
 @pytest.fixture(autouse=True)
 def _untimed(monkeypatch):
     monkeypatch.setattr(
-        "bilevel.comparison.timing._seconds", lambda _, trained, *__: dict.fromkeys(trained, 1.0)
+        "bilevel.comparison.compare.seconds_per_step",
+        lambda _, trained, *__: dict.fromkeys(trained, 1.0),
     )
 
 

@@ -40,7 +40,7 @@ def untimed(monkeypatch):
     """No timing pass."""
     monkeypatch.setattr(
         compare_module,
-        "_seconds",
+        "seconds_per_step",
         lambda problem, strategies, *_, **__: dict.fromkeys(strategies, np.nan),
     )
 
@@ -169,7 +169,7 @@ def found():
         def unmeasured(_, trained, *__):
             return dict.fromkeys(trained, np.nan)
 
-        patch.setattr(compare_module, "_seconds", unmeasured)
+        patch.setattr(compare_module, "seconds_per_step", unmeasured)
         made, true = {}, Cohort.step
 
         def step(self):

@@ -25,6 +25,7 @@ from bilevel import (
 )
 from bilevel.comparison import checkpoint
 from bilevel.comparison import compare as compare_module
+from bilevel.core import generators
 from bilevel.training.cohort import Cohort
 from problems.toy import ScalarProduct
 
@@ -51,7 +52,7 @@ def untimed(monkeypatch):
     """No timing pass."""
     monkeypatch.setattr(
         compare_module,
-        "_seconds",
+        "seconds_per_step",
         lambda problem, strategies, *_, **__: dict.fromkeys(strategies, np.nan),
     )
 
@@ -164,7 +165,7 @@ class Steep(Scalar):
 
     def init_body(self, generator):
         start = super().init_body(generator)
-        steep = super().init_body(generator(0, "body"))
+        steep = super().init_body(generators.generator(0, "body"))
         return torch.where(start == steep, 25.0, start)
 
 

@@ -61,7 +61,7 @@ PAIR = {"slow": uniform(0.005), "exact": BestResponse(0.005)}
 OPTIONS = {"seeds": [4, 0, 2], "batch_size": 6, "dtype": torch.float64}
 
 
-TRUE_SECONDS = compare_module._seconds
+TRUE_SECONDS = compare_module.seconds_per_step
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +69,7 @@ def untimed(monkeypatch):
     """No timing pass."""
     monkeypatch.setattr(
         compare_module,
-        "_seconds",
+        "seconds_per_step",
         lambda problem, strategies, *_, **__: dict.fromkeys(strategies, np.nan),
     )
 
@@ -249,14 +249,14 @@ def test_an_interrupt_of_the_timing_pass_keeps_everything(monkeypatch):
     def pressed(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compare_module, "_seconds", pressed)
+    monkeypatch.setattr(compare_module, "seconds_per_step", pressed)
     found = compare(Smooth(), PAIR, steps=10, **OPTIONS)
     assert found.status == {name: ["COMPLETED"] * 3 for name in PAIR}
     assert np.isnan(list(found.seconds_per_step.values())).all()
 
 
 def test_seconds_are_measured_without_touching_the_results(monkeypatch):
-    monkeypatch.setattr(compare_module, "_seconds", TRUE_SECONDS)
+    monkeypatch.setattr(compare_module, "seconds_per_step", TRUE_SECONDS)
     calls = []
     found = compare(Smooth(), PAIR, steps=10, every=10, callback=calls.append, **OPTIONS)
     assert all(0 < seconds < 10 for seconds in found.seconds_per_step.values())

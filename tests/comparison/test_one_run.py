@@ -31,7 +31,7 @@ def untimed(monkeypatch):
     """No timing pass."""
     monkeypatch.setattr(
         compare_module,
-        "_seconds",
+        "seconds_per_step",
         lambda problem, strategies, *_, **__: dict.fromkeys(strategies, np.nan),
     )
 

@@ -33,7 +33,7 @@ def untimed(monkeypatch):
     """Every step takes a hundredth of a second, and every record is kept."""
     monkeypatch.setattr(
         compare_module,
-        "_seconds",
+        "seconds_per_step",
         lambda problem, strategies, *_, **__: dict.fromkeys(strategies, 0.01),
     )
     monkeypatch.setattr(checkpoint, "SECONDS", -1.0)

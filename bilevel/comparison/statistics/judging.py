@@ -1,8 +1,33 @@
-"""Which metric is shown and judged by, and which one selects."""
+"""Which metric is shown and judged by, which way, and which one selects."""
 
 from collections.abc import Sequence
 
 OTHER_ROWS = ("test_", "train_")
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether larger values of a metric are better: of names that end in `accuracy` or `r2`.
+
+    Examples:
+        >>> higher_is_better("test_accuracy"), higher_is_better("test_mse")
+        (True, False)
+    """
+    return metric.endswith(("accuracy", "r2"))
+
+
+def accuracy_beside(metric: str, metrics: Sequence[str]) -> str | None:
+    """The accuracy of the same rows as a cross-entropy, which readers want to see beside it.
+
+    Args:
+        metric: what is shown.
+        metrics: names of what was recorded.
+
+    Examples:
+        >>> accuracy_beside("test_cross_entropy", ["test_cross_entropy", "test_accuracy"])
+        'test_accuracy'
+    """
+    name = metric.removesuffix("cross_entropy") + "accuracy"
+    return name if metric.endswith("cross_entropy") and name in metrics else None
 
 
 def body_objective(metrics: Sequence[str]) -> str:

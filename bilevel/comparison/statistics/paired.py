@@ -6,22 +6,22 @@ strategies on one seed is due to the strategies. All statistics here are of thos
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+
+from bilevel.comparison.statistics.judging import higher_is_better
+from bilevel.report.sentences import FEWEST
 
 Array = NDArray[Any]
 
 CONFIDENCE = 0.95
 LEVEL = 0.05
 RESAMPLES = 9999
-FEWEST = 3  # pairs for an interval of their mean
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """A mean and its 95 % interval.
 
     Attributes:
@@ -84,22 +84,6 @@ class PairedResult:
     significant: bool
 
 
-def higher_is_better(metric: str) -> bool:
-    """Say whether larger values of a metric are better.
-
-    Args:
-        metric: Name of a metric, such as "test_mse".
-
-    Returns:
-        True for names that end in `accuracy` or `r2`, else False.
-
-    Examples:
-        >>> higher_is_better("test_accuracy"), higher_is_better("test_mse")
-        (True, False)
-    """
-    return metric.endswith(("accuracy", "r2"))
-
-
 def mean_interval(values: Array) -> Interval:
     """Mean of the finite values and its 95 % Student interval.
 
@@ -121,7 +105,7 @@ def mean_interval(values: Array) -> Interval:
     if finite.size == 1:
         return Interval(mean, np.nan, np.nan)
     error = float(finite.std(ddof=1)) / np.sqrt(finite.size)
-    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, finite.size - 1)) * error
+    half = _student_quantile(finite.size) * error
     return Interval(mean, mean - half, mean + half)
 
 
@@ -251,17 +235,27 @@ def _bootstrap(change: Array) -> tuple[float, float, float]:
     # Equal values resample to themselves: a width of zero would claim certainty.
     if n < FEWEST or np.ptp(change) <= 1e-12 * np.abs(change).max():
         return mean, np.nan, np.nan
-    quantile = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1))
-    tail = float(stats.norm.cdf(-np.sqrt(n / (n - 1)) * quantile))
+    from scipy import stats
+
+    tail = float(stats.norm.cdf(-np.sqrt(n / (n - 1)) * _student_quantile(n)))
     drawn = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
     low, high = np.quantile(change[drawn].mean(axis=1), [tail, 1 - tail])
     return mean, float(low), float(high)
+
+
+def _student_quantile(n: int) -> float:
+    """t_{1 - alpha / 2, n - 1}, of intervals of the mean of n values."""
+    from scipy import stats  # takes a second to import, for which no training waits
+
+    return float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1))
 
 
 def _sign_test(wins: int, losses: int, pairs: int) -> float:
     """Two-sided exact sign test; nothing but ties is no evidence, nothing but failures no test."""
     if wins + losses == 0:
         return 1.0 if pairs else np.nan
+    from scipy import stats
+
     return float(stats.binomtest(wins, wins + losses, 0.5).pvalue)
 
 
