@@ -30,7 +30,7 @@ from bilevel.problem.base import StackelbergProblem
 from bilevel.storage.environment import environment
 from bilevel.strategies import AbstractStrategy, OwnLoop, TwoTimescale
 from bilevel.strategies.presets import CONTROLS
-from bilevel.training.arguments import check_problem_instance, check_strategy, float_type, seed_list
+from bilevel.training.arguments import check_strategy, float_type, seed_list
 
 Array = NDArray[np.float64]
 
@@ -109,7 +109,6 @@ def compare(
         >>> sorted(comparison.final("body_error"))
         ['slow', 'two']
     """
-    check_problem_instance(problem)
     entrants = _entrants(strategies)
     baselines = _baselines(entrants, baselines)
     seed_numbers = seed_list(seeds)

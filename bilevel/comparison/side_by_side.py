@@ -108,7 +108,6 @@ class SideBySide:
         self.batches = batches(data, options.batch_size)
         self.trainings: dict[Names, Training] = {
             names: Training(
-                problem,
                 parts.stack([strategies[n] for n in names], len(data.seeds)),
                 data.repeated(len(names)),
                 options.batch_size,

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from bilevel.comparison.side_by_side import Options
 from bilevel.data.training_data import TrainingData
+from bilevel.derivatives.assembly import Assembly
 from bilevel.problem.base import StackelbergProblem
 from bilevel.strategies import AbstractStrategy
 from bilevel.training.cohort import Cohort
@@ -19,18 +20,11 @@ def _seconds(
     options: Options,
 ) -> dict[str, float]:
     """Seconds of a step per run when all seeds train together: interleaved rounds, medians."""
-    size, sampling = options.batch_size, options.sampling
-    trainings = {
-        name: Cohort(
-            problem,
-            strategy,
-            data,
-            size,
-            sampling,
-            compile=options.compile and strategy.fitted(problem).compilable,
-        )
-        for name, strategy in strategies.items()
-    }
+    trainings = {}
+    for name, strategy in strategies.items():
+        fitted = strategy.fitted(problem)
+        made = Assembly.of(data, options.batch_size, options.sampling)
+        trainings[name] = Cohort(made, fitted, compile=options.compile and fitted.compilable)
     for training in trainings.values():
         training.seconds_per_step(WARM_UP)
     times: dict[str, list[float]] = {name: [] for name in trainings}
