@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import bilevel
 from bilevel.data.training_data import TrainingData
+from bilevel.derivatives.assembly import Assembly
 from bilevel.training.cohort import Cohort
 
 SEEDS, ALPHA, BETA, RIDGE = 30, 5e-4, 5e-3, 1e-4
@@ -70,7 +71,7 @@ def prepare(
     """All seeds of the library's training, two-timescale with RMSProp in float32."""
     data = TrainingData(problem, list(range(SEEDS)), torch.float32, "cpu")
     strategy = bilevel.TwoTimescale(ALPHA, BETA, order=order)  # type: ignore[arg-type]
-    return Cohort(problem, strategy, data, batch, compile=compile)
+    return Cohort(Assembly.of(data, batch), strategy, compile=compile)
 
 
 def run(

@@ -65,7 +65,7 @@ class Library:
     def __init__(self, problem: BoxedRidge, solver: bilevel.AbstractHeadSolver) -> None:
         self.solver, self.oracles = solver, Oracles(problem)
         data = TrainingData(problem, [0], torch.float64, "cpu")
-        self.rows = Sampler(problem, data, None, ("train",)).full
+        self.rows = Sampler(data, None, ("train",)).full
         self.head = torch.zeros(1, FEATURES, dtype=torch.float64)
         body = torch.ones(1, dtype=torch.float64)
         self.state = solver.init(self.oracles, body, self.head, self.rows)

@@ -27,9 +27,8 @@ from sklearn.linear_model import LogisticRegression
 
 import bilevel
 from bilevel import trees
-from bilevel.data.sampler import Sampler
 from bilevel.data.training_data import TrainingData
-from bilevel.derivatives.oracles import Oracles
+from bilevel.derivatives.assembly import Assembly
 from bilevel.heads.newton import descent
 
 ROWS, INPUTS, FEATURES, RIDGE, GOAL = 10_000, 32, 64, 1e-3, 1e-8
@@ -69,11 +68,10 @@ class Heads:
     """Newton on one run of a problem."""
 
     def __init__(self, problem, tolerance=GOAL):
-        self.oracles, self.solver = Oracles(problem), bilevel.Newton(tolerance)
-        data = TrainingData(problem, [0], torch.float64, "cpu")
-        self.rows = Sampler(problem, data, None, ("train",)).full
-        self.body = trees.single(problem.init_body(None))
-        self.zeros = trees.single(problem.init_head(None))
+        made = Assembly.of(TrainingData(problem, [0], torch.float64, "cpu"))
+        self.oracles, self.rows = made.oracles, made.sampler.full
+        self.body, self.zeros = made.body, made.head
+        self.solver = bilevel.Newton(tolerance)
 
     def cold(self):
         """From zero, without a factor."""

@@ -16,6 +16,7 @@ from contest import SEEDS, Contender, contest
 
 import bilevel
 from bilevel.data.training_data import TrainingData
+from bilevel.derivatives.assembly import Assembly
 from bilevel.training.cohort import Cohort
 from problems.mspbe import Known, NeuralMSPBE, random_process
 from problems.mspbe.bodies import Layers
@@ -61,7 +62,7 @@ def prepare(problem: NeuralMSPBE, *, compile: bool) -> Cohort:
     """All seeds of Algorithm 1 in float32."""
     data = TrainingData(problem, list(range(SEEDS)), torch.float32, "cpu")
     strategy = bilevel.SingleLoop(ALPHA, BETA, ZETA)
-    return Cohort(problem, strategy, data, 1, compile=compile)
+    return Cohort(Assembly.of(data, 1), strategy.fitted(problem), compile=compile)
 
 
 def main() -> None:

@@ -171,7 +171,7 @@ class Compare:
         import torch
 
         import bilevel
-        from bilevel.training.arguments import check_problem_instance
+        from bilevel.core.parts import check_part
 
         set_threads(self.threads)
         options = self.options()
@@ -180,7 +180,7 @@ class Compare:
         optimizer = optimizers[self.optimizer]()
         if self.clip is not None:
             optimizer = bilevel.Clipped(self.clip, optimizer)
-        check_problem_instance(problem)
+        check_part(problem, bilevel.StackelbergProblem, "problem", "an instance of your problem")
         strategies = problem.strategies(self.body_lr, self.head_lr)
         if strategies is None:
             strategies = bilevel.preset_strategies(

@@ -28,7 +28,7 @@ from bilevel.report.words import TUNED
 from bilevel.storage.environment import environment
 from bilevel.strategies import AbstractStrategy, OwnLoop, TwoTimescale
 from bilevel.strategies.presets import CONTROLS
-from bilevel.training.arguments import check_problem_instance, check_strategy, float_type, seed_list
+from bilevel.training.arguments import check_strategy, float_type, seed_list
 
 Array = NDArray[np.float64]
 
@@ -107,7 +107,6 @@ def compare(
         >>> sorted(comparison.final("body_error"))
         ['slow', 'two']
     """
-    check_problem_instance(problem)
     entries = _entries(strategies)
     baselines = _baselines(entries, baselines)
     data = TrainingData(problem, seed_list(seeds), float_type(dtype), device)

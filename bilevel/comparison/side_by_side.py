@@ -106,7 +106,6 @@ class SideBySide:
         self.options, self.stage, self.seeds = options, stage, len(data.seeds)
         self.trainings: dict[Names, Training] = {
             names: Training(
-                problem,
                 parts.stack([strategies[name] for name in names], self.seeds),
                 data.repeated(len(names)),
                 options.batch_size,

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from bilevel.comparison.side_by_side import Options
 from bilevel.data.training_data import TrainingData
+from bilevel.derivatives.assembly import Assembly
 from bilevel.problem.base import StackelbergProblem
 from bilevel.strategies import AbstractStrategy
 from bilevel.training.cohort import Cohort
@@ -21,22 +22,14 @@ def seconds_per_step(
     """Seconds of a step per run when all seeds train together: interleaved rounds, medians.
 
     Args:
-        problem: what is solved.
-        strategies: by name, `fitted` to it.
+        strategies: by name, `fitted` to the problem.
         data: for the seeds.
         options: how they are trained.
     """
-    trainings = {
-        name: Cohort(
-            problem,
-            strategy,
-            data,
-            options.batch_size,
-            options.sampling,
-            compile=options.compile and strategy.compilable,
-        )
-        for name, strategy in strategies.items()
-    }
+    trainings = {}
+    for name, strategy in strategies.items():
+        made = Assembly.of(data, options.batch_size, options.sampling)
+        trainings[name] = Cohort(made, strategy, compile=options.compile and strategy.compilable)
     for training in trainings.values():
         training.seconds_per_step(WARM_UP)
     times: dict[str, list[float]] = {name: [] for name in trainings}

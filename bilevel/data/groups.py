@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.core.parts import check_part
 from bilevel.core.progress import RowCallback
-from bilevel.errors import DataError, ShapeError
-from bilevel.problem.base import Groups
+from bilevel.errors import DataError, ProblemError, ShapeError
+from bilevel.problem.base import Batch, Groups, StackelbergProblem
+from bilevel.problem.criteria import AbstractCriterion
+from bilevel.problem.linear_head import LinearHeadProblem
 
 GROUPS = ("train", "validation", "test")
 ROWS_AT_ONCE = 4096
@@ -95,6 +98,46 @@ def check_groups(groups: Any) -> Groups:
     if found and "train" not in found:
         raise DataError('`data` must hold the group "train", or nothing at all.')
     return found
+
+
+def check_targets(problem: StackelbergProblem, groups: Groups, *, per_seed: bool) -> None:
+    """Check the targets of a linear head problem, for every seed.
+
+    Raises:
+        DataError: targets are constant or of the wrong type, or labels out of range.
+        ShapeError: their shape does not fit `outputs`.
+    """
+    if not isinstance(problem, LinearHeadProblem):
+        return
+    check_part(problem.criterion, AbstractCriterion, "criterion", "SquaredError()")
+    for name, group in groups.items():
+        if not isinstance(group, Batch):
+            raise ProblemError(
+                f'data["{name}"] of {type(problem).__name__} must be a '
+                f"`bilevel.Batch(inputs, targets)`, got {type(group).__name__}."
+            )
+        if problem.criterion.quadratic:
+            _check_curvature(problem.criterion, problem.outputs)
+        for targets in group.targets if per_seed else group.targets.unsqueeze(0):
+            problem.criterion.check_targets(targets, problem.outputs)
+            if name == "train":
+                problem.criterion.check_training(targets, problem.outputs)
+
+
+def _check_curvature(criterion: AbstractCriterion, outputs: int | None) -> None:
+    """A criterion that calls itself quadratic must have curvature 1 in every output."""
+    shape = (4,) if outputs is None else (4, outputs)
+    at, step = torch.linspace(-1, 2, 4 * (outputs or 1), dtype=torch.float64).reshape(shape), 0.5
+    for column in range(outputs or 1):
+        along = torch.zeros(shape, dtype=torch.float64)
+        (along if outputs is None else along[:, column])[:] = step
+        low, middle, high = (criterion.rows(at + s * along, at.flip(0)) for s in (-1, 0, 1))
+        if not torch.allclose(high - 2 * middle + low, torch.full_like(low, step**2)):
+            raise ProblemError(
+                f"{type(criterion).__name__} says `quadratic = True`, which promises curvature 1 "
+                "in the prediction, but its curvature differs. Scale it (`row_weights` weighs "
+                "rows), or set `quadratic = False`."
+            )
 
 
 def _as_data(leaf: Any) -> Any:

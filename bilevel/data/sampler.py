@@ -25,7 +25,6 @@ from bilevel.data.draws import (
 from bilevel.data.rows import Rows
 from bilevel.data.training_data import TrainingData
 from bilevel.errors import ArgumentError, ShapeError
-from bilevel.problem.base import StackelbergProblem
 from bilevel.trees import Tree
 
 BatchSize = int | Mapping[str, int | None] | None
@@ -43,8 +42,7 @@ class Sampler:
     """Draws the rows, and the noise, of every step of every run.
 
     Args:
-        problem: whose `noise` is asked.
-        data: the rows to draw from.
+        data: the rows to draw from, with their problem, whose `noise` is asked.
         batch_size: rows per step: an int for every group, a dict by group, None for all rows.
         groups: the groups a batch holds.
         sampling: "iid": rows are drawn independently, with replacement. "epochs": the rows of a
@@ -60,14 +58,13 @@ class Sampler:
 
     def __init__(
         self,
-        problem: StackelbergProblem,
         data: TrainingData,
         batch_size: BatchSize,
         groups: Sequence[str],
         sampling: Sampling = "iid",
     ) -> None:
         check_sampling(sampling)
-        self.problem, self.data, self.sampling = problem, data, sampling
+        self.data, self.sampling = data, sampling
         names = [name for name in groups if name in data.groups]
         if isinstance(batch_size, Mapping):
             unknown = set(batch_size) - set(names)
@@ -81,10 +78,10 @@ class Sampler:
             self.batch_sizes = dict.fromkeys(names, batch_size)
         for name, size in self.batch_sizes.items():
             check_batch_size(size, f"`batch_size` of {name}")
-        example = problem.noise(generator(0, "noise", 0), BLOCK)
+        example = data.problem.noise(generator(0, "noise", 0), BLOCK)
         self.noisy = example is not None
         if self.noisy:
-            check_noise(example, type(problem).__name__)
+            check_noise(example, type(data.problem).__name__)
             example = trees.tree_map(lambda leaf: torch.zeros_like(leaf[0]), example)
         self._silence = example
         self.full = self.noiseless(data.everything(), data.dtype)
@@ -154,7 +151,7 @@ class Sampler:
 
     def _noise(self, k: int) -> Tree:
         def draw(seed: int, block: int) -> Tree:
-            noise = self.problem.noise(generator(seed, "noise", block), BLOCK)
+            noise = self.data.problem.noise(generator(seed, "noise", block), BLOCK)
             return trees.cast(noise, self.data.dtype)
 
         block = self._block("noise", k, draw)

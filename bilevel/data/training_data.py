@@ -1,5 +1,6 @@
 """The data of a training, on its device and in its type."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -7,7 +8,8 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.core.generators import generator
-from bilevel.data.groups import check_finite, check_groups
+from bilevel.core.parts import check_part
+from bilevel.data.groups import check_finite, check_groups, check_targets
 from bilevel.data.packed import PackedRows
 from bilevel.data.rows import Rows, chunks_of
 from bilevel.errors import ArgumentError, ProblemError, ShapeError
@@ -19,18 +21,23 @@ class TrainingData:
     """The data of a problem for a list of runs, checked, cast and moved once.
 
     `groups` holds the rows, (n, ...) or (S, n, ...) for S distinct seeds; `sizes` the number of
-    rows n. Training rows that are evaluated in `chunks` stay as they were given.
+    rows n. Training rows that are evaluated in `chunks` stay as they were given. `own` says whether
+    the rows are those of the problem, not rounded ones: what it states of itself holds for them.
 
     Args:
         problem: whose `data` is called: once, or for each distinct seed if it redraws.
         seeds: the seed of every run, in order; seeds may repeat (several strategies).
         dtype: of all floating leaves.
         device: where they live.
+        groups: rows in the place of the problem's, for all runs.
         chunked: False: all rows are read, whatever `chunk_rows` of the problem says.
 
     Raises:
-        DataError: a group is empty, unknown, not finite or not made of tensors.
-        ShapeError: rows of a group differ in number, or shapes depend on the seed.
+        ArgumentError: `problem` is no problem, or `device` no device.
+        DataError: a group is empty, unknown, not finite or not made of tensors; targets are
+            constant or of the wrong type, or labels out of range.
+        ShapeError: rows of a group differ in number, shapes depend on the seed, or targets do not
+            fit `outputs`.
     """
 
     def __init__(
@@ -40,43 +47,40 @@ class TrainingData:
         dtype: torch.dtype,
         device: torch.device | str,
         *,
+        groups: Groups | None = None,
         chunked: bool = True,
     ) -> None:
-        distinct = sorted(set(seeds))
+        check_part(problem, StackelbergProblem, "problem", "an instance of your problem")
         check_device(device)
-        self.seeds, self.dtype, self.device = list(seeds), dtype, device
-        self.per_seed = problem.redraws_data
-        index = {seed: i for i, seed in enumerate(distinct)}
-        self.seed_index = torch.tensor([index[seed] for seed in seeds], device=device)
+        self.problem, self.dtype, self.device = problem, dtype, device
+        self.seeds = list(seeds)
+        self.seed_index = self._seed_index()
+        self.per_seed = problem.redraws_data and groups is None
+        given = groups is not None
         if self.per_seed:
-            drawn = [check_groups(problem.data(seed)) for seed in distinct]
-            if not trees.equal(drawn[0], check_groups(problem.data(distinct[0]))):
-                raise ProblemError(
-                    f"`data(seed)` of {type(problem).__name__} gives two different answers for one "
-                    "seed, so strategies would not see the same rows. Draw from the seed only."
-                )
-            for other in drawn[1:]:
-                if not trees.same_structure(drawn[0], other):
-                    raise ShapeError(
-                        f"`data(seed)` of {type(problem).__name__} must return the same groups and "
-                        "shapes for every seed: runs are stacked."
-                    )
-            groups = trees.stack(drawn) if drawn[0] else {}
+            rows = _redrawn(problem, sorted(set(seeds)))
         else:
-            groups = check_groups(problem.data())
-        self.chunks = chunks_of(problem, groups, dtype) if chunked else None
+            rows = check_groups(problem.data() if groups is None else groups)
+        self.own = not given and not self.per_seed and (dtype == torch.float64 or not rows)
+        self.chunks = chunks_of(problem, rows, dtype) if chunked and not given else None
         left = () if self.chunks is None else ("train",)
         self.groups: Groups = {
             name: group if name in left else trees.cast(group, dtype, device)
-            for name, group in groups.items()
+            for name, group in rows.items()
         }
         too_large = f" in {dtype}: standardise them, or use float64"
         for name, group in self.groups.items():
             seen = dtype if name in left else None
             check_finite({name: group}, too_large, seen, named=not self.per_seed)
+        check_targets(problem, self.groups, per_seed=self.per_seed)
         axis = 1 if self.per_seed else 0
         self.sizes = {name: trees.leaves(g)[0].shape[axis] for name, g in self.groups.items()}
         self._packs: dict[str, PackedRows] = {}
+
+    def _seed_index(self) -> Tensor:
+        """The place of every run's seed among the distinct ones, (R,)."""
+        index = {seed: i for i, seed in enumerate(sorted(set(self.seeds)))}
+        return torch.tensor([index[seed] for seed in self.seeds], device=self.device)
 
     @property
     def one_run_a_seed(self) -> bool:
@@ -85,24 +89,22 @@ class TrainingData:
 
     def part(self, runs: slice) -> "TrainingData":
         """The same data for some of the runs."""
-        copy = object.__new__(TrainingData)
-        copy.__dict__.update(self.__dict__)
-        copy.seeds = self.seeds[runs]
-        before, distinct = sorted(set(self.seeds)), sorted(set(copy.seeds))
-        index = {seed: i for i, seed in enumerate(distinct)}
-        copy.seed_index = torch.tensor([index[seed] for seed in copy.seeds], device=self.device)
-        if self.per_seed and len(distinct) < len(before):
-            kept = torch.tensor([before.index(seed) for seed in distinct], device=self.device)
-            copy.groups = trees.take(self.groups, kept)
-        return copy
+        found = self._for_seeds(self.seeds[runs])
+        before, kept = sorted(set(self.seeds)), sorted(set(found.seeds))
+        if self.per_seed and kept != before:
+            places = torch.tensor([before.index(seed) for seed in kept], device=self.device)
+            found.groups = trees.take(self.groups, places)
+        return found
 
     def repeated(self, times: int) -> "TrainingData":
         """The same data for `times` times as many runs, seeds in the same order each time."""
-        copy = object.__new__(TrainingData)
-        copy.__dict__.update(self.__dict__)
-        copy.seeds = self.seeds * times
-        copy.seed_index = self.seed_index.repeat(times)
-        return copy
+        return self._for_seeds(self.seeds * times)
+
+    def _for_seeds(self, seeds: list[int]) -> "TrainingData":
+        found = copy.copy(self)
+        found.seeds = seeds
+        found.seed_index = found._seed_index()
+        return found
 
     def initial(self, draw: Callable[[torch.Generator], Tree], stream: str) -> Tree:
         """What `draw` returns for the generator of each run's seed, stacked on the run axis."""
@@ -162,6 +164,22 @@ class TrainingData:
             packed = PackedRows.of(group, first=2 if self.per_seed else 1)
             self._packs = {**self._packs, name: packed}
         return packed if packed.worthwhile else None
+
+
+def _redrawn(problem: StackelbergProblem, seeds: Sequence[int]) -> Groups:
+    """The rows of every seed, leaves (S, n, ...)."""
+    drawn = [check_groups(problem.data(seed)) for seed in seeds]
+    if not trees.equal(drawn[0], check_groups(problem.data(seeds[0]))):
+        raise ProblemError(
+            f"`data(seed)` of {type(problem).__name__} gives two different answers for one "
+            "seed, so strategies would not see the same rows. Draw from the seed only."
+        )
+    if not all(trees.same_structure(drawn[0], other) for other in drawn[1:]):
+        raise ShapeError(
+            f"`data(seed)` of {type(problem).__name__} must return the same groups and "
+            "shapes for every seed: runs are stacked."
+        )
+    return trees.stack(drawn) if drawn[0] else {}
 
 
 def check_device(device: torch.device | str) -> None:

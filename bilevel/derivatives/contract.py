@@ -9,63 +9,31 @@ from bilevel import trees
 from bilevel.core.generators import generator
 from bilevel.core.parts import check_part
 from bilevel.data.rows import Rows
+from bilevel.derivatives.assembly import Assembly
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ProblemError, ShapeError
 from bilevel.problem.auxiliary import AuxiliaryProblem
-from bilevel.problem.base import Batch, Groups, StackelbergProblem
-from bilevel.problem.criteria import AbstractCriterion
+from bilevel.problem.base import Groups, StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.problem.sets import ConvexSet
 from bilevel.trees import Tree
 
 
-def check_data(problem: StackelbergProblem, groups: Groups, *, per_seed: bool) -> None:
-    """Check the targets of a linear head problem, for every seed.
-
-    Raises:
-        DataError: targets are constant or of the wrong type, or labels out of range.
-        ShapeError: their shape does not fit `outputs`.
-    """
-    if not isinstance(problem, LinearHeadProblem):
-        return
-    check_part(problem.criterion, AbstractCriterion, "criterion", "SquaredError()")
-    for name, group in groups.items():
-        if not isinstance(group, Batch):
-            raise ProblemError(
-                f'data["{name}"] of {type(problem).__name__} must be a '
-                f"`bilevel.Batch(inputs, targets)`, got {type(group).__name__}."
-            )
-        if problem.criterion.quadratic:
-            _check_curvature(problem.criterion, problem.outputs)
-        for targets in group.targets if per_seed else group.targets.unsqueeze(0):
-            problem.criterion.check_targets(targets, problem.outputs)
-            if name == "train":
-                problem.criterion.check_training(targets, problem.outputs)
-
-
-def check_contract(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> None:
-    """Check once, at the start, that the problem keeps its contract.
+def check_contract(made: Assembly) -> None:
+    """Check once, on the rows of step 0, that the problem keeps its contract.
 
     Args:
-        oracles: of the problem.
-        body: the initial bodies, leading R.
-        head: the initial heads.
-        rows: the rows of a step.
+        made: any runs of the problem; the objectives are looked at in the first one.
 
     Raises:
-        ShapeError: an objective is not 0-dim; sets or targets do not fit.
+        ShapeError: an objective is not 0-dim; the head or the features do not fit.
         ProblemError: an objective is not finite, or cannot be vmapped.
     """
+    oracles, body, head = made.oracles, made.body, made.head
     problem, name = oracles.problem, type(oracles.problem).__name__
-    _check_chunks(problem, body, rows.full)
-    rows = rows.first(body)
+    _check_chunks(problem, body, made.sampler.full)
+    rows = made.sampler.rows(0).first(body)
     one_body, one_head = trees.take(body, 0), trees.take(head, 0)
-    trees.check(one_body, "init_body()", ProblemError)
-    trees.check(one_head, "init_head()", ProblemError)
-    check_part(problem.body_set, ConvexSet, "body_set", "Box(0, 1)")
-    check_part(problem.head_set, ConvexSet, "head_set", "Box(0, 1)")
-    problem.body_set.check(one_body)
-    problem.head_set.check(one_head)
     one = rows.take(slice(0, 1))
     groups = {
         key: trees.tree_map(torch.clone, trees.take(group, 0) if one.axes[key] == 0 else group)
@@ -203,22 +171,6 @@ def _check_weights(problem: LinearHeadProblem, body: Tree, head: Tensor, groups:
             raise ProblemError(
                 f"`{name}` of {type(problem).__name__} gives {float(values.min())} at the first "
                 "initial point; it must be at least 0, or the head has no minimiser."
-            )
-
-
-def _check_curvature(criterion: AbstractCriterion, outputs: int | None) -> None:
-    """A criterion that calls itself quadratic must have curvature 1 in every output."""
-    shape = (4,) if outputs is None else (4, outputs)
-    at, step = torch.linspace(-1, 2, 4 * (outputs or 1), dtype=torch.float64).reshape(shape), 0.5
-    for column in range(outputs or 1):
-        along = torch.zeros(shape, dtype=torch.float64)
-        (along if outputs is None else along[:, column])[:] = step
-        low, middle, high = (criterion.rows(at + s * along, at.flip(0)) for s in (-1, 0, 1))
-        if not torch.allclose(high - 2 * middle + low, torch.full_like(low, step**2)):
-            raise ProblemError(
-                f"{type(criterion).__name__} says `quadratic = True`, which promises curvature 1 "
-                "in the prediction, but its curvature differs. Scale it (`row_weights` weighs "
-                "rows), or set `quadratic = False`."
             )
 
 

@@ -7,16 +7,12 @@ import torch
 from bilevel import trees
 from bilevel.bounds.gradients import GradientBound, GradientCertifier
 from bilevel.bounds.heads import BoundKind, Certifier, HeadCertificate
-from bilevel.core.generators import generator
 from bilevel.core.parts import check_part, run_counts
 from bilevel.core.progress import RowCallback, ShowProgress, reported
 from bilevel.core.status import Status
-from bilevel.data.groups import check_groups
-from bilevel.data.rows import Rows
-from bilevel.data.sampler import Sampler
 from bilevel.data.training_data import TrainingData
-from bilevel.derivatives.contract import check_contract, check_data
-from bilevel.derivatives.oracles import Oracles
+from bilevel.derivatives.assembly import Assembly
+from bilevel.derivatives.contract import check_contract
 from bilevel.errors import ArgumentError, ShapeError
 from bilevel.heads import AbstractHeadSolver
 from bilevel.heads.default import default_solver
@@ -161,16 +157,14 @@ def hypergradient(
         >>> bilevel.hypergradient(ScalarProduct(curvature=0.0), torch.tensor(1.0)).body
         tensor(-0.2500)
     """
-    check_part(problem, StackelbergProblem, "problem", "an instance of your problem")
-    method, solver = (
-        method or default_gradient(problem.is_stackelberg),
-        solver or default_solver(problem),
-    )
-    check_part(method, AbstractHypergradient, "method", "Envelope()")
-    check_part(solver, AbstractHeadSolver, "solver", "ClosedForm()")
-    method.check(problem, solver)
     with reported(progress, "hypergradient") as report:
-        return _hypergradient(_Point(problem, body, batch, report), method, solver)
+        point = _Point(problem, body, batch, report)
+        method = method or default_gradient(point.oracles.is_stackelberg)
+        solver = solver or default_solver(problem)
+        check_part(method, AbstractHypergradient, "method", "Envelope()")
+        check_part(solver, AbstractHeadSolver, "solver", "ClosedForm()")
+        method.check(problem, solver)
+        return _hypergradient(point, method, solver)
 
 
 def _hypergradient(
@@ -208,33 +202,21 @@ class _Point:
         batch: Groups | None,
         report: RowCallback | None = None,
     ) -> None:
-        check_part(problem, StackelbergProblem, "problem", "an instance of your problem")
         trees.check(body, "body", ShapeError)
-        dtype, device = trees.leaves(body)[0].dtype, trees.leaves(body)[0].device
-        self.problem, self.oracles = problem, Oracles(problem, report)
-        self.body = trees.single(trees.detach(body))
-        start = trees.cast(problem.init_head(generator(0, "head")), dtype, device)
-        expected = problem.init_body(generator(0, "body"))
+        like = trees.leaves(body)[0]
+        data = TrainingData(problem, [0], like.dtype, like.device, groups=batch)
+        made = Assembly.of(data, report=report)
+        expected = trees.take(made.body, 0)
         if not trees.same_structure(expected, body):
             raise ShapeError(
                 f"`body` has the leaves {_shapes(body)}, but `init_body` of "
                 f"{type(problem).__name__} returns {_shapes(expected)}."
             )
-        self.head = trees.single(start)
-        if batch is None:
-            data = TrainingData(problem, [0], dtype, device)
-            self.rows = Sampler(problem, data, None, ("train", "validation")).full
-            per_seed = data.per_seed
-        else:
-            per_seed = False
-            groups = trees.cast(check_groups(batch), dtype, device)
-            self.rows = Rows(groups, dict.fromkeys(groups))
+        made = dataclasses.replace(made, body=trees.single(trees.detach(body)))
+        check_contract(made)
+        self.problem, self.oracles, self.stated = problem, made.oracles, data.own
+        self.body, self.head, self.rows = made.body, made.head, made.sampler.full
         self.double = self.rows.cast(torch.float64)
-        # what a problem states of itself it states of its own rows, not of rounded ones
-        own = batch is None and (dtype == torch.float64 or not self.rows.groups)
-        self.stated = own and not problem.redraws_data
-        check_data(problem, self.rows.without("noise").groups, per_seed=per_seed)
-        check_contract(self.oracles, self.body, self.head, self.rows)
 
     def respond(self, solver: AbstractHeadSolver | None) -> HeadResponse:
         """Solve and certify the head."""

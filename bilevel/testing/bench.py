@@ -7,11 +7,10 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.core.generators import generator
-from bilevel.core.parts import check_part
 from bilevel.data.rows import Rows
-from bilevel.data.sampler import Sampler
 from bilevel.data.training_data import TrainingData
-from bilevel.derivatives import contract
+from bilevel.derivatives.assembly import Assembly
+from bilevel.derivatives.contract import check_contract
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import BilevelError
 from bilevel.heads import AbstractHeadSolver
@@ -51,17 +50,12 @@ class Bench:
             CheckError: what a training would refuse.
         """
         with refusals():
-            check_part(problem, StackelbergProblem, "problem", "an instance of your problem")
             data = TrainingData(problem, range(runs), torch.float64, "cpu", chunked=False)
-            contract.check_data(problem, data.groups, per_seed=data.per_seed)
-            sampler = Sampler(problem, data, None, ("train", "validation"))
-            body = data.initial(problem.init_body, "body")
-            start = data.initial(problem.init_head, "head")
-            oracles = Oracles(problem)
-            contract.check_contract(oracles, body, start, sampler.full)
-            noise = random_like(start, generator(0, "testing"))
-            head = problem.head_set.project(add(start, noise))
-            return cls(problem, oracles, sampler.full, problem.body_set.project(body), head)
+            made = Assembly.of(data)
+            check_contract(made)
+            noise = random_like(made.head, generator(0, "testing"))
+            head = problem.head_set.project(add(made.head, noise))
+            return cls(problem, made.oracles, made.sampler.full, made.body, head)
 
     @property
     def name(self) -> str:

@@ -10,9 +10,7 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.core import parts
-from bilevel.core.parts import check_part
 from bilevel.errors import ArgumentError
-from bilevel.problem.base import StackelbergProblem
 from bilevel.storage.stored_tree import StoredTree
 from bilevel.strategies import AbstractStrategy
 from bilevel.training.state import TrainingState
@@ -78,11 +76,6 @@ def check_state(state: Any, fresh: TrainingState) -> TrainingState:
         )
     checked: TrainingState = state
     return checked
-
-
-def check_problem_instance(problem: Any) -> None:
-    """An instance of a problem, not its class and nothing else."""
-    check_part(problem, StackelbergProblem, "problem", "an instance of your problem")
 
 
 def check_strategy(strategy: Any, runs: int) -> None:

@@ -8,13 +8,8 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.core import parts
 from bilevel.core.status import Status
-from bilevel.data.draws import Sampling
-from bilevel.data.sampler import BatchSize, Sampler
-from bilevel.data.training_data import TrainingData
-from bilevel.derivatives.oracles import Oracles
+from bilevel.derivatives.assembly import Assembly
 from bilevel.errors import ArgumentError
-from bilevel.problem.base import StackelbergProblem
-from bilevel.problem.sets import ConvexSet
 from bilevel.strategies import AbstractStrategy
 from bilevel.training.arguments import check_state
 from bilevel.training.compiled import CompiledSteps
@@ -27,37 +22,25 @@ class Cohort:
     """Runs of one strategy that are computed together.
 
     Args:
-        problem: what to solve.
-        strategy: with numbers for all runs, or (R,) of them.
-        data: for the R runs.
-        batch_size: see `solve`.
-        sampling: see `solve`.
+        made: the runs before their first step.
+        strategy: `fitted` to their problem; with numbers for all runs, or (R,) of them.
         compile: whether to compile the steps.
     """
 
     def __init__(
-        self,
-        problem: StackelbergProblem,
-        strategy: AbstractStrategy,
-        data: TrainingData,
-        batch_size: BatchSize,
-        sampling: Sampling = "iid",
-        *,
-        compile: bool = False,
+        self, made: Assembly, strategy: AbstractStrategy, *, compile: bool = False
     ) -> None:
-        strategy = strategy.fitted(problem)
-        self.data, self.oracles = data, Oracles(problem)
+        data = made.data
+        self.oracles, self.data, self.sampler = made.oracles, data, made.sampler
         self.strategy = parts.cast(strategy, data.dtype, data.device)
-        self.sampler = Sampler(problem, data, batch_size, self.oracles.sampled_groups, sampling)
-        body, head = start(problem, data)
-        self.recorder = Recorder(self.oracles, self.sampler, body, head)
+        self.recorder = Recorder(made)
         codes = torch.full((len(data.seeds),), ACTIVE, device=data.device)
-        made = self.strategy.init(self.oracles, body, head, self.sampler.rows(0))
+        first = self.strategy.init(self.oracles, made.body, made.head, self.sampler.rows(0))
         described = parts.signature(strategy)
-        self.state = TrainingState(0, tuple(data.seeds), made, codes, None, described)
+        self.state = TrainingState(0, tuple(data.seeds), first, codes, None, described)
         self.compiled = None
         if compile:
-            self.compiled = CompiledSteps(self.oracles, self.strategy, self.sampler, made)
+            self.compiled = CompiledSteps(self.oracles, self.strategy, self.sampler, first)
         # runs that ended keep the state they ended with; None while there are none
         self._frozen: Tree | None = None
 
@@ -165,16 +148,3 @@ class Cohort:
             fine = ended in (Status.COMPLETED, Status.CONVERGED, Status.NOT_STATIONARY)
             status.append(Status(head_code) if fine and head_code > Status.INTERRUPTED else ended)
         return status
-
-
-def start(problem: StackelbergProblem, data: TrainingData) -> tuple[Tree, Tree]:
-    """The initial bodies and heads of all runs, projected onto their sets."""
-    body = _inside(problem.body_set, data.initial(problem.init_body, "body"))
-    head = _inside(problem.head_set, data.initial(problem.init_head, "head"))
-    return body, head
-
-
-def _inside(convex: ConvexSet, points: Tree) -> Tree:
-    """The points of all runs projected onto a set, which must fit them."""
-    convex.check(trees.take(points, 0))
-    return convex.project(points)

@@ -11,8 +11,7 @@ from bilevel.bounds.gradients import GradientCertifier
 from bilevel.bounds.heads import Certifier, HeadCertificate
 from bilevel.core.checks import check_positive_integer
 from bilevel.data.rows import Rows
-from bilevel.data.sampler import Sampler
-from bilevel.derivatives.oracles import Oracles
+from bilevel.derivatives.assembly import Assembly
 from bilevel.errors import BilevelError, ProblemError
 from bilevel.heads.projected.solver import has_bounds
 from bilevel.heads.quadratic import LARGEST_GENERAL_HEAD
@@ -47,23 +46,17 @@ class Recorder:
     - the problem's metrics.
 
     Args:
-        oracles: of the problem.
-        sampler: of the training; its data are evaluated.
-        body: initial bodies, which decide what can be certified.
-        head: initial heads.
+        made: the runs; their initial points decide what can be certified, and how.
     """
 
-    def __init__(self, oracles: Oracles, sampler: Sampler, body: Tree, head: Tree) -> None:
-        self.oracles, self.sampler = oracles, sampler
-        runs, one = len(sampler.data.seeds), slice(0, 1)
-        head_set, data = oracles.problem.head_set, sampler.data
-        self.differentiable = oracles.is_stackelberg or has_bounds(head_set)
-        # what a problem states of itself it states of its own rows, not of rounded ones
-        own = (data.dtype == torch.float64 or not data.groups) and not data.per_seed
+    def __init__(self, made: Assembly) -> None:
+        self.oracles, self.sampler = oracles, sampler = made.oracles, made.sampler
+        data, runs, one = made.data, len(made.data.seeds), slice(0, 1)
+        self.differentiable = oracles.is_stackelberg or has_bounds(oracles.problem.head_set)
         states = oracles.problem.known_lipschitz
         hook = getattr(states, "__func__", None) is not StackelbergProblem.known_lipschitz
-        self.stated = own and hook
-        body, head = trees.cast(body, torch.float64), trees.cast(head, torch.float64)
+        self.stated = data.own and hook
+        body, head = (trees.cast(x, torch.float64) for x in (made.body, made.head))
         first = trees.part(body, one), trees.part(head, one)
         rows = sampler.noiseless(sampler.data.part(one).everything(torch.float64), torch.float64)
         tried = rows.first(first[0])
@@ -93,7 +86,7 @@ class Recorder:
             body, head = trees.part(body, part), trees.part(head, part)
             everything = sampler.data.part(part).everything(torch.float64)
             rows = sampler.noiseless(everything, torch.float64)
-        self.certifier = Certifier.for_problem(oracles, body, head, rows, stated=own)
+        self.certifier = Certifier.for_problem(oracles, body, head, rows, stated=data.own)
         self.responses = BestResponses.for_problem(self.certifier, body, head, rows)
 
     def record(self, body: Tree, head: Tree, *, respond: bool = True) -> dict[str, Tensor]:

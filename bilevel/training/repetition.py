@@ -59,7 +59,7 @@ def same_steps(sampler: Sampler, data: TrainingData) -> bool:
             return False
     if not sampler.noisy:
         return True
-    noise, seeds = sampler.problem.noise, sorted(set(data.seeds))
+    noise, seeds = data.problem.noise, sorted(set(data.seeds))
     drawn = [noise(generator(seed, "noise", 0), BLOCK) for seed in seeds]
     return all(trees.equal(drawn[0], other) for other in drawn[1:])
 

@@ -12,11 +12,7 @@ from bilevel.data.training_data import TrainingData
 from bilevel.errors import AllRunsFailedError
 from bilevel.problem.base import StackelbergProblem
 from bilevel.strategies import AbstractStrategy
-from bilevel.training.arguments import (
-    check_problem_instance,
-    float_type,
-    seed_list,
-)
+from bilevel.training.arguments import float_type, seed_list
 from bilevel.training.recorder import record_steps
 from bilevel.training.solution import Solution
 from bilevel.training.state import TrainingState
@@ -86,10 +82,8 @@ def solve(
         >>> round(float(solution.body.mean()), 3)
         1.47
     """
-    check_problem_instance(problem)
     data = TrainingData(problem, seed_list(seeds), float_type(dtype), device)
     training = Training(
-        problem,
         strategy,
         data,
         batch_size,

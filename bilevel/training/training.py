@@ -11,19 +11,18 @@ from bilevel.core import parts as parts_module
 from bilevel.core.checks import check_positive_integer, positive
 from bilevel.core.status import Status
 from bilevel.data.draws import Sampling
-from bilevel.data.sampler import BatchSize, Sampler
+from bilevel.data.sampler import BatchSize
 from bilevel.data.training_data import TrainingData
-from bilevel.derivatives.contract import check_contract, check_data
-from bilevel.derivatives.oracles import Oracles
+from bilevel.derivatives.assembly import Assembly
+from bilevel.derivatives.contract import check_contract
 from bilevel.errors import ArgumentError
 from bilevel.heads.quadratic import LARGEST_GENERAL_HEAD
-from bilevel.problem.base import StackelbergProblem
 from bilevel.strategies import AbstractStrategy
 from bilevel.training.arguments import (
     check_state,
     check_strategy,
 )
-from bilevel.training.cohort import Cohort, start
+from bilevel.training.cohort import Cohort
 from bilevel.training.compiled import can_compile
 from bilevel.training.recorder import joined
 from bilevel.training.repetition import same_data, same_steps, start_alike
@@ -47,9 +46,8 @@ class Training:
     """All runs of one strategy: everything is checked and initialised when it is made.
 
     Args:
-        problem: what to solve.
         strategy: with numbers for all runs, or (R,) of them.
-        data: for the R runs.
+        data: for the R runs, with the problem to solve.
         batch_size: see `solve`.
         sampling: see `solve`.
         compile: see `solve`.
@@ -58,7 +56,6 @@ class Training:
 
     def __init__(
         self,
-        problem: StackelbergProblem,
         strategy: AbstractStrategy,
         data: TrainingData,
         batch_size: BatchSize,
@@ -69,26 +66,23 @@ class Training:
     ) -> None:
         runs = len(data.seeds)
         check_strategy(strategy, runs)
-        strategy.check(problem)
-        strategy = strategy.fitted(problem)
+        strategy = strategy.fitted(data.problem)
+        strategy.check(data.problem)
         if max_runs_at_once is not None:
             check_positive_integer(max_runs_at_once, "`max_runs_at_once`")
-        check_data(problem, data.groups, per_seed=data.per_seed)
-        needed = _check_start(problem, strategy, data.part(slice(0, 1)), batch_size, sampling)
+        first = Assembly.of(data.part(slice(0, 1)), batch_size, sampling)
+        check_contract(first)
+        needed = _step_bytes(first, strategy)
         at_once = max_runs_at_once or max(1, int(STEP_BYTES // max(needed, 1)))
         turns = math.ceil(runs / at_once)
         size = math.ceil(runs / turns)
         parts = [slice(i, min(i + size, runs)) for i in range(0, runs, size)]
         compile = compile and can_compile(strategy, chunked=data.chunks is not None)
-        self.problem, self.data = problem, data
-        self.parts = parts
+        self.data, self.parts = data, parts
         self.cohorts = [
             Cohort(
-                problem,
+                Assembly.of(data.part(part), batch_size, sampling),
                 parts_module.part(strategy, part),
-                data if len(parts) == 1 else data.part(part),
-                batch_size,
-                sampling,
                 compile=compile,
             )
             for part in parts
@@ -223,7 +217,7 @@ class Training:
         state = self.state
         certifier = self.cohorts[0].recorder.certifier
         return Solution(
-            problem=self.problem,
+            problem=self.data.problem,
             seeds=tuple(self.data.seeds),
             body=state.strategy.body,
             head=state.strategy.head,
@@ -236,22 +230,13 @@ class Training:
         )
 
 
-def _check_start(
-    problem: StackelbergProblem,
-    strategy: AbstractStrategy,
-    data: TrainingData,
-    batch_size: BatchSize,
-    sampling: Sampling,
-) -> int:
-    """Check the problem's contract on one run, and return the bytes that a step of it takes."""
-    oracles = Oracles(problem)
-    sampler = Sampler(problem, data, batch_size, oracles.sampled_groups, sampling)
-    rows = sampler.rows(0)
-    body, head = start(problem, data)
-    check_contract(oracles, body, head, rows)
+def _step_bytes(made: Assembly, strategy: AbstractStrategy) -> int:
+    """The memory that a step of the runs in `made` takes."""
+    rows = made.sampler.rows(0)
     if not strategy.cost.passes:
-        return oracles.graph_bytes(body, head, rows)
-    needed = oracles.graph_bytes(body, head, rows.full)
-    if trees.flatten(head).shape[1] <= LARGEST_GENERAL_HEAD:  # the solver may form its Hessian
-        needed = max(needed, oracles.hessian_bytes(body, head, rows.full) // 2)
+        return made.oracles.graph_bytes(made.body, made.head, rows)
+    at = (made.body, made.head, rows.full)
+    needed = made.oracles.graph_bytes(*at)
+    if trees.flatten(made.head).shape[1] <= LARGEST_GENERAL_HEAD:  # a solver may form its Hessian
+        needed = max(needed, made.oracles.hessian_bytes(*at) // 2)
     return needed

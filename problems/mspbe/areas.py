@@ -25,12 +25,10 @@ from torch import Tensor
 
 from bilevel import SingleLoop
 from bilevel.commands.compare import set_threads
-from bilevel.data.sampler import Sampler
 from bilevel.data.training_data import TrainingData
-from bilevel.derivatives.oracles import Oracles
+from bilevel.derivatives.assembly import Assembly
 from bilevel.errors import ArgumentError, unknown_name
 from bilevel.storage.folder import reserve
-from bilevel.training.cohort import start
 from problems.mspbe import exact, methods
 from problems.mspbe.baird import baird
 from problems.mspbe.boyan import boyan
@@ -181,17 +179,17 @@ def learning_curve(
 
     The loop of `solve` without its records on all rows, which would take most of the time here.
     """
-    oracles = Oracles(problem)
-    sampler = Sampler(problem, data, 1, ("train",), "sequential")
+    made = Assembly.of(data, 1, "sequential")
     assert isinstance(problem.source, Known)
     process = problem.source.process
     found = exact.moments(process.inputs, process.model, process.discount)
     metric = exact.inverse(found.c, hermitian=True)
-    state = strategy.init(oracles, *start(problem, data), sampler.rows(0))
+    strategy = strategy.fitted(problem)
+    state = strategy.init(made.oracles, made.body, made.head, made.sampler.rows(0))
     curve = []
     with torch.no_grad():
         for k in range(steps):
-            state = strategy.step(oracles, state, sampler.rows(k), k)
+            state = strategy.step(made.oracles, state, made.sampler.rows(k), k)
             if k % EVERY == 0:
                 residual = found.b - state.head @ found.a.mT
                 curve.append(((residual @ metric) * residual).sum(1).clamp(min=0).sqrt())

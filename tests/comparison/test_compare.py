@@ -102,9 +102,9 @@ def test_equal_structures_are_one_training():
     seen, made = [], []
     true = Cohort.__init__
 
-    def count(self, problem, strategy, data, *more, **options):
-        made.append(len(data.seeds))
-        true(self, problem, strategy, data, *more, **options)
+    def count(self, assembly, strategy, **options):
+        made.append(len(assembly.data.seeds))
+        true(self, assembly, strategy, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Cohort, "__init__", count)

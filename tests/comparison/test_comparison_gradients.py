@@ -13,7 +13,6 @@ from bilevel.comparison.result import Comparison
 from bilevel.comparison.statistics.costs import whole_steps
 from bilevel.errors import ResultsError
 from bilevel.report import html, sentences
-from bilevel.report.units import UNITS
 
 SETTINGS = {"seeds": [4, 5, 9], "budget": "gradients", "steps": 20, "every": 10,
             "batch_size": None, "sampling": "iid"}  # fmt: skip

@@ -121,9 +121,9 @@ def test_one_run_is_trained_and_said_to_be_one(case, monkeypatch):
     problem, options = ALONE[case]
     trained, true = [], Cohort.__init__
 
-    def made(self, problem, strategy, data, *more, **others):
-        trained.append(list(data.seeds))
-        true(self, problem, strategy, data, *more, **others)
+    def made(self, assembly, strategy, **others):
+        trained.append(list(assembly.data.seeds))
+        true(self, assembly, strategy, **others)
 
     monkeypatch.setattr(Cohort, "__init__", made)
     found = compare(problem, PAIR, **(OPTIONS | options))

@@ -104,9 +104,9 @@ def test_trials_are_the_steps_of_the_comparison():
     made, seen = [], []
     true = Cohort.__init__
 
-    def count(self, problem, strategy, data, *more, **options):
-        made.append(list(data.seeds))
-        true(self, problem, strategy, data, *more, **options)
+    def count(self, assembly, strategy, **options):
+        made.append(list(assembly.data.seeds))
+        true(self, assembly, strategy, **options)
 
     pair = {"two": TwoTimescale(0.005, 0.05), "exact": BestResponse(0.005)}
     with pytest.MonkeyPatch.context() as patch:

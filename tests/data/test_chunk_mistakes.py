@@ -94,6 +94,6 @@ def test_what_cannot_be_used_is_refused_before_training(case, tmp_path):
 def test_solvers_that_need_all_features_say_so():
     chunked = Smooth(chunk_rows=CHUNK)
     data = TrainingData(chunked, [0], torch.float64, "cpu")
-    rows = Sampler(chunked, data, None, ("train",)).full
+    rows = Sampler(data, None, ("train",)).full
     with pytest.raises(IncompatibleError, match=r"sets `chunk_rows`.*features of all rows at once"):
         Oracles(chunked).linear_parts(data.initial(chunked.init_body, "body"), rows)

@@ -219,7 +219,7 @@ def test_every_oracle_of_g_is_the_sum_over_chunks(tmp_path):
     found = []
     for problem in (whole, chunked):
         data = TrainingData(problem, [0, 1], torch.float64, "cpu")
-        rows = Sampler(problem, data, None, ("train",)).full
+        rows = Sampler(data, None, ("train",)).full
         body, head = (data.initial(draw, "x") for draw in (problem.init_body, problem.init_head))
         oracles, vector = Oracles(problem), trees.tree_map(torch.sin, head)
         found.append(

@@ -20,7 +20,7 @@ def source(seeds=(0,), rows=N, size=BATCH, sampling_mode="epochs"):
     problem = General()
     problem.groups = {"train": supervised(0, rows), "validation": supervised(1, VALIDATION)}
     data = TrainingData(problem, list(seeds), torch.float64, "cpu")
-    return sampler_module.Sampler(problem, data, size, ("train", "validation"), sampling_mode)
+    return sampler_module.Sampler(data, size, ("train", "validation"), sampling_mode)
 
 
 def drawn(sampler, steps, group="train", size=BATCH, stream="rows"):
@@ -101,7 +101,7 @@ def test_seeds_groups_and_streams_differ():
 def test_the_inner_steps_of_a_head_solver_go_through_epochs():
     problem = Smooth()
     data = TrainingData(problem, [2, 5], torch.float64, "cpu")
-    epochs = sampler_module.Sampler(problem, data, None, ("train",), "epochs")
+    epochs = sampler_module.Sampler(data, None, ("train",), "epochs")
     seen, draw = [], epochs.indices
 
     def watched(group, size, k, stream="rows"):

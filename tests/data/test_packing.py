@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_problems import Smooth, doubles
+from small_problems import General, doubles
 
 from bilevel import trees
 from bilevel.data import sampler
@@ -12,7 +12,7 @@ from bilevel.data.training_data import TrainingData
 N, BATCH = 7, 3
 
 
-class Leaves(Smooth):
+class Leaves(General):
     """Four small leaves a row, shared or drawn anew; `wide` makes a row too long to be packed."""
 
     def __init__(self, redraws=False, wide=False, **attributes):
@@ -32,7 +32,7 @@ class Leaves(Smooth):
 
 def batches(problem, seeds, sampling_mode="iid"):
     data = TrainingData(problem, seeds, torch.float64, "cpu")
-    return data, sampler.Sampler(problem, data, BATCH, ("train",), sampling_mode)
+    return data, sampler.Sampler(data, BATCH, ("train",), sampling_mode)
 
 
 @pytest.mark.parametrize("redraws", [False, True])
@@ -54,7 +54,7 @@ def test_parts_of_the_runs_see_their_own_rows():
     data, source = batches(Leaves(redraws=True), [1, 2, 3])
     whole = source.rows(2).groups["train"]
     part = data.part(slice(1, 3))
-    some = sampler.Sampler(Leaves(redraws=True), part, BATCH, ("train",)).rows(2).groups["train"]
+    some = sampler.Sampler(part, BATCH, ("train",)).rows(2).groups["train"]
     assert trees.equal(trees.part(whole, slice(1, 3)), some)
     assert trees.equal(whole, source.rows(2).groups["train"])
 

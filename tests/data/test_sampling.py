@@ -133,7 +133,7 @@ def test_repeated_data_give_each_copy_the_same(problem):
     once, data = sampler(problem, seeds, BATCH), None
     data = once.data.repeated(2)
     assert data.seeds == seeds * 2
-    twice = sampler_module.Sampler(problem, data, BATCH, ("train", "validation"))
+    twice = sampler_module.Sampler(data, BATCH, ("train", "validation"))
     for k in (0, 256):
         for first, second in zip(
             trees.leaves(once.rows(k).groups), trees.leaves(twice.rows(k).groups), strict=True

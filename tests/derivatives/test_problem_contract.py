@@ -17,21 +17,21 @@ from small_problems import (
     Smooth,
     TrueBilevel,
     doubles,
-    points,
     sampler,
 )
 
 from bilevel import Ball, Batch, Box, LinearHeadProblem, StackelbergProblem, trees
-from bilevel.derivatives.contract import check_contract, check_data
-from bilevel.derivatives.oracles import Oracles
+from bilevel.data.training_data import TrainingData
+from bilevel.derivatives.assembly import Assembly
+from bilevel.derivatives.contract import check_contract
 from bilevel.errors import FinalMethodError, ProblemError, ShapeError
 
 SEEDS, BATCH = [4, 0, 2], 5
 
 
 def check(problem, batch_size=BATCH):
-    rows = sampler(problem, SEEDS, batch_size).rows(0)
-    check_contract(Oracles(problem), *points(problem, SEEDS), rows)
+    data = TrainingData(problem, SEEDS, torch.float64, "cpu")
+    check_contract(Assembly.of(data, batch_size))
 
 
 PROBLEMS = [Smooth(), Smooth(outputs=K, fit_bias=True), General(), TrueBilevel(), Scalar(), Noisy()]
@@ -115,18 +115,16 @@ def test_features_that_do_not_fit_are_refused(shape):
 def test_targets_are_checked_by_shape(targets, outputs, error, message):
     problem = Smooth(outputs=outputs)
     problem.groups = {"train": Batch(doubles(2, N, D), targets)}
-    data = sampler(problem).data
     error, message = (error, message) if message else (ValueError, "targets are all equal")
     with pytest.raises(error, match=message):
-        check_data(problem, data.groups, per_seed=False)
+        sampler(problem)
 
 
 def test_every_seed_has_its_targets_checked():
     problem = Smooth(redraws_data=True)
     problem.data = lambda seed=None: {"train": Batch(doubles(2, N, D), doubles(3, N) * (seed != 2))}
-    data = sampler(problem, SEEDS).data
     with pytest.raises(ValueError, match="all equal"):
-        check_data(problem, data.groups, per_seed=True)
+        sampler(problem, SEEDS)
 
 
 def test_the_base_class_cannot_be_instantiated():

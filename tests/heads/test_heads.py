@@ -138,7 +138,7 @@ def test_body_free_features(features, weighted, monkeypatch):
     counted, calls = count_calls(bilevel.heads.rows_used.row_moments)
     monkeypatch.setattr(bilevel.heads.rows_used, "row_moments", counted)
     data = TrainingData(free, [0, 1], torch.float64, "cpu")
-    rows = Sampler(free, data, None, ("train",)).full
+    rows = Sampler(data, None, ("train",)).full
     body, head = (
         torch.tensor([1.0, 1.3], dtype=torch.float64),
         torch.zeros(2, z.shape[1], 2).double(),

@@ -139,7 +139,7 @@ def test_in_a_training_the_steps_are_those_that_were_made():
     at = [bilevel.solve(problem, strategy, steps=k, **options) for k in (1, 2, 3)]
     start = at[0].state.strategy.start  # where the head of the state was solved from
     data = bilevel.data.training_data.TrainingData(problem, [5], torch.float64, "cpu")
-    sampler = bilevel.data.sampler.Sampler(problem, data, None, ("train", "validation"))
+    sampler = bilevel.data.sampler.Sampler(data, None, ("train", "validation"))
     for k in (1, 2):
         w = at[k - 1].body[0].clone().requires_grad_()
         theta = at[k - 1].state.strategy.start[0]

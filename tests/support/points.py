@@ -6,9 +6,8 @@ import torch
 
 import bilevel
 from bilevel import Answer, trees
-from bilevel.data.sampler import Sampler
 from bilevel.data.training_data import TrainingData
-from bilevel.derivatives.oracles import Oracles
+from bilevel.derivatives.assembly import Assembly
 from bilevel.heads import AbstractHeadSolver, HeadSolution
 
 
@@ -46,12 +45,10 @@ class Point:
     """
 
     def __init__(self, problem, bodies, heads=None):
-        self.problem, self.oracles = problem, Oracles(problem)
-        data = TrainingData(problem, list(range(len(bodies))), torch.float64, "cpu")
-        self.rows = Sampler(problem, data, None, ("train", "validation")).full
+        made = Assembly.of(TrainingData(problem, range(len(bodies)), torch.float64, "cpu"))
+        self.problem, self.oracles, self.rows = problem, made.oracles, made.sampler.full
         self.body = trees.stack(bodies)
-        drawn = data.initial(problem.init_head, "head")
-        self.head = problem.head_set.project(drawn) if heads is None else trees.stack(heads)
+        self.head = made.head if heads is None else trees.stack(heads)
 
     def solved(self, solver):
         solver.check(self.problem)

@@ -174,7 +174,7 @@ class Noisy(Scalar):
 def sampler(problem, seeds=(0,), batch_size=None, groups=("train", "validation")):
     """A float64 sampler of a problem."""
     data = TrainingData(problem, list(seeds), torch.float64, "cpu")
-    return sampler_module.Sampler(problem, data, batch_size, groups)
+    return sampler_module.Sampler(data, batch_size, groups)
 
 
 def points(problem, seeds=(0,)):

@@ -239,7 +239,7 @@ def test_the_mean_of_stochastic_gradients_is_the_full_one(problem):
     seeds, steps = list(range(100)), 40
     data = TrainingData(problem, seeds, torch.float64, "cpu")
     sizes = {"train": 6, "validation": 3}
-    sampler = Sampler(problem, data, sizes, ("train", "validation"))
+    sampler = Sampler(data, sizes, ("train", "validation"))
     oracles = bilevel.derivatives.oracles.Oracles(problem)
     body = problem.start.expand(len(seeds), *problem.start.shape)
     head = data.initial(problem.init_head, "head")

@@ -8,9 +8,11 @@ import torch
 
 import bilevel
 from bilevel import Status
+from bilevel.data.training_data import TrainingData
+from bilevel.derivatives.assembly import Assembly
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ArgumentError, DataError, IncompatibleError, ProblemError
-from bilevel.training.cohort import Cohort, TrainingData
+from bilevel.training.cohort import Cohort
 from problems.regression import Network, Regression, friedman1
 from problems.toy import ScalarProduct
 
@@ -176,7 +178,7 @@ def test_the_residual_is_that_of_the_head_that_is_returned():
     inputs = torch.randn(9, 2, generator=torch.Generator().manual_seed(0)).double()
     problem = Boxed(inputs, inputs.clone())
     data = TrainingData(problem, [0], torch.float64, "cpu")
-    training = Cohort(problem, bilevel.uniform(0.1), data, None)
+    training = Cohort(Assembly.of(data), bilevel.uniform(0.1))
     state, rows = training.state.strategy, training.sampler.rows(0)
     solver, oracles = bilevel.ClosedForm(), training.oracles
     memory = solver.init(oracles, state.body, state.head, rows)
@@ -191,7 +193,7 @@ def test_inner_rows_differ_between_body_steps_and_from_the_bodys_rows(monkeypatc
     problem = friedman1(width=2, train=500, validation=2, test=2)
     data = TrainingData(problem, [0], torch.float64, "cpu")
     solver = bilevel.FastSGD(0.1, steps=2, batch_size=4)
-    training = Cohort(problem, bilevel.BestResponse(1e-3, solver), data, 4)
+    training = Cohort(Assembly.of(data, 4), bilevel.BestResponse(1e-3, solver).fitted(problem))
     seen, true = [], training.sampler.indices
 
     def indices(group, size, k, stream="rows"):
@@ -244,12 +246,8 @@ def test_features_that_are_shared_change_no_number(decay, monkeypatch):
     found, counts = [], []
     for sharing in (Oracles.sharing, lambda oracles: contextlib.nullcontext()):
         monkeypatch.setattr(Oracles, "sharing", sharing)
-        made = Cohort(
-            problem,
-            bilevel.TwoTimescale(0.1, 0.1),
-            TrainingData(problem, [0, 1], torch.float32, "cpu"),
-            8,
-        )
+        data = TrainingData(problem, [0, 1], torch.float32, "cpu")
+        made = Cohort(Assembly.of(data, 8), bilevel.TwoTimescale(0.1, 0.1))
         seen.clear()
         found.append(made.record())
         counts.append(seen.count(800))

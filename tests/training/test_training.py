@@ -9,6 +9,7 @@ from small_problems import ROUNDING, D, Noisy, Scalar, Smooth, doubles
 import bilevel
 from bilevel import SGD, Adam, BestResponse, FastSGD, RMSProp, TwoTimescale, solve, trees
 from bilevel.core.status import Status
+from bilevel.derivatives.assembly import Assembly
 from bilevel.errors import AllRunsFailedError
 from bilevel.training.cohort import Cohort
 from problems.toy import ScalarProduct
@@ -142,7 +143,7 @@ def test_a_closed_form_in_trouble_leaves_the_others_unchanged_bitwise(
     """`ClosedForm` itself, primal and dual, with one body whose features are lost or all alike."""
     problem = Unbounded()
     problem.groups = {"train": trees.tree_map(lambda x: x[:rows], problem.data()["train"])}
-    training = Cohort(problem, BestResponse(0.1), data(problem, 5), None)
+    training = Cohort(Assembly.of(data(problem, 5)), BestResponse(0.1).fitted(problem))
     made, solver = training.state.strategy, bilevel.ClosedForm()
     broken = {key: x.clone() for key, x in made.body.items()}
     broken["weight"][2] = number
@@ -168,7 +169,8 @@ def data(problem, seeds):
 @pytest.mark.parametrize("name", ["rmsprop", "best response, rmsprop"])
 def test_memory_is_flat(name):
     """No step keeps anything: as many live tensors after 2,000 steps as after 20, and no graph."""
-    training = Cohort(Smooth(), STRATEGIES[name], data(Smooth(), 3), 6)
+    problem = Smooth()
+    training = Cohort(Assembly.of(data(problem, 3), 6), STRATEGIES[name].fitted(problem))
 
     def live():
         gc.collect()

@@ -47,7 +47,7 @@ def test_gradients_are_those_of_the_formula(options):
     seed = 3
     data = TrainingData(problem, [seed], torch.float64, "cpu")
     oracles = Oracles(problem)
-    rows = sampler.Sampler(problem, data, None, oracles.sampled_groups).full
+    rows = sampler.Sampler(data, None, oracles.sampled_groups).full
     single = trees.tree_map(lambda leaf: leaf.unsqueeze(0), body)
     found_body, found_head = oracles.joint_gradient(single, head.unsqueeze(0), rows)
     network = problem.at(body, head, seed)

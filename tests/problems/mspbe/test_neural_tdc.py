@@ -58,7 +58,7 @@ def drawn(network, seed=0):
 def directions(problem, body, head, auxiliary):
     """Of one run on all rows, by the oracles."""
     data = bilevel.data.training_data.TrainingData(problem, [0], torch.float64, "cpu")
-    rows = bilevel.data.sampler.Sampler(problem, data, None, ("train",)).full
+    rows = bilevel.data.sampler.Sampler(data, None, ("train",)).full
     levels = (trees.single(level) for level in (body, head, auxiliary))
     return trees.take(Oracles(problem).directions(*levels, rows), 0)
 
@@ -85,7 +85,7 @@ def test_expected_directions_are_half_of_the_gradient(body, process):
         assert relative(halves, expected) < 1e-12
         assert float(found[2].abs().max()) < 1e-12
         data = bilevel.data.training_data.TrainingData(problem, [0], torch.float64, "cpu")
-        rows = bilevel.data.sampler.Sampler(problem, data, None, ("train",)).full
+        rows = bilevel.data.sampler.Sampler(data, None, ("train",)).full
         levels = (trees.single(weights), trees.single(head))
         slope, of_head = trees.take(Oracles(problem).joint_gradient(*levels, rows), 0)
         by_autograd = [leaf.numpy() for leaf in (*slope.values(), of_head)]

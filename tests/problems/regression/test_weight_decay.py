@@ -40,7 +40,7 @@ def setting(problem, batch_size=None):
     """Oracles, bodies and heads of two runs, and rows."""
     data = TrainingData(problem, [0, 4], torch.float64, "cpu")
     oracles = Oracles(problem)
-    sampler = sampler_module.Sampler(problem, data, batch_size, oracles.sampled_groups)
+    sampler = sampler_module.Sampler(data, batch_size, oracles.sampled_groups)
     body, head = data.initial(problem.init_body, "body"), data.initial(problem.init_head, "head")
     body = trees.tree_map(lambda leaf: leaf + doubles(1, *leaf.shape), body)
     return oracles, body, head, sampler.rows(3)
