@@ -30,6 +30,7 @@ from bilevel import trees
 from bilevel.data.training_data import TrainingData
 from bilevel.derivatives.assembly import Assembly
 from bilevel.heads.newton import descent
+from bilevel.heads.newton.runs import Runs
 
 ROWS, INPUTS, FEATURES, RIDGE, GOAL = 10_000, 32, 64, 1e-3, 1e-8
 TOLERANCES = [10.0**-k for k in range(8, 16)]
@@ -197,7 +198,7 @@ def warm(classes: int, rounds: int) -> None:
     z = torch.tanh(x @ body[0])
     run = descent.Descent.run
 
-    def counted(self: descent.Descent) -> descent.DescentResult:
+    def counted(self: descent.Descent) -> Runs:
         found = run(self)
         steps.append((int(found.steps), int(found.factored)))
         return found

@@ -150,7 +150,7 @@ def join(parts: Sequence[Tree]) -> Tree:
     return tree_map(one, *parts)
 
 
-def part(tree: Tree, runs: slice) -> Tree:
+def part(tree: Tree, runs: slice | Tensor) -> Tree:
     """Some of the runs of a tree; what is no tensor is left as it is."""
     return tree_map(lambda leaf: leaf[runs] if isinstance(leaf, Tensor) else leaf, tree)
 

@@ -129,8 +129,10 @@ class BlockFactor(NamedTuple):
 
     def replaced(self, which: Tensor, cholesky: Tensor) -> "BlockFactor":
         """With other matrices in the runs `which` (R,), given one after the other."""
+        if bool(which.all()):  # contiguous, so that one that was stored gives the same numbers
+            return BlockFactor(cholesky.double().contiguous(), which)
         changed = self.cholesky.clone()
-        changed[which] = cholesky.to(changed.dtype)
+        changed[which] = cholesky.double()
         return BlockFactor(changed, self.usable | which)
 
     def _columns(self, vectors: Tensor) -> Tensor:

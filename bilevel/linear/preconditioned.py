@@ -49,6 +49,19 @@ def preconditioned_cg(
     return LinearSolution(value, residual, found.status)
 
 
+def led_direction(
+    product: Callable[[Tensor], Tensor], slope: Tensor, factor: BlockFactor, dtype: torch.dtype
+) -> Tensor:
+    """Roughly H^{-1} times a slope: the nearer the end, the less roughly.
+
+    Products are asked for in `dtype`. Where H leads upwards, (L L')^{-1} times the slope.
+    """
+    rtol = slope.norm(dim=1).sqrt().clamp(1e-3, 0.1)
+    found = preconditioned_cg(product, slope.to(dtype), factor, rtol).value.double()
+    along = (found * slope).sum(1) > 0
+    return torch.where(along.unsqueeze(1), found, factor.solve(slope))
+
+
 def adjoint_by_factor(
     product: Callable[[Tensor], Tensor], right: Tensor, factor: BlockFactor, rtol: float
 ) -> LinearSolution:

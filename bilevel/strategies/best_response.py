@@ -164,7 +164,8 @@ class BestResponse(AbstractStrategy):
             # codes only grow in severity: a run that was jittered once says so at the end
             codes=state.codes.maximum(solved.status),
             start=start if gradient.wants_start else (),
-            factor=solved.factor if gradient.wants_factor else (),
+            # a tree without leaves where there is none: states are trees, and so are their files
+            factor=(solved.factor or ()) if gradient.wants_factor else (),
         )
 
     @property

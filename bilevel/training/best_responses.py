@@ -19,13 +19,14 @@ from bilevel.core.status import Status
 from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
 from bilevel.heads.convex.polish import polished
-from bilevel.heads.newton.descent import PRECISE, Descent
+from bilevel.heads.newton.descent import Descent
+from bilevel.heads.newton.runs import PRECISE
 from bilevel.heads.newton.solver import newton_factor
-from bilevel.heads.objectives.base import AbstractObjective
+from bilevel.heads.objectives.base import AbstractObjective, Place
 from bilevel.heads.objectives.linear import LARGEST_BLOCK, interacts, knows_curvature
 from bilevel.heads.objectives.view import head_objective, head_view
 from bilevel.heads.projected.bounds import Bounds
-from bilevel.heads.projected.descent import Ended, ProjectedDescent, restricted
+from bilevel.heads.projected.descent import ProjectedDescent, positive_diagonal, restricted
 from bilevel.heads.projected.solver import has_bounds
 from bilevel.linear.factor import BlockFactor
 from bilevel.linear.systems import AbstractSystem
@@ -172,7 +173,8 @@ class BestResponses:
         start = objective.at(bounds.clip(objective.vector(head)))
         ended = ProjectedDescent(objective, bounds, start, PRECISE, STEPS).run()
         right = ended.status == int(Status.CONVERGED)
-        right = right & ~_undetermined(objective, bounds, ended, right & (ended.factored == 0))
+        idle = right & (ended.factored == 0)
+        right = right & ~_undetermined(objective, bounds, ended.place, idle)
         return Answered(_where(right, objective.head(ended.place.point)))
 
     def _in_set(self, body: Tree, head: Tree, rows: Rows) -> Answered:
@@ -205,18 +207,16 @@ class BestResponses:
 
 
 def _undetermined(
-    objective: AbstractObjective, bounds: Bounds, ended: Ended, idle: Tensor
+    objective: AbstractObjective, bounds: Bounds, place: Place, idle: Tensor
 ) -> Tensor:
     """Runs among `idle` ones, whose H nobody looked at, where H on the free numbers is singular."""
     found = torch.zeros_like(idle)
     if not bool(idle.any()):
         return found
-    place = trees.take(ended.place, idle)
-    hessian = objective.take(idle).hessian(place, torch.float64)
+    objective, place = objective.part(idle, place)
+    hessian = objective.hessian(place, torch.float64)
     held = bounds.take(idle).held(place.point, place.slope)
-    scale = hessian.diagonal(dim1=2, dim2=3).flatten(1)
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    return found.index_put((idle,), restricted(hessian, held, scale)[1])
+    return found.index_put((idle,), restricted(hessian, held, positive_diagonal(hessian))[1])
 
 
 def _where(right: Tensor, best: Tree) -> Tree:

@@ -23,7 +23,7 @@ from small_problems import General, M, N, points
 
 import bilevel
 from bilevel import HuberLoss, LogisticLoss, Newton, SoftmaxLoss, Status, trees
-from bilevel.heads.newton import descent
+from bilevel.heads.newton import factors
 from bilevel.heads.objectives import base, linear
 from bilevel.testing import check_head_solver
 from problems.analytic import analytic
@@ -118,7 +118,7 @@ def test_huber_pulls_less_than_squares():
 
 
 PATHS = {
-    "float32": {(descent, "SINGLE_WORK"): 0.0},
+    "float32": {(factors, "SINGLE_WORK"): 0.0},
     "by conjugate gradients": {(linear, "LARGEST_BLOCK"): M + 1},
     "by their diagonal": {(linear, "LARGEST_BLOCK"): 1},
 }
@@ -160,7 +160,7 @@ def test_features_that_float32_cannot_tell_apart():
     y = (z[:, 0] + normal(3, 40) > 0).astype(int)
     problem = given(z, y, LogisticLoss(), ridge=1e-14)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(descent, "SINGLE_WORK", 0.0)
+        patch.setattr(factors, "SINGLE_WORK", 0.0)
         found = bilevel.best_response(problem, ONE)
     assert found.status is Status.CONVERGED
     own = slope_of(LogisticLoss(), z, y, found.head.numpy(), problem)

@@ -179,8 +179,8 @@ def test_large_heads_are_solved_by_products(name, monkeypatch):
     """H beyond a size is not formed: conjugate gradients on the free numbers."""
     problem = PROBLEMS[name]
     expected = [single(problem, seed=seed).solved(ProjectedNewton()).head for seed in range(2)]
-    for module in ("linear_objective", "quadratic_objective"):
-        monkeypatch.setattr(f"bilevel.heads.{module}.LARGEST_BLOCK", 1)
+    for module in ("linear", "quadratic"):
+        monkeypatch.setattr(f"bilevel.heads.objectives.{module}.LARGEST_BLOCK", 1)
     monkeypatch.setattr("bilevel.heads.objectives.base.LARGEST_GENERAL_HESSIAN", 1)
     for seed, head in enumerate(expected):
         found = single(problem, seed=seed).solved(ProjectedNewton())

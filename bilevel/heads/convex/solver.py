@@ -18,7 +18,7 @@ from bilevel.heads.base import AbstractHeadSolver, HeadSolution
 from bilevel.heads.convex.compiled import Constraints
 from bilevel.heads.convex.forms import ConvexHeads, convex_heads
 from bilevel.heads.convex.polish import mapping, newton, polished
-from bilevel.heads.newton.descent import RUNAWAY
+from bilevel.heads.newton.runs import RUNAWAY
 from bilevel.heads.objectives.view import by_columns
 from bilevel.linear.centre import Centre
 from bilevel.linear.factor import CentredFactor

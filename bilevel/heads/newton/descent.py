@@ -7,7 +7,6 @@ halved until g decreases enough.
 """
 
 import dataclasses
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,50 +14,24 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.core.checks import Number
 from bilevel.core.status import Status
-from bilevel.heads.newton.secants import Secants
+from bilevel.heads.newton.factors import SINGLE_WORK, distrusted, outworn, refactored
+from bilevel.heads.newton.runs import CONTRACTION, DECREASE, HALVINGS, PRECISE, RUNAWAY, Runs
 from bilevel.heads.newton.starts import better_start
 from bilevel.heads.objectives.base import AbstractObjective, Place
-from bilevel.linear.cholesky import EPS, factorise, positive_cholesky
+from bilevel.linear.cholesky import EPS
 from bilevel.linear.factor import BlockFactor
-from bilevel.linear.preconditioned import preconditioned_cg
+from bilevel.linear.preconditioned import led_direction
 
-CONTRACTION = 0.25
-"""A step that leaves more of |d g| than this is not a good one."""
-PRECISE, BEYOND = 1e-9, 0.01
-"""Up to this tolerance, a run with a factor of its own goes on to this part of it."""
-DECREASE, FLAT = 1e-4, 0.9
-"""Of the rate at which g begins to fall: a step over which it falls by less is too long, one at
-whose end it still falls by more is too short (Wolfe's conditions)."""
-HALVINGS, SHORT = 50, 0.2
-RUNAWAY, SETTLED = 0.1, 1e-4
-"""Predictions that move by the first although g is flat run away, if they can; where they move by
-less than the second, another step hardly moves them."""
-SINGLE_WORK = 2.0**24
-"""Multiplications from which a Hessian is made in float32."""
-NEAR = 1e-3
-"""Of the first slope: there a run without a factor to start with makes one that lasts."""
-GOING = -1
+BEYOND = 0.01
+"""Of a small tolerance: so far a run with a factor of its own goes on."""
+FLAT, SHORT = 0.9, 0.2
+"""A step at whose end g still falls by more than this part of its first rate is too short (the
+second of Wolfe's conditions); one that is halved to less than this part shows a bad factor."""
+SETTLED = 1e-4
+"""Predictions that move by less are hardly moved by another step."""
 
 
-class DescentResult(NamedTuple):
-    """Where R runs ended.
-
-    Attributes:
-        place: heads and slopes.
-        factor: the last one of each run.
-        status: a `Status` code per run, (R,).
-        steps: how many steps each run made, (R,).
-        factored: how many factorisations, (R,).
-    """
-
-    place: Place
-    factor: BlockFactor
-    status: Tensor
-    steps: Tensor
-    factored: Tensor
-
-
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
 class Descent:
     """The runs on their way; vectors (R, P), all else (R,).
 
@@ -80,200 +53,92 @@ class Descent:
     max_steps: int
     resolution: float = 0.0
 
-    def __post_init__(self) -> None:
-        runs, device = len(self.place.point), self.place.point.device
-        no = torch.zeros(runs, dtype=torch.bool, device=device)
-        self.before, self.status = self.place, torch.full((runs,), GOING, device=device)
-        self.steps = torch.zeros_like(self.status)
-        self.factored = torch.zeros_like(self.status)
-        self.stale = ~self.factor.usable  # the factor must be replaced before the next step
-        self.fresh = self.factor.usable  # its factor is not the first one, or near the end
-        self.precise = no  # a factor in float32 was not good enough
-        self.jittered = no
-        self.above = no  # the factor is that of a majorant
-        self.current = no  # the factor belongs to the place
-        self.starting = ~no  # no step fell short yet
-        self.short = no  # the last step had to be halved often
-        self.secants = Secants()
-        self.polishable = ~self.objective.penalised | (self.tolerance <= PRECISE)
-        self.polished = no  # further steps below the tolerance gain nothing
-        self.near = NEAR * self._largest()
-
-    def run(self) -> DescentResult:
+    def run(self) -> Runs:
         """Until every run has a status."""
+        runs, tolerance = Runs.begin(self.place, self.factor), self.tolerance
         for _ in range(self.max_steps):
-            largest = self._largest()
-            self._mark(~self.place.finite, Status.DIVERGED)
-            small = largest <= self.tolerance
+            place = runs.place
+            runs = runs.ended(~place.finite, Status.DIVERGED)
+            polishing = small = place.largest <= tolerance
             if bool(small.any()):
                 # a factor that was just made leads further for little, and shows what runs away
-                further = (largest > BEYOND * self.tolerance) | self._unsettled()
-                further = further & ((self.factored > 0) | self.stale)
-                polishing = self.going & small & further & self.polishable & ~self.polished
-                self._mark(small & ~polishing, Status.CONVERGED)
-            else:
-                polishing = small
-            if not bool(self.going.any()):
+                moved = (place.predictions - runs.before.predictions).abs() > SETTLED
+                further = (place.largest > BEYOND * tolerance) | moved.flatten(1).any(1)
+                further = further & ((runs.factored > 0) | runs.stale)
+                further = further & (~self.objective.penalised | (tolerance <= PRECISE))
+                polishing = runs.going & small & further & ~runs.polished
+                runs = runs.ended(small & ~polishing, Status.CONVERGED)
+            if not bool(runs.going.any()):
                 break
-            self._factor(self.going & self.stale)
-            self._step(polishing)
-        self._finish()
-        return DescentResult(self.place, self.factor, self.status, self.steps, self.factored)
+            runs, current = refactored(self.objective, runs, runs.going & runs.stale)
+            runs = self._step(runs, polishing, current)
+        runs = runs.ended(~runs.place.finite, Status.DIVERGED)
+        runs = runs.ended(runs.place.largest <= tolerance, Status.CONVERGED)
+        return self._stopped(runs, runs.going).concluded()
 
-    @property
-    def going(self) -> Tensor:
-        """Runs without a status."""
-        return self.status == GOING
+    def _step(self, runs: Runs, polishing: Tensor, current: Tensor) -> Runs:
+        """One step of the runs that go on.
 
-    def _mark(self, which: Tensor, status: Status) -> None:
-        self.status = self.status.masked_fill(which & self.going, int(status))
-
-    def _largest(self) -> Tensor:
-        return self.place.slope.abs().amax(1)
-
-    def _unsettled(self) -> Tensor:
-        """Whether the last step moved a prediction by much."""
-        moved = self.place.predictions - self.before.predictions
-        return (moved.abs() > SETTLED).flatten(1).any(1)
-
-    # factors
-
-    def _factor(self, which: Tensor) -> None:
-        """Factor the Hessian of some runs where they stand."""
-        if not bool(which.any()):
-            return
-        objective, exact = self.objective, which
-        if objective.has_rough:
-            rough = which & ~self.factor.usable
-            exact = which & (~rough | self._factored(rough, torch.float64, rough=True))
-        single = exact & ~self.precise if objective.work >= SINGLE_WORK else torch.zeros_like(which)
-        failed = self._factored(single, torch.float32)
-        self.precise = self.precise | failed
-        self.above = self.above & ~which
-        self._factored((exact & ~single) | failed, torch.float64)
-        self.secants.forget(which)
-        self.factored = self.factored + which
-        self.stale, self.current = self.stale & ~which, self.current | exact
-
-    def _factored(self, which: Tensor, dtype: torch.dtype, *, rough: bool = False) -> Tensor:
-        """Factor in one type; which runs it was not good enough for, (R,).
-
-        In float64 those take a majorant, or a jitter; what is hopeless still gets a status.
+        Those `polishing` end where it is not a good one; the factors of those `current` were made
+        where they stand.
         """
-        if not bool(which.any()):
-            return which
-        objective, place = self._part(which)
-        last = dtype == torch.float64 and not rough
-        hessian = objective.rough_hessian(place) if rough else objective.hessian(place, dtype)
-        cholesky, bad = positive_cholesky(hessian)
-        above = objective.majorant(place) if last else None
-        if above is not None:
-            bad = bad | self.short[which]
-            self.above = self.above.index_put((which,), bad)
-        if last and bool(bad.any()):
-            cholesky[bad], _, codes = factorise((hessian if above is None else above)[bad])
-            bad = bad.index_put((bad,), codes != int(Status.CONVERGED))
-        usable = cholesky.flatten(1).isfinite().all(1)
-        usable = usable if last else usable & ~bad
-        if bool(which.all() & usable.all()):
-            # in this layout a state that was stored gives the same numbers
-            self.factor = BlockFactor(cholesky.double().contiguous(), which)
-            self.jittered = bad
-            return bad
-        kept, weak = (torch.zeros_like(which).index_put((which,), x) for x in (usable, bad))
-        self.factor = self.factor.replaced(kept, cholesky[usable])
-        if last:
-            self._mark(which & ~kept, Status.INDEFINITE)
-        self.jittered = torch.where(which, weak, self.jittered)
-        return weak
-
-    def _part(self, which: Tensor) -> tuple[AbstractObjective, Place]:
-        if bool(which.all()):
-            return self.objective, self.place
-        return self.objective.take(which), trees.take(self.place, which)
-
-    # steps
-
-    def _step(self, polishing: Tensor) -> None:
-        """One step of the runs that go on; those `polishing` end where it is not a good one."""
-        going, here = self.going, self.place
-        step = self._direction().masked_fill(~going.unsqueeze(1), 0.0)
-        there = self._at(here.point + step, going)
-        if bool(self.above.any()):
-            step, there = self._lengthened(going & self.above, here, step, there)
+        objective, going, here = self.objective, runs.going, runs.place
+        step = self._direction(runs).masked_fill(~going.unsqueeze(1), 0.0)
+        there = objective.at_some(here.point + step, going, here)
+        if bool(runs.above.any()):
+            step, there = self._lengthened(going & runs.above, here, step, there)
+        # near a minimiser the slope tells more than g, which is flat there to rounding
         before, after = here.size, there.size
         good = going & (after <= CONTRACTION * before)
         better = going & (after < before)
         short = going & ~good & ~polishing
         # conjugate gradients make Newton steps whatever the factor
-        led = self.current if self.objective.whole else torch.ones_like(going)
+        led = current if objective.whole else torch.ones_like(going)
         # an old factor that leads less well is replaced, where the run stands or has come to
         moved = good | (better & (polishing | ~led))
         searching = short & led
-        runaway, unsettled = self._far_off(polishing & ~good, step)
+        runaway, unsettled = self._far_off(here, polishing & ~good, step)
         unsettled = unsettled & better
-        self.polished = self.polished | (polishing & ~good & ~unsettled)
-        self.steps = self.steps + going
-        self.place = there if bool(moved.all()) else trees.where(moved, there, here)
-        self.before = here
+        runs = runs._replace(
+            place=there if bool(moved.all()) else trees.where(moved, there, here),
+            before=here,
+            steps=runs.steps + going,
+            polished=runs.polished | (polishing & ~good & ~unsettled),
+        )
         if self.resolution:  # a good step leaves at most a quarter of itself to go
             left = CONTRACTION * step.abs().amax(1)
             resolved = left <= self.resolution * there.point.abs().amax(1)
-            self._mark(good & resolved, Status.CONVERGED)
-        first = short & self.starting
-        self.starting = self.starting & ~first
+            runs = runs.ended(good & resolved, Status.CONVERGED)
+        first = short & runs.starting
         if bool(first.any()):
-            self.place, new = better_start(self.objective, self.place, first, self.last)
+            place, new = better_start(objective, runs.place, first, self.last)
+            runs = runs._replace(place=place, starting=runs.starting & ~first)
             searching = searching & ~new
         if bool(searching.any()):
-            self._distrust(searching, here, step)
-            self._search(searching, here, there, step)
-        self.stale = self.stale | unsettled | (short & ~searching)
-        self.stale = self.stale | self._dear(moved, before, after)
-        if self.objective.whole and not bool(self.stale.all()):
-            self.secants.add(step, there.slope - here.slope, moved)
-        self.current = self.current & ~going & ~moved
-        self._mark(runaway, Status.NO_MINIMISER)
+            runs = distrusted(objective, runs, searching, here, step)
+            runs = self._searched(runs, searching, there, step)
+        runs = runs._replace(stale=runs.stale | unsettled | (short & ~searching))
+        runs = outworn(objective, runs, moved, before / after, self.place.largest, self.tolerance)
+        if objective.whole and not bool(runs.stale.all()):
+            secants = runs.secants.with_step(step, there.slope - here.slope, moved)
+            runs = runs._replace(secants=secants)
+        return runs.ended(runaway, Status.NO_MINIMISER)
 
-    def _dear(self, moved: Tensor, before: Tensor, after: Tensor) -> Tensor:
-        """Runs that have come far with their first factor, or whose way costs more than a factor.
-
-        A factor near the end serves the next body, too.
-        """
-        if not self.objective.whole:
-            return torch.zeros_like(moved)
-        largest = self._largest()
-        arriving = moved & ~self.fresh & (largest <= self.near)
-        self.fresh = self.fresh | arriving
-        ahead = (largest / self.tolerance).clamp(min=1).log() / (before / after).log()
-        return (arriving | (moved & (ahead - 2 > self.objective.price))) & (
-            largest > self.tolerance
-        )
-
-    def _direction(self) -> Tensor:
+    def _direction(self, runs: Runs) -> Tensor:
         """-(L L')^{-1} d g, or by conjugate gradients with L L' for a preconditioner."""
-        slope = self.place.slope
-        if self.objective.whole:
-            return -self.secants.solve(self.factor, slope)
-        left = slope.norm(dim=1)
-        rtol = left.sqrt().clamp(1e-3, 0.1)
-        dtype = torch.float32 if self.objective.work >= SINGLE_WORK else torch.float64
+        objective, place = self.objective, runs.place
+        if objective.whole:
+            return -runs.secants.solve(runs.factor, place.slope)
 
         def product(vectors: Tensor) -> Tensor:
-            return self.objective.product(self.place, vectors)
+            return objective.product(place, vectors)
 
-        found = preconditioned_cg(product, slope.to(dtype), self.factor, rtol).value.double()
-        descending = (found * slope).sum(1) > 0
-        return -torch.where(descending.unsqueeze(1), found, self.factor.solve(slope))
+        dtype = torch.float32 if objective.work >= SINGLE_WORK else torch.float64
+        return -led_direction(product, place.slope, runs.factor, dtype)
 
-    def _distrust(self, which: Tensor, here: Place, step: Tensor) -> None:
-        """Factors in float32 that do not solve the system of the step are made in float64."""
-        if self.objective.whole and self.objective.work >= SINGLE_WORK:
-            left = trees.norm(self.objective.product(here, step) + here.slope)
-            self.precise = self.precise | (which & ~(left <= 0.1 * here.size))
-
-    def _search(self, which: Tensor, here: Place, there: Place, step: Tensor) -> None:
-        """Halve the step of some runs until g decreases enough."""
+    def _searched(self, runs: Runs, which: Tensor, there: Place, step: Tensor) -> Runs:
+        """The step of some runs halved until g decreases enough."""
+        here, place = runs.before, runs.place
         begun = self.objective.value(here)
         downhill = (here.slope * step).sum(1)
         noise = 10 * EPS * begun.abs()
@@ -284,17 +149,18 @@ class Descent:
             # where g cannot tell, its slope must
             flat = (begun - value).abs() <= noise
             enough = enough & (~flat | (there.size < here.size))
-            taken = left & enough
-            self.place = trees.where(taken, there, self.place)
+            place = trees.where(left & enough, there, place)
             left = left & ~enough
             if not bool(left.any()):
                 break
             rate = torch.where(left, 0.5 * rate, rate)
-            there = self._at(here.point + trees.per_run(rate, step) * step, left)
+            point = here.point + trees.per_run(rate, step) * step
+            there = self.objective.at_some(point, left, place)
         if bool(left.any()) and self.objective.majorant(here) is not None:
-            left = left & self.short  # others have not stepped by it yet
-        self.stale, self.short = self.stale | which, which & (rate < SHORT)
-        self._stop(left)
+            left = left & runs.short  # others have not stepped by it yet
+        short = which & (rate < SHORT)
+        runs = runs._replace(place=place, stale=runs.stale | which, short=short)
+        return self._stopped(runs, left)
 
     def _lengthened(
         self, which: Tensor, here: Place, step: Tensor, there: Place
@@ -305,45 +171,26 @@ class Descent:
             if not bool(which.any()):
                 break
             step = torch.where(which.unsqueeze(1), 2 * step, step)
-            there = self._at(here.point + step, which)
+            there = self.objective.at_some(here.point + step, which, here)
         return step, there
 
-    def _at(self, point: Tensor, which: Tensor) -> Place:
-        """The place of some runs; the others stand where they are."""
-        count = int(which.sum())
-        if 2 * count > len(which) or not count:
-            return self.objective.at(point)
-        part = self.objective.take(which).at(point[which])
-        return Place(
-            *(whole.index_put((which,), one) for whole, one in zip(self.place, part, strict=True))
-        )
-
-    # endings
-
-    def _far_off(self, which: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    def _far_off(self, place: Place, which: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
         """Runs whose predictions keep moving although g is flat: without a minimum, or far off."""
         if not bool(which.any()):
             return which, which
-        far = self.objective.reach(self.place, step) > RUNAWAY
+        far = self.objective.reach(place, step) > RUNAWAY
         runaway = which & far & ~self.objective.penalised
         return runaway, which & ~runaway & (self.objective.moves(step) > SETTLED)
 
-    def _stop(self, which: Tensor) -> None:
-        """Runs that cannot get on: at the rounding of the slope they have arrived.
+    def _stopped(self, runs: Runs, which: Tensor) -> Runs:
+        """Runs that cannot get on have ended: at the rounding of the slope they have arrived.
 
         A head so large that all slopes are rounding there has not, unless zero is no better.
         """
-        if bool(which.any()):
-            zero = self.objective.at(torch.zeros_like(self.place.point))
-            largest, better = self._largest(), zero.slope.abs().amax(1)
-            arrived = largest <= self.objective.rounding(self.place)
-            arrived &= ~(better <= largest) | (better <= self.objective.rounding(zero))
-            self._mark(which & arrived, Status.CONVERGED)
-            self._mark(which, Status.NOT_CONVERGED)
-
-    def _finish(self) -> None:
-        self._mark(~self.place.finite, Status.DIVERGED)
-        self._mark(self._largest() <= self.tolerance, Status.CONVERGED)
-        self._stop(self.going)
-        converged = self.status == int(Status.CONVERGED)
-        self.status = self.status.masked_fill(converged & self.jittered, int(Status.JITTERED))
+        if not bool(which.any()):
+            return runs
+        zero = self.objective.at(torch.zeros_like(runs.place.point))
+        largest, better = runs.place.largest, zero.largest
+        arrived = largest <= self.objective.rounding(runs.place)
+        arrived &= ~(better <= largest) | (better <= self.objective.rounding(zero))
+        return runs.ended(which & arrived, Status.CONVERGED).ended(which, Status.NOT_CONVERGED)

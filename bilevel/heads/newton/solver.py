@@ -91,6 +91,7 @@ class Newton(AbstractHeadSolver):
 
     tolerance: Number = 1e-10
     max_steps: int = 100
+    exact, draws, cost = True, False, Cost(solves=1, passes=1)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tolerance", positive(self.tolerance, "`tolerance`"))
@@ -138,21 +139,6 @@ class Newton(AbstractHeadSolver):
         state = NewtonState(found.factor._replace(usable=usable), predictions)
         residual = trees.norm(view.slope(slope))
         return HeadSolution(answer, residual, found.status, state, found.factor)
-
-    @property
-    def exact(self) -> bool:
-        """Yes."""
-        return True
-
-    @property
-    def draws(self) -> bool:
-        """Nothing."""
-        return False
-
-    @property
-    def cost(self) -> Cost:
-        """One exact solve, with passes through all rows."""
-        return Cost(solves=1, passes=1)
 
 
 def _nothing_known(problem: StackelbergProblem, head: Tree, rows: Rows) -> NewtonState:

@@ -35,13 +35,32 @@ class Place(NamedTuple):
         return size.nan_to_num(torch.inf, torch.inf)
 
     @property
+    def largest(self) -> Tensor:
+        """The largest entry of |slope|, (R,)."""
+        return self.slope.abs().amax(1)
+
+    @property
     def finite(self) -> Tensor:
         """Whether the slope is, (R,)."""
         return self.slope.isfinite().all(1)
 
 
 class AbstractObjective(abc.ABC):
-    """g of R heads at fixed bodies."""
+    """g of R heads at fixed bodies.
+
+    Attributes:
+        blocks: J, how many blocks of H are factored.
+        whole: whether they are all of H, not a part of it that preconditions CG.
+        work: multiplications that the blocks of one run take; 0 if they are always float64.
+        price: how many steps by an old factor cost as much as a new one.
+        has_rough: whether `rough_hessian` is much cheaper than H.
+    """
+
+    blocks: int
+    whole: bool
+    work: float = 0.0
+    price: float
+    has_rough: bool = False
 
     @abc.abstractmethod
     def vector(self, head: Tree) -> Tensor:
@@ -75,30 +94,20 @@ class AbstractObjective(abc.ABC):
     def rounding(self, place: Place) -> Tensor:
         """What an entry of `slope` may be off by, (R,)."""
 
-    @property
-    @abc.abstractmethod
-    def blocks(self) -> int:
-        """J."""
+    def part(self, which: Tensor, place: Place) -> "tuple[AbstractObjective, Place]":
+        """g of the runs `which`, and their places."""
+        if bool(which.all()):
+            return self, place
+        return self.take(which), trees.take(place, which)
 
-    @property
-    @abc.abstractmethod
-    def whole(self) -> bool:
-        """Whether the blocks are all of H, not a part of it that preconditions CG."""
-
-    @property
-    @abc.abstractmethod
-    def work(self) -> float:
-        """Multiplications that the blocks of one run take."""
-
-    @property
-    @abc.abstractmethod
-    def price(self) -> float:
-        """How many steps by an old factor cost as much as a new one."""
-
-    @property
-    def has_rough(self) -> bool:
-        """Whether `rough_hessian` is much cheaper than H."""
-        return False
+    def at_some(self, point: Tensor, which: Tensor, others: Place) -> Place:
+        """g of the runs `which` at (R, P); if these are few, the others stand where they are."""
+        count = int(which.sum())
+        if 2 * count > len(which) or not count:
+            return self.at(point)
+        some = self.take(which).at(point[which])
+        pairs = zip(others, some, strict=True)
+        return Place(*(whole.index_put((which,), one) for whole, one in pairs))
 
     def rough_hessian(self, place: Place) -> Tensor:
         """The blocks of a matrix like H, good enough to begin with."""
@@ -141,6 +150,9 @@ class GeneralObjective(AbstractObjective):
         self.body, self.like = (trees.cast(tree, torch.float64) for tree in (body, head))
         self.rows = rows.cast(torch.float64)
         self.count = trees.flatten(self.like).shape[1]
+        self.blocks = general_blocks(self.count)
+        self.whole = self.count <= LARGEST_GENERAL_HESSIAN
+        self.price = float(self.count)  # a Hessian is made of as many gradients
 
     def vector(self, head: Tree) -> Tensor:
         """In the order of the tree."""
@@ -173,33 +185,13 @@ class GeneralObjective(AbstractObjective):
 
     def take(self, which: Tensor | slice) -> "GeneralObjective":
         """The same for some runs."""
-        body, like = (trees.tree_map(lambda x: x[which], tree) for tree in (self.body, self.like))
+        body, like = (trees.part(tree, which) for tree in (self.body, self.like))
         return GeneralObjective(self.oracles, body, like, self.rows.take(which))
 
     def rounding(self, place: Place) -> Tensor:
         """Of a gradient whose terms are as large as the curvature times the head."""
         largest = trees.norm(self.product(place, place.point)) + place.size
         return EPS * (self.count + 10) * (1 + largest)
-
-    @property
-    def blocks(self) -> int:
-        """One, or as many as numbers."""
-        return general_blocks(self.count)
-
-    @property
-    def whole(self) -> bool:
-        """Up to 1,024 numbers."""
-        return self.count <= LARGEST_GENERAL_HESSIAN
-
-    @property
-    def work(self) -> float:
-        """Not known: always float64."""
-        return 0.0
-
-    @property
-    def price(self) -> float:
-        """A Hessian is made of as many gradients as there are numbers."""
-        return float(self.count)
 
 
 def general_blocks(count: int) -> int:

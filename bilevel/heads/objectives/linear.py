@@ -64,6 +64,13 @@ class LinearObjective(AbstractObjective):
         scaled = None if parts.weights is None else parts.weights.double().unsqueeze(2) / n
         self.weights = 1 / n if scaled is None else scaled
         self.interacting = interacts(criterion, outputs, self.targets[0])
+        self.blocks = count_blocks(self.features, self.count, self.interacting)
+        size = self.features * (self.count if self.interacting else 1)
+        self.whole = size <= LARGEST_BLOCK
+        self.work = n * (self.features * self.count) ** 2 / self.blocks
+        self.price = size / 32  # as measured: a step reads the features twice, in float64
+        # outputs that interact take a Gram matrix for each two of them
+        self.has_rough = self.interacting and self.whole
         self.gauge: Tensor | None = None
         undetermined = (self.penalty == 0).all(1)
         if settled and criterion.shift_invariant and bool(undetermined.any()):
@@ -161,9 +168,7 @@ class LinearObjective(AbstractObjective):
 
     def take(self, which: Tensor | slice) -> "LinearObjective":
         """The same for some runs."""
-        weights = None if self.parts.weights is None else self.parts.weights[which]
-        design, targets, _, penalty = self.parts
-        kept = LinearParts(design[which], targets[which], weights, penalty[which])
+        kept = trees.part(self.parts, which)
         return LinearObjective(kept, self.criterion, self.outputs, settled=self.settled)
 
     def rounding(self, place: Place) -> Tensor:
@@ -210,26 +215,6 @@ class LinearObjective(AbstractObjective):
             rise = rise.masked_fill(self.weights[..., 0] == 0, 0.0)
         return size.masked_fill(~(rise.amax(1) <= RISE), 0.0)
 
-    @property
-    def blocks(self) -> int:
-        """One for interacting outputs, else one for each; as many as numbers where too large."""
-        return count_blocks(self.features, self.count, self.interacting)
-
-    @property
-    def whole(self) -> bool:
-        """Up to 2,048 numbers in a block."""
-        return self.features * (self.count if self.interacting else 1) <= LARGEST_BLOCK
-
-    @property
-    def price(self) -> float:
-        """As measured: a step reads the features twice, in float64."""
-        return self.features * (self.count if self.interacting else 1) / 32
-
-    @property
-    def has_rough(self) -> bool:
-        """For outputs that interact, whose Hessian takes a Gram matrix for each two of them."""
-        return self.interacting and self.whole
-
     def rough_hessian(self, place: Place) -> Tensor:
         """The mean curvature of all rows times one Gram matrix: H where predictions are equal."""
         diagonal, outer = self._curvature(place, torch.float64)
@@ -240,11 +225,6 @@ class LinearObjective(AbstractObjective):
         gram = (self.double * weights).mT @ self.double
         found = torch.einsum("rkl,rmj->rkmlj", mean, gram).flatten(3, 4).flatten(1, 2)
         return self._shifted(found).unsqueeze(1)
-
-    @property
-    def work(self) -> float:
-        """Rows times the squared numbers of a block, for each."""
-        return self.design.shape[1] * (self.features * self.count) ** 2 / self.blocks
 
     def _shifted(self, matrix: Tensor) -> Tensor:
         """One block with the penalties, and what settles undetermined sums, added in place."""

@@ -22,6 +22,9 @@ class QuadraticObjective(AbstractObjective):
     def __init__(self, matrix: Tensor, moment: Tensor, outputs: int | None) -> None:
         self.matrix, self.outputs = matrix, outputs
         self.moment = moment.mT.contiguous()  # (R, K, M)
+        self.whole = matrix.shape[-1] <= LARGEST_BLOCK
+        self.blocks = (outputs or 1) if self.whole else moment[0].numel()
+        self.price = matrix.shape[-1] / 3  # a factorisation in products
 
     def vector(self, head: Tensor) -> Tensor:
         """Output by output."""
@@ -65,26 +68,6 @@ class QuadraticObjective(AbstractObjective):
     @functools.cached_property
     def _sizes(self) -> Tensor:
         return self.matrix.abs()
-
-    @property
-    def blocks(self) -> int:
-        """One for each output; as many as numbers where too large."""
-        return self.outputs or 1 if self.whole else self.moment[0].numel()
-
-    @property
-    def whole(self) -> bool:
-        """Up to 2,048 numbers in a block."""
-        return self.matrix.shape[-1] <= LARGEST_BLOCK
-
-    @property
-    def work(self) -> float:
-        """None: H is there."""
-        return 0.0
-
-    @property
-    def price(self) -> float:
-        """A factorisation in products."""
-        return self.matrix.shape[-1] / 3
 
     def _columns(self, vectors: Tensor) -> Tensor:
         return vectors.reshape(len(vectors), self.outputs or 1, -1)

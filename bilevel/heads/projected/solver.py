@@ -17,11 +17,11 @@ from bilevel.heads.base import AbstractHeadSolver, HeadSolution
 from bilevel.heads.convex.forms import GramHeads, convex_heads
 from bilevel.heads.convex.polish import mapping
 from bilevel.heads.convex.solver import Cvxpy
-from bilevel.heads.objectives.base import AbstractObjective
+from bilevel.heads.objectives.base import AbstractObjective, Place
 from bilevel.heads.objectives.quadratic import QuadraticObjective
 from bilevel.heads.objectives.view import View, head_objective, head_view
 from bilevel.heads.projected.bounds import Bounds, no_bounds
-from bilevel.heads.projected.descent import Ended, ProjectedDescent
+from bilevel.heads.projected.descent import ProjectedDescent
 from bilevel.linear.factor import merge_outputs
 from bilevel.linear.systems import CentredSystem, PrimalSystem
 from bilevel.problem.base import StackelbergProblem
@@ -87,6 +87,7 @@ class ProjectedNewton(AbstractHeadSolver):
 
     tolerance: Number = 1e-10
     max_steps: int = 100
+    exact, draws, cost = True, False, Cost(solves=1, passes=1)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tolerance", positive(self.tolerance, "`tolerance`"))
@@ -115,9 +116,11 @@ class ProjectedNewton(AbstractHeadSolver):
         view, bounds = views[0], Bounds.of(convex, head, views[-1].objective)
         if len(views) > 1:
             bounds = _opened(bounds, view, views[-1].objective)
-        ended = self._descended(view.objective, bounds, view.vector(head))
+        descent = self._descent(view.objective, bounds, view.vector(head))
+        ended = descent.run()
         found, status = view.head(ended.place.point), ended.status
-        factor: Any = ended.factor if view.centre is None else ()  # else of another matrix than H
+        # else of another matrix than H, or too dear: adjoints by it take all rows at once
+        lasting = view.centre is None and rows.full.chunks is None
         if len(views) > 1:
             found = view.moved_inside(found, convex)
             found, status = self._held(views[-1], convex, found, status)
@@ -126,19 +129,20 @@ class ProjectedNewton(AbstractHeadSolver):
         late = status == int(Status.NOT_CONVERGED)
         if bool(late.any()) and isinstance(oracles.problem, LinearHeadProblem):
             answer, status, words = _by_cvxpy(oracles, body, answer, rows, state, status)
-        residual = _residual(view, convex, answer, ended)
+        residual = _residual(view, convex, answer, ended.place, descent.scale)
         failed = status >= int(Status.DIVERGED)
         nothing = trees.tree_map(lambda leaf: torch.full_like(leaf, torch.nan), answer)
         answer = trees.where(failed, nothing, answer)
         residual = residual.masked_fill(failed, torch.nan)
-        # adjoints by it take the features of all rows at once
-        factor = factor if rows.full.chunks is None else ()
+        factor = ended.factor if lasting else None
         return HeadSolution(answer, residual, status, state, factor, words)
 
-    def _descended(self, objective: AbstractObjective, bounds: Bounds, start: Tensor) -> Ended:
+    def _descent(
+        self, objective: AbstractObjective, bounds: Bounds, start: Tensor
+    ) -> ProjectedDescent:
         """Steps from vectors that need not lie between the bounds."""
         place = objective.at(bounds.clip(start))
-        return ProjectedDescent(objective, bounds, place, self.tolerance, self.max_steps).run()
+        return ProjectedDescent(objective, bounds, place, self.tolerance, self.max_steps)
 
     def _held(
         self, view: View, convex: ConvexSet, head: Tensor, status: Tensor
@@ -156,24 +160,9 @@ class ProjectedNewton(AbstractHeadSolver):
         if not bool(outside.any()):
             return head, status
         some = view.objective.take(outside)
-        ended = self._descended(some, bounds.take(outside), point[outside].nan_to_num(0.0))
+        ended = self._descent(some, bounds.take(outside), point[outside].nan_to_num(0.0)).run()
         found = point.index_put((outside,), ended.place.point)
         return view.head(found), status.index_put((outside,), ended.status)
-
-    @property
-    def exact(self) -> bool:
-        """Yes."""
-        return True
-
-    @property
-    def draws(self) -> bool:
-        """Nothing."""
-        return False
-
-    @property
-    def cost(self) -> Cost:
-        """One exact solve, with passes through all rows."""
-        return Cost(solves=1, passes=1)
 
 
 def has_bounds(convex: ConvexSet) -> bool:
@@ -223,23 +212,16 @@ def _opened(bounds: Bounds, view: View, objective: AbstractObjective) -> Bounds:
     return Bounds(*found)
 
 
-def _residual(view: View, convex: ConvexSet, answer: Tree, ended: Ended) -> Tensor:
+def _residual(
+    view: View, convex: ConvexSet, answer: Tree, place: Place, diagonal: Tensor
+) -> Tensor:
     """The norm of the gradient mapping at what is returned, (R,)."""
-    point, place, scale = view.vector(answer), ended.place, ended.scale.amax(1)
+    point, scale = view.vector(answer), diagonal.amax(1)
     if not torch.equal(point, place.point):  # rounded, or by cvxpy
         place = view.objective.at(point)
     if view.centre is not None:  # about that of H
         scale = scale * view.centre.stretch()
     return mapping(convex, trees.cast(answer, torch.float64), view.slope(place.slope), 1 / scale)
-
-
-def _some(state: Any, which: Tensor) -> Any:
-    """The state of some runs; what is no tensor belongs to all."""
-    if isinstance(state, Tensor):
-        return state[which]
-    if isinstance(state, tuple) and state:
-        return type(state)(*(_some(x, which) for x in state))
-    return state
 
 
 def _by_cvxpy(
@@ -248,21 +230,20 @@ def _by_cvxpy(
     """Heads, codes and words once the runs that did not arrive were asked of cvxpy."""
     late = status == int(Status.NOT_CONVERGED)
     w, theta = (trees.take(tree, late) for tree in (body, head))
-    kept = _some(state, late)
     try:
         CVXPY.check(oracles.problem)
-        found = CVXPY.solve(oracles, w, theta, rows.full.take(late), kept, 0)
+        some = rows.full.take(late), trees.part(state, late)
+        found = CVXPY.solve(oracles, w, theta, *some, 0)
     except BilevelError:  # not installed, no form, too many rows: as far as the steps led
         return head, status, ()
     solved = found.status < int(Status.NOT_CONVERGED)
     solved = solved | (found.status == int(Status.JITTERED))
     taken = late.index_put((late,), solved)
     whole = head.index_put((late,), found.head)
-    words, said = iter(found.words), []
-    for run in late.tolist():
-        said.append(f"handed to cvxpy: {next(words)}" if run else "")
+    words = iter(found.words)
+    said = tuple(f"handed to cvxpy: {next(words)}" if run else "" for run in late.tolist())
     return (
         trees.where(taken, whole, head),
         torch.where(taken, status.index_put((late,), found.status), status),
-        tuple(said),
+        said,
     )

@@ -1,0 +1,117 @@
+"""When a Hessian is factored, how exactly, and for how long its factor leads.
+
+Almost all time of a solve goes into Hessians. A factor is kept as long as steps by it are cheaper
+than a new one, and the first ones, far from the end, need not be exact: only where a head ends up
+must be, and that the slopes say, which are always made in float64.
+"""
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.core.checks import Number
+from bilevel.core.status import Status
+from bilevel.heads.newton.runs import Runs, spread
+from bilevel.heads.objectives.base import AbstractObjective, Place
+from bilevel.linear.cholesky import factorise, positive_cholesky
+
+SINGLE_WORK = 2.0**24
+"""Multiplications from which a Hessian is made in float32."""
+NEAR = 1e-3
+"""Of the first slope: there a run without a factor to start with makes one that lasts."""
+
+
+def refactored(objective: AbstractObjective, runs: Runs, which: Tensor) -> tuple[Runs, Tensor]:
+    """H of the runs `which` factored where they stand: roughly, in float32 or exactly.
+
+    Each way takes what the one before was not good enough for. Also returned is whose factor now is
+    that of H itself, (R,).
+    """
+    if not bool(which.any()):
+        return runs, which
+    exact = which
+    if objective.has_rough:
+        rough = which & ~runs.factor.usable
+        runs, weak = _tried(objective, runs, rough)
+        exact = which & (~rough | weak)
+    double = exact
+    if objective.work >= SINGLE_WORK:
+        single = exact & ~runs.precise
+        runs, failed = _tried(objective, runs, single, torch.float32)
+        double = (exact & ~single) | failed
+        runs = runs._replace(precise=runs.precise | failed)
+    runs = runs._replace(
+        factored=runs.factored + which,
+        stale=runs.stale & ~which,
+        above=runs.above & ~which,
+        secants=runs.secants.without(which),
+    )
+    return _ensured(objective, runs, double), exact
+
+
+def _tried(
+    objective: AbstractObjective, runs: Runs, which: Tensor, dtype: torch.dtype | None = None
+) -> tuple[Runs, Tensor]:
+    """Factored in one type, None: roughly; and for whom that was not good enough, (R,)."""
+    if not bool(which.any()):
+        return runs, which
+    objective, place = objective.part(which, runs.place)
+    hessian = objective.hessian(place, dtype) if dtype else objective.rough_hessian(place)
+    cholesky, bad = positive_cholesky(hessian)
+    return runs.led_by(which, cholesky, ~bad, bad), spread(which, bad)
+
+
+def _ensured(objective: AbstractObjective, runs: Runs, which: Tensor) -> Runs:
+    """Factored in float64, with a majorant or a jitter where H is not positive.
+
+    What is hopeless gets a status.
+    """
+    if not bool(which.any()):
+        return runs
+    objective, place = objective.part(which, runs.place)
+    hessian = objective.hessian(place, torch.float64)
+    cholesky, bad = positive_cholesky(hessian)
+    above = objective.majorant(place)
+    if above is not None:  # its steps never go too far, those of an H next to nothing do
+        hessian, bad = above, bad | runs.short[which]
+        runs = runs._replace(above=runs.above.index_put((which,), bad))
+    if bool(bad.any()):
+        cholesky[bad], _, codes = factorise(hessian[bad])
+        bad = bad.index_put((bad,), codes != int(Status.CONVERGED))
+    usable = cholesky.flatten(1).isfinite().all(1)
+    runs = runs.led_by(which, cholesky, usable, bad)
+    return runs.ended(spread(which, ~usable), Status.INDEFINITE)
+
+
+def distrusted(
+    objective: AbstractObjective, runs: Runs, which: Tensor, here: Place, step: Tensor
+) -> Runs:
+    """Factors in float32 that do not solve the system of the step are made in float64."""
+    if not objective.whole or objective.work < SINGLE_WORK:
+        return runs
+    left = trees.norm(objective.product(here, step) + here.slope)
+    return runs._replace(precise=runs.precise | (which & ~(left <= 0.1 * here.size)))
+
+
+def outworn(
+    objective: AbstractObjective,
+    runs: Runs,
+    moved: Tensor,
+    shrunk: Tensor,
+    first: Tensor,
+    tolerance: Number,
+) -> Runs:
+    """Stale are also first factors that led far, and those whose way costs more than a new one.
+
+    `shrunk` is how many times smaller the step of those that `moved` made |d g|, and `first` the
+    largest slope where they started, (R,).
+    """
+    if not objective.whole:
+        return runs
+    largest = runs.place.largest
+    # a factor near the end serves the next body, too
+    arriving = moved & ~runs.fresh & (largest <= NEAR * first)
+    # so many steps are ahead if all do as well as the last one; by a new factor, about two
+    ahead = (largest / tolerance).clamp(min=1).log() / shrunk.log()
+    worn = (arriving | (moved & (ahead - 2 > objective.price))) & (largest > tolerance)
+    return runs._replace(stale=runs.stale | worn, fresh=runs.fresh | arriving)

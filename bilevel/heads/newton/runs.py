@@ -1,0 +1,78 @@
+"""R heads on their way to their minimisers, between bounds or without."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bilevel.core.status import Status
+from bilevel.heads.newton.secants import Secants
+from bilevel.heads.objectives.base import Place
+from bilevel.linear.factor import BlockFactor
+
+GOING = -1
+CONTRACTION = 0.25
+"""A step that leaves more of |d g| than this is not a good one."""
+PRECISE = 1e-9
+"""Up to this tolerance a run goes on beyond it where that costs little: all digits are wanted."""
+DECREASE = 1e-4
+"""A step is too long over which g falls by less than this part of the rate at which it begins."""
+HALVINGS = 50
+RUNAWAY = 0.1
+"""Predictions that move by more although g is flat run away, if they can."""
+
+
+class Runs(NamedTuple):
+    """Where R runs stand, and how far their factors can be relied on; masks (R,).
+
+    What follows `jittered` is for steps without bounds.
+    """
+
+    place: Place
+    factor: BlockFactor  # the last one of each run
+    status: Tensor  # a `Status` code, or GOING, (R,)
+    steps: Tensor  # how many each run made, (R,)
+    factored: Tensor  # how many factors, (R,)
+    stale: Tensor  # the factor must be replaced before the next step
+    jittered: Tensor  # something was added to the matrix that was factored
+    fresh: Tensor  # the factor is not the first one, or was made near the end
+    precise: Tensor  # a factor in float32 was not good enough
+    above: Tensor  # the factor is that of a majorant
+    short: Tensor  # the last step had to be halved often
+    starting: Tensor  # no step fell short yet
+    polished: Tensor  # further steps below the tolerance gain nothing
+    before: Place  # where the last step began
+    secants: Secants = Secants()
+
+    @classmethod
+    def begin(cls, place: Place, factor: BlockFactor) -> "Runs":
+        """Before the first step, with factors to start with."""
+        none, usable = torch.zeros_like(factor.usable, dtype=torch.int64), factor.usable
+        no = none > 0
+        counts = (none + GOING, none, none)
+        return cls(place, factor, *counts, ~usable, no, usable, no, no, no, ~no, no, place)
+
+    @property
+    def going(self) -> Tensor:
+        """Runs without a status, (R,)."""
+        return self.status == GOING
+
+    def ended(self, which: Tensor, status: Status) -> "Runs":
+        """With a status for those of `which` that have none yet."""
+        return self._replace(status=self.status.masked_fill(which & self.going, int(status)))
+
+    def led_by(self, which: Tensor, cholesky: Tensor, usable: Tensor, bad: Tensor) -> "Runs":
+        """With new factors of the runs `which`, one after the other, as far as they are usable."""
+        factor = self.factor.replaced(spread(which, usable), cholesky[usable])
+        jittered = torch.where(which, spread(which, bad), self.jittered)
+        return self._replace(factor=factor, jittered=jittered)
+
+    def concluded(self) -> "Runs":
+        """At the end: the status tells of what was added to H."""
+        jittered = (self.status == int(Status.CONVERGED)) & self.jittered
+        return self._replace(status=self.status.masked_fill(jittered, int(Status.JITTERED)))
+
+
+def spread(which: Tensor, values: Tensor) -> Tensor:
+    """Values of the runs `which`, (R,); False for the others."""
+    return torch.zeros_like(which).index_put((which,), values)
