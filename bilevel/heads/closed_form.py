@@ -11,6 +11,7 @@ from bilevel.core.cost import Cost
 from bilevel.core.parts import check_part
 from bilevel.core.status import Status
 from bilevel.data.rows import Rows
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import IncompatibleError
 from bilevel.heads.base import AbstractHeadSolver, HeadSolution
@@ -63,21 +64,21 @@ class ClosedForm(AbstractHeadSolver):
 
     def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Any:
         """Check that H is positive definite; what the data keep."""
-        return self.data.init(oracles, body, head, rows)
+        return self.data.init(HeadPoint(oracles, body, head, rows))
 
     def solve(
         self, oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: Any, k: int
     ) -> HeadSolution:
         """The exact heads on the rows of `data`."""
-        system, state = self.data.system(oracles, body, head, rows, state)
+        point = HeadPoint(oracles, body, head, rows)
+        system, state = self.data.system(point, state)
         numbers, status, factor = system.factorised()
         if isinstance(oracles.problem, LinearHeadProblem):
             solved = numbers if head.ndim == 3 else numbers.squeeze(2)
             solved, off = solved.to(head.dtype), None
         else:
             assert isinstance(system, PrimalSystem)
-            on = rows if self.uses_batch else rows.full
-            found = landing(oracles, body, head, on, system, (numbers, status))
+            found = landing(point if self.uses_batch else point.full, system, (numbers, status))
             solved, off = found.head, found.off
             status = status.masked_fill(~found.agrees, int(Status.NOT_QUADRATIC))
         solved, status = self._constrain(oracles.problem, solved, status)

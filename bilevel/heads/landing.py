@@ -7,8 +7,7 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.core.status import Status
-from bilevel.data.rows import Rows
-from bilevel.derivatives.oracles import Oracles
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.linear.systems import PrimalSystem
 from bilevel.trees import Tree
 
@@ -34,58 +33,45 @@ class Landing(NamedTuple):
 
 
 def landing(
-    oracles: Oracles,
-    body: Tree,
-    head: Tree,
-    rows: Rows,
-    system: PrimalSystem,
-    solution: tuple[Tensor, Tensor] | None = None,
+    point: HeadPoint, system: PrimalSystem, solution: tuple[Tensor, Tensor] | None = None
 ) -> Landing:
-    """The head that the Hessian at `head` leads to, and whether it is a stationary point.
+    """The head that the Hessian at the point leads to, and whether it is a stationary point.
 
     If it is one, it is theta* of any convex g, and d_theta g(theta) = H (theta - theta*) holds at
-    `head`, whatever g is elsewhere. Nothing is asked of a singular Hessian, which leads nowhere:
+    the point, whatever g is elsewhere. Nothing is asked of a singular Hessian, which leads nowhere:
     it is refused, or not certified, as such.
 
     Args:
-        oracles: of the problem.
-        body: leaves (R, ...).
-        head: leaves (R, ...).
-        rows: on which g is meant.
-        system: of a general head, at these heads.
+        point: general heads, on the rows that g is meant on.
+        system: at these heads.
         solution: of the system and its status codes; None: it is solved here.
     """
     step, status = system.solve() if solution is None else solution
-    moved = trees.unflatten(step.squeeze(2).to(trees.leaves(head)[0].dtype), head)
-    landed = trees.tree_map(torch.add, head, moved)
-    before, off = (trees.norm(oracles.head_gradient(body, at, rows)) for at in (head, landed))
+    moved = trees.unflatten(step.squeeze(2).to(trees.leaves(point.head)[0].dtype), point.head)
+    landed = point.at(trees.tree_map(torch.add, point.head, moved))
+    before, off = (trees.norm(at.gradient()) for at in (point, landed))
     solved = status == int(Status.CONVERGED)
-    floor = _rounding(oracles, body, landed, rows, system.hessian.squeeze(1), head)
+    floor = _rounding(point, landed, system.hessian.squeeze(1))
     apart = off > VANISHED * before + floor  # numbers that overflow say nothing of g
-    return Landing(landed, off, ~apart | ~solved | ~trees.finite(landed), solved)
+    return Landing(landed.head, off, ~apart | ~solved | ~trees.finite(landed.head), solved)
 
 
-def deviation(
-    oracles: Oracles, body: Tree, head: Tree, at: Tree, rows: Rows, hessian: Tensor
-) -> tuple[Tensor, Tensor]:
-    """|d_theta g(at) - d_theta g(head) - H (at - head)|, and whether it may be rounding, (R,)."""
-    start, end = (trees.flatten(oracles.head_gradient(body, x, rows)).double() for x in (head, at))
-    apart = trees.flatten(at).double() - trees.flatten(head).double()
-    off = (end - start - (hessian @ apart.unsqueeze(2)).squeeze(2)).norm(dim=1)
-    floor = _rounding(oracles, body, at, rows, hessian, head)
-    return off, off <= VANISHED * torch.maximum(start.norm(dim=1), end.norm(dim=1)) + floor
+def deviation(point: HeadPoint, end: HeadPoint, hessian: Tensor) -> tuple[Tensor, Tensor]:
+    """|d_theta g(end) - d_theta g - H (end - theta)|, and whether it may be rounding, (R,)."""
+    before, after = (trees.flatten(at.gradient()).double() for at in (point, end))
+    apart = trees.flatten(end.head).double() - trees.flatten(point.head).double()
+    off = (after - before - (hessian @ apart.unsqueeze(2)).squeeze(2)).norm(dim=1)
+    floor = _rounding(point, end, hessian)
+    return off, off <= VANISHED * torch.maximum(before.norm(dim=1), after.norm(dim=1)) + floor
 
 
-def _rounding(
-    oracles: Oracles, body: Tree, at: Tree, rows: Rows, hessian: Tensor, head: Tree
-) -> Tensor:
-    """How much of d_theta g at `at` may be rounding, generously, (R,).
+def _rounding(point: HeadPoint, end: HeadPoint, hessian: Tensor) -> Tensor:
+    """How much of d_theta g at the end may be rounding, generously, (R,).
 
     Its terms are of the size |H| |theta|, or sqrt(|H| g) where large ones cancel.
     """
     largest = hessian.abs().sum(2).amax(1)
-    length = trees.norm(at) + trees.norm(head) + 1
-    value = oracles.head_value(body, at, rows).abs()
-    eps = torch.finfo(trees.leaves(head)[0].dtype).eps
-    found: Tensor = ROUNDINGS * eps * (largest * length + (largest * value).sqrt())
+    length = trees.norm(end.head) + trees.norm(point.head) + 1
+    eps = torch.finfo(trees.leaves(point.head)[0].dtype).eps
+    found: Tensor = ROUNDINGS * eps * (largest * length + (largest * end.value().abs()).sqrt())
     return found

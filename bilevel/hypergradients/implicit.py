@@ -12,11 +12,13 @@ from bilevel.core.cost import Cost
 from bilevel.core.parts import check_part
 from bilevel.core.status import Status
 from bilevel.data.rows import Rows
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ArgumentError, IncompatibleError, InexactHeadError
 from bilevel.heads import AbstractHeadSolver
 from bilevel.hypergradients.base import AbstractHypergradient, Answer, BodyGradient, fine
-from bilevel.hypergradients.condition import Condition, check_dependence
+from bilevel.hypergradients.condition import Condition
+from bilevel.hypergradients.dependence import check_dependence
 from bilevel.linear import AbstractLinearSolver
 from bilevel.problem.base import StackelbergProblem
 from bilevel.trees import Tree
@@ -83,7 +85,7 @@ class Implicit(AbstractHypergradient):
     def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Tree:
         """Adjoints of zero; check the set of heads, and that g depends on the body."""
         oracles.problem.head_set.free(head, head)
-        check_dependence(oracles, body, head, rows)
+        check_dependence(HeadPoint(oracles, body, head, rows))
         return trees.tree_map(torch.zeros_like, head)
 
     def gradient(
@@ -91,22 +93,23 @@ class Implicit(AbstractHypergradient):
     ) -> BodyGradient:
         """The adjoint, then its pull-back to the body."""
         on = rows if answer.solver.uses_batch else rows.full
-        at, status = Condition(oracles, body, answer.head, on), fine(body)
+        at, status = Condition(HeadPoint(oracles, body, answer.head, on)), fine(body)
         factor = answer.factor
         if not answer.solver.exact:
             at, status, moved = self._examined(at)
             factor = () if moved else factor
-        direct, right = oracles.body_gradients(body, at.head, rows)
+        point = at.point.on(rows)
+        direct, right = point.body_gradients()
         solved = at.solve(right, self.linear_solver, state, factor)
-        pulled = oracles.cross_vjp(body, at.head, solved.value, rows)
+        pulled = point.cross_vjp(solved.value)
         slope = trees.tree_map(torch.sub, direct, pulled)
         # an adjoint that is not finite is no place to start the next one from
         usable = trees.finite(solved.value)
         kept = trees.where(usable, solved.value, trees.tree_map(torch.zeros_like, solved.value))
         worst = torch.maximum(status, solved.status)
-        return BodyGradient(slope, worst, solved.value, solved.residual, kept, at.head)
+        return BodyGradient(slope, worst, solved.value, solved.residual, kept, point.head)
 
-    def _examined(self, at: "Condition") -> tuple["Condition", Tensor, bool]:
+    def _examined(self, at: Condition) -> tuple[Condition, Tensor, bool]:
         """Heads that satisfy the condition, their status, and whether they were moved."""
         inexact = at.relative_residual() > self.tolerance
         moved = self.on_inexact == "refine" and bool(inexact.any())
@@ -122,7 +125,7 @@ class Implicit(AbstractHypergradient):
                 f"{float(at.relative_residual()[run]):.2g} of that at the zero head, above "
                 f"`tolerance` = {self.tolerance}. {Status.INEXACT_HEAD.message}"
             )
-        status = fine(at.body).masked_fill(inexact, int(Status.INEXACT_HEAD))
+        status = fine(at.point.body).masked_fill(inexact, int(Status.INEXACT_HEAD))
         return at, status, moved
 
     @property

@@ -16,6 +16,7 @@ from bilevel.data.rows import Rows
 from bilevel.data.sampler import Sampler
 from bilevel.data.training_data import TrainingData
 from bilevel.derivatives.contract import check_contract, check_data
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ArgumentError, ShapeError
 from bilevel.heads import AbstractHeadSolver
@@ -24,9 +25,6 @@ from bilevel.hypergradients import AbstractHypergradient, Answer, BodyGradient, 
 from bilevel.problem.base import Groups, StackelbergProblem
 from bilevel.strategies.best_response import default_gradient
 from bilevel.trees import Tree
-
-CHUNKED_PROBES = 16
-"""Products that an estimate of |d2_{w theta} g| may take on rows in chunks."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -269,9 +267,10 @@ class _Point:
 
     def certify(self, head: Tree) -> tuple[Certifier, HeadCertificate]:
         """The certificate of a head, in float64."""
-        at = (*(trees.cast(x, torch.float64) for x in (self.body, head)), self.double)
-        certifier = Certifier.for_problem(self.oracles, *at, stated=self.stated)
-        return certifier, certifier.certify(certifier.system(*at), *at)
+        body, head = (trees.cast(x, torch.float64) for x in (self.body, head))
+        at = HeadPoint(self.oracles, body, head, self.double)
+        certifier = Certifier.for_problem(at, stated=self.stated)
+        return certifier, certifier.certify(certifier.system(at), at)
 
     def bound(
         self, method: AbstractHypergradient, found: BodyGradient, head: Tree
@@ -282,13 +281,9 @@ class _Point:
             None if tree is None else trees.cast(tree, torch.float64)
             for tree in (self.body, head, found.body, found.adjoint)
         )
-        made = GradientCertifier(
-            certifier, body, head, self.double, certificate, stated=self.stated, compared=True
-        )
-        if trees.leaves(self.body)[0].dtype == torch.float64:
-            made = dataclasses.replace(made, factor=self.factor)
-        if self.double.chunks is not None:  # each product is a pass over all rows
-            made = dataclasses.replace(made, probes=CHUNKED_PROBES)
+        at = HeadPoint(self.oracles, body, head, self.double)
+        factor = self.factor if trees.leaves(self.body)[0].dtype == torch.float64 else ()
+        made = GradientCertifier(certifier, at, certificate, self.stated, factor=factor)
         if isinstance(method, Envelope):
             bound = made.envelope(slope)
         else:

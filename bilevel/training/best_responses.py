@@ -17,11 +17,12 @@ from bilevel.bounds.heads import Certifier
 from bilevel.core.generators import generator
 from bilevel.core.status import Status
 from bilevel.data.rows import Rows
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import Oracles
 from bilevel.heads.convex.polish import polished
 from bilevel.heads.newton.descent import PRECISE, Descent
-from bilevel.heads.newton.solver import newton_factor
 from bilevel.heads.objectives.base import AbstractObjective
+from bilevel.heads.objectives.hessian import newton_factor
 from bilevel.heads.objectives.linear import LARGEST_BLOCK, interacts, knows_curvature
 from bilevel.heads.objectives.view import head_objective, head_view
 from bilevel.heads.projected.bounds import Bounds
@@ -144,7 +145,7 @@ class BestResponses:
 
     def _newton(self, body: Tree, head: Tree, rows: Rows) -> Answered:
         """On to a tenth of what rounding makes of a slope, if that can be reached."""
-        view = head_view(self.certifier.oracles, body, head, rows)
+        view = head_view(HeadPoint(self.certifier.oracles, body, head, rows))
         objective = view.objective
         start = objective.at(view.vector(head))
         tolerance = (ROUNDED * objective.rounding(start)).clamp(max=PRECISE)
@@ -167,7 +168,7 @@ class BestResponses:
         oracles = self.certifier.oracles
         zero = trees.tree_map(torch.zeros_like, head)
         head = trees.where(trees.finite(head), head, zero)
-        objective = head_objective(oracles, body, head, rows)
+        objective = head_objective(HeadPoint(oracles, body, head, rows))
         bounds = Bounds.of(oracles.problem.head_set, head, objective)
         start = objective.at(bounds.clip(objective.vector(head)))
         ended = ProjectedDescent(objective, bounds, start, PRECISE, STEPS).run()

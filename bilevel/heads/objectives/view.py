@@ -5,16 +5,18 @@ means. A free bias takes the means up: see `bilevel.linear.centre`.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
 
 from bilevel.data.rows import Rows
-from bilevel.derivatives.oracles import LinearParts, Oracles
+from bilevel.derivatives.head_point import HeadPoint
+from bilevel.derivatives.oracles import LinearParts
 from bilevel.heads.objectives.base import AbstractObjective, GeneralObjective
 from bilevel.heads.objectives.linear import LinearObjective, knows_curvature
 from bilevel.linear.centre import FAR, Centre, bias_of, centre_of, pulled, shifted
+from bilevel.problem.base import StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.problem.sets import ConvexSet, Everywhere
 from bilevel.trees import Tree
@@ -91,33 +93,34 @@ class View(NamedTuple):
         return torch.where(self.undetermined.unsqueeze(2), head + shift, head)
 
 
-def head_objective(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> AbstractObjective:
-    """g of the heads at `body`, by the features where that is possible."""
-    problem = oracles.problem
-    if isinstance(problem, LinearHeadProblem) and knows_curvature(problem, targets_of(rows)):
-        return linear_objective(problem, oracles.linear_parts(body, rows))
-    return GeneralObjective(oracles, body, head, rows)
+def head_objective(point: HeadPoint) -> AbstractObjective:
+    """g of the heads at their bodies, by the features where that is possible."""
+    problem = point.problem
+    if told_by_features(problem, point.rows):
+        return linear_objective(problem, point.oracles.linear_parts(point.body, point.rows))
+    return GeneralObjective(point.oracles, point.body, point.head, point.rows)
 
 
-def head_view(
-    oracles: Oracles, body: Tree, head: Tree, rows: Rows, *, settled: bool | None = None
-) -> View:
+def head_view(point: HeadPoint, *, settled: bool | None = None) -> View:
     """The same, from the means of features that lie far from zero.
 
     Args:
-        oracles: of the problem.
-        body: leaves (R, ...).
-        head: likewise.
-        rows: on which the heads answer.
+        point: the heads, on the rows that they answer to.
         settled: whether undetermined sums are made zero; None: without a set of heads.
     """
-    problem = oracles.problem
-    if not (isinstance(problem, LinearHeadProblem) and knows_curvature(problem, targets_of(rows))):
-        return View(GeneralObjective(oracles, body, head, rows))
-    parts, centre = seen_from_means(problem, oracles.linear_parts(body, rows))
+    problem = point.problem
+    if not told_by_features(problem, point.rows):
+        return View(head_objective(point))
+    parts = point.oracles.linear_parts(point.body, point.rows)
+    parts, centre = seen_from_means(problem, parts)
     made = linear_objective(problem, parts, settled)
     gauge = None if made.gauge is None else made.gauge[:, 0] > 0
     return View.centred(made, centre, gauge)
+
+
+def told_by_features(problem: StackelbergProblem, rows: Rows) -> TypeGuard[LinearHeadProblem]:
+    """Whether the features tell g: of a linear head whose criterion tells its curvature."""
+    return isinstance(problem, LinearHeadProblem) and knows_curvature(problem, targets_of(rows))
 
 
 def linear_objective(
