@@ -88,7 +88,7 @@ class GradientCertifier:
         thorough: whether third derivatives and jumps may be computed, and whether derivatives in
             the body are compared with differences, since autograd may not see all of them: no
             bound is given then. Records are too many for that.
-        factor: of H on these rows, for an adjoint that is solved for here; () if there is none.
+        factor: of H on these rows, for an adjoint that is solved for here; None if there is none.
     """
 
     certifier: Certifier
@@ -96,7 +96,7 @@ class GradientCertifier:
     certificate: HeadCertificate
     stated: bool
     thorough: bool = True
-    factor: Any = ()
+    factor: Any = None
 
     def envelope(self, slope: Tree) -> GradientBound:
         """The bound of gradients that are meant to be d_w g at the head."""

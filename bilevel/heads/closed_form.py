@@ -88,7 +88,7 @@ class ClosedForm(AbstractHeadSolver):
         residual = system.gradient_norm(self._numbers(oracles.problem, solved, head))
         if off is not None and isinstance(oracles.problem.head_set, Everywhere):
             residual = off
-        kept = factor if self.exact else ()  # averages are no Hessian of g
+        kept = factor if self.exact else None  # averages are no Hessian of g
         return HeadSolution(solved, residual, status, state, kept)
 
     @staticmethod

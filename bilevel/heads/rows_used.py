@@ -43,14 +43,14 @@ class Moments(NamedTuple):
         moment: Z'St/n, (R, M, K); likewise.
         weight: what to divide both by, (R,): the discounted number of batches.
         rows: n.
-        centre: from where features and targets are counted; (): as they are.
+        centre: from where features and targets are counted; None: as they are.
     """
 
     gram: Tensor
     moment: Tensor
     weight: Tensor
     rows: int
-    centre: Centre | tuple[()] = ()
+    centre: Centre | None = None
 
 
 class AbstractHeadData(abc.ABC):
@@ -94,7 +94,7 @@ class FullData(AbstractHeadData):
         found = row_moments(point.oracles, point.body, rows)
         refuse_singular(found.system(rows.count), problem)
         one = torch.ones_like(found.gram[:, 0, 0])
-        return Moments(found.gram, found.moment, one, rows.count, found.centre or ())
+        return Moments(found.gram, found.moment, one, rows.count, found.centre)
 
     def system(
         self, point: HeadPoint, state: Decided | Moments
@@ -102,7 +102,7 @@ class FullData(AbstractHeadData):
         """Of all rows."""
         if isinstance(state, Moments):
             penalty = by_output(point.oracles.linear_penalty(point.body, point.head).double())
-            known = (penalty, state.centre or None, bias_of(point.problem))
+            known = (penalty, state.centre, bias_of(point.problem))
             return RowMoments(state.gram, state.moment, *known).system(state.rows), state
         return quadratic_system(point.full, penalised=state.penalised), state
 
@@ -202,14 +202,14 @@ class RunningData(AbstractHeadData):
         """Nothing seen yet; check that the first system will be positive definite."""
         found = row_moments(point.oracles, point.body, point.rows)
         matrix, moment = torch.zeros_like(found.gram), torch.zeros_like(found.moment)
-        empty = Moments(matrix, moment, matrix[:, 0, 0], point.rows.count, found.centre or ())
+        empty = Moments(matrix, moment, matrix[:, 0, 0], point.rows.count, found.centre)
         refuse_singular(self.system(point, empty)[0], point.problem, RUNNING_REMEDY)
         return empty
 
     def system(self, point: HeadPoint, state: Moments) -> tuple[AbstractSystem, Moments]:
         """Of the averages, with this batch in them, all counted from the means of this batch."""
         fresh = row_moments(point.oracles, point.body, point.rows)
-        kept = RowMoments(state.gram, state.moment, fresh.penalty, state.centre or None)
+        kept = RowMoments(state.gram, state.moment, fresh.penalty, state.centre)
         kept = kept.seen_from(fresh.centre)
         decay, extra = _double(self.decay), _double(self.extra_ridge)
         weight = decay * state.weight + 1
@@ -221,9 +221,7 @@ class RunningData(AbstractHeadData):
             fresh.penalty + trees.per_run(extra, fresh.penalty),
             fresh.centre,
         )
-        return averages.system(state.rows), Moments(
-            sums, moments, weight, state.rows, fresh.centre or ()
-        )
+        return averages.system(state.rows), Moments(sums, moments, weight, state.rows, fresh.centre)
 
 
 def _decide(point: HeadPoint, remedy: str = "") -> Decided:

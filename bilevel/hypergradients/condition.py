@@ -106,7 +106,7 @@ class Condition:
         right: Tree,
         solver: AbstractLinearSolver | None = None,
         start: Tree | None = None,
-        factor: Any = (),
+        factor: Any = None,
     ) -> LinearSolution:
         """v with H v = `right` on the free coordinates, and zero on the others.
 
@@ -120,8 +120,8 @@ class Condition:
         linear = isinstance(self.point.problem, LinearHeadProblem)
         if solver is None and (self.free is None or self._led_by(factor)):
             if isinstance(factor, BlockFactor) or self._curved:
-                return self._by_products(right, factor or None)
-            if factor:
+                return self._by_products(right, factor)
+            if factor is not None:
                 return solve_by_factor(factor, right, by_output=linear)
             if self.point.oracles.quadratic_linear_head:
                 _, codes, factor = quadratic_system(self.point, penalised=False).factorised()

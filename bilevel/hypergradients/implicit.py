@@ -97,7 +97,7 @@ class Implicit(AbstractHypergradient):
         factor = answer.factor
         if not answer.solver.exact:
             at, status, moved = self._examined(at)
-            factor = () if moved else factor
+            factor = None if moved else factor
         point = at.point.on(rows)
         direct, right = point.body_gradients()
         solved = at.solve(right, self.linear_solver, state, factor)

@@ -181,7 +181,7 @@ def _hypergradient(
     answer = Answer(head, solver, point.head, 0, point.factor)
     found = method.gradient(point.oracles, point.body, answer, point.rows, made)
     if found.head is not None and found.head is not head:  # the method moved it
-        head, point.factor = found.head, ()
+        head, point.factor = found.head, None
         response = point.described(head, response.status, response.words)
     value = point.oracles.body_value(point.body, head, point.rows)
     bound = point.bound(method, found, head)
@@ -247,7 +247,7 @@ class _Point:
         solved = solver.solve(self.oracles, self.body, self.head, self.rows, memory, 0)
         # with something added to it, it is no factor of H
         jittered = bool((solved.status == int(Status.JITTERED)).any())
-        self.factor = () if jittered else solved.factor
+        self.factor = None if jittered else solved.factor
         return self.described(solved.head, Status(int(solved.status)), "".join(solved.words))
 
     def described(self, head: Tree, status: Status, words: str) -> HeadResponse:
@@ -282,7 +282,7 @@ class _Point:
             for tree in (self.body, head, found.body, found.adjoint)
         )
         at = HeadPoint(self.oracles, body, head, self.double)
-        factor = self.factor if trees.leaves(self.body)[0].dtype == torch.float64 else ()
+        factor = self.factor if trees.leaves(self.body)[0].dtype == torch.float64 else None
         made = GradientCertifier(certifier, at, certificate, self.stated, factor=factor)
         if isinstance(method, Envelope):
             bound = made.envelope(slope)

@@ -34,7 +34,7 @@ class BestResponseState(NamedTuple):
         codes: the worst `Status` code of each run so far, (R,).
         gradient: what the hypergradient remembers.
         start: where the head was solved from, and `factor` what it was solved with: kept only for
-            hypergradients that want them.
+            hypergradients that want them, None for others.
         factor: see `start`.
     """
 
@@ -44,8 +44,8 @@ class BestResponseState(NamedTuple):
     solver: Any
     codes: Tensor
     gradient: Any = ()
-    start: Any = ()
-    factor: Any = ()
+    start: Tree = None
+    factor: Any = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -163,8 +163,8 @@ class BestResponse(AbstractStrategy):
             solver=solved.state,
             # codes only grow in severity: a run that was jittered once says so at the end
             codes=state.codes.maximum(solved.status),
-            start=start if gradient.wants_start else (),
-            factor=solved.factor if gradient.wants_factor else (),
+            start=start if gradient.wants_start else None,
+            factor=solved.factor if gradient.wants_factor else None,
         )
 
     @property

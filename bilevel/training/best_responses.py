@@ -57,11 +57,11 @@ class Answered(NamedTuple):
 
     Attributes:
         head: theta*, leaves (R, ...), float64; NaN in runs where it was not reached.
-        factor: of the Hessian there, for adjoint solves; () if there is none, or F is g.
+        factor: of the Hessian there, for adjoint solves; None if there is none, or F is g.
     """
 
     head: Tree
-    factor: Any = ()
+    factor: Any = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -139,7 +139,7 @@ class BestResponses:
         )
         if not (looked and bool(lost.any())):
             implicit = not self.certifier.oracles.is_stackelberg
-            return Answered(best, system.factorised()[2] if implicit else ())
+            return Answered(best, system.factorised()[2] if implicit else None)
         # what looked quadratic at some heads need not be so at the best response
         return Answered(trees.where(lost, self._newton(body, head, rows).head, best))
 

@@ -35,11 +35,11 @@ class ConvexHeads(abc.ABC):
 
     Attributes:
         status: a code per run before anything is solved, (R,): failed where numbers are not finite.
-        factor: of the Hessian, for adjoints; () if there is none.
+        factor: of the Hessian, for adjoints; None if there is none.
     """
 
     status: Tensor
-    factor: Any = ()
+    factor: Any = None
 
     @abc.abstractmethod
     def task(self, run: int, *shared: Any) -> Compiled:

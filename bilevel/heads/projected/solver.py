@@ -118,7 +118,7 @@ class ProjectedNewton(AbstractHeadSolver):
             bounds = _opened(bounds, view, views[-1].objective)
         ended = self._descended(view.objective, bounds, view.vector(head))
         found, status = view.head(ended.place.point), ended.status
-        factor: Any = ended.factor if view.centre is None else ()  # else of another matrix than H
+        factor: Any = ended.factor if view.centre is None else None  # else of another matrix than H
         if len(views) > 1:
             found = view.moved_inside(found, convex)
             found, status = self._held(views[-1], convex, found, status)
@@ -133,7 +133,7 @@ class ProjectedNewton(AbstractHeadSolver):
         answer = trees.where(failed, nothing, answer)
         residual = residual.masked_fill(failed, torch.nan)
         # adjoints by it take the features of all rows at once
-        factor = factor if rows.full.chunks is None else ()
+        factor = factor if rows.full.chunks is None else None
         return HeadSolution(answer, residual, status, state, factor, words)
 
     def _descended(self, objective: AbstractObjective, bounds: Bounds, start: Tensor) -> Ended:
