@@ -22,8 +22,8 @@ from bilevel.errors import ArgumentError, ShapeError
 from bilevel.heads import AbstractHeadSolver
 from bilevel.heads.default import default_solver
 from bilevel.hypergradients import AbstractHypergradient, Answer, BodyGradient, Envelope
+from bilevel.hypergradients.default import default_gradient
 from bilevel.problem.base import Groups, StackelbergProblem
-from bilevel.strategies.best_response import default_gradient
 from bilevel.trees import Tree
 
 

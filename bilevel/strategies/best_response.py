@@ -13,14 +13,12 @@ from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
 from bilevel.heads import AbstractHeadSolver, HeadSolution
 from bilevel.heads.default import EXACT, default_solver
-from bilevel.hypergradients import AbstractHypergradient, Answer, Envelope, Implicit
+from bilevel.hypergradients import AbstractHypergradient, Answer
+from bilevel.hypergradients.default import ENVELOPE, default_gradient
 from bilevel.optimizers import AbstractOptimizer, RMSProp
 from bilevel.problem.base import StackelbergProblem
 from bilevel.strategies.base import AbstractStrategy
 from bilevel.trees import Tree
-
-# made once: the compiler does not make parts
-ENVELOPE, IMPLICIT = Envelope(), Implicit()
 
 
 class BestResponseState(NamedTuple):
@@ -170,7 +168,7 @@ class BestResponse(AbstractStrategy):
     @property
     def compilable(self) -> bool:
         """As far as solver and gradient are."""
-        return (self.solver or EXACT).compilable and (self.gradient or Envelope()).compilable
+        return (self.solver or EXACT).compilable and (self.gradient or ENVELOPE).compilable
 
     @property
     def draws(self) -> bool:
@@ -180,13 +178,8 @@ class BestResponse(AbstractStrategy):
     @property
     def cost(self) -> Cost:
         """What solver and gradient cost."""
-        return (self.gradient or Envelope()).cost.plus((self.solver or EXACT).cost)
+        return (self.gradient or ENVELOPE).cost.plus((self.solver or EXACT).cost)
 
     def status(self, state: BestResponseState) -> Tensor:
         """The worst code of the head solves so far."""
         return state.codes
-
-
-def default_gradient(is_stackelberg: bool) -> AbstractHypergradient:
-    """`Envelope` where F is g, else `Implicit`."""
-    return ENVELOPE if is_stackelberg else IMPLICIT
