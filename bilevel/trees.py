@@ -103,6 +103,11 @@ def where(mask: Tensor, yes: Tree, no: Tree) -> Tree:
     return tree_map(choose, yes, no)
 
 
+def nan_where(mask: Tensor, tree: Tree) -> Tree:
+    """NaN in the runs where `mask` (R,) holds."""
+    return where(mask, tree_map(lambda leaf: torch.full_like(leaf, torch.nan), tree), tree)
+
+
 def dot(a: Tree, b: Tree) -> Tensor:
     """Inner product per run, shape (R,)."""
     parts = [(x * y).flatten(1).sum(1) for x, y in zip(_lift(a), _lift(b), strict=True)]

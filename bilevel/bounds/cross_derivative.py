@@ -70,12 +70,11 @@ class CrossDerivative:
         at = at.expand(runs, count, -1)
         if runs > 1:
             for i, vector in enumerate(vectors):
-                found[:, i] = self._one_each(self.point, at[:, i], vector.expand(runs, -1))
+                found[:, i] = self._one_each(at[:, i], vector.expand(runs, -1), self.point.rows)
             return found
         for i in range(0, count, self.at_once):
             some = slice(i, min(i + self.at_once, count))
-            copies = self._copies(some.stop - some.start)
-            found[0, some] = self._one_each(copies, at[0, some], vectors[some])
+            found[0, some] = self._one_each(at[0, some], vectors[some], self._shared_rows)
         return found
 
     def columns(self) -> Tensor:
@@ -136,7 +135,7 @@ class CrossDerivative:
         C'u is a central difference of d_theta g along u, which asks no more of the features than C
         does: their derivative need not have one.
         """
-        along = self._one_each(self.point, trees.flatten(self.point.head), vector)
+        along = self._one_each(trees.flatten(self.point.head), vector, self.point.rows)
         length = along.norm(dim=1, keepdim=True)
         safe = torch.where(length > 0, length, torch.ones_like(length))
         at = trees.flatten(self.point.body)
@@ -149,16 +148,12 @@ class CrossDerivative:
         found: Tensor = (slope(1.0) - slope(-1.0)) * (length / (2 * width))
         return found
 
-    def _one_each(self, point: HeadPoint, heads: Tensor, vectors: Tensor) -> Tensor:
-        """C v of the bodies, heads (N, P) and vectors (N, P), one each."""
-        at, along = (trees.unflatten(x, self.point.head) for x in (heads, vectors))
-        return trees.flatten(point.at(at).cross_vjp(along))
-
-    def _copies(self, count: int) -> HeadPoint:
-        """The body of a single run as that of `count` runs, in no memory of their own."""
+    def _one_each(self, heads: Tensor, vectors: Tensor, rows: Rows) -> Tensor:
+        """C v of heads (N, P) and vectors (N, P), one each; a single body is that of all."""
         point = self.point
-        body = trees.tree_map(lambda leaf: leaf.expand(count, *leaf.shape[1:]), point.body)
-        return HeadPoint(point.oracles, body, point.head, self._shared_rows)
+        body = trees.tree_map(lambda leaf: leaf.expand(len(heads), *leaf.shape[1:]), point.body)
+        at, along = (trees.unflatten(x, point.head) for x in (heads, vectors))
+        return trees.flatten(HeadPoint(point.oracles, body, at, rows).cross_vjp(along))
 
     @functools.cached_property
     def _shared_rows(self) -> Rows:
@@ -180,9 +175,7 @@ def spectral(columns: Tensor) -> Tensor:
 def root(gram: Tensor, terms: int) -> Tensor:
     """The roots of the largest eigenvalues of Gram matrices (R, n, n), rounded up, (R,).
 
-    Args:
-        gram: of some vectors.
-        terms: how many numbers a vector has, and how many vectors there are, in all.
+    `terms`: how many numbers a vector has, and how many vectors there are, in all.
     """
     bad = ~gram.flatten(1).isfinite().all(1)
     values = torch.linalg.eigvalsh(gram.masked_fill(bad.reshape(-1, 1, 1), 0.0))[:, -1]
@@ -193,9 +186,7 @@ def root(gram: Tensor, terms: int) -> Tensor:
 def _ritz(basis: Tensor, images: Tensor) -> Tensor:
     """The root of the largest Ritz value and its residual, (R,).
 
-    Args:
-        basis: orthonormal vectors, or zeros, (R, k, P).
-        images: their products with the matrix, (R, k, P).
+    From orthonormal vectors, or zeros, (R, k, P), and their products with the matrix.
     """
     bad = ~images.flatten(1).isfinite().all(1)
     basis, images = (x.masked_fill(bad.reshape(-1, 1, 1), 0.0) for x in (basis, images))

@@ -29,13 +29,21 @@ from bilevel.heads.quadratic import (
 )
 from bilevel.linear.cholesky import EPS
 from bilevel.linear.gram import row_sums
-from bilevel.linear.kept import KeptSystem
 from bilevel.linear.systems import AbstractSystem, PrimalSystem
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.problem.sets import Everywhere
 from bilevel.trees import Tree
 
 BoundKind = Literal["proven", "estimated", "unknown"]
+Form = Literal["features", "gradients", "convex", "stated", "local"]
+FEATURES = "mu is the smallest eigenvalue of the Gram matrix plus the penalty"
+FREE_BIAS = "; the bias is not penalised, so mu depends on the data."
+CONVEX = "g is convex without its penalty, so mu is the smallest penalty."
+QUADRATIC = (
+    "mu is the smallest eigenvalue of the head's Hessian, which is constant as far as the "
+    "gradients at this head, at its best response and at two random heads tell."
+)
+LOCAL = "mu is the smallest eigenvalue of the Hessian at this head: a local estimate."
 
 
 class HeadCertificate(NamedTuple):
@@ -67,24 +75,23 @@ class Certifier:
             Hessian (no bound is given then). A linear head with squared error is quadratic by its
             form, another one if the gradients say so at every head that is certified: a run where
             they do not gets no bound and no theta*.
+        form: where mu and L come from. "features": of a linear head with squared error;
+            "gradients": the Hessian of another head that is quadratic, as its gradients tell;
+            "convex": the penalty, which covers all of a linear head with a convex criterion;
+            "stated": the problem; "local": the Hessian at the heads.
+        note: the same, in words.
         exact: whether theta* itself can be computed beside the bound.
         penalised: see `bilevel.heads.quadratic.uses_dual`.
-        note: where mu comes from, in words.
-        quadratic: whether g is quadratic in the head.
         large: whether the head is too large for a Hessian.
-        stated: whether mu and L are those that the problem states.
-        convex: whether the head is linear with a convex criterion, and all of it penalised.
     """
 
     oracles: Oracles
     kind: BoundKind
-    exact: bool
-    penalised: bool
+    form: Form
     note: str
-    quadratic: bool = False
+    exact: bool = False
+    penalised: bool = False
     large: bool = False
-    stated: bool = False
-    convex: bool = False
 
     @classmethod
     def for_problem(cls, point: HeadPoint, *, stated: bool = False) -> "Certifier":
@@ -94,59 +101,55 @@ class Certifier:
             point: float64, on the rows that g is meant on.
             stated: whether what the problem states of itself holds for these rows.
         """
-        oracles, problem = point.oracles, point.problem
+        oracles, problem, note = point.oracles, point.problem, LOCAL
         everywhere = isinstance(problem.head_set, Everywhere)
-        if isinstance(problem, LinearHeadProblem) and problem.criterion.quadratic:
-            penalised = uses_dual(point)
-            note = "mu is the smallest eigenvalue of the Gram matrix plus the penalty"
-            if not problem.penalises_all:
-                note += "; the bias is not penalised, so mu depends on the data"
-            return cls(oracles, "proven", everywhere, penalised, note + ".", quadratic=True)
-        if isinstance(problem, LinearHeadProblem) and _floored(problem, point):
-            note = "g is convex without its penalty, so mu is the smallest penalty."
-            return cls(oracles, "proven", False, True, note, convex=True)
-        linear = isinstance(problem, LinearHeadProblem)
-        large = point.size > LARGEST_GENERAL_HEAD
-        large = large or (linear and point.rows.chunks is not None)  # features of all rows at once
-        if not (large or linear) and is_quadratic(point):
-            one = point.size == 1
-            note = (
-                "mu is the smallest eigenvalue of the head's Hessian, which is constant as far as "
-                "the gradients at this head, at its best response and at two random heads tell."
-            )
-            return cls(oracles, "proven", everywhere or one, False, note, quadratic=True)
+        # from what holds by the form of g, over what its gradients tell, to what somebody states:
+        # whatever is proven goes before it, for it is checked at every head
+        if isinstance(problem, LinearHeadProblem):
+            if problem.criterion.quadratic:
+                note = FEATURES + ("." if problem.penalises_all else FREE_BIAS)
+                dual = uses_dual(point)
+                return cls(oracles, "proven", "features", note, everywhere, penalised=dual)
+            if _floored(problem, point):
+                return cls(oracles, "proven", "convex", CONVEX, penalised=True)
+            # the Hessian of such a head takes the features of all rows at once
+            large = point.size > LARGEST_GENERAL_HEAD or point.rows.chunks is not None
+            note += " Coefficients without a penalty make it depend on the data."
+        else:
+            large = point.size > LARGEST_GENERAL_HEAD
+            if not large and is_quadratic(point):
+                # the nearest point of an interval to theta* is the best one in it
+                exact = everywhere or point.size == 1
+                return cls(oracles, "proven", "gradients", QUADRATIC, exact)
         known = problem.known_curvature(trees.take(point.body, 0)) if stated else None
         if known is not None and (math.isfinite(known.largest) or (everywhere and not large)):
             note = "mu is what the problem states."
-            return cls(oracles, "proven", False, False, note, large=large, stated=True)
+            return cls(oracles, "proven", "stated", note, large=large)
         if large:
             note = "The head is too large for its Hessian."
-            return cls(oracles, "unknown", False, False, note, large=True)
-        note = "mu is the smallest eigenvalue of the Hessian at this head: a local estimate."
-        if linear:
-            note += " Coefficients without a penalty make it depend on the data."
-        return cls(oracles, "estimated", False, False, note)
+            return cls(oracles, "unknown", "local", note, large=True)
+        return cls(oracles, "estimated", "local", note)
+
+    @property
+    def quadratic(self) -> bool:
+        """Whether g is quadratic in the head."""
+        return self.form in ("features", "gradients")
 
     def system(self, point: HeadPoint) -> AbstractSystem | None:
         """The head's linear system; its solution is theta*, or theta* - head (general heads).
 
-        None for heads that are too large. It is factored when that is asked for, and once.
+        None for heads that are too large.
         """
         if self.large:
             return None
-        if isinstance(point.problem, LinearHeadProblem) and not (self.quadratic or self.convex):
-            return KeptSystem(hessian_system(point))
+        if isinstance(point.problem, LinearHeadProblem) and self.form in ("stated", "local"):
+            return hessian_system(point)
         system = quadratic_system(point, penalised=self.penalised)
-        if self._looked_at:
-            assert isinstance(system, PrimalSystem)
-            agrees = landing(point, system).agrees.reshape(-1, 1, 1, 1)
-            system = dataclasses.replace(system, hessian=system.hessian.where(agrees, torch.nan))
-        return KeptSystem(system)
-
-    @property
-    def _looked_at(self) -> bool:
-        """Whether g is quadratic because its gradients say so, not by its form."""
-        return self.quadratic and not isinstance(self.oracles.problem, LinearHeadProblem)
+        if self.form != "gradients":
+            return system
+        assert isinstance(system, PrimalSystem)
+        agrees = landing(point, system, system.solve()).agrees.reshape(-1, 1, 1, 1)
+        return dataclasses.replace(system, hessian=system.hessian.where(agrees, torch.nan))
 
     def best_response(self, system: AbstractSystem, head: Tree) -> Tree:
         """theta*, where `exact`; NaN where H is numerically singular, or g not quadratic."""
@@ -181,9 +184,9 @@ class Certifier:
             here, there = (x.value() for x in (point, end))
             descent = here - there + 10 * EPS * (here.abs() + there.abs())
         safe = residual + _rounding(point, largest)
-        if self._looked_at:
-            assert isinstance(system, KeptSystem)
-            safe = safe + 2 * _off(system.primal(), point, end)
+        if self.form == "gradients":  # which may tell otherwise here
+            assert isinstance(system, PrimalSystem)
+            safe = safe + 2 * _off(system, point, end)
         value = descent + safe.square() / (2 * mu)
         return HeadCertificate(residual, mu, safe / mu, value, largest)
 
@@ -191,10 +194,10 @@ class Certifier:
         self, system: AbstractSystem | None, point: HeadPoint, like: Tensor
     ) -> tuple[Tensor, Tensor]:
         """mu and L; where the problem states no finite L, that of the Hessian at the heads."""
-        if not self.stated:
+        if self.form != "stated":
             assert system is not None
             low, high = system.curvature()
-            return _of_criterion(point, high) if self.convex else (low, high)
+            return _of_criterion(point, high) if self.form == "convex" else (low, high)
         states = [
             point.problem.known_curvature(trees.take(point.body, i)) for i in range(len(like))
         ]
@@ -208,12 +211,9 @@ class Certifier:
 def _off(system: PrimalSystem, point: HeadPoint, end: HeadPoint | None) -> Tensor:
     """How far gradients are from those of one quadratic, (R,): NaN if by more than rounding.
 
-    Args:
-        system: of a general head, at the point.
-        point: the heads.
-        end: where a projected step leads to; None: there is no set of heads.
+    `end`: where a projected step leads to; None: there is no set of heads.
     """
-    off = landing(point, system).off
+    off = landing(point, system, system.solve()).off
     if end is None:
         return off
     apart, fine = deviation(point, end, system.hessian.squeeze(1))

@@ -49,6 +49,8 @@ class ClosedForm(AbstractHeadSolver):
     """
 
     data: AbstractHeadData = FullData()  # noqa: RUF009 - frozen
+    compilable = True  # runs that need a jitter are repeated eagerly, see `factorise`
+    draws = False
 
     def __post_init__(self) -> None:
         check_part(self.data, AbstractHeadData, "data", "FullData()")
@@ -85,20 +87,12 @@ class ClosedForm(AbstractHeadSolver):
         # a right side that is no number does not show in the factorisation
         lost = ~trees.finite(solved) if off is None else ~(trees.finite(solved) & off.isfinite())
         status = torch.where(lost, status.clamp(min=int(Status.DIVERGED)), status)
-        residual = system.gradient_norm(self._numbers(oracles.problem, solved, head))
         if off is not None and isinstance(oracles.problem.head_set, Everywhere):
             residual = off
+        else:
+            residual = system.gradient_norm(_numbers(oracles.problem, solved, head))
         kept = factor if self.exact else None  # averages are no Hessian of g
         return HeadSolution(solved, residual, status, state, kept)
-
-    @staticmethod
-    def _numbers(problem: StackelbergProblem, solved: Tree, start: Tree) -> Tensor:
-        """What the system solves for, (R, m, K), at the head that is returned."""
-        if isinstance(problem, LinearHeadProblem):
-            theta: Tensor = solved.double()
-            return theta if theta.ndim == 3 else theta.unsqueeze(2)
-        step = trees.tree_map(lambda a, b: a.double() - b.double(), solved, start)
-        return trees.flatten(step).unsqueeze(2)
 
     @property
     def uses_batch(self) -> bool:
@@ -109,16 +103,6 @@ class ClosedForm(AbstractHeadSolver):
     def exact(self) -> bool:
         """Of the g of its rows; running averages have an answer of their own."""
         return not isinstance(self.data, RunningData)
-
-    @property
-    def compilable(self) -> bool:
-        """Yes; runs that need a jitter are found out and repeated eagerly (see `factorise`)."""
-        return True
-
-    @property
-    def draws(self) -> bool:
-        """Nothing."""
-        return False
 
     @property
     def cost(self) -> Cost:
@@ -137,3 +121,12 @@ class ClosedForm(AbstractHeadSolver):
             # a code that is worse stays
             status = torch.where(outside, status.clamp(min=int(Status.OUTSIDE_SET)), status)
         return projected, status
+
+
+def _numbers(problem: StackelbergProblem, solved: Tree, start: Tree) -> Tensor:
+    """What the system solves for, (R, m, K), at the head that is returned."""
+    if isinstance(problem, LinearHeadProblem):
+        theta: Tensor = solved.double()
+        return theta if theta.ndim == 3 else theta.unsqueeze(2)
+    step = trees.tree_map(lambda a, b: a.double() - b.double(), solved, start)
+    return trees.flatten(step).unsqueeze(2)

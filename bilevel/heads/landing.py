@@ -32,9 +32,7 @@ class Landing(NamedTuple):
     solved: Tensor
 
 
-def landing(
-    point: HeadPoint, system: PrimalSystem, solution: tuple[Tensor, Tensor] | None = None
-) -> Landing:
+def landing(point: HeadPoint, system: PrimalSystem, solution: tuple[Tensor, Tensor]) -> Landing:
     """The head that the Hessian at the point leads to, and whether it is a stationary point.
 
     If it is one, it is theta* of any convex g, and d_theta g(theta) = H (theta - theta*) holds at
@@ -44,9 +42,9 @@ def landing(
     Args:
         point: general heads, on the rows that g is meant on.
         system: at these heads.
-        solution: of the system and its status codes; None: it is solved here.
+        solution: of the system, and its status codes.
     """
-    step, status = system.solve() if solution is None else solution
+    step, status = solution
     moved = trees.unflatten(step.squeeze(2).to(trees.leaves(point.head)[0].dtype), point.head)
     landed = point.at(trees.tree_map(torch.add, point.head, moved))
     before, off = (trees.norm(at.gradient()) for at in (point, landed))

@@ -148,7 +148,7 @@ def is_quadratic(point: HeadPoint) -> bool:
     for at in (start, point):
         system = quadratic_system(at, penalised=False)
         assert isinstance(system, PrimalSystem)
-        found = landing(at, system)
+        found = landing(at, system, system.solve())
         if not bool(found.agrees.all()):
             return False
     head_set = point.problem.head_set

@@ -12,9 +12,9 @@ from bilevel.core.checks import Number, positive
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.errors import ArgumentError, IncompatibleError
 from bilevel.heads.quadratic import check_quadratic, quadratic_system, refuse_singular, uses_dual
-from bilevel.linear.centre import Centre, bias_of
-from bilevel.linear.gram import RowMoments, row_moments
-from bilevel.linear.systems import AbstractSystem, by_output
+from bilevel.linear.centre import Centre, bias_of, by_output
+from bilevel.linear.gram import row_moments
+from bilevel.linear.systems import AbstractSystem, RowMoments
 from bilevel.problem.base import StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
 
@@ -77,10 +77,7 @@ class AbstractHeadData(abc.ABC):
 class FullData(AbstractHeadData):
     """The head is solved on all training rows; the body's gradient is taken on the step's batch."""
 
-    @property
-    def uses_batch(self) -> bool:
-        """No."""
-        return False
+    uses_batch = False
 
     def init(self, point: HeadPoint) -> Decided | Moments:
         """Check that H is positive definite; compute the Gram matrix if it never changes."""
@@ -123,10 +120,7 @@ class BatchData(AbstractHeadData):
         >>> solution = bilevel.solve(diabetes(width=8), strategy, steps=20, batch_size=32, seeds=2)
     """
 
-    @property
-    def uses_batch(self) -> bool:
-        """Yes."""
-        return True
+    uses_batch = True
 
     def init(self, point: HeadPoint) -> Decided:
         """Check that H of the first batch is positive definite."""
@@ -174,6 +168,7 @@ class RunningData(AbstractHeadData):
 
     decay: Number = 0.95
     extra_ridge: Number = 1e-3
+    uses_batch = True
 
     def __post_init__(self) -> None:
         for name in ("decay", "extra_ridge"):
@@ -192,11 +187,6 @@ class RunningData(AbstractHeadData):
                 "does not have. Use LinearHeadProblem if the head is linear in features, or "
                 "ClosedForm with FullData() or BatchData()."
             )
-
-    @property
-    def uses_batch(self) -> bool:
-        """Yes."""
-        return True
 
     def init(self, point: HeadPoint) -> Moments:
         """Nothing seen yet; check that the first system will be positive definite."""

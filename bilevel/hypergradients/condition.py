@@ -117,16 +117,14 @@ class Condition:
             factor: of H on all coordinates, or on the free ones, if there is one.
         """
         right = self.restricted(right)
-        linear = isinstance(self.point.problem, LinearHeadProblem)
         if solver is None and (self.free is None or self._led_by(factor)):
             if isinstance(factor, BlockFactor) or self._curved:
                 return self._by_products(right, factor)
             if factor is not None:
-                return solve_by_factor(factor, right, by_output=linear)
+                return self._by_factor(right, factor)
             if self.point.oracles.quadratic_linear_head:
                 _, codes, factor = quadratic_system(self.point, penalised=False).factorised()
-                found = solve_by_factor(factor, right, by_output=True)
-                return _without(codes == int(Status.JITTERED), found)
+                return _without(codes == int(Status.JITTERED), self._by_factor(right, factor))
         if solver is None:
             small = trees.flatten(right).shape[1] <= LARGEST_DENSE
             solver = Dense() if small else CG()
@@ -147,6 +145,19 @@ class Condition:
         """Whether the head is linear and its criterion, not quadratic, tells its curvature."""
         quadratic = self.point.oracles.quadratic_linear_head
         return not quadratic and told_by_features(self.point.problem, self.point.rows)
+
+    def _by_factor(self, right: Tree, factor: Factor) -> LinearSolution:
+        """By a factor of H itself, in float64; `SINGULAR` where there is none."""
+        like = trees.cast(right, torch.float64)
+        # H of a linear head is the matrix of every output, not of the whole head
+        by_output = isinstance(self.point.problem, LinearHeadProblem) and like.ndim == 3
+        columns = like if by_output else trees.flatten(like).unsqueeze(2)
+        found = factor.solve(columns)
+        residual = trees.norm(factor.product(found) - columns)
+        value = found if by_output else trees.unflatten(found.squeeze(2), like)
+        status = torch.full_like(residual, int(Status.CONVERGED), dtype=torch.int64)
+        status = status.masked_fill(~residual.isfinite(), int(Status.SINGULAR))
+        return LinearSolution(trees.cast(value, trees.leaves(right)[0].dtype), residual, status)
 
     def _by_products(self, right: Tree, factor: BlockFactor | None) -> LinearSolution:
         """By products with H at these heads, led by a factor of H at near ones, in float64.
@@ -179,31 +190,10 @@ class Condition:
         return Condition(self.point.at(trees.where(which, better, head)))
 
 
-def solve_by_factor(factor: Factor, right: Tree, *, by_output: bool) -> LinearSolution:
-    """v with H v = `right`, in float64, from a factor of H; NaN and `SINGULAR` without one.
-
-    Args:
-        factor: of H.
-        right: leaves (R, ...).
-        by_output: whether H is the matrix of every output of a linear head, not of the whole head.
-    """
-    like = trees.cast(right, torch.float64)
-    side_by_side = by_output and trees.leaves(like)[0].ndim == 3
-    columns = like if side_by_side else trees.flatten(like).unsqueeze(2)
-    found = factor.solve(columns)
-    residual = trees.norm(factor.product(found) - columns)
-    value = found if side_by_side else trees.unflatten(found.squeeze(2), like)
-    dtype = trees.leaves(right)[0].dtype
-    status = torch.full_like(residual, int(Status.CONVERGED), dtype=torch.int64)
-    status = status.masked_fill(~residual.isfinite(), int(Status.SINGULAR))
-    return LinearSolution(trees.cast(value, dtype), residual, status)
-
-
 def _without(which: Tensor, found: LinearSolution) -> LinearSolution:
     """NaN and `SINGULAR` in the runs `which`."""
-    nothing = trees.tree_map(lambda leaf: torch.full_like(leaf, torch.nan), found.value)
     return LinearSolution(
-        trees.where(which, nothing, found.value),
+        trees.nan_where(which, found.value),
         found.residual.masked_fill(which, torch.nan),
         found.status.masked_fill(which, int(Status.SINGULAR)),
     )

@@ -63,6 +63,7 @@ class Implicit(AbstractHypergradient):
     linear_solver: AbstractLinearSolver | None = None
     tolerance: Number = 1e-4
     on_inexact: OnInexact = "warn"
+    draws = False
 
     def __post_init__(self) -> None:
         if self.linear_solver is not None:
@@ -132,11 +133,6 @@ class Implicit(AbstractHypergradient):
     def wants_factor(self) -> bool:
         """Unless another solver was asked for."""
         return self.linear_solver is None
-
-    @property
-    def draws(self) -> bool:
-        """Nothing."""
-        return False
 
     @property
     def cost(self) -> Cost:

@@ -51,6 +51,8 @@ class Unrolled(AbstractHypergradient):
 
     steps: int
     truncate: int | None = None
+    draws = False
+    wants_start = True  # to go through the steps again
 
     def __post_init__(self) -> None:
         check_positive_integer(self.steps, "`steps`")
@@ -92,16 +94,6 @@ class Unrolled(AbstractHypergradient):
             slope = descend(slope, cross, step.lr)
             adjoint = descend(adjoint, curved, step.lr)
         return BodyGradient(slope, fine(body))
-
-    @property
-    def wants_start(self) -> bool:
-        """To go through the steps again."""
-        return True
-
-    @property
-    def draws(self) -> bool:
-        """Nothing."""
-        return False
 
     @property
     def cost(self) -> Cost:

@@ -144,3 +144,28 @@ def centre_of(parts: LinearParts, bias: Bias) -> Centre:
         origin, level = (x * (total / (total + held)) for x in means)
     origin[:, -1] = 0.0
     return Centre(origin, level)
+
+
+def weighted(parts: LinearParts, bias: Bias | None = None) -> tuple[Tensor, Tensor, Centre | None]:
+    """[A u] = sqrt(s) [Z t], (R, n, m + K), and the penalty (R, J, m), in float64.
+
+    With a bias beside other features, counted from the third value, else from zero.
+    """
+    runs, n, m = parts.design.shape
+    if parts.targets.ndim == 2:
+        parts = parts._replace(targets=parts.targets.unsqueeze(2).double())
+    joined = parts.design.new_empty(runs, n, m + parts.targets.shape[2], dtype=torch.float64)
+    joined[..., :m] = parts.design
+    joined[..., m:] = parts.targets
+    centre = None
+    if bias is not None and m > 1:
+        centre = centre_of(parts, bias)
+        joined -= torch.cat(centre, 1).unsqueeze(1)
+    if parts.weights is not None:
+        joined *= parts.weights.double().sqrt().unsqueeze(2)
+    return joined, by_output(parts.penalty.double()), centre
+
+
+def by_output(penalty: Tensor) -> Tensor:
+    """(R, m) to (R, 1, m), (R, m, K) to (R, K, m)."""
+    return penalty.unsqueeze(1) if penalty.ndim == 2 else penalty.mT

@@ -139,7 +139,7 @@ class BestResponses:
         )
         if not (looked and bool(lost.any())):
             implicit = not self.certifier.oracles.is_stackelberg
-            return Answered(best, system.factorised()[2] if implicit else None)
+            return Answered(best, system.kept[2] if implicit else None)
         # what looked quadratic at some heads need not be so at the best response
         return Answered(trees.where(lost, self._newton(body, head, rows).head, best))
 
@@ -158,7 +158,7 @@ class BestResponses:
             made, singular = newton_factor(objective.take(idle), trees.take(found.place, idle))
             right = right.index_put((idle,), ~singular)
             factor = factor.replaced(idle, made.cholesky)
-        return Answered(_where(right, view.head(found.place.point)), factor)
+        return Answered(trees.nan_where(~right, view.head(found.place.point)), factor)
 
     def _between_bounds(self, body: Tree, head: Tree, rows: Rows) -> Answered:
         """On to a slope that is rounding, wherever the bounds are met.
@@ -174,7 +174,7 @@ class BestResponses:
         ended = ProjectedDescent(objective, bounds, start, PRECISE, STEPS).run()
         right = ended.status == int(Status.CONVERGED)
         right = right & ~_undetermined(objective, bounds, ended, right & (ended.factored == 0))
-        return Answered(_where(right, objective.head(ended.place.point)))
+        return Answered(trees.nan_where(~right, objective.head(ended.place.point)))
 
     def _in_set(self, body: Tree, head: Tree, rows: Rows) -> Answered:
         """From the recorded head, or else from that of the whole space: it may lie in the set."""
@@ -202,7 +202,7 @@ class BestResponses:
         at_zero = trees.norm(oracles.head_gradient(body, zero, rows)).nan_to_num(0.0, 0.0)
         scale = at_zero + largest * trees.norm(start)
         best, residual = polished(convex, start, derivatives, 1 / largest, ENOUGH * scale)
-        return _where(residual <= ACCURATE * scale, best)
+        return trees.nan_where(~(residual <= ACCURATE * scale), best)
 
 
 def _undetermined(
@@ -218,11 +218,6 @@ def _undetermined(
     scale = hessian.diagonal(dim1=2, dim2=3).flatten(1)
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     return found.index_put((idle,), restricted(hessian, held, scale)[1])
-
-
-def _where(right: Tensor, best: Tree) -> Tree:
-    """The heads of the runs that are `right`, NaN elsewhere."""
-    return trees.where(right, best, trees.tree_map(lambda t: torch.full_like(t, torch.nan), best))
 
 
 def response_bytes(oracles: Oracles, head: Tree, rows: Rows) -> int:

@@ -180,7 +180,7 @@ def test_no_best_response_is_unique_where_the_hessian_is_singular(start):
     root = optimize.brentq(lambda t: t + 1 / (1 + np.exp(-t)), -1, 0, xtol=1e-16)
     head = torch.tensor([[root if start is None else start, 1.0]], dtype=torch.float64)
     body = torch.ones(1, dtype=torch.float64)
-    certifier = Certifier(Oracles(Flat()), "estimated", False, False, "")
+    certifier = Certifier(Oracles(Flat()), "estimated", "local", "")
     found = best_responses.BestResponses(certifier, "newton").solve(None, body, head, rows)
     assert found.head.isnan().all()
 

@@ -20,10 +20,10 @@ from bilevel.heads.objectives.linear import LinearObjective
 from bilevel.heads.objectives.view import head_objective, linear_objective, seen_from_means
 from bilevel.heads.quadratic import all_penalised, quadratic_system, refuse_singular
 from bilevel.heads.rows_used import Decided, FullData
-from bilevel.linear.centre import Centre, bias_of
+from bilevel.linear.centre import Centre, bias_of, by_output
 from bilevel.linear.cholesky import factorise
 from bilevel.linear.factor import CentredFactor, PrimalFactor, merge_outputs, split_outputs
-from bilevel.linear.systems import CentredSystem, PrimalSystem, by_output, linear_system
+from bilevel.linear.systems import CentredSystem, PrimalSystem, linear_system
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.trees import Tree
 
