@@ -68,6 +68,7 @@ class CrossDerivative:
         found = flat.new_empty(runs, count, flat.shape[1])
         at = trees.flatten(self.point.head).unsqueeze(1) if heads is None else heads
         at = at.expand(runs, count, -1)
+        # several runs fill a call of the oracles; a single one shares it with copies of itself
         if runs > 1:
             for i, vector in enumerate(vectors):
                 found[:, i] = self._one_each(at[:, i], vector.expand(runs, -1), self.point.rows)
@@ -123,7 +124,7 @@ class CrossDerivative:
             image = self._squared(vector)
             basis = torch.cat([basis, vector.unsqueeze(1)], 1)
             images = torch.cat([images, image.unsqueeze(1)], 1)
-            for _ in range(2):
+            for _ in range(2):  # once leaves what rounding made of the parts that it took away
                 image = image - (basis.mT @ (basis @ image.unsqueeze(2))).squeeze(2)
             length = image.norm(dim=1, keepdim=True)
             vector = image / torch.where(length > 0, length, torch.ones_like(length))

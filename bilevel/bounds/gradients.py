@@ -105,9 +105,9 @@ class GradientCertifier:
         point = self.point
         direct, along = point.oracles.joint_gradient(point.body, point.head, point.rows)
         constants = self.constants(along)
-        error = constants.cross_norm * self.certificate.bound
         size = trees.norm(direct) + constants.cross_norm * trees.norm(point.head)
-        return self._made(error, size, slope, direct, constants, None)
+        within = constants.cross_norm * self.certificate.bound + self._eps() * size
+        return self._made(within, slope, direct, constants, None)
 
     def implicit(self, slope: Tree, adjoint: Tree | None = None) -> GradientBound:
         """The bound of any gradients of Phi, by the implicit gradient at the head.
@@ -133,8 +133,9 @@ class GradientCertifier:
         off = trees.tree_map(torch.sub, condition.restricted(point.hvp(v)), right)
         constants, length = self.constants(v), trees.norm(v)
         largest, mu = self.certificate.largest, self.certificate.mu
+        # r as computed, and what rounding of H v and d_theta F may hide of it
         residual = trees.norm(off) + self._eps() * (trees.norm(right) + largest * length)
-        if stackelberg and isinstance(head_set, Everywhere):
+        if stackelberg and isinstance(head_set, Everywhere):  # v makes up for theta - theta*
             half = distance.square() / 2
             error = constants.cross * half
             error = error + constants.cross_norm * (residual + constants.hessian * half) / mu
@@ -144,15 +145,15 @@ class GradientCertifier:
             error = moved + constants.cross_norm * (bent + residual) / mu
         reference = trees.tree_map(torch.sub, direct, point.cross_vjp(v))
         size = trees.norm(direct) + constants.cross_norm * (trees.norm(point.head) + length)
-        found = self._made(error, size, slope, reference, constants, v)
+        found = self._made(error + self._eps() * size, slope, reference, constants, v)
         if condition.free is None or found.kind == "unknown":
             return found
-        if head_set.bounds(point.head) is None:
+        if head_set.bounds(point.head) is None:  # how far the free ones are from it, nobody knows
             found = found._replace(kind="estimated")
         doubtful = in_doubt(condition, distance, largest)
         if not bool(doubtful.any()):
             return found
-        if stackelberg:
+        if stackelberg:  # d_w g has no kink where the coordinates that are held change
             return self._weaker(found, self.envelope(slope), doubtful.any(1))
         return self._kinked(found, condition, doubtful, whole)
 
@@ -191,16 +192,9 @@ class GradientCertifier:
         return estimated_constants(self.point, distance, along) if found is None else found
 
     def _made(
-        self,
-        error: Tensor,
-        size: Tensor,
-        slope: Tree,
-        reference: Tree,
-        constants: Constants,
-        adjoint: Tree | None,
+        self, within: Tensor, slope: Tree, reference: Tree, constants: Constants, adjoint: Tree
     ) -> GradientBound:
-        """With the distance to the gradient that the bound is about, and its rounding."""
-        within = error + self._eps() * size
+        """With the distance to the gradient that is off by at most `within`."""
         bound = within + trees.norm(trees.tree_map(torch.sub, slope, reference))
         proven = self.certifier.kind == constants.kind == "proven"
         kind: BoundKind = "proven" if proven else "estimated"

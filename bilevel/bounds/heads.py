@@ -18,12 +18,13 @@ from bilevel import trees
 from bilevel.core.status import Status
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import Oracles
-from bilevel.heads.landing import deviation, landing
 from bilevel.heads.objectives.hessian import hessian_system
 from bilevel.heads.quadratic import (
     LARGEST_GENERAL_HEAD,
     all_penalised,
+    deviation,
     is_quadratic,
+    landing,
     quadratic_system,
     uses_dual,
 )
@@ -103,8 +104,8 @@ class Certifier:
         """
         oracles, problem, note = point.oracles, point.problem, LOCAL
         everywhere = isinstance(problem.head_set, Everywhere)
-        # from what holds by the form of g, over what its gradients tell, to what somebody states:
-        # whatever is proven goes before it, for it is checked at every head
+        # what follows from the form of g comes first, then what its gradients tell, which is
+        # looked at again at every head; what the problem states of itself is taken on trust
         if isinstance(problem, LinearHeadProblem):
             if problem.criterion.quadratic:
                 note = FEATURES + ("." if problem.penalises_all else FREE_BIAS)
@@ -249,7 +250,10 @@ def _rounding(point: HeadPoint, largest: Tensor) -> Tensor:
         (n, m), p = parts.design.shape[1:], parts.penalty
         weight = 1.0 if parts.weights is None else parts.weights.amax(1)
         design = parts.design.flatten(1).norm(dim=1)
-        targets = _target_norm(parts.targets)
+        if parts.targets.is_floating_point():
+            targets = parts.targets.flatten(1).norm(dim=1)
+        else:  # the slopes of class probabilities are at most sqrt(2)
+            targets = torch.full_like(length, 2 * n).sqrt()
     terms: Tensor = weight * design * (design * length + targets) / n
     terms = terms + p.flatten(1).amax(1) * length
     return EPS * (n + m + 10) * terms
@@ -260,11 +264,3 @@ def _floored(problem: LinearHeadProblem, point: HeadPoint) -> bool:
     known = isinstance(problem.head_set, Everywhere)
     known = known or math.isfinite(problem.criterion.largest_curvature)
     return known and all_penalised(point)
-
-
-def _target_norm(targets: Tensor) -> Tensor:
-    """|t| of all rows, (R,): how large the slope of the losses is at predictions of zero."""
-    if not targets.is_floating_point():  # the slopes of class probabilities are at most sqrt(2)
-        return targets.new_full((len(targets),), 2 * targets.shape[1], dtype=torch.float64).sqrt()
-    norm: Tensor = targets.flatten(1).norm(dim=1)
-    return norm

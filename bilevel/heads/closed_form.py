@@ -15,7 +15,7 @@ from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import IncompatibleError
 from bilevel.heads.base import AbstractHeadSolver, HeadSolution
-from bilevel.heads.landing import landing
+from bilevel.heads.quadratic import landing
 from bilevel.heads.rows_used import AbstractHeadData, FullData, RunningData
 from bilevel.linear.systems import PrimalSystem
 from bilevel.problem.base import StackelbergProblem

@@ -39,9 +39,11 @@ class Implicit(AbstractHypergradient):
     head answers to, the other derivatives on the rows of the step.
 
     Args:
-        linear_solver: of H v = d_theta F. None: the factor that the head was solved with;
-            without one, `Dense()` for heads of up to 512 numbers and `CG()` for larger ones. CG and
-            the like start from the adjoint of the step before.
+        linear_solver: of H v = d_theta F. None: the factor that the head was solved with, or else
+            one that is made of the features of a linear head; that of H at a head nearby leads
+            conjugate gradients. Where there is neither, as on a box or for other heads, `Dense()`
+            for heads of up to 512 numbers and `CG()` for larger ones. CG and the like start from
+            the adjoint of the step before.
         tolerance: of the head, which must satisfy the condition: |d_theta g| at the head relative
             to |d_theta g| at the zero head; with a box, of the free coordinates. (Where the zero
             head is nearly stationary itself, to 1e-8 of |d_theta g| at the head of ones.)

@@ -59,6 +59,7 @@ class Centre(NamedTuple):
     def undone(self, matrix: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
         """T'M T and T'(b + M l e) of M (R, J, m, m) and b (R, m, K), J being 1 or K."""
         raised = moment + matrix[..., -1].mT * self.level.unsqueeze(1)
+        # T is the identity but for its last row: two updates of rank one are all of T'M T
         flat, o = matrix.flatten(0, 1), self.origin.repeat_interleave(matrix.shape[1], 0)
         flat = torch.baddbmm(flat, flat[..., -1:], o.unsqueeze(1))
         flat = torch.baddbmm(flat, o.unsqueeze(2), flat[:, -1:])
@@ -66,6 +67,7 @@ class Centre(NamedTuple):
 
     def penalty(self, penalty: Tensor) -> Tensor:
         """T'^{-1} diag(p) T^{-1} for p (R, J, m), (R, J, m, m): p_b v v' with v = e - o."""
+        # from the centre the bias is another number, so that its penalty couples it with all
         free, v = penalty.clone(), -self.origin
         free[..., -1], v[:, -1] = 0.0, 1.0
         v = v.repeat_interleave(penalty.shape[1], 0).unsqueeze(1)
@@ -131,6 +133,7 @@ def centre_of(parts: LinearParts, bias: Bias) -> Centre:
     """
     design, targets, weights, penalty = parts
     total: float | Tensor = 1.0
+    # rounding in the means is harmless: any centre near them gives the same head
     if weights is None:
         means = [x.mean(1).double() for x in (design, targets)]
     else:

@@ -54,34 +54,29 @@ class View(NamedTuple):
 
     def vector(self, head: Tree) -> Tensor:
         """The vectors of heads theta."""
-        if self.centre is not None:
-            head = by_columns(head, self.centre.inward)
-        return self.objective.vector(head)
+        return self.objective.vector(self._seen(head, Centre.inward))
 
     def head(self, vectors: Tensor) -> Tree:
         """Its inverse, float64."""
-        found = self.objective.head(vectors)
-        return found if self.centre is None else by_columns(found, self.centre.outward)
+        return self._seen(self.objective.head(vectors), Centre.outward)
 
     def slope(self, vectors: Tensor) -> Tree:
         """d_theta g from the slope in theta_c."""
-        found = self.objective.head(vectors)
-        return found if self.centre is None else by_columns(found, self.centre.slope)
+        return self._seen(self.objective.head(vectors), Centre.slope)
 
     def right(self, slope: Tree) -> Tensor:
         """The inverse of `slope`."""
-        if self.centre is not None:
-            origin = self.centre.origin
-            slope = by_columns(slope, lambda columns: pulled(-origin, columns))
-        return self.objective.vector(slope)
+        return self.objective.vector(self._seen(slope, lambda c, x: pulled(-c.origin, x)))
 
     def step(self, vectors: Tensor) -> Tree:
         """A step of theta from one of theta_c."""
         found = self.objective.head(vectors)
-        if self.centre is None:
-            return found
-        origin = self.centre.origin
-        return by_columns(found, lambda columns: shifted(-origin, columns))
+        return self._seen(found, lambda c, x: shifted(-c.origin, x))
+
+    def _seen(self, head: Tree, way: Callable[[Centre, Tensor], Tensor]) -> Tree:
+        """Heads, slopes or steps on the other side of the centre, if there is one."""
+        centre = self.centre
+        return head if centre is None else by_columns(head, lambda x: way(centre, x))
 
     def moved_inside(self, head: Tensor, convex: ConvexSet) -> Tensor:
         """Heads with undetermined sums as near to zero as the bounds of a set let them be."""
