@@ -1,7 +1,8 @@
 """Trees of tensors with a leading run axis, and arithmetic on them.
 
-A tree is a tensor, or a dict, list, tuple or NamedTuple of trees. `torch.func` speaks the same
-trees, and this is the only file that knows how they are taken apart.
+A tree is a tensor, None (no leaf: nothing is there), or a dict, list, tuple or NamedTuple of trees.
+`torch.func` speaks the same trees, but for None, and this is the only file that knows how they are
+taken apart.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +31,13 @@ def tree_map(function: Callable[..., Any], tree: Tree, *more: Tree) -> Tree:
     if isinstance(tree, tuple) and all(type(other) is type(tree) for other in more):
         mapped = [tree_map(function, *same) for same in zip(tree, *more, strict=True)]
         return type(tree)(*mapped) if hasattr(tree, "_fields") else tuple(mapped)
-    return _pytree.tree_map(function, tree, *more)
+    if tree is None:
+        return None
+
+    def unless_none(leaf: Any, *same: Any) -> Any:
+        return None if leaf is None else function(leaf, *same)
+
+    return _pytree.tree_map(unless_none, tree, *more)
 
 
 def leaves(tree: Tree) -> list[Tensor]:
@@ -41,11 +48,11 @@ def leaves(tree: Tree) -> list[Tensor]:
         return list(tree.values())
     if isinstance(tree, tuple):
         return [leaf for branch in tree for leaf in leaves(branch)]
-    return _pytree.tree_leaves(tree)
+    return [leaf for leaf in _pytree.tree_leaves(tree) if leaf is not None]
 
 
 def named_leaves(tree: Tree) -> list[tuple[str, Tensor]]:
-    """The tensors of a tree with readable names, for messages."""
+    """The tensors of a tree, and what is in the place of some, with readable names."""
     pairs, _ = _pytree.tree_flatten_with_path(tree)
     return [(_pytree.keystr(path), leaf) for path, leaf in pairs]
 
@@ -58,14 +65,17 @@ def rebuild(like: Tree, new_leaves: Sequence[Tensor]) -> Tree:
         return dict(zip(like, new_leaves, strict=True))
     if hasattr(like, "_fields") and all(isinstance(leaf, Tensor) for leaf in like):
         return type(like)(*new_leaves)
-    return _pytree.tree_unflatten(list(new_leaves), _pytree.tree_structure(like))
+    remaining = iter(new_leaves)
+    return tree_map(lambda _: next(remaining), like)
 
 
 def same_structure(a: Tree, b: Tree) -> bool:
     """Whether two trees have the same structure and leaves of the same shapes."""
     if _pytree.tree_structure(a) != _pytree.tree_structure(b):
         return False
-    return all(x.shape == y.shape for x, y in zip(leaves(a), leaves(b), strict=True))
+    pairs = leaves(a), leaves(b)
+    same = len(pairs[0]) == len(pairs[1])
+    return same and all(x.shape == y.shape for x, y in zip(*pairs, strict=True))
 
 
 def equal(a: Tree, b: Tree) -> bool:
@@ -91,6 +101,11 @@ def where(mask: Tensor, yes: Tree, no: Tree) -> Tree:
         return torch.where(mask.reshape(-1, *[1] * (b.ndim - 1)), a, b)
 
     return tree_map(choose, yes, no)
+
+
+def nan_where(mask: Tensor, tree: Tree) -> Tree:
+    """NaN in the runs where `mask` (R,) holds."""
+    return where(mask, tree_map(lambda leaf: torch.full_like(leaf, torch.nan), tree), tree)
 
 
 def dot(a: Tree, b: Tree) -> Tensor:

@@ -14,12 +14,13 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.core.generators import generator
 from bilevel.data.rows import Rows
-from bilevel.derivatives.oracles import Oracles
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.linear.cholesky import EPS
-from bilevel.trees import Tree
 
 LARGEST_NORM = 512
 """Numbers of a head up to which the spectral norm is looked for."""
+CHUNKED_PROBES = 16
+"""The same on rows in chunks, where each product is a pass over all of them."""
 COLUMN_BYTES = 2**26
 """Memory in which columns are kept: all of them, or none."""
 CHUNK_BYTES = 2**26
@@ -32,21 +33,16 @@ class CrossDerivative:
     """C = d2_{w theta} g of R runs, at heads of P numbers.
 
     Args:
-        oracles: of the problem.
-        body: leaves (R, ...), float64.
-        head: likewise.
-        rows: on which g is meant.
+        point: float64.
     """
 
-    oracles: Oracles
-    body: Tree
-    head: Tree
-    rows: Rows
+    point: HeadPoint
 
     @functools.cached_property
     def product_bytes(self) -> int:
         """What one product of one run takes, about: its graph (of a chunk) and the result."""
-        return self.oracles.graph_bytes(self.body, self.head, self.rows)
+        point = self.point
+        return point.oracles.graph_bytes(point.body, point.head, point.rows)
 
     @property
     def at_once(self) -> int:
@@ -55,7 +51,7 @@ class CrossDerivative:
 
     def fits(self, count: int) -> bool:
         """Whether `count` columns of every run may be kept."""
-        flat = trees.flatten(self.body)
+        flat = trees.flatten(self.point.body)
         return count * flat.numel() * flat.element_size() <= COLUMN_BYTES
 
     def products(self, vectors: Tensor, heads: Tensor | None = None) -> Tensor:
@@ -67,43 +63,42 @@ class CrossDerivative:
             vectors: v, (N, P).
             heads: where C is taken, (N, P), the same for all runs; None: at the heads of the runs.
         """
-        flat = trees.flatten(self.body)
+        flat = trees.flatten(self.point.body)
         runs, count = len(flat), len(vectors)
         found = flat.new_empty(runs, count, flat.shape[1])
-        at = trees.flatten(self.head).unsqueeze(1) if heads is None else heads
+        at = trees.flatten(self.point.head).unsqueeze(1) if heads is None else heads
         at = at.expand(runs, count, -1)
+        # several runs fill a call of the oracles; a single one shares it with copies of itself
         if runs > 1:
             for i, vector in enumerate(vectors):
-                found[:, i] = self._one_each(
-                    self.body, at[:, i], vector.expand(runs, -1), self.rows
-                )
+                found[:, i] = self._one_each(at[:, i], vector.expand(runs, -1), self.point.rows)
             return found
         for i in range(0, count, self.at_once):
             some = slice(i, min(i + self.at_once, count))
-            copies = self._copies(some.stop - some.start)
-            found[0, some] = self._one_each(copies, at[0, some], vectors[some], self._shared_rows)
+            found[0, some] = self._one_each(at[0, some], vectors[some], self._shared_rows)
         return found
 
     def columns(self) -> Tensor:
         """All of C, (R, P, numbers of the body)."""
-        flat = trees.flatten(self.head)
+        flat = trees.flatten(self.point.head)
         return self.products(torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device))
 
-    def norm(self, probes: int = LARGEST_NORM) -> Tensor:
+    def norm(self) -> Tensor:
         """|C|, (R,).
 
-        For heads of up to `probes` numbers it is spectral: computed where the columns fit in 64
-        MiB, elsewhere estimated by `leading`. For larger heads it is the Frobenius norm, estimated
-        from as many random signs.
+        For heads of up to 512 numbers it is spectral: computed where the columns fit in 64 MiB,
+        elsewhere estimated by `leading`. For larger heads it is the Frobenius norm, estimated from
+        as many random signs. On rows in chunks 16 takes the place of 512.
         """
-        size = trees.flatten(self.head).shape[1]
+        size = self.point.size
+        probes = LARGEST_NORM if self.point.rows.chunks is None else CHUNKED_PROBES
         if size > probes:
             return self.from_signs(probes)
         return spectral(self.columns()) if self.fits(size) else self.leading()
 
     def from_signs(self, probes: int) -> Tensor:
         """|C|_F, (R,): the mean of |C s|^2 over random signs s is its square."""
-        flat, source = trees.flatten(self.head), generator(0, "signs")
+        flat, source = trees.flatten(self.point.head), generator(0, "signs")
         squares = torch.zeros_like(flat[:, 0])
         for i in range(0, probes, self.at_once):
             shape = min(self.at_once, probes - i), flat.shape[1]
@@ -120,7 +115,7 @@ class CrossDerivative:
         Source: Golub and Van Loan, Matrix Computations (4th ed. 2013), section 10.1. Differs from
         the source in: 1. every vector is orthogonalised against all others, twice.
         """
-        flat = trees.flatten(self.head)
+        flat = trees.flatten(self.point.head)
         runs, size = flat.shape
         drawn = torch.randn(size, generator=generator(0, "norm"), dtype=torch.float64).to(flat)
         vector = (drawn / drawn.norm()).expand(runs, size)
@@ -129,7 +124,7 @@ class CrossDerivative:
             image = self._squared(vector)
             basis = torch.cat([basis, vector.unsqueeze(1)], 1)
             images = torch.cat([images, image.unsqueeze(1)], 1)
-            for _ in range(2):
+            for _ in range(2):  # once leaves what rounding made of the parts that it took away
                 image = image - (basis.mT @ (basis @ image.unsqueeze(2))).squeeze(2)
             length = image.norm(dim=1, keepdim=True)
             vector = image / torch.where(length > 0, length, torch.ones_like(length))
@@ -141,36 +136,35 @@ class CrossDerivative:
         C'u is a central difference of d_theta g along u, which asks no more of the features than C
         does: their derivative need not have one.
         """
-        along = self._one_each(self.body, trees.flatten(self.head), vector, self.rows)
+        along = self._one_each(trees.flatten(self.point.head), vector, self.point.rows)
         length = along.norm(dim=1, keepdim=True)
         safe = torch.where(length > 0, length, torch.ones_like(length))
-        at = trees.flatten(self.body)
+        at = trees.flatten(self.point.body)
         width = EPS ** (1 / 3) * (1 + at.norm(dim=1, keepdim=True))
 
         def slope(sign: float) -> Tensor:
-            moved = trees.unflatten(at + sign * width / safe * along, self.body)
-            return trees.flatten(self.oracles.head_gradient(moved, self.head, self.rows))
+            moved = trees.unflatten(at + sign * width / safe * along, self.point.body)
+            return trees.flatten(dataclasses.replace(self.point, body=moved).gradient())
 
         found: Tensor = (slope(1.0) - slope(-1.0)) * (length / (2 * width))
         return found
 
-    def _one_each(self, body: Tree, heads: Tensor, vectors: Tensor, rows: Rows) -> Tensor:
-        """C v of bodies, heads (N, P) and vectors (N, P), one each."""
-        at, along = (trees.unflatten(x, self.head) for x in (heads, vectors))
-        return trees.flatten(self.oracles.cross_vjp(body, at, along, rows))
-
-    def _copies(self, count: int) -> Tree:
-        """The body of a single run as that of `count` runs, in no memory of their own."""
-        return trees.tree_map(lambda leaf: leaf.expand(count, *leaf.shape[1:]), self.body)
+    def _one_each(self, heads: Tensor, vectors: Tensor, rows: Rows) -> Tensor:
+        """C v of heads (N, P) and vectors (N, P), one each; a single body is that of all."""
+        point = self.point
+        body = trees.tree_map(lambda leaf: leaf.expand(len(heads), *leaf.shape[1:]), point.body)
+        at, along = (trees.unflatten(x, point.head) for x in (heads, vectors))
+        return trees.flatten(HeadPoint(point.oracles, body, at, rows).cross_vjp(along))
 
     @functools.cached_property
     def _shared_rows(self) -> Rows:
         """The rows of a single run as rows that all of its copies share."""
+        rows = self.point.rows
         groups = {
-            name: group if self.rows.axes[name] is None else trees.take(group, 0)
-            for name, group in self.rows.groups.items()
+            name: group if rows.axes[name] is None else trees.take(group, 0)
+            for name, group in rows.groups.items()
         }
-        return Rows(groups, dict.fromkeys(groups), chunks=self.rows.chunks)
+        return Rows(groups, dict.fromkeys(groups), chunks=rows.chunks)
 
 
 def spectral(columns: Tensor) -> Tensor:
@@ -182,9 +176,7 @@ def spectral(columns: Tensor) -> Tensor:
 def root(gram: Tensor, terms: int) -> Tensor:
     """The roots of the largest eigenvalues of Gram matrices (R, n, n), rounded up, (R,).
 
-    Args:
-        gram: of some vectors.
-        terms: how many numbers a vector has, and how many vectors there are, in all.
+    `terms`: how many numbers a vector has, and how many vectors there are, in all.
     """
     bad = ~gram.flatten(1).isfinite().all(1)
     values = torch.linalg.eigvalsh(gram.masked_fill(bad.reshape(-1, 1, 1), 0.0))[:, -1]
@@ -195,9 +187,7 @@ def root(gram: Tensor, terms: int) -> Tensor:
 def _ritz(basis: Tensor, images: Tensor) -> Tensor:
     """The root of the largest Ritz value and its residual, (R,).
 
-    Args:
-        basis: orthonormal vectors, or zeros, (R, k, P).
-        images: their products with the matrix, (R, k, P).
+    From orthonormal vectors, or zeros, (R, k, P), and their products with the matrix.
     """
     bad = ~images.flatten(1).isfinite().all(1)
     basis, images = (x.masked_fill(bad.reshape(-1, 1, 1), 0.0) for x in (basis, images))

@@ -43,13 +43,12 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.bounds.heads import BoundKind, Certifier, HeadCertificate
 from bilevel.bounds.lipschitz import (
-    LARGEST_NORM,
     Constants,
     estimated_constants,
     quadratic_constants,
     stated_constants,
 )
-from bilevel.data.rows import Rows
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.hypergradients.condition import Condition
 from bilevel.hypergradients.dependence import overlooked
 from bilevel.hypergradients.kinks import in_doubt, jump, sentence
@@ -83,39 +82,32 @@ class GradientCertifier:
 
     Args:
         certifier: of the heads.
-        body: leaves (R, ...).
-        head: where the gradient was taken, leaves (R, ...).
-        rows: on which g and F are meant.
+        point: where the gradient was taken, on the rows that g and F are meant on.
         certificate: of these heads.
         stated: whether what the problem states of itself holds for these rows.
-        computed: whether third derivatives may be computed.
-        probes: products that an estimated norm of d2_{w theta} g may take.
-        compared: whether derivatives in the body are compared with differences, since autograd may
-            not see all of them: no bound is given then.
-        factor: of H on these rows, for an adjoint that is solved for here; () if there is none.
+        thorough: whether third derivatives and jumps may be computed, and whether derivatives in
+            the body are compared with differences, since autograd may not see all of them: no
+            bound is given then. Records are too many for that.
+        factor: of H on these rows, for an adjoint that is solved for here; None if there is none.
     """
 
     certifier: Certifier
-    body: Tree
-    head: Tree
-    rows: Rows
+    point: HeadPoint
     certificate: HeadCertificate
-    stated: bool = False
-    computed: bool = True
-    probes: int = LARGEST_NORM
-    compared: bool = False
-    factor: Any = ()
+    stated: bool
+    thorough: bool = True
+    factor: Any = None
 
     def envelope(self, slope: Tree) -> GradientBound:
         """The bound of gradients that are meant to be d_w g at the head."""
         if self.certifier.kind == "unknown":
             return self._unknown()
-        oracles, at = self.certifier.oracles, (self.body, self.head)
-        direct, along = oracles.joint_gradient(*at, self.rows)
+        point = self.point
+        direct, along = point.oracles.joint_gradient(point.body, point.head, point.rows)
         constants = self.constants(along)
-        error = constants.cross_norm * self.certificate.bound
-        size = trees.norm(direct) + constants.cross_norm * trees.norm(self.head)
-        return self._made(error, size, slope, direct, constants, None)
+        size = trees.norm(direct) + constants.cross_norm * trees.norm(point.head)
+        within = constants.cross_norm * self.certificate.bound + self._eps() * size
+        return self._made(within, slope, direct, constants, None)
 
     def implicit(self, slope: Tree, adjoint: Tree | None = None) -> GradientBound:
         """The bound of any gradients of Phi, by the implicit gradient at the head.
@@ -126,23 +118,24 @@ class GradientCertifier:
         """
         if self.certifier.kind == "unknown":
             return self._unknown()
-        oracles, distance = self.certifier.oracles, self.certificate.bound
-        condition = Condition(oracles, self.body, self.head, self.rows)
+        point, distance = self.point, self.certificate.bound
+        stackelberg, head_set = point.oracles.is_stackelberg, point.problem.head_set
+        condition = Condition(point)
         if not condition.available:
-            name = type(oracles.problem.head_set).__name__
+            name = type(head_set).__name__
             why = f"No bound is known for implicit derivatives of a head on {name}."
-            return self.envelope(slope) if oracles.is_stackelberg else self._unknown(why)
-        direct, whole = oracles.body_gradients(self.body, self.head, self.rows)
+            return self.envelope(slope) if stackelberg else self._unknown(why)
+        direct, whole = point.body_gradients()
         right = condition.restricted(whole)
         if adjoint is None:
             adjoint = condition.solve(right, factor=self.factor).value
         v = condition.restricted(adjoint)
-        left = oracles.head_hvp(self.body, self.head, v, self.rows)
-        off = trees.tree_map(torch.sub, condition.restricted(left), right)
+        off = trees.tree_map(torch.sub, condition.restricted(point.hvp(v)), right)
         constants, length = self.constants(v), trees.norm(v)
         largest, mu = self.certificate.largest, self.certificate.mu
+        # r as computed, and what rounding of H v and d_theta F may hide of it
         residual = trees.norm(off) + self._eps() * (trees.norm(right) + largest * length)
-        if oracles.is_stackelberg and isinstance(oracles.problem.head_set, Everywhere):
+        if stackelberg and isinstance(head_set, Everywhere):  # v makes up for theta - theta*
             half = distance.square() / 2
             error = constants.cross * half
             error = error + constants.cross_norm * (residual + constants.hessian * half) / mu
@@ -150,18 +143,17 @@ class GradientCertifier:
             moved = (constants.body_gradient + length * constants.cross) * distance
             bent = (constants.head_gradient + length * constants.hessian) * distance
             error = moved + constants.cross_norm * (bent + residual) / mu
-        pulled = oracles.cross_vjp(self.body, self.head, v, self.rows)
-        reference = trees.tree_map(torch.sub, direct, pulled)
-        size = trees.norm(direct) + constants.cross_norm * (trees.norm(self.head) + length)
-        found = self._made(error, size, slope, reference, constants, v)
+        reference = trees.tree_map(torch.sub, direct, point.cross_vjp(v))
+        size = trees.norm(direct) + constants.cross_norm * (trees.norm(point.head) + length)
+        found = self._made(error + self._eps() * size, slope, reference, constants, v)
         if condition.free is None or found.kind == "unknown":
             return found
-        if oracles.problem.head_set.bounds(self.head) is None:
+        if head_set.bounds(point.head) is None:  # how far the free ones are from it, nobody knows
             found = found._replace(kind="estimated")
         doubtful = in_doubt(condition, distance, largest)
         if not bool(doubtful.any()):
             return found
-        if oracles.is_stackelberg:
+        if stackelberg:  # d_w g has no kink where the coordinates that are held change
             return self._weaker(found, self.envelope(slope), doubtful.any(1))
         return self._kinked(found, condition, doubtful, whole)
 
@@ -176,7 +168,7 @@ class GradientCertifier:
     ) -> GradientBound:
         """With the jump between one-sided derivatives; NaN where it is all that there is."""
         apart = torch.where(doubtful.any(1), torch.inf, 0.0)
-        if self.computed:
+        if self.thorough:
             apart = jump(condition, doubtful, right, self.certificate.mu)
         lost = ~(apart <= found.bound)
         bound = (found.bound + apart).masked_fill(lost, torch.nan)
@@ -192,38 +184,24 @@ class GradientCertifier:
 
     def constants(self, along: Tree) -> Constants:
         """The best constants there are."""
-        oracles, distance = self.certifier.oracles, self.certificate.bound
-        found = None
+        distance, found = self.certificate.bound, None
         if self.stated:
-            found = stated_constants(oracles, self.body, self.head, distance)
-        if found is None and self.computed:
-            found = quadratic_constants(
-                self.certifier, self.body, self.head, self.rows, distance, self.certificate.largest
-            )
-        if found is not None:
-            return found
-        at = (self.body, self.head, self.rows, distance, along)
-        return estimated_constants(oracles, *at, probes=self.probes)
+            found = stated_constants(self.point, distance)
+        if found is None and self.thorough and self.certifier.quadratic:
+            found = quadratic_constants(self.point, distance, self.certificate.largest)
+        return estimated_constants(self.point, distance, along) if found is None else found
 
     def _made(
-        self,
-        error: Tensor,
-        size: Tensor,
-        slope: Tree,
-        reference: Tree,
-        constants: Constants,
-        adjoint: Tree | None,
+        self, within: Tensor, slope: Tree, reference: Tree, constants: Constants, adjoint: Tree
     ) -> GradientBound:
-        """With the distance to the gradient that the bound is about, and its rounding."""
-        within = error + self._eps() * size
+        """With the distance to the gradient that is off by at most `within`."""
         bound = within + trees.norm(trees.tree_map(torch.sub, slope, reference))
         proven = self.certifier.kind == constants.kind == "proven"
         kind: BoundKind = "proven" if proven else "estimated"
         found = GradientBound(bound, kind, f"{constants.note} {self.certifier.note}")
-        if not self.compared:
+        if not self.thorough:
             return found
-        place = (self.certifier.oracles, self.body, self.head, self.rows)
-        lost = overlooked(*place, reference, adjoint, self.certificate.largest, within)
+        lost = overlooked(self.point, reference, adjoint, self.certificate.largest, within)
         if not bool(lost.any()):
             return found
         kind = "unknown" if bool(lost.all()) else kind
@@ -231,13 +209,14 @@ class GradientCertifier:
 
     def _eps(self) -> float:
         """The rounding of sums over the rows and over the numbers of the head."""
+        rows = self.point.rows
         sizes = [
-            leaf.shape[0 if self.rows.axes[name] is None else 1]
-            for name, group in self.rows.groups.items()
+            leaf.shape[0 if rows.axes[name] is None else 1]
+            for name, group in rows.groups.items()
             for leaf in trees.leaves(group)
-            if leaf.ndim > (0 if self.rows.axes[name] is None else 1)
+            if leaf.ndim > (0 if rows.axes[name] is None else 1)
         ]
-        return EPS * (max(sizes, default=0) + trees.flatten(self.head).shape[1] + 10)
+        return EPS * (max(sizes, default=0) + self.point.size + 10)
 
     def _unknown(self, note: str = "") -> GradientBound:
         nothing = torch.full_like(self.certificate.bound, torch.nan)

@@ -16,26 +16,35 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.core.status import Status
-from bilevel.data.rows import Rows
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import Oracles
-from bilevel.heads.landing import deviation, landing
-from bilevel.heads.newton.solver import hessian_system
+from bilevel.heads.objectives.hessian import hessian_system
 from bilevel.heads.quadratic import (
     LARGEST_GENERAL_HEAD,
     all_penalised,
+    deviation,
     is_quadratic,
+    landing,
     quadratic_system,
     uses_dual,
 )
 from bilevel.linear.cholesky import EPS
 from bilevel.linear.gram import row_sums
-from bilevel.linear.kept import KeptSystem
 from bilevel.linear.systems import AbstractSystem, PrimalSystem
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.problem.sets import Everywhere
 from bilevel.trees import Tree
 
 BoundKind = Literal["proven", "estimated", "unknown"]
+Form = Literal["features", "gradients", "convex", "stated", "local"]
+FEATURES = "mu is the smallest eigenvalue of the Gram matrix plus the penalty"
+FREE_BIAS = "; the bias is not penalised, so mu depends on the data."
+CONVEX = "g is convex without its penalty, so mu is the smallest penalty."
+QUADRATIC = (
+    "mu is the smallest eigenvalue of the head's Hessian, which is constant as far as the "
+    "gradients at this head, at its best response and at two random heads tell."
+)
+LOCAL = "mu is the smallest eigenvalue of the Hessian at this head: a local estimate."
 
 
 class HeadCertificate(NamedTuple):
@@ -67,92 +76,81 @@ class Certifier:
             Hessian (no bound is given then). A linear head with squared error is quadratic by its
             form, another one if the gradients say so at every head that is certified: a run where
             they do not gets no bound and no theta*.
+        form: where mu and L come from. "features": of a linear head with squared error;
+            "gradients": the Hessian of another head that is quadratic, as its gradients tell;
+            "convex": the penalty, which covers all of a linear head with a convex criterion;
+            "stated": the problem; "local": the Hessian at the heads.
+        note: the same, in words.
         exact: whether theta* itself can be computed beside the bound.
         penalised: see `bilevel.heads.quadratic.uses_dual`.
-        note: where mu comes from, in words.
-        quadratic: whether g is quadratic in the head.
         large: whether the head is too large for a Hessian.
-        stated: whether mu and L are those that the problem states.
-        convex: whether the head is linear with a convex criterion, and all of it penalised.
     """
 
     oracles: Oracles
     kind: BoundKind
-    exact: bool
-    penalised: bool
+    form: Form
     note: str
-    quadratic: bool = False
+    exact: bool = False
+    penalised: bool = False
     large: bool = False
-    stated: bool = False
-    convex: bool = False
 
     @classmethod
-    def for_problem(
-        cls, oracles: Oracles, body: Tree, head: Tree, rows: Rows, *, stated: bool = False
-    ) -> "Certifier":
+    def for_problem(cls, point: HeadPoint, *, stated: bool = False) -> "Certifier":
         """Find out once, at initial points, what can be certified.
 
         Args:
-            oracles: of the problem.
-            body: leaves (R, ...), float64.
-            head: likewise.
-            rows: on which g is meant.
+            point: float64, on the rows that g is meant on.
             stated: whether what the problem states of itself holds for these rows.
         """
-        problem = oracles.problem
+        oracles, problem, note = point.oracles, point.problem, LOCAL
         everywhere = isinstance(problem.head_set, Everywhere)
-        if isinstance(problem, LinearHeadProblem) and problem.criterion.quadratic:
-            penalised = uses_dual(oracles, body, head, rows)
-            note = "mu is the smallest eigenvalue of the Gram matrix plus the penalty"
-            if not problem.penalises_all:
-                note += "; the bias is not penalised, so mu depends on the data"
-            return cls(oracles, "proven", everywhere, penalised, note + ".", quadratic=True)
-        if isinstance(problem, LinearHeadProblem) and _floored(problem, oracles, body, head):
-            note = "g is convex without its penalty, so mu is the smallest penalty."
-            return cls(oracles, "proven", False, True, note, convex=True)
-        linear = isinstance(problem, LinearHeadProblem)
-        large = trees.flatten(head).shape[1] > LARGEST_GENERAL_HEAD
-        large = large or (linear and rows.chunks is not None)  # features of all rows at once
-        if not (large or linear) and is_quadratic(oracles, body, head, rows):
-            one = trees.flatten(head).shape[1] == 1
-            note = (
-                "mu is the smallest eigenvalue of the head's Hessian, which is constant as far as "
-                "the gradients at this head, at its best response and at two random heads tell."
-            )
-            return cls(oracles, "proven", everywhere or one, False, note, quadratic=True)
-        known = problem.known_curvature(trees.take(body, 0)) if stated else None
+        # what follows from the form of g comes first, then what its gradients tell, which is
+        # looked at again at every head; what the problem states of itself is taken on trust
+        if isinstance(problem, LinearHeadProblem):
+            if problem.criterion.quadratic:
+                note = FEATURES + ("." if problem.penalises_all else FREE_BIAS)
+                dual = uses_dual(point)
+                return cls(oracles, "proven", "features", note, everywhere, penalised=dual)
+            if _floored(problem, point):
+                return cls(oracles, "proven", "convex", CONVEX, penalised=True)
+            # the Hessian of such a head takes the features of all rows at once
+            large = point.size > LARGEST_GENERAL_HEAD or point.rows.chunks is not None
+            note += " Coefficients without a penalty make it depend on the data."
+        else:
+            large = point.size > LARGEST_GENERAL_HEAD
+            if not large and is_quadratic(point):
+                # the nearest point of an interval to theta* is the best one in it
+                exact = everywhere or point.size == 1
+                return cls(oracles, "proven", "gradients", QUADRATIC, exact)
+        known = problem.known_curvature(trees.take(point.body, 0)) if stated else None
         if known is not None and (math.isfinite(known.largest) or (everywhere and not large)):
             note = "mu is what the problem states."
-            return cls(oracles, "proven", False, False, note, large=large, stated=True)
+            return cls(oracles, "proven", "stated", note, large=large)
         if large:
             note = "The head is too large for its Hessian."
-            return cls(oracles, "unknown", False, False, note, large=True)
-        note = "mu is the smallest eigenvalue of the Hessian at this head: a local estimate."
-        if linear:
-            note += " Coefficients without a penalty make it depend on the data."
-        return cls(oracles, "estimated", False, False, note)
+            return cls(oracles, "unknown", "local", note, large=True)
+        return cls(oracles, "estimated", "local", note)
 
-    def system(self, body: Tree, head: Tree, rows: Rows) -> AbstractSystem | None:
+    @property
+    def quadratic(self) -> bool:
+        """Whether g is quadratic in the head."""
+        return self.form in ("features", "gradients")
+
+    def system(self, point: HeadPoint) -> AbstractSystem | None:
         """The head's linear system; its solution is theta*, or theta* - head (general heads).
 
-        None for heads that are too large. It is factored when that is asked for, and once.
+        None for heads that are too large.
         """
         if self.large:
             return None
-        problem = self.oracles.problem
-        if isinstance(problem, LinearHeadProblem) and not (self.quadratic or self.convex):
-            return KeptSystem(hessian_system(self.oracles, body, head, rows))
-        system = quadratic_system(self.oracles, body, head, rows, self.penalised)
-        if self._looked_at:
-            assert isinstance(system, PrimalSystem)
-            agrees = landing(self.oracles, body, head, rows, system).agrees.reshape(-1, 1, 1, 1)
-            system = dataclasses.replace(system, hessian=system.hessian.where(agrees, torch.nan))
-        return KeptSystem(system)
-
-    @property
-    def _looked_at(self) -> bool:
-        """Whether g is quadratic because its gradients say so, not by its form."""
-        return self.quadratic and not isinstance(self.oracles.problem, LinearHeadProblem)
+        if isinstance(point.problem, LinearHeadProblem) and self.form in ("stated", "local"):
+            return hessian_system(point)
+        system = quadratic_system(point, penalised=self.penalised)
+        if self.form != "gradients":
+            return system
+        assert isinstance(system, PrimalSystem)
+        agrees = landing(point, system, system.solve()).agrees.reshape(-1, 1, 1, 1)
+        return dataclasses.replace(system, hessian=system.hessian.where(agrees, torch.nan))
 
     def best_response(self, system: AbstractSystem, head: Tree) -> Tree:
         """theta*, where `exact`; NaN where H is numerically singular, or g not quadratic."""
@@ -164,71 +162,45 @@ class Certifier:
         solved = trees.tree_map(torch.add, head, trees.unflatten(numbers.squeeze(2), head))
         return self.oracles.problem.head_set.project(solved)
 
-    def certify(
-        self, system: AbstractSystem | None, body: Tree, head: Tree, rows: Rows
-    ) -> HeadCertificate:
+    def certify(self, system: AbstractSystem | None, point: HeadPoint) -> HeadCertificate:
         """Bounds for a head.
 
         Args:
             system: of `self.system` at the same point.
-            body: leaves (R, ...), float64, as everything here.
-            head: leaves (R, ...).
-            rows: on which g is meant.
+            point: float64, as everything here.
         """
-        oracles, head_set = self.oracles, self.oracles.problem.head_set
-        slope = oracles.head_gradient(body, head, rows)
+        head, head_set = point.head, point.problem.head_set
+        slope = point.gradient()
         size = trees.norm(slope)
         if self.kind == "unknown":
             nothing = torch.full_like(size, torch.nan)
             return HeadCertificate(size, nothing, nothing, nothing, nothing)
-        mu, largest = self._curvature(system, body, head, size)
+        mu, largest = self._curvature(system, point, size)
         mu = torch.where(mu > 0, mu, torch.nan)
-        residual, descent = size, torch.zeros_like(size)
-        everywhere = isinstance(head_set, Everywhere)
-        if not everywhere:
+        residual, descent, end = size, torch.zeros_like(size), None
+        if not isinstance(head_set, Everywhere):
             step = trees.tree_map(lambda t, d: t - d / trees.per_run(largest, d), head, slope)
-            at = head_set.project(step)
-            residual = largest * trees.norm(trees.tree_map(torch.sub, head, at))
-            here, there = (oracles.head_value(body, x, rows) for x in (head, at))
+            end = point.at(head_set.project(step))
+            residual = largest * trees.norm(trees.tree_map(torch.sub, head, end.head))
+            here, there = (x.value() for x in (point, end))
             descent = here - there + 10 * EPS * (here.abs() + there.abs())
-        safe = residual + self._rounding(body, head, rows, largest)
-        if self._looked_at:
-            assert isinstance(system, KeptSystem)
-            safe = safe + 2 * self._off(
-                system.primal(), body, head, rows, None if everywhere else at
-            )
+        safe = residual + _rounding(point, largest)
+        if self.form == "gradients":  # which may tell otherwise here
+            assert isinstance(system, PrimalSystem)
+            safe = safe + 2 * _off(system, point, end)
         value = descent + safe.square() / (2 * mu)
         return HeadCertificate(residual, mu, safe / mu, value, largest)
 
-    def _off(
-        self, system: PrimalSystem, body: Tree, head: Tree, rows: Rows, at: Tree | None
-    ) -> Tensor:
-        """How far gradients are from those of one quadratic, (R,): NaN if by more than rounding.
-
-        Args:
-            system: of `self.system`.
-            body: leaves (R, ...).
-            head: likewise.
-            rows: on which g is meant.
-            at: where a projected step leads to; None: there is no set of heads.
-        """
-        place = (self.oracles, body, head)
-        off = landing(*place, rows, system).off
-        if at is None:
-            return off
-        apart, fine = deviation(*place, at, rows, system.hessian.squeeze(1))
-        return off + apart.where(fine, torch.nan)
-
     def _curvature(
-        self, system: AbstractSystem | None, body: Tree, head: Tree, like: Tensor
+        self, system: AbstractSystem | None, point: HeadPoint, like: Tensor
     ) -> tuple[Tensor, Tensor]:
         """mu and L; where the problem states no finite L, that of the Hessian at the heads."""
-        if not self.stated:
+        if self.form != "stated":
             assert system is not None
             low, high = system.curvature()
-            return self._of_criterion(body, head, high) if self.convex else (low, high)
+            return _of_criterion(point, high) if self.form == "convex" else (low, high)
         states = [
-            self.oracles.problem.known_curvature(trees.take(body, i)) for i in range(len(like))
+            point.problem.known_curvature(trees.take(point.body, i)) for i in range(len(like))
         ]
         mu = like.new_tensor([torch.nan if state is None else state.smallest for state in states])
         largest = like.new_tensor([torch.nan if s is None else s.largest for s in states])
@@ -236,50 +208,59 @@ class Certifier:
             return mu, largest
         return mu, torch.where(largest.isfinite(), largest, system.curvature()[1])
 
-    def _of_criterion(self, body: Tree, head: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """mu and L: H is diag(p) plus something between 0 and c times the Gram matrix.
 
-        `high` bounds the largest eigenvalue of the Gram matrix plus diag(p). Where the criterion
-        does not tell c, 1 takes its place: L then only measures rounding.
-        """
-        assert isinstance(self.oracles.problem, LinearHeadProblem)
-        penalty = self.oracles.linear_penalty(body, head).flatten(1)
-        least, most = penalty.amin(1), penalty.amax(1)
-        curvature = self.oracles.problem.criterion.largest_curvature
-        curvature = curvature if math.isfinite(curvature) else 1.0
-        return least, curvature * (high - least) + most
+def _off(system: PrimalSystem, point: HeadPoint, end: HeadPoint | None) -> Tensor:
+    """How far gradients are from those of one quadratic, (R,): NaN if by more than rounding.
 
-    def _rounding(self, body: Tree, head: Tree, rows: Rows, largest: Tensor) -> Tensor:
-        """How much of the computed gradient may be rounding, (R,)."""
-        length = trees.norm(head)
-        problem = self.oracles.problem
-        if isinstance(problem, LinearHeadProblem):
-            weight: float | Tensor = 1.0
-            if rows.chunks is not None:  # without weights; the system was made of the same sums
-                sums, p = row_sums(self.oracles, body, rows)
-                n, m, (design, targets) = sums.rows, sums.gram.shape[1], sums.norms()
-            else:
-                parts = self.oracles.linear_parts(body, rows)
-                (n, m), p = parts.design.shape[1:], parts.penalty
-                weight = 1.0 if parts.weights is None else parts.weights.amax(1)
-                design = parts.design.flatten(1).norm(dim=1)
-                targets = _target_norm(parts.targets)
-            terms: Tensor = weight * design * (design * length + targets) / n
-            terms = terms + p.flatten(1).amax(1) * length
-            return EPS * (n + m + 10) * terms
-        return EPS * (trees.flatten(head).shape[1] + 10) * largest * (length + 1)
+    `end`: where a projected step leads to; None: there is no set of heads.
+    """
+    off = landing(point, system, system.solve()).off
+    if end is None:
+        return off
+    apart, fine = deviation(point, end, system.hessian.squeeze(1))
+    return off + apart.where(fine, torch.nan)
 
 
-def _floored(problem: LinearHeadProblem, oracles: Oracles, body: Tree, head: Tree) -> bool:
+def _of_criterion(point: HeadPoint, high: Tensor) -> tuple[Tensor, Tensor]:
+    """mu and L: H is diag(p) plus something between 0 and c times the Gram matrix.
+
+    `high` bounds the largest eigenvalue of the Gram matrix plus diag(p). Where the criterion does
+    not tell c, 1 takes its place: L then only measures rounding.
+    """
+    assert isinstance(point.problem, LinearHeadProblem)
+    penalty = point.oracles.linear_penalty(point.body, point.head).flatten(1)
+    least, most = penalty.amin(1), penalty.amax(1)
+    curvature = point.problem.criterion.largest_curvature
+    curvature = curvature if math.isfinite(curvature) else 1.0
+    return least, curvature * (high - least) + most
+
+
+def _rounding(point: HeadPoint, largest: Tensor) -> Tensor:
+    """How much of the computed gradient may be rounding, (R,)."""
+    oracles, body, rows = point.oracles, point.body, point.rows
+    length = trees.norm(point.head)
+    if not isinstance(point.problem, LinearHeadProblem):
+        return EPS * (point.size + 10) * largest * (length + 1)
+    weight: float | Tensor = 1.0
+    if rows.chunks is not None:  # without weights; the system was made of the same sums
+        sums, p = row_sums(oracles, body, rows)
+        n, m, (design, targets) = sums.rows, sums.gram.shape[1], sums.norms()
+    else:
+        parts = oracles.linear_parts(body, rows)
+        (n, m), p = parts.design.shape[1:], parts.penalty
+        weight = 1.0 if parts.weights is None else parts.weights.amax(1)
+        design = parts.design.flatten(1).norm(dim=1)
+        if parts.targets.is_floating_point():
+            targets = parts.targets.flatten(1).norm(dim=1)
+        else:  # the slopes of class probabilities are at most sqrt(2)
+            targets = torch.full_like(length, 2 * n).sqrt()
+    terms: Tensor = weight * design * (design * length + targets) / n
+    terms = terms + p.flatten(1).amax(1) * length
+    return EPS * (n + m + 10) * terms
+
+
+def _floored(problem: LinearHeadProblem, point: HeadPoint) -> bool:
     """Whether all of a linear head is penalised, and what is asked of its criterion is known."""
     known = isinstance(problem.head_set, Everywhere)
     known = known or math.isfinite(problem.criterion.largest_curvature)
-    return known and all_penalised(oracles, body, head)
-
-
-def _target_norm(targets: Tensor) -> Tensor:
-    """|t| of all rows, (R,): how large the slope of the losses is at predictions of zero."""
-    if not targets.is_floating_point():  # the slopes of class probabilities are at most sqrt(2)
-        return targets.new_full((len(targets),), 2 * targets.shape[1], dtype=torch.float64).sqrt()
-    norm: Tensor = targets.flatten(1).norm(dim=1)
-    return norm
+    return known and all_penalised(point)

@@ -12,12 +12,10 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.bounds.cross_derivative import LARGEST_NORM as LARGEST_NORM
 from bilevel.bounds.cross_derivative import CrossDerivative, root, spectral
-from bilevel.bounds.heads import BoundKind, Certifier
+from bilevel.bounds.heads import BoundKind
 from bilevel.core.generators import generator
-from bilevel.data.rows import Rows
-from bilevel.derivatives.oracles import Oracles
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.linear.cholesky import EPS
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.trees import Tree
@@ -51,13 +49,12 @@ class Constants(NamedTuple):
     note: str
 
 
-def stated_constants(
-    oracles: Oracles, body: Tree, head: Tree, distance: Tensor
-) -> Constants | None:
+def stated_constants(point: HeadPoint, distance: Tensor) -> Constants | None:
     """What the problem states, run by run; None if it states nothing."""
     found = []
     for i, radius in enumerate(distance.tolist()):
-        one = oracles.problem.known_lipschitz(trees.take(body, i), trees.take(head, i), radius)
+        body, head = (trees.take(level, i) for level in (point.body, point.head))
+        one = point.problem.known_lipschitz(body, head, radius)
         if one is None:
             return None
         found.append(distance.new_tensor(one))
@@ -66,29 +63,30 @@ def stated_constants(
     return Constants(first, second, third, fourth, fifth, "proven", note)
 
 
-def quadratic_constants(
-    certifier: Certifier, body: Tree, head: Tree, rows: Rows, distance: Tensor, largest: Tensor
-) -> Constants | None:
+def quadratic_constants(point: HeadPoint, distance: Tensor, largest: Tensor) -> Constants | None:
     """Computed where F is g and g is quadratic; None if it is not, or the head too large.
 
     L_gwt is the norm of T = d3_{w theta theta} g, (u, v) to T(u, v): the spectral norm of T as a
     matrix from u to pairs (v, w). The outputs of a linear head do not interact, and T is the same
     for all of them unless their penalties differ: the first one is looked at, or all.
+
+    Args:
+        point: of a certified head whose g is quadratic.
+        distance: a bound on |theta - theta*|, (R,).
+        largest: the curvature of g in the head, (R,).
     """
-    oracles = certifier.oracles
-    if not (certifier.quadratic and oracles.is_stackelberg):
+    if not point.oracles.is_stackelberg:
         return None
-    cross = CrossDerivative(oracles, body, head, rows)
-    blocks = _blocks(oracles, body, head)
+    cross = CrossDerivative(point)
+    blocks = _blocks(point)
     # each product holds its graph, and a result as long as the body
-    work = len(blocks) * len(blocks[0]) ** 2 * cross.product_bytes * rows.parts
+    work = len(blocks) * len(blocks[0]) ** 2 * cross.product_bytes * point.rows.parts
     if work > THIRD_BYTES:
         return None
-    linear = isinstance(oracles.problem, LinearHeadProblem)
-    if not (linear or _affine(oracles, body, head, rows)):
+    linear = isinstance(point.problem, LinearHeadProblem)
+    if not (linear or _affine(point)):
         return None
-    size = trees.flatten(head).shape[1]
-    identity = torch.eye(size, dtype=distance.dtype, device=distance.device)
+    identity = torch.eye(point.size, dtype=distance.dtype, device=distance.device)
     steepest = torch.stack([_third(cross, identity[block]) for block in blocks]).amax(0)
     norm = spectral(cross.columns()) + steepest * distance
     if not linear:  # what samples do not show: they agree to 1e-8
@@ -97,16 +95,7 @@ def quadratic_constants(
     return Constants(norm, largest, steepest, torch.zeros_like(norm), norm, "proven", note)
 
 
-def estimated_constants(
-    oracles: Oracles,
-    body: Tree,
-    head: Tree,
-    rows: Rows,
-    distance: Tensor,
-    along: Tree,
-    *,
-    probes: int = LARGEST_NORM,
-) -> Constants:
+def estimated_constants(point: HeadPoint, distance: Tensor, along: Tree) -> Constants:
     """Difference quotients between the head and points around it.
 
     In up to 4 orthogonal directions, at the distance of theta* or 1e-4 (1 + |theta|), whichever is
@@ -116,34 +105,30 @@ def estimated_constants(
     vector only, the one that they meet in the bound.
 
     Args:
-        oracles: of the problem.
-        body: leaves (R, ...), float64.
-        head: likewise.
-        rows: on which g and F are meant.
+        point: float64.
         distance: a bound on |theta - theta*|, (R,).
         along: the vector, like the head.
-        probes: of the norm of d2_{w theta} g.
     """
-    flat = trees.flatten(head)
+    head, flat = point.head, trees.flatten(point.head)
     size = flat.shape[1]
     step = torch.maximum(distance, 1e-4 * (1 + trees.norm(head)))
     length = trees.norm(along)
     length = torch.where(length > 0, length, torch.ones_like(length))
     unit = trees.tree_map(lambda leaf: leaf / trees.per_run(length, leaf), along)
 
-    def at(point: Tree) -> tuple[Tree, ...]:
-        crossed = oracles.cross_vjp(body, point, unit, rows)
-        curved = oracles.head_hvp(body, point, unit, rows)
-        return (*oracles.body_gradients(body, point, rows), crossed, curved)
+    def at(head: Tree) -> tuple[Tree, ...]:
+        there = point.at(head)
+        crossed, curved = there.cross_vjp(unit), there.hvp(unit)
+        return (*there.body_gradients(), crossed, curved)
 
     here, count = at(head), min(size, DIRECTIONS)
     directions = [d.expand_as(flat) for d in _directions(size, count).to(flat)]
-    slope = trees.flatten(oracles.head_gradient(body, head, rows))
+    slope = trees.flatten(point.gradient())
     directions.append(-slope / slope.norm(dim=1, keepdim=True).clamp(min=SMALLEST))
     squares = []
     for direction in directions:
         shift = trees.unflatten(step.unsqueeze(1) * direction, head)
-        there = oracles.problem.head_set.project(trees.tree_map(torch.add, head, shift))
+        there = point.problem.head_set.project(trees.tree_map(torch.add, head, shift))
         moved = trees.norm(trees.tree_map(torch.sub, there, head))
         changes = [
             trees.norm(trees.tree_map(torch.sub, a, b))
@@ -152,7 +137,7 @@ def estimated_constants(
         squares.append((torch.stack(changes) / moved).square().nan_to_num(0.0))
     mean = torch.stack(squares[:-1]).sum(0) * size / count
     body_gradient, head_gradient, cross, hessian = torch.maximum(mean, squares[-1]).sqrt()
-    norm = CrossDerivative(oracles, body, head, rows).norm(probes) + cross * distance
+    norm = CrossDerivative(point).norm() + cross * distance
     note = "The Lipschitz constants are estimated from differences around the head."
     return Constants(body_gradient, head_gradient, cross, hessian, norm, "estimated", note)
 
@@ -182,28 +167,29 @@ def _third(cross: CrossDerivative, units: Tensor) -> Tensor:
     return found
 
 
-def _blocks(oracles: Oracles, body: Tree, head: Tree) -> list[range]:
+def _blocks(point: HeadPoint) -> list[range]:
     """The numbers of the head that belong to one output each, or all of them."""
-    size = trees.flatten(head).shape[1]
-    if not isinstance(oracles.problem, LinearHeadProblem) or head.ndim == 2:
-        return [range(size)]
-    outputs = head.shape[2]
-    differ = oracles.linear_penalty(body, head).ndim == 3
-    return [range(k, size, outputs) for k in range(outputs if differ else 1)]
+    if not isinstance(point.problem, LinearHeadProblem) or point.head.ndim == 2:
+        return [range(point.size)]
+    outputs = point.head.shape[2]
+    differ = point.oracles.linear_penalty(point.body, point.head).ndim == 3
+    return [range(k, point.size, outputs) for k in range(outputs if differ else 1)]
 
 
-def _affine(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> bool:
+def _affine(point: HeadPoint) -> bool:
     """Whether d2_{w theta} g is affine in the head, as far as random directions can tell.
 
     One goes through the head itself. A g that is quadratic in the head at this body need not be so
     at those beside it.
     """
-    flat = trees.flatten(head)
+    flat = trees.flatten(point.head)
     source = generator(0, "affine")
 
-    def crossed(point: Tensor, vector: Tensor) -> Tensor:
-        at, along = (trees.unflatten(x.to(flat).expand(flat.shape), head) for x in (point, vector))
-        return trees.flatten(oracles.cross_vjp(body, at, along, rows))
+    def crossed(numbers: Tensor, vector: Tensor) -> Tensor:
+        at, along = (
+            trees.unflatten(x.to(flat).expand(flat.shape), point.head) for x in (numbers, vector)
+        )
+        return trees.flatten(point.at(at).cross_vjp(along))
 
     for length, through in ((1.0, False), (10.0, False), (1.0, True)):
         drawn = torch.randn(3, flat.shape[1], generator=source, dtype=torch.float64)

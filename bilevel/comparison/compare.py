@@ -233,7 +233,7 @@ def _result(plan: _Plan, outcome: Outcome, name: str, settings: Mapping[str, obj
     if not outcome.interrupted:
         with contextlib.suppress(KeyboardInterrupt):  # the trainings are worth more than the times
             fitted = {key: contest.fitted[key] for key in trained}
-            seconds = seconds_per_step(contest.problem, fitted, data, contest.options)
+            seconds = seconds_per_step(fitted, data, contest.options)
     some = next(iter(outcome.solutions.values()))
     records = max(len(solution.steps) for solution in outcome.solutions.values())
     threads = torch.get_num_threads()

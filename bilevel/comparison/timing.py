@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from bilevel.comparison.side_by_side import Options
 from bilevel.data.training_data import TrainingData
 from bilevel.derivatives.assembly import Assembly
-from bilevel.problem.base import StackelbergProblem
 from bilevel.strategies import AbstractStrategy
 from bilevel.training.cohort import Cohort
 
@@ -14,7 +13,6 @@ WARM_UP, ROUNDS, STEPS_PER_ROUND = 10, 5, 10
 
 
 def seconds_per_step(
-    problem: StackelbergProblem,
     strategies: Mapping[str, AbstractStrategy],
     data: TrainingData,
     options: Options,

@@ -21,7 +21,7 @@ class HeadSolution(NamedTuple):
             the gradient mapping.
         status: a `Status` code per run, (R,).
         state: for the next call of the same solver.
-        factor: of the Hessian, for adjoint solves: see `bilevel.linear.factor`; () if none.
+        factor: of the Hessian, for adjoint solves: see `bilevel.linear.factor`; None if none.
         words: what another program that solved the heads said, one sentence per run; () if none.
     """
 
@@ -29,7 +29,7 @@ class HeadSolution(NamedTuple):
     residual: Tensor
     status: Tensor
     state: Any
-    factor: Any = ()
+    factor: Any = None
     words: tuple[str, ...] = ()
 
 

@@ -11,10 +11,11 @@ from bilevel.core.cost import Cost
 from bilevel.core.parts import check_part
 from bilevel.core.status import Status
 from bilevel.data.rows import Rows
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import IncompatibleError
 from bilevel.heads.base import AbstractHeadSolver, HeadSolution
-from bilevel.heads.landing import landing
+from bilevel.heads.quadratic import landing
 from bilevel.heads.rows_used import AbstractHeadData, FullData, RunningData
 from bilevel.linear.systems import PrimalSystem
 from bilevel.problem.base import StackelbergProblem
@@ -48,6 +49,8 @@ class ClosedForm(AbstractHeadSolver):
     """
 
     data: AbstractHeadData = FullData()  # noqa: RUF009 - frozen
+    compilable = True  # runs that need a jitter are repeated eagerly, see `factorise`
+    draws = False
 
     def __post_init__(self) -> None:
         check_part(self.data, AbstractHeadData, "data", "FullData()")
@@ -63,41 +66,33 @@ class ClosedForm(AbstractHeadSolver):
 
     def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Any:
         """Check that H is positive definite; what the data keep."""
-        return self.data.init(oracles, body, head, rows)
+        return self.data.init(HeadPoint(oracles, body, head, rows))
 
     def solve(
         self, oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: Any, k: int
     ) -> HeadSolution:
         """The exact heads on the rows of `data`."""
-        system, state = self.data.system(oracles, body, head, rows, state)
+        point = HeadPoint(oracles, body, head, rows)
+        system, state = self.data.system(point, state)
         numbers, status, factor = system.factorised()
         if isinstance(oracles.problem, LinearHeadProblem):
             solved = numbers if head.ndim == 3 else numbers.squeeze(2)
             solved, off = solved.to(head.dtype), None
         else:
             assert isinstance(system, PrimalSystem)
-            on = rows if self.uses_batch else rows.full
-            found = landing(oracles, body, head, on, system, (numbers, status))
+            found = landing(point if self.uses_batch else point.full, system, (numbers, status))
             solved, off = found.head, found.off
             status = status.masked_fill(~found.agrees, int(Status.NOT_QUADRATIC))
         solved, status = self._constrain(oracles.problem, solved, status)
         # a right side that is no number does not show in the factorisation
         lost = ~trees.finite(solved) if off is None else ~(trees.finite(solved) & off.isfinite())
         status = torch.where(lost, status.clamp(min=int(Status.DIVERGED)), status)
-        residual = system.gradient_norm(self._numbers(oracles.problem, solved, head))
         if off is not None and isinstance(oracles.problem.head_set, Everywhere):
             residual = off
-        kept = factor if self.exact else ()  # averages are no Hessian of g
+        else:
+            residual = system.gradient_norm(_numbers(oracles.problem, solved, head))
+        kept = factor if self.exact else None  # averages are no Hessian of g
         return HeadSolution(solved, residual, status, state, kept)
-
-    @staticmethod
-    def _numbers(problem: StackelbergProblem, solved: Tree, start: Tree) -> Tensor:
-        """What the system solves for, (R, m, K), at the head that is returned."""
-        if isinstance(problem, LinearHeadProblem):
-            theta: Tensor = solved.double()
-            return theta if theta.ndim == 3 else theta.unsqueeze(2)
-        step = trees.tree_map(lambda a, b: a.double() - b.double(), solved, start)
-        return trees.flatten(step).unsqueeze(2)
 
     @property
     def uses_batch(self) -> bool:
@@ -108,16 +103,6 @@ class ClosedForm(AbstractHeadSolver):
     def exact(self) -> bool:
         """Of the g of its rows; running averages have an answer of their own."""
         return not isinstance(self.data, RunningData)
-
-    @property
-    def compilable(self) -> bool:
-        """Yes; runs that need a jitter are found out and repeated eagerly (see `factorise`)."""
-        return True
-
-    @property
-    def draws(self) -> bool:
-        """Nothing."""
-        return False
 
     @property
     def cost(self) -> Cost:
@@ -136,3 +121,12 @@ class ClosedForm(AbstractHeadSolver):
             # a code that is worse stays
             status = torch.where(outside, status.clamp(min=int(Status.OUTSIDE_SET)), status)
         return projected, status
+
+
+def _numbers(problem: StackelbergProblem, solved: Tree, start: Tree) -> Tensor:
+    """What the system solves for, (R, m, K), at the head that is returned."""
+    if isinstance(problem, LinearHeadProblem):
+        theta: Tensor = solved.double()
+        return theta if theta.ndim == 3 else theta.unsqueeze(2)
+    step = trees.tree_map(lambda a, b: a.double() - b.double(), solved, start)
+    return trees.flatten(step).unsqueeze(2)

@@ -29,18 +29,18 @@ def default_solver(problem: StackelbergProblem) -> AbstractHeadSolver:
         IncompatibleError: no solver of this library is exact for such heads.
     """
     convex = problem.head_set
-    linear = isinstance(problem, LinearHeadProblem)
     curved = isinstance(problem, LinearHeadProblem) and not problem.criterion.quadratic
     if isinstance(convex, Everywhere):
         return NEWTON if curved else EXACT
     if has_bounds(convex):
         return BETWEEN_BOUNDS
     # the nearest point of an interval to the minimiser of a parabola is the one in the interval
-    if not curved and _numbers(problem) == 1:
+    head = problem.init_head(generator(0, "head"))
+    if not curved and sum(leaf.numel() for leaf in trees.leaves(head)) == 1:
         return EXACT
     heads = f"The heads of {type(problem).__name__} lie in {convex}"
     remedy = "FastSGD(lr, steps, tolerance=1e-8), which projects, or another solver"
-    if not linear:
+    if not isinstance(problem, LinearHeadProblem):
         raise IncompatibleError(
             f"{heads} and are not linear in features: no solver of this library is exact there. "
             f"Pass {remedy} as `solver`; or use a Box, which ProjectedNewton knows for any g."
@@ -53,9 +53,3 @@ def default_solver(problem: StackelbergProblem) -> AbstractHeadSolver:
             f'`pip install "bilevel[cvxpy]"`, or pass {remedy} as `solver`.'
         ) from error
     return CVXPY
-
-
-def _numbers(problem: StackelbergProblem) -> int:
-    """How many numbers a head has."""
-    head = problem.init_head(generator(0, "head"))
-    return sum(leaf.numel() for leaf in trees.leaves(head))

@@ -13,6 +13,7 @@ from bilevel.core.cost import Cost
 from bilevel.core.schedules import AbstractSchedule, as_schedule
 from bilevel.core.status import Status
 from bilevel.data.rows import Rows
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ArgumentError
 from bilevel.heads.base import AbstractHeadSolver, HeadSolution
@@ -26,15 +27,13 @@ class Step(NamedTuple):
     """One inner step.
 
     Attributes:
-        head: before the step.
+        point: the heads before it, on its rows.
         lr: its size.
-        rows: its rows.
         derivative: of the projection at its end; None: there is no set.
     """
 
-    head: Tree
+    point: HeadPoint
     lr: Number
-    rows: Rows
     derivative: Derivative | None
 
 
@@ -101,18 +100,16 @@ class FastSGD(AbstractHeadSolver):
         residual = _residual(oracles, head, slope, last)
         return HeadSolution(head, residual, self._status(residual), state)
 
-    def path(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows, k: int) -> Iterator[Step]:
-        """The steps that `solve` makes from `head` with the number `k`, one after the other."""
-        head_set, schedule = oracles.problem.head_set, as_schedule(self.lr, "lr")
+    def path(self, start: HeadPoint, k: int) -> Iterator[Step]:
+        """The steps that `solve` makes from a point with the number `k`, one after the other."""
+        head_set, schedule = start.problem.head_set, as_schedule(self.lr, "lr")
+        head, derivative = start.head, None
         for j in range(self.steps):
-            lr, batch = schedule(j), self._rows(rows, k * self.steps + j)
-            landed = descend(head, oracles.head_gradient(body, head, batch), lr)
-            if isinstance(head_set, Everywhere):
-                moved, derivative = landed, None
-            else:
-                moved, derivative = head_set.linearised(landed)
-            yield Step(head, lr, batch, derivative)
-            head = moved
+            point = start.at(head).on(self._rows(start.rows, k * self.steps + j))
+            head = descend(head, point.gradient(), schedule(j))
+            if not isinstance(head_set, Everywhere):
+                head, derivative = head_set.linearised(head)
+            yield Step(point, schedule(j), derivative)
 
     @property
     def compilable(self) -> bool:

@@ -9,16 +9,14 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.core.checks import Number, positive
-from bilevel.data.rows import Rows
-from bilevel.derivatives.oracles import Oracles
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.errors import ArgumentError, IncompatibleError
 from bilevel.heads.quadratic import check_quadratic, quadratic_system, refuse_singular, uses_dual
-from bilevel.linear.centre import Centre, bias_of
-from bilevel.linear.gram import RowMoments, row_moments
-from bilevel.linear.systems import AbstractSystem, by_output
+from bilevel.linear.centre import Centre, bias_of, by_output
+from bilevel.linear.gram import row_moments
+from bilevel.linear.systems import AbstractSystem, RowMoments
 from bilevel.problem.base import StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
-from bilevel.trees import Tree
 
 BATCH_REMEDY = (
     "Set `ridge` (or `penalty`) to a positive number, use more rows per batch than features, or "
@@ -45,14 +43,14 @@ class Moments(NamedTuple):
         moment: Z'St/n, (R, M, K); likewise.
         weight: what to divide both by, (R,): the discounted number of batches.
         rows: n.
-        centre: from where features and targets are counted; (): as they are.
+        centre: from where features and targets are counted; None: as they are.
     """
 
     gram: Tensor
     moment: Tensor
     weight: Tensor
     rows: int
-    centre: Centre | tuple[()] = ()
+    centre: Centre | None = None
 
 
 class AbstractHeadData(abc.ABC):
@@ -67,13 +65,11 @@ class AbstractHeadData(abc.ABC):
         """Whether the system depends on the rows of the step."""
 
     @abc.abstractmethod
-    def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Any:
+    def init(self, point: HeadPoint) -> Any:
         """The state before the first system; refuses heads without a unique minimiser."""
 
     @abc.abstractmethod
-    def system(
-        self, oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: Any
-    ) -> tuple[AbstractSystem, Any]:
+    def system(self, point: HeadPoint, state: Any) -> tuple[AbstractSystem, Any]:
         """The system at the bodies, and the state for the next one."""
 
 
@@ -81,34 +77,31 @@ class AbstractHeadData(abc.ABC):
 class FullData(AbstractHeadData):
     """The head is solved on all training rows; the body's gradient is taken on the step's batch."""
 
-    @property
-    def uses_batch(self) -> bool:
-        """No."""
-        return False
+    uses_batch = False
 
-    def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Decided | Moments:
+    def init(self, point: HeadPoint) -> Decided | Moments:
         """Check that H is positive definite; compute the Gram matrix if it never changes."""
-        problem = oracles.problem
+        problem, rows = point.problem, point.rows.full
         if not (
             isinstance(problem, LinearHeadProblem)
             and problem.body_free_features
             and not problem.overrides("row_weights")
         ):
-            return _decide(oracles, body, head, rows.full)
-        found = row_moments(oracles, body, rows.full)
-        refuse_singular(found.system(rows.full.count), problem)
+            return _decide(point.full)
+        found = row_moments(point.oracles, point.body, rows)
+        refuse_singular(found.system(rows.count), problem)
         one = torch.ones_like(found.gram[:, 0, 0])
-        return Moments(found.gram, found.moment, one, rows.full.count, found.centre or ())
+        return Moments(found.gram, found.moment, one, rows.count, found.centre)
 
     def system(
-        self, oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: Decided | Moments
+        self, point: HeadPoint, state: Decided | Moments
     ) -> tuple[AbstractSystem, Decided | Moments]:
         """Of all rows."""
         if isinstance(state, Moments):
-            penalty = by_output(oracles.linear_penalty(body, head).double())
-            known = (penalty, state.centre or None, bias_of(oracles.problem))
+            penalty = by_output(point.oracles.linear_penalty(point.body, point.head).double())
+            known = (penalty, state.centre, bias_of(point.problem))
             return RowMoments(state.gram, state.moment, *known).system(state.rows), state
-        return quadratic_system(oracles, body, head, rows.full, state.penalised), state
+        return quadratic_system(point.full, penalised=state.penalised), state
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -127,20 +120,15 @@ class BatchData(AbstractHeadData):
         >>> solution = bilevel.solve(diabetes(width=8), strategy, steps=20, batch_size=32, seeds=2)
     """
 
-    @property
-    def uses_batch(self) -> bool:
-        """Yes."""
-        return True
+    uses_batch = True
 
-    def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Decided:
+    def init(self, point: HeadPoint) -> Decided:
         """Check that H of the first batch is positive definite."""
-        return _decide(oracles, body, head, rows, BATCH_REMEDY)
+        return _decide(point, BATCH_REMEDY)
 
-    def system(
-        self, oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: Decided
-    ) -> tuple[AbstractSystem, Decided]:
+    def system(self, point: HeadPoint, state: Decided) -> tuple[AbstractSystem, Decided]:
         """Of the batch."""
-        return quadratic_system(oracles, body, head, rows, state.penalised), state
+        return quadratic_system(point, penalised=state.penalised), state
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -180,6 +168,7 @@ class RunningData(AbstractHeadData):
 
     decay: Number = 0.95
     extra_ridge: Number = 1e-3
+    uses_batch = True
 
     def __post_init__(self) -> None:
         for name in ("decay", "extra_ridge"):
@@ -199,26 +188,18 @@ class RunningData(AbstractHeadData):
                 "ClosedForm with FullData() or BatchData()."
             )
 
-    @property
-    def uses_batch(self) -> bool:
-        """Yes."""
-        return True
-
-    def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Moments:
+    def init(self, point: HeadPoint) -> Moments:
         """Nothing seen yet; check that the first system will be positive definite."""
-        found = row_moments(oracles, body, rows)
+        found = row_moments(point.oracles, point.body, point.rows)
         matrix, moment = torch.zeros_like(found.gram), torch.zeros_like(found.moment)
-        empty = Moments(matrix, moment, matrix[:, 0, 0], rows.count, found.centre or ())
-        system, _ = self.system(oracles, body, head, rows, empty)
-        refuse_singular(system, oracles.problem, RUNNING_REMEDY)
+        empty = Moments(matrix, moment, matrix[:, 0, 0], point.rows.count, found.centre)
+        refuse_singular(self.system(point, empty)[0], point.problem, RUNNING_REMEDY)
         return empty
 
-    def system(
-        self, oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: Moments
-    ) -> tuple[AbstractSystem, Moments]:
+    def system(self, point: HeadPoint, state: Moments) -> tuple[AbstractSystem, Moments]:
         """Of the averages, with this batch in them, all counted from the means of this batch."""
-        fresh = row_moments(oracles, body, rows)
-        kept = RowMoments(state.gram, state.moment, fresh.penalty, state.centre or None)
+        fresh = row_moments(point.oracles, point.body, point.rows)
+        kept = RowMoments(state.gram, state.moment, fresh.penalty, state.centre)
         kept = kept.seen_from(fresh.centre)
         decay, extra = _double(self.decay), _double(self.extra_ridge)
         weight = decay * state.weight + 1
@@ -230,18 +211,15 @@ class RunningData(AbstractHeadData):
             fresh.penalty + trees.per_run(extra, fresh.penalty),
             fresh.centre,
         )
-        return averages.system(state.rows), Moments(
-            sums, moments, weight, state.rows, fresh.centre or ()
-        )
+        return averages.system(state.rows), Moments(sums, moments, weight, state.rows, fresh.centre)
 
 
-def _decide(oracles: Oracles, body: Tree, head: Tree, rows: Rows, remedy: str = "") -> Decided:
-    """Check that g is quadratic in the head and H positive definite on `rows`."""
-    if not oracles.quadratic_linear_head:
-        check_quadratic(oracles, body, head, rows)
-    penalised = uses_dual(oracles, body, head, rows)
-    system = quadratic_system(oracles, body, head, rows, penalised)
-    refuse_singular(system, oracles.problem, remedy)
+def _decide(point: HeadPoint, remedy: str = "") -> Decided:
+    """Check that g is quadratic in the head and H positive definite on the rows."""
+    if not point.oracles.quadratic_linear_head:
+        check_quadratic(point)
+    penalised = uses_dual(point)
+    refuse_singular(quadratic_system(point, penalised=penalised), point.problem, remedy)
     return Decided(penalised)
 
 

@@ -8,14 +8,11 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.core.generators import generator
 from bilevel.core.status import Status
-from bilevel.data.rows import Rows
-from bilevel.derivatives.oracles import Oracles
-from bilevel.errors import IncompatibleError, ProblemError
-from bilevel.heads.newton.solver import newton_factor
-from bilevel.heads.objectives.linear import knows_curvature
-from bilevel.heads.objectives.view import View, head_objective, head_view
+from bilevel.derivatives.head_point import HeadPoint
+from bilevel.errors import IncompatibleError
+from bilevel.heads.objectives.hessian import newton_factor
+from bilevel.heads.objectives.view import View, head_objective, head_view, told_by_features
 from bilevel.heads.quadratic import quadratic_system
 from bilevel.linear import CG, AbstractLinearSolver, Dense, LinearSolution, Operator
 from bilevel.linear.factor import BlockFactor, Factor
@@ -35,29 +32,23 @@ class Condition:
     """The optimality condition of heads: d_theta g = 0, on the free coordinates of a box.
 
     Args:
-        oracles: of the problem.
-        body: leaves (R, ...).
-        head: leaves (R, ...).
-        rows: on which the head answers.
+        point: the heads, on the rows that they answer to.
     """
 
-    oracles: Oracles
-    body: Tree
-    head: Tree
-    rows: Rows
+    point: HeadPoint
 
     @functools.cached_property
     def slope(self) -> Tree:
         """d_theta g."""
-        return self.oracles.head_gradient(self.body, self.head, self.rows)
+        return self.point.gradient()
 
     @functools.cached_property
     def free(self) -> Tree | None:
         """Which coordinates are not held by a bound; None: all."""
-        head_set = self.oracles.problem.head_set
+        head_set = self.point.problem.head_set
         if isinstance(head_set, Everywhere):
             return None
-        return head_set.free(self.head, trees.tree_map(torch.neg, self.slope))
+        return head_set.free(self.point.head, trees.tree_map(torch.neg, self.slope))
 
     @property
     def available(self) -> bool:
@@ -80,10 +71,8 @@ class Condition:
         Where the zero head is (nearly) a stationary point, 1e-8 of that at the head of ones.
         """
         zeros, ones = (
-            trees.norm(self.oracles.head_gradient(self.body, at, self.rows))
-            for at in (
-                trees.tree_map(make, self.head) for make in (torch.zeros_like, torch.ones_like)
-            )
+            trees.norm(self.point.at(trees.tree_map(make, self.point.head)).gradient())
+            for make in (torch.zeros_like, torch.ones_like)
         )
         scale = torch.maximum(zeros, SMALLEST_SCALE * ones)
         size = trees.norm(self.restricted(self.slope))
@@ -97,11 +86,10 @@ class Condition:
         """
 
         def product(vector: Tree) -> Tree:
-            inside = self.restricted(vector)
-            return self.restricted(self.oracles.head_hvp(self.body, self.head, inside, self.rows))
+            return self.restricted(self.point.hvp(self.restricted(vector)))
 
         def matrix() -> Tensor:
-            found = self.oracles.head_hessian(self.body, self.head, self.rows)
+            found = self.point.hessian()
             if self.free is None:
                 return found
             kept = trees.flatten(self.free)
@@ -118,7 +106,7 @@ class Condition:
         right: Tree,
         solver: AbstractLinearSolver | None = None,
         start: Tree | None = None,
-        factor: Any = (),
+        factor: Any = None,
     ) -> LinearSolution:
         """v with H v = `right` on the free coordinates, and zero on the others.
 
@@ -130,16 +118,13 @@ class Condition:
         """
         right = self.restricted(right)
         if solver is None and (self.free is None or self._led_by(factor)):
-            if isinstance(factor, BlockFactor) or self.curved:
-                return self._by_products(right, factor or None)
-            if factor:
-                linear = isinstance(self.oracles.problem, LinearHeadProblem)
-                return solve_by_factor(factor, right, by_output=linear)
-            if self.oracles.quadratic_linear_head:
-                at = (self.oracles, self.body, self.head, self.rows)
-                _, codes, factor = quadratic_system(*at, penalised=False).factorised()
-                found = solve_by_factor(factor, right, by_output=True)
-                return _without_jitter(found, codes)
+            if isinstance(factor, BlockFactor) or self._curved:
+                return self._by_products(right, factor)
+            if factor is not None:
+                return self._by_factor(right, factor)
+            if self.point.oracles.quadratic_linear_head:
+                _, codes, factor = quadratic_system(self.point, penalised=False).factorised()
+                return _without(codes == int(Status.JITTERED), self._by_factor(right, factor))
         if solver is None:
             small = trees.flatten(right).shape[1] <= LARGEST_DENSE
             solver = Dense() if small else CG()
@@ -152,17 +137,27 @@ class Condition:
 
         Those with a linear head read the features twice; for others H is rarely dearer.
         """
-        linear = isinstance(self.oracles.problem, LinearHeadProblem)
+        linear = isinstance(self.point.problem, LinearHeadProblem)
         return linear and isinstance(factor, BlockFactor) and bool(factor.usable.all())
 
     @property
-    def curved(self) -> bool:
+    def _curved(self) -> bool:
         """Whether the head is linear and its criterion, not quadratic, tells its curvature."""
-        problem = self.oracles.problem
-        if not isinstance(problem, LinearHeadProblem) or problem.criterion.quadratic:
-            return False
-        targets = self.rows.groups["train"].targets
-        return knows_curvature(problem, targets[0] if self.rows.axes["train"] == 0 else targets)
+        quadratic = self.point.oracles.quadratic_linear_head
+        return not quadratic and told_by_features(self.point.problem, self.point.rows)
+
+    def _by_factor(self, right: Tree, factor: Factor) -> LinearSolution:
+        """By a factor of H itself, in float64; `SINGULAR` where there is none."""
+        like = trees.cast(right, torch.float64)
+        # H of a linear head is the matrix of every output, not of the whole head
+        by_output = isinstance(self.point.problem, LinearHeadProblem) and like.ndim == 3
+        columns = like if by_output else trees.flatten(like).unsqueeze(2)
+        found = factor.solve(columns)
+        residual = trees.norm(factor.product(found) - columns)
+        value = found if by_output else trees.unflatten(found.squeeze(2), like)
+        status = torch.full_like(residual, int(Status.CONVERGED), dtype=torch.int64)
+        status = status.masked_fill(~residual.isfinite(), int(Status.SINGULAR))
+        return LinearSolution(trees.cast(value, trees.leaves(right)[0].dtype), residual, status)
 
     def _by_products(self, right: Tree, factor: BlockFactor | None) -> LinearSolution:
         """By products with H at these heads, led by a factor of H at near ones, in float64.
@@ -170,10 +165,10 @@ class Condition:
         Without a factor H is factored here, if it is not too large. Both are those of the free
         coordinates; a factor that holds others than these is a worse lead, no other answer.
         """
-        at = (self.oracles, self.body, self.head, self.rows)
-        view = head_view(*at) if self.free is None else View(head_objective(*at))
+        point = self.point
+        view = head_view(point) if self.free is None else View(head_objective(point))
         objective = view.objective
-        place = objective.at(view.vector(self.head))
+        place = objective.at(view.vector(point.head))
         singular = torch.zeros(len(place.point), dtype=torch.bool, device=place.point.device)
         if factor is None or not bool(factor.usable.all()):
             factor, singular = newton_factor(objective, place)
@@ -190,70 +185,15 @@ class Condition:
     def refined(self, solver: AbstractLinearSolver | None, which: Tensor) -> "Condition":
         """The condition after a Newton step of the runs `which`, projected onto the head set."""
         step = self.solve(self.slope, solver)
-        moved = trees.tree_map(torch.sub, self.head, step.value)
-        better = self.oracles.problem.head_set.project(moved)
-        return dataclasses.replace(self, head=trees.where(which, better, self.head))
-
-
-def solve_by_factor(factor: Factor, right: Tree, *, by_output: bool) -> LinearSolution:
-    """v with H v = `right`, in float64, from a factor of H; NaN and `SINGULAR` without one.
-
-    Args:
-        factor: of H.
-        right: leaves (R, ...).
-        by_output: whether H is the matrix of every output of a linear head, not of the whole head.
-    """
-    like = trees.cast(right, torch.float64)
-    side_by_side = by_output and trees.leaves(like)[0].ndim == 3
-    columns = like if side_by_side else trees.flatten(like).unsqueeze(2)
-    found = factor.solve(columns)
-    residual = trees.norm(factor.product(found) - columns)
-    value = found if side_by_side else trees.unflatten(found.squeeze(2), like)
-    dtype = trees.leaves(right)[0].dtype
-    status = torch.full_like(residual, int(Status.CONVERGED), dtype=torch.int64)
-    status = status.masked_fill(~residual.isfinite(), int(Status.SINGULAR))
-    return LinearSolution(trees.cast(value, dtype), residual, status)
-
-
-def _without_jitter(found: LinearSolution, codes: Tensor) -> LinearSolution:
-    """NaN and `SINGULAR` in runs whose matrix was factored with something added to it."""
-    return _without(codes == int(Status.JITTERED), found)
+        head = self.point.head
+        better = self.point.problem.head_set.project(trees.tree_map(torch.sub, head, step.value))
+        return Condition(self.point.at(trees.where(which, better, head)))
 
 
 def _without(which: Tensor, found: LinearSolution) -> LinearSolution:
     """NaN and `SINGULAR` in the runs `which`."""
-    nothing = trees.tree_map(lambda leaf: torch.full_like(leaf, torch.nan), found.value)
     return LinearSolution(
-        trees.where(which, nothing, found.value),
+        trees.nan_where(which, found.value),
         found.residual.masked_fill(which, torch.nan),
         found.status.masked_fill(which, int(Status.SINGULAR)),
     )
-
-
-def check_dependence(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> None:
-    """Raise if d_theta g changes with the body while autograd sees no such change.
-
-    An implicit gradient would silently be zero: `detach`, rounding or an operation without a
-    derivative cuts the way from the body to g.
-    """
-    source = generator(0, "dependence")
-
-    def random_like(tree: Tree) -> Tree:
-        return trees.tree_map(
-            lambda leaf: torch.randn(leaf.shape, generator=source, dtype=torch.float64).to(leaf),
-            tree,
-        )
-
-    moved = trees.tree_map(lambda w, d: w + 0.1 * (1 + w.abs()) * d, body, random_like(body))
-    for at in (body, moved):  # at one body it may vanish for good reason, such as at a saddle
-        seen = trees.norm(oracles.cross_vjp(at, head, random_like(head), rows))
-        if bool((seen > 0).any()):
-            return
-    before, after = (oracles.head_gradient(at, head, rows) for at in (body, moved))
-    if bool((trees.norm(trees.tree_map(torch.sub, after, before)) > 0).any()):
-        raise ProblemError(
-            f"`head_objective` of {type(oracles.problem).__name__} depends on the body, but its "
-            "derivative d2_{w theta} g is zero: something cuts the body off from autograd, such as "
-            "`.detach()`, `torch.no_grad()`, rounding or a comparison. The implicit gradient would "
-            "lack its second term."
-        )

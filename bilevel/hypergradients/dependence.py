@@ -1,12 +1,14 @@
 """Whether autograd sees how the objectives depend on the body."""
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
 from bilevel import trees
 from bilevel.core.generators import generator
-from bilevel.data.rows import Rows
-from bilevel.derivatives.oracles import Oracles
+from bilevel.derivatives.head_point import HeadPoint
+from bilevel.errors import ProblemError
 from bilevel.linear.cholesky import EPS
 from bilevel.trees import Tree
 
@@ -17,15 +19,39 @@ SHARE = 0.01
 """Of a gradient that differences may not see: kinks that they cross, such as those of ReLUs."""
 
 
+def check_dependence(point: HeadPoint) -> None:
+    """Raise if d_theta g changes with the body while autograd sees no such change.
+
+    An implicit gradient would silently be zero: `detach`, rounding or an operation without a
+    derivative cuts the way from the body to g.
+    """
+    source = generator(0, "dependence")
+
+    def random_like(tree: Tree) -> Tree:
+        return trees.tree_map(
+            lambda leaf: torch.randn(leaf.shape, generator=source, dtype=torch.float64).to(leaf),
+            tree,
+        )
+
+    moved = trees.tree_map(
+        lambda w, d: w + 0.1 * (1 + w.abs()) * d, point.body, random_like(point.body)
+    )
+    both = (point, dataclasses.replace(point, body=moved))
+    for at in both:  # at one body it may vanish for good reason, such as at a saddle
+        if bool((trees.norm(at.cross_vjp(random_like(at.head))) > 0).any()):
+            return
+    before, after = (at.gradient() for at in both)
+    if bool((trees.norm(trees.tree_map(torch.sub, after, before)) > 0).any()):
+        raise ProblemError(
+            f"`head_objective` of {type(point.problem).__name__} depends on the body, but its "
+            "derivative d2_{w theta} g is zero: something cuts the body off from autograd, such as "
+            "`.detach()`, `torch.no_grad()`, rounding or a comparison. The implicit gradient would "
+            "lack its second term."
+        )
+
+
 def overlooked(
-    oracles: Oracles,
-    body: Tree,
-    head: Tree,
-    rows: Rows,
-    slope: Tree,
-    adjoint: Tree | None,
-    largest: Tensor,
-    bound: Tensor,
+    point: HeadPoint, slope: Tree, adjoint: Tree | None, largest: Tensor, bound: Tensor
 ) -> Tensor:
     """In which runs F - v' d_theta g changes with the body by other than its derivative, (R,).
 
@@ -35,16 +61,13 @@ def overlooked(
     one that an error within the bound makes: 4 standard deviations of it along the direction.
 
     Args:
-        oracles: of the problem.
-        body: leaves (R, ...), float64, as everything here.
-        head: likewise.
-        rows: on which F and g are meant.
+        point: float64, as everything here.
         slope: d_w F - (d2_{w theta} g) v by autograd, like the body.
         adjoint: v, like the head; None: zero.
         largest: the curvature of g in the head, (R,), for the rounding of d_theta g.
         bound: what `slope` is said to be off by at most, (R,).
     """
-    flat = trees.flatten(body)
+    body, flat = point.body, trees.flatten(point.body)
     source = generator(0, "overlooked")
     drawn = torch.randn(flat.shape[1], generator=source, dtype=torch.float64).to(flat)
     own = trees.flatten(trees.tree_map(_largest, body))
@@ -52,16 +75,16 @@ def overlooked(
 
     def value(at: Tensor) -> Tensor:
         nonlocal size
-        moved = trees.unflatten(at, body)
-        found = oracles.body_value(moved, head, rows)
+        moved = dataclasses.replace(point, body=trees.unflatten(at, body))
+        found = moved.body_value()
         size = torch.maximum(size, found.abs().nan_to_num(0.0, 0.0, 0.0))
         if adjoint is None:
             return found
-        return found - trees.dot(adjoint, oracles.head_gradient(moved, head, rows))
+        return found - trees.dot(adjoint, moved.gradient())
 
     terms = torch.zeros_like(largest)
     if adjoint is not None:
-        terms = trees.norm(adjoint) * largest * (trees.norm(head) + 1)
+        terms = trees.norm(adjoint) * largest * (trees.norm(point.head) + 1)
     unseen = torch.ones_like(largest, dtype=torch.bool)
     told = ~unseen
     for width, scale in ((WIDTH, 1 + flat.abs()), (WIDTH, own), (NARROW, 1 + flat.abs())):

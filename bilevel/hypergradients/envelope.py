@@ -22,6 +22,10 @@ class Envelope(AbstractHypergradient):
     Source: Danskin's theorem. Differs from the source in: None.
     """
 
+    compilable = True
+    draws = False
+    cost = Cost(gradients=1)
+
     def check(self, problem: StackelbergProblem, solver: AbstractHeadSolver | None = None) -> None:
         """Refuse problems that override `body_objective`."""
         if not problem.is_stackelberg:
@@ -38,18 +42,3 @@ class Envelope(AbstractHypergradient):
     ) -> BodyGradient:
         """d_w g at the head."""
         return BodyGradient(oracles.direct_gradient(body, answer.head, rows), fine(body))
-
-    @property
-    def compilable(self) -> bool:
-        """Yes."""
-        return True
-
-    @property
-    def draws(self) -> bool:
-        """Nothing."""
-        return False
-
-    @property
-    def cost(self) -> Cost:
-        """One gradient."""
-        return Cost(gradients=1)

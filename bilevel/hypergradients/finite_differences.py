@@ -44,6 +44,8 @@ class FiniteDifferences(AbstractHypergradient):
     """
 
     step: Number | None = None
+    draws = False
+    cost = Cost(gradients=2, solves=2)  # for each number of the body, which it does not know
 
     def __post_init__(self) -> None:
         if self.step is not None:
@@ -77,13 +79,3 @@ class FiniteDifferences(AbstractHypergradient):
             # the step that was made, which rounding has changed
             slopes.append((value(high) - value(low)) / (high - low)[:, i])
         return BodyGradient(trees.unflatten(torch.stack(slopes, 1), body), status)
-
-    @property
-    def draws(self) -> bool:
-        """Nothing."""
-        return False
-
-    @property
-    def cost(self) -> Cost:
-        """Unknown without the body: two solves for each of its numbers."""
-        return Cost(gradients=2, solves=2)

@@ -12,11 +12,13 @@ from bilevel.core.cost import Cost
 from bilevel.core.parts import check_part
 from bilevel.core.status import Status
 from bilevel.data.rows import Rows
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ArgumentError, IncompatibleError, InexactHeadError
 from bilevel.heads import AbstractHeadSolver
 from bilevel.hypergradients.base import AbstractHypergradient, Answer, BodyGradient, fine
-from bilevel.hypergradients.condition import Condition, check_dependence
+from bilevel.hypergradients.condition import Condition
+from bilevel.hypergradients.dependence import check_dependence
 from bilevel.linear import AbstractLinearSolver
 from bilevel.problem.base import StackelbergProblem
 from bilevel.trees import Tree
@@ -37,10 +39,11 @@ class Implicit(AbstractHypergradient):
     head answers to, the other derivatives on the rows of the step.
 
     Args:
-        linear_solver: of H v = d_theta F. None: the factor that the head was solved with;
-            without one, a factor of H made here for linear heads with squared error, and for
-            others `Dense()` up to 512 numbers and `CG()` above. CG and the like start from the
-            adjoint of the step before.
+        linear_solver: of H v = d_theta F. None: the factor that the head was solved with, or else
+            one that is made of the features of a linear head; that of H at a head nearby leads
+            conjugate gradients. Where there is neither, as on a box or for other heads, `Dense()`
+            for heads of up to 512 numbers and `CG()` for larger ones. CG and the like start from
+            the adjoint of the step before.
         tolerance: of the head, which must satisfy the condition: |d_theta g| at the head relative
             to |d_theta g| at the zero head; with a box, of the free coordinates. (Where the zero
             head is nearly stationary itself, to 1e-8 of |d_theta g| at the head of ones.)
@@ -62,6 +65,7 @@ class Implicit(AbstractHypergradient):
     linear_solver: AbstractLinearSolver | None = None
     tolerance: Number = 1e-4
     on_inexact: OnInexact = "warn"
+    draws = False
 
     def __post_init__(self) -> None:
         if self.linear_solver is not None:
@@ -84,7 +88,7 @@ class Implicit(AbstractHypergradient):
     def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Tree:
         """Adjoints of zero; check the set of heads, and that g depends on the body."""
         oracles.problem.head_set.free(head, head)
-        check_dependence(oracles, body, head, rows)
+        check_dependence(HeadPoint(oracles, body, head, rows))
         return trees.tree_map(torch.zeros_like, head)
 
     def gradient(
@@ -92,22 +96,23 @@ class Implicit(AbstractHypergradient):
     ) -> BodyGradient:
         """The adjoint, then its pull-back to the body."""
         on = rows if answer.solver.uses_batch else rows.full
-        at, status = Condition(oracles, body, answer.head, on), fine(body)
+        at, status = Condition(HeadPoint(oracles, body, answer.head, on)), fine(body)
         factor = answer.factor
         if not answer.solver.exact:
             at, status, moved = self._examined(at)
-            factor = () if moved else factor
-        direct, right = oracles.body_gradients(body, at.head, rows)
+            factor = None if moved else factor
+        point = at.point.on(rows)
+        direct, right = point.body_gradients()
         solved = at.solve(right, self.linear_solver, state, factor)
-        pulled = oracles.cross_vjp(body, at.head, solved.value, rows)
+        pulled = point.cross_vjp(solved.value)
         slope = trees.tree_map(torch.sub, direct, pulled)
         # an adjoint that is not finite is no place to start the next one from
         usable = trees.finite(solved.value)
         kept = trees.where(usable, solved.value, trees.tree_map(torch.zeros_like, solved.value))
         worst = torch.maximum(status, solved.status)
-        return BodyGradient(slope, worst, solved.value, solved.residual, kept, at.head)
+        return BodyGradient(slope, worst, solved.value, solved.residual, kept, point.head)
 
-    def _examined(self, at: "Condition") -> tuple["Condition", Tensor, bool]:
+    def _examined(self, at: Condition) -> tuple[Condition, Tensor, bool]:
         """Heads that satisfy the condition, their status, and whether they were moved."""
         inexact = at.relative_residual() > self.tolerance
         moved = self.on_inexact == "refine" and bool(inexact.any())
@@ -123,18 +128,13 @@ class Implicit(AbstractHypergradient):
                 f"{float(at.relative_residual()[run]):.2g} of that at the zero head, above "
                 f"`tolerance` = {self.tolerance}. {Status.INEXACT_HEAD.message}"
             )
-        status = fine(at.body).masked_fill(inexact, int(Status.INEXACT_HEAD))
+        status = fine(at.point.body).masked_fill(inexact, int(Status.INEXACT_HEAD))
         return at, status, moved
 
     @property
     def wants_factor(self) -> bool:
         """Unless another solver was asked for."""
         return self.linear_solver is None
-
-    @property
-    def draws(self) -> bool:
-        """Nothing."""
-        return False
 
     @property
     def cost(self) -> Cost:

@@ -37,7 +37,7 @@ def in_doubt(condition: Condition, distance: Tensor, largest: Tensor) -> Tensor:
         distance: a bound on |theta - theta*|, (R,).
         largest: the curvature of g in the head, (R,).
     """
-    head, head_set = condition.head, condition.oracles.problem.head_set
+    head, head_set = condition.point.head, condition.point.problem.head_set
     flat = trees.flatten(head)
     reach = 1.001 * distance.unsqueeze(1) + 4 * EPS * flat.abs() + torch.finfo(flat.dtype).tiny
 
@@ -71,8 +71,8 @@ def jump(condition: Condition, doubtful: Tensor, right: Tree, mu: Tensor) -> Ten
         return torch.zeros_like(mu)
     if len(places) > MOST or doubtful.shape[1] > LARGEST_DENSE:
         return torch.full_like(mu, torch.inf)
-    oracles, head = condition.oracles, condition.head
-    hessian = oracles.head_hessian(condition.body, head, condition.rows)
+    point = condition.point
+    hessian = point.hessian()
     free = trees.flatten(condition.free) & ~doubtful
     inside = free.unsqueeze(1) & free.unsqueeze(2)
     scale = hessian.abs().amax((1, 2)).unsqueeze(1)
@@ -85,9 +85,7 @@ def jump(condition: Condition, doubtful: Tensor, right: Tree, mu: Tensor) -> Ten
     rest = (slope - hessian @ solved[..., :1]).squeeze(2) * doubtful
     square = torch.zeros_like(mu)
     for along in (units - solved[..., 1:]).unbind(2):
-        pulled = oracles.cross_vjp(
-            condition.body, head, trees.unflatten(along, head), condition.rows
-        )
+        pulled = point.cross_vjp(trees.unflatten(along, point.head))
         square = square + trees.norm(pulled).square()
     found: Tensor = 2 * square.sqrt() * rest.norm(dim=1) / mu
     # without a slope there is no jump, whatever K is
@@ -99,7 +97,7 @@ def sentence(condition: Condition, doubtful: Tensor, distance: Tensor) -> str:
     run = int(doubtful.any(1).nonzero()[0])
     names = [
         "head" + path + (str(list(place)) if place else "")
-        for path, leaf in trees.named_leaves(trees.unflatten(doubtful, condition.head))
+        for path, leaf in trees.named_leaves(trees.unflatten(doubtful, condition.point.head))
         for place in leaf[run].nonzero().tolist() or ()
     ]
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""

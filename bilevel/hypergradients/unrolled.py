@@ -6,6 +6,7 @@ from typing import Any
 from bilevel.core.checks import check_positive_integer
 from bilevel.core.cost import Cost
 from bilevel.data.rows import Rows
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import IncompatibleError
 from bilevel.heads import AbstractHeadSolver, FastSGD
@@ -51,6 +52,8 @@ class Unrolled(AbstractHypergradient):
 
     steps: int
     truncate: int | None = None
+    draws = False
+    wants_start = True  # to go through the steps again
 
     def __post_init__(self) -> None:
         check_positive_integer(self.steps, "`steps`")
@@ -81,27 +84,15 @@ class Unrolled(AbstractHypergradient):
         """The reverse recursion along the heads of the solver."""
         assert isinstance(answer.solver, FastSGD)
         skipped = 0 if self.truncate is None else max(0, self.steps - self.truncate)
-        path = answer.solver.path(oracles, body, answer.start, rows, answer.k)
+        path = answer.solver.path(HeadPoint(oracles, body, answer.start, rows), answer.k)
         kept = [step for j, step in enumerate(path) if j >= skipped]
         slope, adjoint = oracles.body_gradients(body, answer.head, rows)
         for step in reversed(kept):
             if step.derivative is not None:
                 adjoint = step.derivative(adjoint)
-            cross = oracles.cross_vjp(body, step.head, adjoint, step.rows)
-            curved = oracles.head_hvp(body, step.head, adjoint, step.rows)
-            slope = descend(slope, cross, step.lr)
-            adjoint = descend(adjoint, curved, step.lr)
+            slope = descend(slope, step.point.cross_vjp(adjoint), step.lr)
+            adjoint = descend(adjoint, step.point.hvp(adjoint), step.lr)
         return BodyGradient(slope, fine(body))
-
-    @property
-    def wants_start(self) -> bool:
-        """To go through the steps again."""
-        return True
-
-    @property
-    def draws(self) -> bool:
-        """Nothing."""
-        return False
 
     @property
     def cost(self) -> Cost:

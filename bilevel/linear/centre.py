@@ -59,6 +59,7 @@ class Centre(NamedTuple):
     def undone(self, matrix: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
         """T'M T and T'(b + M l e) of M (R, J, m, m) and b (R, m, K), J being 1 or K."""
         raised = moment + matrix[..., -1].mT * self.level.unsqueeze(1)
+        # T is the identity but for its last row: two updates of rank one are all of T'M T
         flat, o = matrix.flatten(0, 1), self.origin.repeat_interleave(matrix.shape[1], 0)
         flat = torch.baddbmm(flat, flat[..., -1:], o.unsqueeze(1))
         flat = torch.baddbmm(flat, o.unsqueeze(2), flat[:, -1:])
@@ -66,6 +67,7 @@ class Centre(NamedTuple):
 
     def penalty(self, penalty: Tensor) -> Tensor:
         """T'^{-1} diag(p) T^{-1} for p (R, J, m), (R, J, m, m): p_b v v' with v = e - o."""
+        # from the centre the bias is another number, so that its penalty couples it with all
         free, v = penalty.clone(), -self.origin
         free[..., -1], v[:, -1] = 0.0, 1.0
         v = v.repeat_interleave(penalty.shape[1], 0).unsqueeze(1)
@@ -131,6 +133,7 @@ def centre_of(parts: LinearParts, bias: Bias) -> Centre:
     """
     design, targets, weights, penalty = parts
     total: float | Tensor = 1.0
+    # rounding in the means is harmless: any centre near them gives the same head
     if weights is None:
         means = [x.mean(1).double() for x in (design, targets)]
     else:
@@ -144,3 +147,28 @@ def centre_of(parts: LinearParts, bias: Bias) -> Centre:
         origin, level = (x * (total / (total + held)) for x in means)
     origin[:, -1] = 0.0
     return Centre(origin, level)
+
+
+def weighted(parts: LinearParts, bias: Bias | None = None) -> tuple[Tensor, Tensor, Centre | None]:
+    """[A u] = sqrt(s) [Z t], (R, n, m + K), and the penalty (R, J, m), in float64.
+
+    With a bias beside other features, counted from the third value, else from zero.
+    """
+    runs, n, m = parts.design.shape
+    if parts.targets.ndim == 2:
+        parts = parts._replace(targets=parts.targets.unsqueeze(2).double())
+    joined = parts.design.new_empty(runs, n, m + parts.targets.shape[2], dtype=torch.float64)
+    joined[..., :m] = parts.design
+    joined[..., m:] = parts.targets
+    centre = None
+    if bias is not None and m > 1:
+        centre = centre_of(parts, bias)
+        joined -= torch.cat(centre, 1).unsqueeze(1)
+    if parts.weights is not None:
+        joined *= parts.weights.double().sqrt().unsqueeze(2)
+    return joined, by_output(parts.penalty.double()), centre
+
+
+def by_output(penalty: Tensor) -> Tensor:
+    """(R, m) to (R, 1, m), (R, m, K) to (R, K, m)."""
+    return penalty.unsqueeze(1) if penalty.ndim == 2 else penalty.mT

@@ -145,18 +145,12 @@ def _begin(b: Tensor) -> _State:
 
 def _take_start(state: _State, guess: Tensor, residual: Tensor) -> _State:
     """From a guess, in the runs where it is better than zeros."""
-    norm = trees.norm(residual)
-    better = norm < state.best_norm
-
-    def choose(yes: Tensor, no: Tensor) -> Tensor:
-        return trees.where(better, yes, no)  # type: ignore[no-any-return]
-
-    v, r = choose(guess, state.v), choose(residual, state.r)
-    image = trees.norm(state.r - residual)
-    return state._replace(
-        v=v, r=r, p=r, best=v, best_norm=choose(norm, state.best_norm),
-        image=choose(image, state.image), largest=choose(_ratio(image, guess), state.largest),
+    norm, image = trees.norm(residual), trees.norm(state.r - residual)
+    started = state._replace(
+        v=guess, r=residual, p=residual, best=guess, best_norm=norm,
+        image=image, largest=_ratio(image, guess),
     )  # fmt: skip
+    return trees.where(norm < state.best_norm, started, state)  # type: ignore[no-any-return]
 
 
 def _advance(

@@ -11,6 +11,7 @@ from bilevel.core.status import Status
 from bilevel.errors import IncompatibleError, ShapeError
 from bilevel.linear.base import AbstractLinearSolver, LinearSolution
 from bilevel.linear.cholesky import EPS, RETRY, diagonal_scales, factorise_once
+from bilevel.linear.factor import PrimalFactor
 from bilevel.linear.operator import Operator, to_tree
 from bilevel.trees import Tree
 
@@ -46,6 +47,8 @@ class Dense(AbstractLinearSolver):
         tensor([[-0.5000,  2.0000]])
     """
 
+    cost = Cost(solves=1)  # what its matrix costs is the operator's to say
+
     @torch.no_grad()
     def solve(self, operator: Operator, right: Tree, start: Tree | None = None) -> LinearSolution:
         """The solutions, from `operator.matrix`."""
@@ -63,12 +66,11 @@ class Dense(AbstractLinearSolver):
                 f"{(*b.shape[:2], b.shape[1])}, got {tuple(given.shape)}."
             )
         factor, matrix, status = factorise_once(0.5 * (given + given.mT).unsqueeze(1))
-        factor, matrix = factor[:, 0], matrix[:, 0]
-        status = _name_weak(matrix, status)
-        v = torch.cholesky_solve(b, factor)
-        v = v + torch.cholesky_solve(b - matrix @ v, factor)
-        scales = diagonal_scales(matrix.unsqueeze(1)).squeeze(1)
-        left, whole = (b - matrix @ v).squeeze(2), b.squeeze(2)
+        status = _name_weak(matrix[:, 0], status)
+        known = PrimalFactor(factor, matrix)
+        v = known.solve(b)
+        scales = diagonal_scales(matrix).squeeze(1)
+        left, whole = (b - known.product(v)).squeeze(2), b.squeeze(2)
         rough = trees.norm(left) > EPS**0.5 * trees.norm(whole)
         rough &= trees.norm(left / scales) > EPS**0.5 * trees.norm(whole / scales)
         weak = status != int(Status.CONVERGED)
@@ -76,15 +78,10 @@ class Dense(AbstractLinearSolver):
         value = to_tree(v.squeeze(2), right)
         lost = ~weak & ~trees.finite(value)
         status = status.masked_fill(lost, int(Status.DIVERGED))
-        value = trees.tree_map(lambda leaf: _nan_where(weak | lost, leaf), value)
+        value = trees.nan_where(weak | lost, value)
         returned = trees.flatten(value).double().unsqueeze(2)
-        residual = trees.norm((b - matrix @ returned).squeeze(2))
+        residual = trees.norm((b - known.product(returned)).squeeze(2))
         return LinearSolution(value, residual.to(trees.leaves(right)[0].dtype), status)
-
-    @property
-    def cost(self) -> Cost:
-        """An exact solve; what its matrix costs is the operator's to say."""
-        return Cost(solves=1)
 
 
 def _name_weak(matrix: Tensor, status: Tensor) -> Tensor:
@@ -99,7 +96,3 @@ def _name_weak(matrix: Tensor, status: Tensor) -> Tensor:
     negative[weak] = values.amin(1) < -rounding
     status = status.masked_fill(weak, int(Status.SINGULAR))
     return status.masked_fill(negative, int(Status.INDEFINITE))
-
-
-def _nan_where(mask: Tensor, leaf: Tensor) -> Tensor:
-    return leaf.masked_fill(mask.reshape(-1, *[1] * (leaf.ndim - 1)), torch.nan)

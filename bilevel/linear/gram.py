@@ -9,8 +9,8 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
-from bilevel.linear.centre import Bias, Centre, bias_of
-from bilevel.linear.systems import AbstractSystem, gram, penalise, weighted
+from bilevel.linear.centre import Centre, bias_of, weighted
+from bilevel.linear.systems import RowMoments
 from bilevel.trees import Tree
 
 ROWS_AT_ONCE = 1024
@@ -39,7 +39,7 @@ class Sums(NamedTuple):
     centre: Centre | None = None
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """A'A/n and A'u/n, as `bilevel.linear.systems.gram` gives them."""
+        """A'A/n and A'u/n, as `RowMoments` holds them."""
         whole = self.gram.tril() + self.gram.tril(-1).mT
         return whole / self.rows, self.cross / self.rows
 
@@ -119,50 +119,13 @@ class Remembered(NamedTuple):
 _last: "weakref.WeakKeyDictionary[Oracles, Remembered]" = weakref.WeakKeyDictionary()
 
 
-class RowMoments(NamedTuple):
-    """What the system of a linear head is made of, float64.
-
-    Attributes:
-        gram: Z'SZ/n, (R, m, m).
-        moment: Z'St/n, (R, m, K).
-        penalty: (R, J, m).
-        centre: from where features and targets are counted; None: as they are.
-        bias: what is known of the constant feature, if there is a centre.
-    """
-
-    gram: Tensor
-    moment: Tensor
-    penalty: Tensor
-    centre: Centre | None
-    bias: Bias | None = "penalised"
-
-    def system(self, rows: int) -> AbstractSystem:
-        """The system of `rows` rows."""
-        return penalise(self.gram, self.moment, self.penalty, rows, self.centre, self.bias)
-
-    def slope(self, theta: Tensor) -> Tensor:
-        """Z'S(Z theta - t)/n at theta (R, m, K)."""
-        if self.centre is None:
-            return self.gram @ theta - self.moment
-        return self.centre.slope(self.gram @ self.centre.inward(theta) - self.moment)
-
-    def seen_from(self, centre: Centre | None) -> "RowMoments":
-        """The same, counted from another centre; None: as they are counted."""
-        if centre is None or self.centre is None:
-            return self
-        moved = Centre(*(a - b for a, b in zip(self.centre, centre, strict=True)))
-        matrix, moment = moved.undone(self.gram.unsqueeze(1), self.moment)
-        return self._replace(gram=matrix[:, 0], moment=moment, centre=centre)
-
-
 def row_moments(oracles: Oracles, body: Tree, rows: Rows) -> RowMoments:
     """The moments of a linear head, counted from about the means where there is a bias."""
     bias = bias_of(oracles.problem)
     if rows.chunks is not None:
         sums, penalty = row_sums(oracles, body, rows)
         return RowMoments(*sums.moments(), penalty, sums.centre, bias)
-    design, penalty, centre = weighted(oracles.linear_parts(body, rows), bias)
-    return RowMoments(*gram(design, penalty.shape[2]), penalty, centre, bias)
+    return RowMoments.of(*weighted(oracles.linear_parts(body, rows), bias), bias)
 
 
 def row_sums(oracles: Oracles, body: Tree, rows: Rows) -> tuple[Sums, Tensor]:

@@ -25,6 +25,8 @@ class Spectrum(NamedTuple):
     def of(cls, matrix: Tensor, terms: Tensor, rows: int) -> "Spectrum":
         """Of (R, J, m, m), whose entries are sums over rows of terms with a trace of `terms`."""
         values = torch.linalg.eigvalsh(matrix)
+        # the eigensolver is exact for a matrix within about m eps |H| of this one; a sum over rows
+        # is off by rows eps times the sum of its sizes, and a norm is at most a trace
         slack = EPS * (matrix.shape[-1] * values.abs().amax(2) + (rows + 8) * terms)
         return cls(values.amin(2), values.amin(2) - slack, values.amax(2) + slack)
 

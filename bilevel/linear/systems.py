@@ -11,6 +11,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.core.status import Status
 from bilevel.derivatives.oracles import LinearParts
-from bilevel.linear.centre import FAR, Bias, Centre, centre_of
+from bilevel.linear.centre import FAR, Bias, Centre, weighted
 from bilevel.linear.cholesky import EPS, diagonal_scales, factorise, replace_bad
 from bilevel.linear.factor import (
     CentredFactor,
@@ -42,9 +43,14 @@ class AbstractSystem(abc.ABC):
     def factorised(self) -> tuple[Tensor, Tensor, Factor]:
         """The minimiser (R, m, K), a `Status` code per run (R,), and the factor of H."""
 
+    @functools.cached_property
+    def kept(self) -> tuple[Tensor, Tensor, Factor]:
+        """What `factorised` returns, made once however often it is asked for."""
+        return self.factorised()
+
     def solve(self) -> tuple[Tensor, Tensor]:
         """The minimiser (R, m, K) and a `Status` code per run (R,)."""
-        return self.factorised()[:2]
+        return self.kept[:2]
 
     @abc.abstractmethod
     def gradient_norm(self, theta: Tensor) -> Tensor:
@@ -254,8 +260,7 @@ class DualSystem(AbstractSystem):
     def primal(self) -> PrimalSystem:
         """From the rows."""
         joined = torch.cat([self.design, self.targets], 2)
-        matrix, moment = gram(joined, self.design.shape[2])
-        return penalise(matrix, moment, self.penalty, self.design.shape[1]).primal()
+        return RowMoments.of(joined, self.penalty).system(joined.shape[1]).primal()
 
     def unbalanced(self) -> bool:
         """Whether rounding the kernel loses a feature beside another, and `primal` does not.
@@ -268,6 +273,58 @@ class DualSystem(AbstractSystem):
         if not bool((largest > UNBALANCED * heard).any()):
             return False
         return bool((self.primal().factorised()[1] == int(Status.CONVERGED)).all())
+
+
+class RowMoments(NamedTuple):
+    """What the system of a linear head is made of, float64.
+
+    Attributes:
+        gram: Z'SZ/n, (R, m, m).
+        moment: Z'St/n, (R, m, K).
+        penalty: (R, J, m).
+        centre: from where features and targets are counted; None: as they are.
+        bias: what is known of the constant feature, if there is a centre.
+    """
+
+    gram: Tensor
+    moment: Tensor
+    penalty: Tensor
+    centre: Centre | None = None
+    bias: Bias | None = "penalised"
+
+    @classmethod
+    def of(
+        cls, joined: Tensor, penalty: Tensor, centre: Centre | None = None, bias: Bias | None = None
+    ) -> "RowMoments":
+        """From [A u] (R, n, m + K), see `weighted`, in one multiplication."""
+        product, m = joined.mT @ joined / joined.shape[1], penalty.shape[2]
+        return cls(product[:, :m, :m], product[:, :m, m:], penalty, centre, bias)
+
+    def system(self, rows: int) -> PrimalSystem | CentredSystem:
+        """The system of `rows` rows."""
+        gram, moment, penalty, centre, bias = self
+        if centre is None or bias == "free":
+            added = torch.diag_embed(penalty)
+        else:
+            added, moment = centre.penalty(penalty), centre.moment(moment, penalty)
+        columns = split_outputs(moment, penalty.shape[1])
+        floor = penalty.flatten(1).amin(1)
+        inner = PrimalSystem(gram.unsqueeze(1) + added, columns, floor, rows)
+        return inner if centre is None else CentredSystem(inner, centre, gram, penalty)
+
+    def slope(self, theta: Tensor) -> Tensor:
+        """Z'S(Z theta - t)/n at theta (R, m, K)."""
+        if self.centre is None:
+            return self.gram @ theta - self.moment
+        return self.centre.slope(self.gram @ self.centre.inward(theta) - self.moment)
+
+    def seen_from(self, centre: Centre | None) -> "RowMoments":
+        """The same, counted from another centre; None: as they are counted."""
+        if centre is None or self.centre is None:
+            return self
+        moved = Centre(*(a - b for a, b in zip(self.centre, centre, strict=True)))
+        matrix, moment = moved.undone(self.gram.unsqueeze(1), self.moment)
+        return self._replace(gram=matrix[:, 0], moment=moment, centre=centre)
 
 
 def linear_system(
@@ -283,66 +340,6 @@ def linear_system(
     """
     n, m = parts.design.shape[1:]
     if n < m and penalised:
-        design, penalty, _ = weighted(parts)
-        return DualSystem(design[..., :m], design[..., m:], penalty)
-    design, penalty, centre = weighted(parts, bias)
-    return penalise(*gram(design, m), penalty, n, centre, bias)
-
-
-def gram(design: Tensor, m: int) -> tuple[Tensor, Tensor]:
-    """A'A/n (R, m, m) and A'u/n (R, m, K) of [A u] (R, n, m + K), in one multiplication."""
-    product = design.mT @ design / design.shape[1]
-    return product[:, :m, :m], product[:, :m, m:]
-
-
-def penalise(
-    matrix: Tensor,
-    moment: Tensor,
-    penalty: Tensor,
-    rows: int,
-    centre: Centre | None = None,
-    bias: Bias | None = None,
-) -> PrimalSystem | CentredSystem:
-    """The system from Z'SZ/n, Z'St/n of `rows` rows, and the penalty (R, J, m).
-
-    Args:
-        matrix: (R, m, m), of features as they are or as seen from `centre`.
-        moment: (R, m, K), likewise.
-        penalty: (R, J, m).
-        rows: n.
-        centre: None: features as they are.
-        bias: of the constant feature, if there is a centre.
-    """
-    if centre is None or bias == "free":
-        added = torch.diag_embed(penalty)
-    else:
-        added, moment = centre.penalty(penalty), centre.moment(moment, penalty)
-    columns = split_outputs(moment, penalty.shape[1])
-    floor = penalty.flatten(1).amin(1)
-    inner = PrimalSystem(matrix.unsqueeze(1) + added, columns, floor, rows)
-    return inner if centre is None else CentredSystem(inner, centre, matrix, penalty)
-
-
-def weighted(parts: LinearParts, bias: Bias | None = None) -> tuple[Tensor, Tensor, Centre | None]:
-    """[A u] = sqrt(s) [Z t], (R, n, m + K), and the penalty (R, J, m), in float64.
-
-    With a bias beside other features, counted from the third value, else from zero.
-    """
-    runs, n, m = parts.design.shape
-    if parts.targets.ndim == 2:
-        parts = parts._replace(targets=parts.targets.unsqueeze(2).double())
-    joined = parts.design.new_empty(runs, n, m + parts.targets.shape[2], dtype=torch.float64)
-    joined[..., :m] = parts.design
-    joined[..., m:] = parts.targets
-    centre = None
-    if bias is not None and m > 1:
-        centre = centre_of(parts, bias)
-        joined -= torch.cat(centre, 1).unsqueeze(1)
-    if parts.weights is not None:
-        joined *= parts.weights.double().sqrt().unsqueeze(2)
-    return joined, by_output(parts.penalty.double()), centre
-
-
-def by_output(penalty: Tensor) -> Tensor:
-    """(R, m) to (R, 1, m), (R, m, K) to (R, K, m)."""
-    return penalty.unsqueeze(1) if penalty.ndim == 2 else penalty.mT
+        joined, penalty, _ = weighted(parts)
+        return DualSystem(joined[..., :m], joined[..., m:], penalty)
+    return RowMoments.of(*weighted(parts, bias), bias).system(n)

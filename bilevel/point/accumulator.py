@@ -14,8 +14,8 @@ from bilevel.data.groups import CHUNK_ROWS, check_piece, floating, is_mapped, pi
 from bilevel.errors import ArgumentError, ShapeError, SingularHeadError
 from bilevel.linear.centre import Centre
 from bilevel.linear.cholesky import EPS
-from bilevel.linear.gram import QUICK_ROUNDING, ROWS_AT_ONCE, RowMoments, Sums, add_rows, nothing
-from bilevel.linear.systems import AbstractSystem, CentredSystem
+from bilevel.linear.gram import QUICK_ROUNDING, ROWS_AT_ONCE, Sums, add_rows, nothing
+from bilevel.linear.systems import AbstractSystem, CentredSystem, RowMoments
 from bilevel.point.point import HeadResponse
 
 PASSES = 6

@@ -13,16 +13,14 @@ from bilevel.core.status import Status
 from bilevel.data.training_data import TrainingData
 from bilevel.derivatives.assembly import Assembly
 from bilevel.derivatives.contract import check_contract
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.errors import ArgumentError, ShapeError
 from bilevel.heads import AbstractHeadSolver
 from bilevel.heads.default import default_solver
 from bilevel.hypergradients import AbstractHypergradient, Answer, BodyGradient, Envelope
+from bilevel.hypergradients.default import default_gradient
 from bilevel.problem.base import Groups, StackelbergProblem
-from bilevel.strategies.best_response import default_gradient
 from bilevel.trees import Tree
-
-CHUNKED_PROBES = 16
-"""Products that an estimate of |d2_{w theta} g| may take on rows in chunks."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -177,7 +175,7 @@ def _hypergradient(
     answer = Answer(head, solver, point.head, 0, point.factor)
     found = method.gradient(point.oracles, point.body, answer, point.rows, made)
     if found.head is not None and found.head is not head:  # the method moved it
-        head, point.factor = found.head, ()
+        head, point.factor = found.head, None
         response = point.described(head, response.status, response.words)
     value = point.oracles.body_value(point.body, head, point.rows)
     bound = point.bound(method, found, head)
@@ -231,7 +229,7 @@ class _Point:
         solved = solver.solve(self.oracles, self.body, self.head, self.rows, memory, 0)
         # with something added to it, it is no factor of H
         jittered = bool((solved.status == int(Status.JITTERED)).any())
-        self.factor = () if jittered else solved.factor
+        self.factor = None if jittered else solved.factor
         return self.described(solved.head, Status(int(solved.status)), "".join(solved.words))
 
     def described(self, head: Tree, status: Status, words: str) -> HeadResponse:
@@ -251,9 +249,10 @@ class _Point:
 
     def certify(self, head: Tree) -> tuple[Certifier, HeadCertificate]:
         """The certificate of a head, in float64."""
-        at = (*(trees.cast(x, torch.float64) for x in (self.body, head)), self.double)
-        certifier = Certifier.for_problem(self.oracles, *at, stated=self.stated)
-        return certifier, certifier.certify(certifier.system(*at), *at)
+        body, head = (trees.cast(x, torch.float64) for x in (self.body, head))
+        at = HeadPoint(self.oracles, body, head, self.double)
+        certifier = Certifier.for_problem(at, stated=self.stated)
+        return certifier, certifier.certify(certifier.system(at), at)
 
     def bound(
         self, method: AbstractHypergradient, found: BodyGradient, head: Tree
@@ -264,13 +263,9 @@ class _Point:
             None if tree is None else trees.cast(tree, torch.float64)
             for tree in (self.body, head, found.body, found.adjoint)
         )
-        made = GradientCertifier(
-            certifier, body, head, self.double, certificate, stated=self.stated, compared=True
-        )
-        if trees.leaves(self.body)[0].dtype == torch.float64:
-            made = dataclasses.replace(made, factor=self.factor)
-        if self.double.chunks is not None:  # each product is a pass over all rows
-            made = dataclasses.replace(made, probes=CHUNKED_PROBES)
+        at = HeadPoint(self.oracles, body, head, self.double)
+        factor = self.factor if trees.leaves(self.body)[0].dtype == torch.float64 else None
+        made = GradientCertifier(certifier, at, certificate, self.stated, factor=factor)
         if isinstance(method, Envelope):
             bound = made.envelope(slope)
         else:

@@ -8,7 +8,7 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.trees import Tree
 
-PLAIN = bool | int | float | str | None
+PLAIN = bool | int | float | str
 
 
 class StoredTree(NamedTuple):
@@ -32,8 +32,8 @@ class StoredTree(NamedTuple):
 
     def fill(self, like: Tree, device: torch.device | str | None = None) -> Tree | None:
         """The tree, in the structure of `like`; None unless the places are the same."""
-        places = [place for place, _ in trees.named_leaves(like)]
+        places = [place for place, leaf in trees.named_leaves(like) if leaf is not None]
         leaves = {place: x.to(device) for place, x in self.tensors.items()} | self.plain
-        if set(places) != set(leaves):
+        if set(places) != {place for place, leaf in leaves.items() if leaf is not None}:
             return None
         return trees.rebuild(like, [leaves[place] for place in places])

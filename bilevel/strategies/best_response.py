@@ -13,14 +13,12 @@ from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
 from bilevel.heads import AbstractHeadSolver, HeadSolution
 from bilevel.heads.default import EXACT, default_solver
-from bilevel.hypergradients import AbstractHypergradient, Answer, Envelope, Implicit
+from bilevel.hypergradients import AbstractHypergradient, Answer
+from bilevel.hypergradients.default import ENVELOPE, default_gradient
 from bilevel.optimizers import AbstractOptimizer, RMSProp
 from bilevel.problem.base import StackelbergProblem
 from bilevel.strategies.base import AbstractStrategy
 from bilevel.trees import Tree
-
-# made once: the compiler does not make parts
-ENVELOPE, IMPLICIT = Envelope(), Implicit()
 
 
 class BestResponseState(NamedTuple):
@@ -34,7 +32,7 @@ class BestResponseState(NamedTuple):
         codes: the worst `Status` code of each run so far, (R,).
         gradient: what the hypergradient remembers.
         start: where the head was solved from, and `factor` what it was solved with: kept only for
-            hypergradients that want them.
+            hypergradients that want them, None for others.
         factor: see `start`.
     """
 
@@ -44,8 +42,8 @@ class BestResponseState(NamedTuple):
     solver: Any
     codes: Tensor
     gradient: Any = ()
-    start: Any = ()
-    factor: Any = ()
+    start: Tree = None
+    factor: Any = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -163,15 +161,14 @@ class BestResponse(AbstractStrategy):
             solver=solved.state,
             # codes only grow in severity: a run that was jittered once says so at the end
             codes=state.codes.maximum(solved.status),
-            start=start if gradient.wants_start else (),
-            # a tree without leaves where there is none: states are trees, and so are their files
-            factor=(solved.factor or ()) if gradient.wants_factor else (),
+            start=start if gradient.wants_start else None,
+            factor=solved.factor if gradient.wants_factor else None,
         )
 
     @property
     def compilable(self) -> bool:
         """As far as solver and gradient are."""
-        return (self.solver or EXACT).compilable and (self.gradient or Envelope()).compilable
+        return (self.solver or EXACT).compilable and (self.gradient or ENVELOPE).compilable
 
     @property
     def draws(self) -> bool:
@@ -181,13 +178,8 @@ class BestResponse(AbstractStrategy):
     @property
     def cost(self) -> Cost:
         """What solver and gradient cost."""
-        return (self.gradient or Envelope()).cost.plus((self.solver or EXACT).cost)
+        return (self.gradient or ENVELOPE).cost.plus((self.solver or EXACT).cost)
 
     def status(self, state: BestResponseState) -> Tensor:
         """The worst code of the head solves so far."""
         return state.codes
-
-
-def default_gradient(is_stackelberg: bool) -> AbstractHypergradient:
-    """`Envelope` where F is g, else `Implicit`."""
-    return ENVELOPE if is_stackelberg else IMPLICIT

@@ -17,12 +17,13 @@ from bilevel.bounds.heads import Certifier
 from bilevel.core.generators import generator
 from bilevel.core.status import Status
 from bilevel.data.rows import Rows
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import Oracles
 from bilevel.heads.convex.polish import polished
 from bilevel.heads.newton.descent import Descent
 from bilevel.heads.newton.runs import PRECISE
-from bilevel.heads.newton.solver import newton_factor
 from bilevel.heads.objectives.base import AbstractObjective, Place
+from bilevel.heads.objectives.hessian import newton_factor
 from bilevel.heads.objectives.linear import LARGEST_BLOCK, interacts, knows_curvature
 from bilevel.heads.objectives.view import head_objective, head_view
 from bilevel.heads.projected.bounds import Bounds
@@ -57,11 +58,11 @@ class Answered(NamedTuple):
 
     Attributes:
         head: theta*, leaves (R, ...), float64; NaN in runs where it was not reached.
-        factor: of the Hessian there, for adjoint solves; () if there is none, or F is g.
+        factor: of the Hessian there, for adjoint solves; None if there is none, or F is g.
     """
 
     head: Tree
-    factor: Any = ()
+    factor: Any = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -139,13 +140,13 @@ class BestResponses:
         )
         if not (looked and bool(lost.any())):
             implicit = not self.certifier.oracles.is_stackelberg
-            return Answered(best, system.factorised()[2] if implicit else ())
+            return Answered(best, system.kept[2] if implicit else None)
         # what looked quadratic at some heads need not be so at the best response
         return Answered(trees.where(lost, self._newton(body, head, rows).head, best))
 
     def _newton(self, body: Tree, head: Tree, rows: Rows) -> Answered:
         """On to a tenth of what rounding makes of a slope, if that can be reached."""
-        view = head_view(self.certifier.oracles, body, head, rows)
+        view = head_view(HeadPoint(self.certifier.oracles, body, head, rows))
         objective = view.objective
         start = objective.at(view.vector(head))
         tolerance = (ROUNDED * objective.rounding(start)).clamp(max=PRECISE)
@@ -158,7 +159,7 @@ class BestResponses:
             made, singular = newton_factor(objective.take(idle), trees.take(found.place, idle))
             right = right.index_put((idle,), ~singular)
             factor = factor.replaced(idle, made.cholesky)
-        return Answered(_where(right, view.head(found.place.point)), factor)
+        return Answered(trees.nan_where(~right, view.head(found.place.point)), factor)
 
     def _between_bounds(self, body: Tree, head: Tree, rows: Rows) -> Answered:
         """On to a slope that is rounding, wherever the bounds are met.
@@ -168,14 +169,14 @@ class BestResponses:
         oracles = self.certifier.oracles
         zero = trees.tree_map(torch.zeros_like, head)
         head = trees.where(trees.finite(head), head, zero)
-        objective = head_objective(oracles, body, head, rows)
+        objective = head_objective(HeadPoint(oracles, body, head, rows))
         bounds = Bounds.of(oracles.problem.head_set, head, objective)
         start = objective.at(bounds.clip(objective.vector(head)))
         ended = ProjectedDescent(objective, bounds, start, PRECISE, STEPS).run()
         right = ended.status == int(Status.CONVERGED)
         idle = right & (ended.factored == 0)
         right = right & ~_undetermined(objective, bounds, ended.place, idle)
-        return Answered(_where(right, objective.head(ended.place.point)))
+        return Answered(trees.nan_where(~right, objective.head(ended.place.point)))
 
     def _in_set(self, body: Tree, head: Tree, rows: Rows) -> Answered:
         """From the recorded head, or else from that of the whole space: it may lie in the set."""
@@ -203,7 +204,7 @@ class BestResponses:
         at_zero = trees.norm(oracles.head_gradient(body, zero, rows)).nan_to_num(0.0, 0.0)
         scale = at_zero + largest * trees.norm(start)
         best, residual = polished(convex, start, derivatives, 1 / largest, ENOUGH * scale)
-        return _where(residual <= ACCURATE * scale, best)
+        return trees.nan_where(~(residual <= ACCURATE * scale), best)
 
 
 def _undetermined(
@@ -217,11 +218,6 @@ def _undetermined(
     hessian = objective.hessian(place, torch.float64)
     held = bounds.take(idle).held(place.point, place.slope)
     return found.index_put((idle,), restricted(hessian, held, positive_diagonal(hessian))[1])
-
-
-def _where(right: Tensor, best: Tree) -> Tree:
-    """The heads of the runs that are `right`, NaN elsewhere."""
-    return trees.where(right, best, trees.tree_map(lambda t: torch.full_like(t, torch.nan), best))
 
 
 def response_bytes(oracles: Oracles, head: Tree, rows: Rows) -> int:

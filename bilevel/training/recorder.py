@@ -12,6 +12,7 @@ from bilevel.bounds.heads import Certifier, HeadCertificate
 from bilevel.core.checks import check_positive_integer
 from bilevel.data.rows import Rows
 from bilevel.derivatives.assembly import Assembly
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.errors import BilevelError, ProblemError
 from bilevel.heads.projected.solver import has_bounds
 from bilevel.heads.quadratic import LARGEST_GENERAL_HEAD
@@ -86,7 +87,9 @@ class Recorder:
             body, head = trees.part(body, part), trees.part(head, part)
             everything = sampler.data.part(part).everything(torch.float64)
             rows = sampler.noiseless(everything, torch.float64)
-        self.certifier = Certifier.for_problem(oracles, body, head, rows, stated=data.own)
+        self.certifier = Certifier.for_problem(
+            HeadPoint(oracles, body, head, rows), stated=data.own
+        )
         self.responses = BestResponses.for_problem(self.certifier, body, head, rows)
 
     def record(self, body: Tree, head: Tree, *, respond: bool = True) -> dict[str, Tensor]:
@@ -124,8 +127,9 @@ class Recorder:
         values = {"objective": oracles.head_value(body, head, rows)}
         if not oracles.is_stackelberg:
             values["body_objective"] = oracles.body_value(body, head, rows)
-        system = certifier.system(body, head, rows)
-        certificate = certifier.certify(system, body, head, rows)
+        point = HeadPoint(oracles, body, head, rows)
+        system = certifier.system(point)
+        certificate = certifier.certify(system, point)
         values["head_residual"] = certificate.residual
         if certifier.kind != "unknown":
             values["head_bound"] = certificate.bound
@@ -165,8 +169,8 @@ class Recorder:
             gap = trees.norm(trees.tree_map(torch.sub, here, slope))
             values["gradient_gap"] = gap.masked_fill(certificate.mu.isnan(), torch.nan)
             if self.stated and adjoint is not None:
-                at = (self.certifier, body, head, rows, certificate)
-                bounds = GradientCertifier(*at, stated=True, computed=False)
+                at = HeadPoint(self.oracles, body, head, rows)
+                bounds = GradientCertifier(self.certifier, at, certificate, True, thorough=False)
                 values["gradient_bound"] = bounds.implicit(here, adjoint).bound
         return values
 
@@ -175,11 +179,10 @@ class Recorder:
         oracles = self.oracles
         if oracles.is_stackelberg:
             return oracles.direct_gradient(body, head, rows), None
-        direct, right = oracles.body_gradients(body, head, rows)
-        condition = Condition(oracles, body, head, rows)
-        adjoint = condition.solve(right, factor=factor).value
-        pulled = oracles.cross_vjp(body, head, adjoint, rows)
-        return trees.tree_map(torch.sub, direct, pulled), adjoint
+        point = HeadPoint(oracles, body, head, rows)
+        direct, right = point.body_gradients()
+        adjoint = Condition(point).solve(right, factor=factor).value
+        return trees.tree_map(torch.sub, direct, point.cross_vjp(adjoint)), adjoint
 
     def _metrics(
         self, body: Tree, head: Tree, everything: Rows, recorded: dict[str, Tensor]

@@ -12,6 +12,7 @@ from bilevel.bounds.heads import Certifier
 from bilevel.bounds.lipschitz import quadratic_constants
 from bilevel.core.live_bytes import LiveBytes
 from bilevel.data.rows import Rows
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import Oracles
 
 
@@ -78,9 +79,8 @@ def cross(name, runs=1):
     ]
     groups = problem.data()
     rows = Rows(groups, dict.fromkeys(groups))
-    return CrossDerivative(
-        Oracles(problem), trees.stack(bodies), heads(problem, *shape, runs=runs), rows
-    )
+    at = trees.stack(bodies), heads(problem, *shape, runs=runs)
+    return CrossDerivative(HeadPoint(Oracles(problem), *at, rows))
 
 
 @pytest.mark.parametrize("runs", [1, 2])
@@ -110,7 +110,8 @@ def test_signs_estimate_the_frobenius_norm_however_many_pass_at_once(at_once, mo
     assert float(whole) == pytest.approx(float(squares.sqrt()), rel=0.1)
     monkeypatch.setattr(CrossDerivative, "at_once", at_once)
     torch.testing.assert_close(matrix.from_signs(512), whole, rtol=1e-12, atol=0)
-    torch.testing.assert_close(matrix.norm(probes=20), matrix.from_signs(20), rtol=1e-12, atol=0)
+    monkeypatch.setattr(cross_derivative, "LARGEST_NORM", 20)
+    torch.testing.assert_close(matrix.norm(), matrix.from_signs(20), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("k", [None, 2])
@@ -120,9 +121,10 @@ def test_proven_constants_are_the_same_when_nothing_is_kept(k, monkeypatch):
     rows = Rows(groups, dict.fromkeys(groups))
     body = problem.init_body(None).unsqueeze(0)
     head = heads(problem, *((6,) if k is None else (6, k)))
-    certifier = Certifier.for_problem(Oracles(problem), body, head, rows)
+    point = HeadPoint(Oracles(problem), body, head, rows)
+    assert Certifier.for_problem(point).quadratic
     distance = torch.full((1,), 0.25, dtype=torch.float64)
-    at = (certifier, body, head, rows, distance, distance)
+    at = (point, distance, distance)
     kept = quadratic_constants(*at)
     monkeypatch.setattr(cross_derivative, "COLUMN_BYTES", 1)
     monkeypatch.setattr(cross_derivative, "CHUNK_BYTES", 1)

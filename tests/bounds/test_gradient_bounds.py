@@ -12,6 +12,7 @@ from bilevel import trees
 from bilevel.bounds.heads import Certifier
 from bilevel.bounds.lipschitz import quadratic_constants
 from bilevel.data.rows import Rows
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import Oracles
 from bilevel.hypergradients import AbstractHypergradient, BodyGradient
 from problems.analytic import NAMES
@@ -209,10 +210,10 @@ def test_computed_constants_against_dense_derivatives(name):
     third = torch.func.jacrev(torch.func.jacrev(slope))(head.flatten())  # (d, P, P)
     cross = torch.func.jacrev(slope)(head.flatten())
     oracles, shared = Oracles(problem), Rows(rows, {"train": None})
-    at = body.unsqueeze(0), head.unsqueeze(0)
-    certifier = Certifier.for_problem(oracles, *at, shared)
+    point = HeadPoint(oracles, body.unsqueeze(0), head.unsqueeze(0), shared)
+    assert Certifier.for_problem(point).quadratic
     distance = torch.full((1,), 0.25, dtype=torch.float64)
-    found = quadratic_constants(certifier, *at, shared, distance, distance)
+    found = quadratic_constants(point, distance, distance)
     assert found.kind == "proven"
     directions = torch.randn(300, head.numel(), generator=torch.Generator().manual_seed(0)).double()
     directions = directions / directions.norm(dim=1, keepdim=True)

@@ -41,7 +41,7 @@ def untimed(monkeypatch):
     monkeypatch.setattr(
         compare_module,
         "seconds_per_step",
-        lambda problem, strategies, *_, **__: dict.fromkeys(strategies, np.nan),
+        lambda strategies, *_, **__: dict.fromkeys(strategies, np.nan),
     )
 
 
@@ -166,7 +166,7 @@ TOTAL, EVERY = 100, 33
 def found():
     with pytest.MonkeyPatch.context() as patch:
 
-        def unmeasured(_, trained, *__):
+        def unmeasured(trained, *__):
             return dict.fromkeys(trained, np.nan)
 
         patch.setattr(compare_module, "seconds_per_step", unmeasured)

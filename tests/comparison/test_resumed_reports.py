@@ -34,7 +34,7 @@ def untimed(monkeypatch):
     monkeypatch.setattr(
         compare_module,
         "seconds_per_step",
-        lambda problem, strategies, *_, **__: dict.fromkeys(strategies, 0.01),
+        lambda strategies, *_, **__: dict.fromkeys(strategies, 0.01),
     )
     monkeypatch.setattr(checkpoint, "SECONDS", -1.0)
 

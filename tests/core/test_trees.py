@@ -28,10 +28,11 @@ def make(kind, seed=0):
         "nested": {"z": {"y": matrix, "x": [scalar, vector]}, "a": (vector,)},
         "tuple": (matrix, scalar),
         "named tuple": Pair({"w": vector}, matrix),
+        "with nothing": Pair({"w": vector, "v": None}, ([None, matrix], None)),
     }[kind]
 
 
-KINDS = ["tensor", "scalar", "flat dict", "nested", "tuple", "named tuple"]
+KINDS = ["tensor", "scalar", "flat dict", "nested", "tuple", "named tuple", "with nothing"]
 
 
 def rows(tree):
@@ -104,6 +105,14 @@ def test_where_keeps_what_is_no_tensor_and_does_not_mix_in_nan():
     chosen = trees.where(torch.tensor([False, True]), yes, no)
     assert torch.equal(chosen[0], torch.tensor([[2.0], [1.0]]))
     assert chosen[1:] == (8, None, ())
+
+
+def test_none_has_no_leaf_and_is_no_tensor():
+    assert trees.leaves((None, [None])) == []
+    assert trees.tree_map(torch.neg, None) is None
+    assert not trees.same_structure((None, torch.ones(2)), (torch.ones(2), torch.ones(2)))
+    one = Pair(torch.ones(1), None)
+    assert trees.equal(trees.join([one, one]), Pair(torch.ones(2), None))
 
 
 def test_finite_is_per_run():

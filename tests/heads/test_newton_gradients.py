@@ -115,7 +115,7 @@ def test_a_factor_of_another_head_is_corrected(loss, fit_bias, monkeypatch):
     solved = point.solved(Newton(1e-12))
     memory = torch.zeros_like(solved.head)
     made = {}
-    for name, factor in {"none": (), "old": other.factor}.items():
+    for name, factor in {"none": None, "old": other.factor}.items():
         answer = bilevel.Answer(solved.head, Newton(), point.head, 0, factor)
         made[name] = Implicit().gradient(point.oracles, point.body, answer, point.rows, memory)
         assert (made[name].status == int(Status.CONVERGED)).all()

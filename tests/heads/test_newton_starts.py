@@ -10,11 +10,12 @@ from small_problems import doubles
 
 import bilevel
 from bilevel import LogisticLoss, Newton, SoftmaxLoss, Status, trees
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.errors import ArgumentError, IncompatibleError, SingularHeadError
 from bilevel.heads.newton import descent
-from bilevel.heads.newton import solver as solver_module
 from bilevel.heads.newton.starts import better_start
 from bilevel.heads.objectives import linear
+from bilevel.heads.objectives.view import head_objective
 
 # warm starts
 
@@ -79,7 +80,8 @@ def test_after_a_long_body_step_newton_starts_from_what_the_last_head_predicted(
     solver, mixing = Newton(), eye + 0.5 * doubles(5, m, m)
     first = Point(problem, [eye]).solved(solver)
     point = Point(problem, [mixing], [first.head[0]])
-    objective = solver_module.head_objective(point.oracles, point.body, point.head, point.rows)
+    at = HeadPoint(point.oracles, point.body, point.head, point.rows)
+    objective = head_objective(at)
     place = objective.at(objective.vector(point.head))
     best, new = better_start(objective, place, torch.tensor([True]), first.state.predictions)
     best = best.point

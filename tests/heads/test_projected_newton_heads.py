@@ -11,7 +11,8 @@ from small_problems import General, Smooth
 
 import bilevel
 from bilevel import Box, ClosedForm, Cvxpy, Newton, Nonnegative, ProjectedNewton, Status, trees
-from bilevel.heads.newton.solver import head_objective
+from bilevel.derivatives.head_point import HeadPoint
+from bilevel.heads.objectives.view import head_objective
 from bilevel.heads.projected.bounds import Bounds
 from bilevel.heads.projected.descent import ProjectedDescent
 from bilevel.testing import check_head_solver
@@ -159,7 +160,7 @@ def test_a_solved_head_is_a_good_start_for_the_next_body(name):
     point = single(PROBLEMS[name])
     convex, steps = point.problem.head_set, []
     for _ in range(2):
-        objective = head_objective(point.oracles, point.body, point.head, point.rows)
+        objective = head_objective(HeadPoint(point.oracles, point.body, point.head, point.rows))
         bounds = Bounds.of(convex, point.head, objective)
         start = objective.at(bounds.clip(objective.vector(point.head)))
         ended = ProjectedDescent(objective, bounds, start, 1e-10, 100).run()

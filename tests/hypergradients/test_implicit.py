@@ -68,7 +68,7 @@ def test_the_factor_of_any_linear_head_is_its_hessian(rows, outputs):
     torch.testing.assert_close(found.body, expected.body, rtol=1e-11, atol=1e-13)
     solved = point.solved(ClosedForm())
     memory = torch.zeros_like(solved.head)
-    for factor in (solved.factor, ()):  # handed on, and made anew
+    for factor in (solved.factor, None):  # handed on, and made anew
         answer = bilevel.Answer(solved.head, ClosedForm(), point.head, 0, factor)
         again = Implicit().gradient(point.oracles, point.body, answer, point.rows, memory)
         torch.testing.assert_close(again.body, found.body, rtol=1e-12, atol=1e-14)

@@ -12,6 +12,7 @@ from points import Point
 import bilevel
 from bilevel import BatchData, ClosedForm, GramAccumulator, RunningData, Status
 from bilevel.data.rows import Rows
+from bilevel.derivatives.head_point import HeadPoint
 
 DIGITS = 1e-8
 
@@ -81,10 +82,10 @@ def test_averages_over_batches_that_lie_far_from_zero(bias, far):
     point, solver = Point(case.problem(), [ONE]), RunningData(1 - 1e-9, 0.0)
     pieces = zip(*(torch.as_tensor(x).split(8) for x in (case.inputs, case.targets)), strict=True)
     batches = [Rows({"train": bilevel.Batch(*piece)}, {"train": None}) for piece in pieces]
-    at = (point.oracles, point.body, point.head)
-    state = solver.init(*at, batches[0])
+    first = HeadPoint(point.oracles, point.body, point.head, batches[0])
+    state = solver.init(first)
     for batch in batches:
-        system, state = solver.system(*at, batch, state)
+        system, state = solver.system(first.on(batch), state)
     theta, status = system.solve()
     assert status.tolist() == [int(Status.CONVERGED)]
     assert case.error(theta[0], case.exact()) < 1e-7  # the weights differ by 2e-9

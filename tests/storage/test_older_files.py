@@ -12,6 +12,7 @@ import torch
 
 import bilevel
 from bilevel.core.parts import signature, without_modules
+from bilevel.storage.stored_tree import StoredTree
 from problems.toy import ScalarProduct
 
 OLD = Path(__file__).parent / "written_by_0_1"
@@ -45,6 +46,17 @@ def test_an_interrupted_comparison_goes_on(tmp_path, untimed):
         for metric, values in whole.history[name].items():
             if metric in ("objective", "phi", "body_error"):
                 np.testing.assert_allclose(found.history[name][metric], values, rtol=1e-4)
+
+
+def test_nothing_was_stored_as_an_empty_tuple_or_as_none():
+    tree = (torch.ones(2), None, 3)
+    stored = StoredTree.of(tree)
+    for plain in (stored.plain, {**stored.plain, "[1]": None}):
+        found = StoredTree(stored.tensors, plain).fill(tree)
+        assert torch.equal(found[0], tree[0])
+        assert found[1:] == (None, 3)
+    assert StoredTree(stored.tensors, {}).fill(tree) is None
+    assert StoredTree({**stored.tensors, "[1]": torch.ones(2)}, stored.plain).fill(tree) is None
 
 
 def test_parts_are_spelled_without_modules():

@@ -16,6 +16,7 @@ from small_problems import D, N, Smooth, TrueBilevel, doubles, sampler
 import bilevel
 from bilevel import SGD, BestResponse, FastSGD, Newton, SingleLoop, Status, TwoTimescale, trees
 from bilevel.bounds.heads import Certifier
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.errors import ArgumentError
 from bilevel.training.best_responses import BestResponses
 
@@ -187,9 +188,8 @@ def responses(problem, seeds=(0, 1)):
     drawn = sampler(problem, seeds)
     body = drawn.data.initial(problem.init_body, "body")
     head = problem.head_set.project(drawn.data.initial(problem.init_head, "head"))
-    certifier = Certifier.for_problem(
-        bilevel.derivatives.oracles.Oracles(problem), body, head, rows
-    )
+    oracles = bilevel.derivatives.oracles.Oracles(problem)
+    certifier = Certifier.for_problem(HeadPoint(oracles, body, head, rows))
     return BestResponses.for_problem(certifier, body, head, rows), (body, head, rows)
 
 

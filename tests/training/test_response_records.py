@@ -11,6 +11,7 @@ import bilevel
 from bilevel import BestResponse, Newton, TwoTimescale
 from bilevel.bounds.heads import Certifier
 from bilevel.comparison.statistics.values import last_values
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import Oracles
 from bilevel.training import best_responses
 from problems.classification import digits
@@ -179,7 +180,7 @@ def test_no_best_response_is_unique_where_the_hessian_is_singular(start):
     root = optimize.brentq(lambda t: t + 1 / (1 + np.exp(-t)), -1, 0, xtol=1e-16)
     head = torch.tensor([[root if start is None else start, 1.0]], dtype=torch.float64)
     body = torch.ones(1, dtype=torch.float64)
-    certifier = Certifier(Oracles(Flat()), "estimated", False, False, "")
+    certifier = Certifier(Oracles(Flat()), "estimated", "local", "")
     found = best_responses.BestResponses(certifier, "newton").solve(None, body, head, rows)
     assert found.head.isnan().all()
 
@@ -199,9 +200,9 @@ def test_runs_whose_heads_prove_not_quadratic_are_found_by_newton_steps(monkeypa
     body = torch.tensor([1.0, 7.0], dtype=torch.float64)
     head, rows = torch.zeros(2, 2).double(), sampler(Cubic(), (0, 1)).full
     oracles = Oracles(Cubic())
-    certifier = Certifier.for_problem(oracles, body / 7, head, rows)
+    certifier = Certifier.for_problem(HeadPoint(oracles, body / 7, head, rows))
     found = best_responses.BestResponses.for_problem(certifier, body / 7, head, rows)
-    system = certifier.system(body, head, rows)
+    system = certifier.system(HeadPoint(oracles, body, head, rows))
     solved = certifier.best_response(system, head)
     # the certifier does not give what its gradients contradict
     spoiled = torch.stack([solved[0], torch.full_like(solved[1], torch.nan)])

@@ -12,6 +12,7 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.core.status import Status
 from bilevel.data.rows import Rows
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import LinearParts, Oracles
 from bilevel.heads.convex.compiled import Compiled, GramForm, RowsForm, compiled
 from bilevel.heads.objectives.base import AbstractObjective
@@ -19,10 +20,10 @@ from bilevel.heads.objectives.linear import LinearObjective
 from bilevel.heads.objectives.view import head_objective, linear_objective, seen_from_means
 from bilevel.heads.quadratic import all_penalised, quadratic_system, refuse_singular
 from bilevel.heads.rows_used import Decided, FullData
-from bilevel.linear.centre import Centre, bias_of
+from bilevel.linear.centre import Centre, bias_of, by_output
 from bilevel.linear.cholesky import factorise
 from bilevel.linear.factor import CentredFactor, PrimalFactor, merge_outputs, split_outputs
-from bilevel.linear.systems import CentredSystem, PrimalSystem, by_output, linear_system
+from bilevel.linear.systems import CentredSystem, PrimalSystem, linear_system
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.trees import Tree
 
@@ -34,11 +35,11 @@ class ConvexHeads(abc.ABC):
 
     Attributes:
         status: a code per run before anything is solved, (R,): failed where numbers are not finite.
-        factor: of the Hessian, for adjoints; () if there is none.
+        factor: of the Hessian, for adjoints; None if there is none.
     """
 
     status: Tensor
-    factor: Any = ()
+    factor: Any = None
 
     @abc.abstractmethod
     def task(self, run: int, *shared: Any) -> Compiled:
@@ -106,12 +107,13 @@ def convex_heads(
     assert isinstance(problem, LinearHeadProblem)
     if not problem.criterion.quadratic:
         return _rows_heads(oracles, body, head, rows.full, check=state is None), ()
+    point = HeadPoint(oracles, body, head, rows)
     if state is None:
-        state = ALL_ROWS.init(oracles, body, head, rows)
+        state = ALL_ROWS.init(point)
     if isinstance(state, Decided):  # H itself is needed, not the kernel of the rows
-        system = quadratic_system(oracles, body, head, rows.full, penalised=False)
+        system = quadratic_system(point.full, penalised=False)
     else:
-        system, state = ALL_ROWS.system(oracles, body, head, rows, state)
+        system, state = ALL_ROWS.system(point, state)
     assert isinstance(system, PrimalSystem | CentredSystem)
     return GramHeads(system, outputs=None if head.ndim == 2 else head.shape[2]), state
 
@@ -125,10 +127,10 @@ def _rows_heads(
     body, rows = trees.cast(body, torch.float64), rows.cast(torch.float64)
     head = head.double()
     parts = oracles.linear_parts(body, rows)
-    if check and not all_penalised(oracles, body, head):
+    point = HeadPoint(oracles, body, head, rows)
+    if check and not all_penalised(point):
         refuse_singular(linear_system(parts, penalised=False, bias=bias_of(problem)), problem)
-    objective = head_objective(oracles, body, head, rows)
-    return RowsHeads(problem, parts, objective)
+    return RowsHeads(problem, parts, head_objective(point))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -147,13 +147,13 @@ class Cvxpy(AbstractHeadSolver):
         heads, state = convex_heads(oracles, body, head, rows, state)
         convex, last, centre = oracles.problem.head_set, head.double(), None
         free = isinstance(convex, Everywhere) and self.constraints is None
-        factor: Any = ()
+        factor: Any = None
         if free:
             heads, centre = heads.from_means()
             factor = heads.factor
         if centre is not None:
             last = by_columns(last, centre.inward)
-            factor = CentredFactor(factor, centre.origin) if factor else ()
+            factor = None if factor is None else CentredFactor(factor, centre.origin)
         polish = self._polishes(convex, trees.flatten(head).shape[1])
         found = Answers.nothing(heads, head)
         for options in self._attempts(polish):

@@ -11,18 +11,16 @@ from bilevel.core.checks import Number, check_positive_integer, positive
 from bilevel.core.cost import Cost
 from bilevel.core.status import Status
 from bilevel.data.rows import Rows
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import IncompatibleError
 from bilevel.heads.base import AbstractHeadSolver, HeadSolution
 from bilevel.heads.newton.descent import Descent
-from bilevel.heads.objectives.base import AbstractObjective, Place, general_blocks
-from bilevel.heads.objectives.linear import count_blocks, interacts, knows_curvature
-from bilevel.heads.objectives.view import head_objective, head_view, targets_of
-from bilevel.heads.quadratic import all_penalised, refuse_singular
-from bilevel.linear.centre import bias_of
-from bilevel.linear.cholesky import positive_cholesky
+from bilevel.heads.objectives.base import general_blocks
+from bilevel.heads.objectives.linear import count_blocks, interacts
+from bilevel.heads.objectives.view import head_view, targets_of, told_by_features
+from bilevel.heads.quadratic import all_penalised, quadratic_system, refuse_singular
 from bilevel.linear.factor import BlockFactor
-from bilevel.linear.systems import PrimalSystem, linear_system
 from bilevel.problem.base import StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.problem.sets import Everywhere
@@ -108,18 +106,16 @@ class Newton(AbstractHeadSolver):
 
     def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> NewtonState:
         """No factor yet; check that the features of a linear head determine it."""
-        problem = oracles.problem
-        if isinstance(problem, LinearHeadProblem) and not all_penalised(oracles, body, head):
-            parts = oracles.linear_parts(body, rows.full)
-            system = linear_system(parts, penalised=False, bias=bias_of(problem))
-            refuse_singular(system, problem)
+        point = HeadPoint(oracles, body, head, rows.full)
+        if isinstance(oracles.problem, LinearHeadProblem) and not all_penalised(point):
+            refuse_singular(quadratic_system(point, penalised=False), oracles.problem)
         return _nothing_known(oracles.problem, head, rows.full)
 
     def solve(
         self, oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: NewtonState, k: int
     ) -> HeadSolution:
         """From the last heads, by the last factors."""
-        view = head_view(oracles, body, head, rows.full)
+        view = head_view(HeadPoint(oracles, body, head, rows.full))
         objective, dtype = view.objective, trees.leaves(head)[0].dtype
         resolution = 0.0 if dtype == torch.float64 else 0.5 * torch.finfo(dtype).eps
         start = objective.at(view.vector(head))
@@ -145,28 +141,9 @@ def _nothing_known(problem: StackelbergProblem, head: Tree, rows: Rows) -> Newto
     """No factor and predictions of zero, in the shapes of the objective."""
     vectors = trees.flatten(trees.cast(head, torch.float64))
     blocks, predictions = general_blocks(vectors.shape[1]), vectors[:, :0]
-    if isinstance(problem, LinearHeadProblem) and knows_curvature(problem, targets_of(rows)):
+    if told_by_features(problem, rows):
         outputs = problem.outputs or 1
         interacting = interacts(problem.criterion, problem.outputs, targets_of(rows))
         blocks = count_blocks(head.shape[1], outputs, interacting)
         predictions = vectors.new_zeros(len(vectors), rows.count, outputs)
     return NewtonState(BlockFactor.none(vectors, blocks), predictions.float())
-
-
-def hessian_system(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> PrimalSystem:
-    """H and -d g at the heads, output by output: its solution is a Newton step."""
-    objective = head_objective(oracles, body, head, rows)
-    place = objective.at(objective.vector(head))
-    hessian = objective.hessian(place, torch.float64)
-    step = -place.slope.reshape(*hessian.shape[:3], 1)
-    floor = torch.full_like(step[:, 0, 0, 0], -torch.inf)
-    return PrimalSystem(hessian, step, floor, rows.count)
-
-
-def newton_factor(objective: AbstractObjective, place: Place) -> tuple[BlockFactor, Tensor]:
-    """The factor of H at a place, and the runs (R,) in which H is numerically singular."""
-    hessian = objective.hessian(place, torch.float64)
-    cholesky, bad = positive_cholesky(hessian)
-    identity = torch.eye(hessian.shape[-1], dtype=torch.float64, device=hessian.device)
-    cholesky = torch.where(bad[:, None, None, None], identity, cholesky)
-    return BlockFactor(cholesky, ~bad), bad

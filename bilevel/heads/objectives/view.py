@@ -5,16 +5,18 @@ means. A free bias takes the means up: see `bilevel.linear.centre`.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
 
 from bilevel.data.rows import Rows
-from bilevel.derivatives.oracles import LinearParts, Oracles
+from bilevel.derivatives.head_point import HeadPoint
+from bilevel.derivatives.oracles import LinearParts
 from bilevel.heads.objectives.base import AbstractObjective, GeneralObjective
 from bilevel.heads.objectives.linear import LinearObjective, knows_curvature
 from bilevel.linear.centre import FAR, Centre, bias_of, centre_of, pulled, shifted
+from bilevel.problem.base import StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.problem.sets import ConvexSet, Everywhere
 from bilevel.trees import Tree
@@ -52,34 +54,29 @@ class View(NamedTuple):
 
     def vector(self, head: Tree) -> Tensor:
         """The vectors of heads theta."""
-        if self.centre is not None:
-            head = by_columns(head, self.centre.inward)
-        return self.objective.vector(head)
+        return self.objective.vector(self._seen(head, Centre.inward))
 
     def head(self, vectors: Tensor) -> Tree:
         """Its inverse, float64."""
-        found = self.objective.head(vectors)
-        return found if self.centre is None else by_columns(found, self.centre.outward)
+        return self._seen(self.objective.head(vectors), Centre.outward)
 
     def slope(self, vectors: Tensor) -> Tree:
         """d_theta g from the slope in theta_c."""
-        found = self.objective.head(vectors)
-        return found if self.centre is None else by_columns(found, self.centre.slope)
+        return self._seen(self.objective.head(vectors), Centre.slope)
 
     def right(self, slope: Tree) -> Tensor:
         """The inverse of `slope`."""
-        if self.centre is not None:
-            origin = self.centre.origin
-            slope = by_columns(slope, lambda columns: pulled(-origin, columns))
-        return self.objective.vector(slope)
+        return self.objective.vector(self._seen(slope, lambda c, x: pulled(-c.origin, x)))
 
     def step(self, vectors: Tensor) -> Tree:
         """A step of theta from one of theta_c."""
         found = self.objective.head(vectors)
-        if self.centre is None:
-            return found
-        origin = self.centre.origin
-        return by_columns(found, lambda columns: shifted(-origin, columns))
+        return self._seen(found, lambda c, x: shifted(-c.origin, x))
+
+    def _seen(self, head: Tree, way: Callable[[Centre, Tensor], Tensor]) -> Tree:
+        """Heads, slopes or steps on the other side of the centre, if there is one."""
+        centre = self.centre
+        return head if centre is None else by_columns(head, lambda x: way(centre, x))
 
     def moved_inside(self, head: Tensor, convex: ConvexSet) -> Tensor:
         """Heads with undetermined sums as near to zero as the bounds of a set let them be."""
@@ -91,33 +88,34 @@ class View(NamedTuple):
         return torch.where(self.undetermined.unsqueeze(2), head + shift, head)
 
 
-def head_objective(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> AbstractObjective:
-    """g of the heads at `body`, by the features where that is possible."""
-    problem = oracles.problem
-    if isinstance(problem, LinearHeadProblem) and knows_curvature(problem, targets_of(rows)):
-        return linear_objective(problem, oracles.linear_parts(body, rows))
-    return GeneralObjective(oracles, body, head, rows)
+def head_objective(point: HeadPoint) -> AbstractObjective:
+    """g of the heads at their bodies, by the features where that is possible."""
+    problem = point.problem
+    if told_by_features(problem, point.rows):
+        return linear_objective(problem, point.oracles.linear_parts(point.body, point.rows))
+    return GeneralObjective(point.oracles, point.body, point.head, point.rows)
 
 
-def head_view(
-    oracles: Oracles, body: Tree, head: Tree, rows: Rows, *, settled: bool | None = None
-) -> View:
+def head_view(point: HeadPoint, *, settled: bool | None = None) -> View:
     """The same, from the means of features that lie far from zero.
 
     Args:
-        oracles: of the problem.
-        body: leaves (R, ...).
-        head: likewise.
-        rows: on which the heads answer.
+        point: the heads, on the rows that they answer to.
         settled: whether undetermined sums are made zero; None: without a set of heads.
     """
-    problem = oracles.problem
-    if not (isinstance(problem, LinearHeadProblem) and knows_curvature(problem, targets_of(rows))):
-        return View(GeneralObjective(oracles, body, head, rows))
-    parts, centre = seen_from_means(problem, oracles.linear_parts(body, rows))
+    problem = point.problem
+    if not told_by_features(problem, point.rows):
+        return View(head_objective(point))
+    parts = point.oracles.linear_parts(point.body, point.rows)
+    parts, centre = seen_from_means(problem, parts)
     made = linear_objective(problem, parts, settled)
     gauge = None if made.gauge is None else made.gauge[:, 0] > 0
     return View.centred(made, centre, gauge)
+
+
+def told_by_features(problem: StackelbergProblem, rows: Rows) -> TypeGuard[LinearHeadProblem]:
+    """Whether the features tell g: of a linear head whose criterion tells its curvature."""
+    return isinstance(problem, LinearHeadProblem) and knows_curvature(problem, targets_of(rows))
 
 
 def linear_objective(

@@ -11,6 +11,7 @@ from bilevel.core.checks import Number, check_positive_integer, positive
 from bilevel.core.cost import Cost
 from bilevel.core.status import Status
 from bilevel.data.rows import Rows
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import BilevelError
 from bilevel.heads.base import AbstractHeadSolver, HeadSolution
@@ -179,10 +180,10 @@ def _views(
     a minimiser that keeps them all the same is that between all of them.
     """
     if not oracles.quadratic_linear_head:
-        at = (oracles, body, head, rows.full)
-        view = head_view(*at, settled=True)
+        point = HeadPoint(oracles, body, head, rows.full)
+        view = head_view(point, settled=True)
         alone = view.open is None or isinstance(oracles.problem.head_set, Everywhere)
-        return ([view] if alone else [view, View(head_objective(*at))]), state
+        return ([view] if alone else [view, View(head_objective(point))]), state
     heads, state = convex_heads(oracles, body, head, rows, state)
     assert isinstance(heads, GramHeads)
     whole = View(_quadratic(heads.system.primal(), heads.outputs))
@@ -193,7 +194,7 @@ def _views(
     if isinstance(oracles.problem.head_set, Everywhere):
         return [view], state
     if rows.full.chunks is None:  # the slope of the rows has the digits that H has not
-        whole = View(head_objective(oracles, body, head, rows.full))
+        whole = View(head_objective(HeadPoint(oracles, body, head, rows.full)))
     return [view, whole], state
 
 

@@ -1,0 +1,85 @@
+"""Heads at their bodies: the point at which g and its derivatives are taken."""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from bilevel import trees
+from bilevel.data.rows import Rows
+from bilevel.derivatives.oracles import Oracles
+from bilevel.problem.base import StackelbergProblem
+from bilevel.trees import Tree
+
+
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
+class HeadPoint:
+    """R heads at their bodies, on the rows that g is meant on.
+
+    Args:
+        oracles: of the problem.
+        body: leaves (R, ...).
+        head: likewise.
+        rows: of a step, or all of them.
+    """
+
+    oracles: Oracles
+    body: Tree
+    head: Tree
+    rows: Rows
+
+    @property
+    def problem(self) -> StackelbergProblem:
+        """Whose point it is."""
+        return self.oracles.problem
+
+    @property
+    def size(self) -> int:
+        """P, how many numbers a head has."""
+        return trees.flatten(self.head).shape[1]
+
+    @property
+    def full(self) -> "HeadPoint":
+        """The same heads on all rows."""
+        return self.on(self.rows.full)
+
+    def on(self, rows: Rows) -> "HeadPoint":
+        """The same heads on other rows."""
+        return HeadPoint(self.oracles, self.body, self.head, rows)
+
+    def at(self, head: Tree) -> "HeadPoint":
+        """Other heads at the same bodies."""
+        return HeadPoint(self.oracles, self.body, head, self.rows)
+
+    def cast(self, dtype: torch.dtype) -> "HeadPoint":
+        """The same point in another floating type."""
+        body, head = trees.cast(self.body, dtype), trees.cast(self.head, dtype)
+        return HeadPoint(self.oracles, body, head, self.rows.cast(dtype))
+
+    def value(self) -> Tensor:
+        """g, (R,)."""
+        return self.oracles.head_value(self.body, self.head, self.rows)
+
+    def gradient(self) -> Tree:
+        """d_theta g."""
+        return self.oracles.head_gradient(self.body, self.head, self.rows)
+
+    def hessian(self) -> Tensor:
+        """H = d2_{theta theta} g, (R, P, P)."""
+        return self.oracles.head_hessian(self.body, self.head, self.rows)
+
+    def hvp(self, vector: Tree) -> Tree:
+        """H v."""
+        return self.oracles.head_hvp(self.body, self.head, vector, self.rows)
+
+    def cross_vjp(self, vector: Tree) -> Tree:
+        """C v, C = d2_{w theta} g, for v like the head; the result is like the body."""
+        return self.oracles.cross_vjp(self.body, self.head, vector, self.rows)
+
+    def body_value(self) -> Tensor:
+        """F, (R,)."""
+        return self.oracles.body_value(self.body, self.head, self.rows)
+
+    def body_gradients(self) -> tuple[Tree, Tree]:
+        """d_w F and d_theta F."""
+        return self.oracles.body_gradients(self.body, self.head, self.rows)
