@@ -18,7 +18,7 @@ from bilevel.optimizers import SGD, AbstractOptimizer
 from bilevel.problem.auxiliary import AuxiliaryProblem
 from bilevel.problem.base import StackelbergProblem
 from bilevel.problem.sets import ConvexSet, Everywhere
-from bilevel.strategies.base import AbstractStrategy
+from bilevel.strategies.base import AbstractStrategy, chosen
 from bilevel.strategies.two_timescale import Order
 from bilevel.trees import Tree
 
@@ -201,24 +201,22 @@ class SingleLoop(AbstractStrategy):
 
     def check(self, problem: StackelbergProblem) -> None:
         """The directions must fit the problem."""
-        self._directions(problem).check(problem)
+        chosen(self.directions).check(problem)
 
     def fitted(self, problem: StackelbergProblem) -> "SingleLoop":
         """With the directions that None stands for."""
-        return dataclasses.replace(self, directions=self._directions(problem))
-
-    def _directions(self, problem: StackelbergProblem) -> AbstractDirections:
-        return self.directions or (OWN if isinstance(problem, AuxiliaryProblem) else ADJOINT)
+        own = OWN if isinstance(problem, AuxiliaryProblem) else ADJOINT
+        return dataclasses.replace(self, directions=self.directions or own)
 
     def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> SingleLoopState:
         """The initial auxiliary variables; optimiser states at zero."""
-        auxiliary = self._directions(oracles.problem).init(oracles, head, rows)
+        auxiliary = chosen(self.directions).init(oracles, head, rows)
         moments = Levels(*map(self.optimizer.init, (body, head, auxiliary)))
         return SingleLoopState(body, head, auxiliary, moments)
 
     def step(self, oracles: Oracles, state: SingleLoopState, rows: Rows, k: int) -> SingleLoopState:
         """One step of all three."""
-        problem, directions = oracles.problem, self._directions(oracles.problem)
+        problem, directions = oracles.problem, chosen(self.directions)
         sets = (problem.body_set, problem.head_set, directions.auxiliary_set(problem))
         rates = (self.body_lr, self.head_lr, self.auxiliary_lr)
         points, moments = list(state[:3]), list(state.moments)
@@ -255,5 +253,5 @@ class SingleLoop(AbstractStrategy):
     @property
     def cost(self) -> Cost:
         """What the directions cost, three times where they alternate."""
-        one = (self.directions or OWN).cost
+        one = chosen(self.directions).cost
         return one.plus(one).plus(one) if self.order == "alternating" else one

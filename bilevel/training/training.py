@@ -69,8 +69,8 @@ class Training:
     ) -> None:
         runs = len(data.seeds)
         check_strategy(strategy, runs)
-        strategy.check(problem)
         strategy = strategy.fitted(problem)
+        strategy.check(problem)
         if max_runs_at_once is not None:
             check_positive_integer(max_runs_at_once, "`max_runs_at_once`")
         check_data(problem, data.groups, per_seed=data.per_seed)

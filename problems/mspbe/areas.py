@@ -187,6 +187,7 @@ def learning_curve(
     process = problem.source.process
     found = exact.moments(process.inputs, process.model, process.discount)
     metric = exact.inverse(found.c, hermitian=True)
+    strategy = strategy.fitted(problem)
     state = strategy.init(oracles, *start(problem, data), sampler.rows(0))
     curve = []
     with torch.no_grad():
