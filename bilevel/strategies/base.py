@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from bilevel.core.cost import Cost
-from bilevel.core.schedules import AbstractSchedule
+from bilevel.core.schedules import AbstractSchedule, Frozen
 from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ArgumentError
@@ -75,13 +75,15 @@ class AbstractStrategy(abc.ABC):
     def rates(self) -> tuple[tuple[str, ...], ...]:
         """The fields that hold rates, for `Tuning`; those of a group are one rate (a hook).
 
-        By default every schedule in a field whose name ends in `_lr` is a rate of its own.
+        By default every schedule in a field whose name ends in `_lr` is a rate of its own, but for
+        those that are `Frozen`.
         """
+        names = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        held = {name: getattr(self, name) for name in names if name.endswith("_lr")}
         return tuple(
-            (field.name,)
-            for field in dataclasses.fields(self)  # type: ignore[arg-type]
-            if field.name.endswith("_lr")
-            and isinstance(getattr(self, field.name), AbstractSchedule)
+            (name,)
+            for name, rate in held.items()
+            if isinstance(rate, AbstractSchedule) and not isinstance(rate, Frozen)
         )
 
     def status(self, state: Any) -> Tensor | None:

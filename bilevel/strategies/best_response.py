@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from bilevel.core.checks import Number
 from bilevel.core.cost import Cost
 from bilevel.core.parts import check_part
-from bilevel.core.schedules import AbstractSchedule, as_schedule
+from bilevel.core.schedules import Rate
 from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
 from bilevel.heads import AbstractHeadSolver, HeadSolution
@@ -68,13 +67,12 @@ class BestResponse(AbstractStrategy):
         optimizer: turns the body's gradients into steps.
     """
 
-    body_lr: Number | AbstractSchedule
+    body_lr: Rate = Rate()
     solver: AbstractHeadSolver | None = None
     gradient: AbstractHypergradient | None = None
     optimizer: AbstractOptimizer = dataclasses.field(default_factory=RMSProp)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "body_lr", as_schedule(self.body_lr, "body_lr"))
         check_part(self.optimizer, AbstractOptimizer, "optimizer", "RMSProp()")
         if self.solver is not None:
             check_part(self.solver, AbstractHeadSolver, "solver", "ClosedForm()")
@@ -134,7 +132,7 @@ class BestResponse(AbstractStrategy):
         """The body after a step at the head of the state."""
         answer = Answer(state.head, chosen(self.solver), state.start, k, state.factor)
         slope = chosen(self.gradient).gradient(oracles, state.body, answer, rows, state.gradient)
-        alpha = as_schedule(self.body_lr, "")(k)
+        alpha = self.body_lr(k)
         body, moments = self.optimizer.update(slope.body, state.moments, state.body, alpha)
         return state._replace(
             body=oracles.problem.body_set.project(body),

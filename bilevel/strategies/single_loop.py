@@ -7,10 +7,9 @@ from typing import NamedTuple
 import torch
 
 from bilevel import trees
-from bilevel.core.checks import Number
 from bilevel.core.cost import Cost
 from bilevel.core.parts import check_part
-from bilevel.core.schedules import AbstractSchedule, Frozen, as_schedule
+from bilevel.core.schedules import Rate
 from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ArgumentError, IncompatibleError
@@ -179,18 +178,14 @@ class SingleLoop(AbstractStrategy):
         'simultaneous'
     """
 
-    body_lr: Number | AbstractSchedule
-    head_lr: Number | AbstractSchedule
-    auxiliary_lr: Number | AbstractSchedule
+    body_lr: Rate = Rate(zero_allowed=True)
+    head_lr: Rate = Rate()
+    auxiliary_lr: Rate = Rate()
     optimizer: AbstractOptimizer = dataclasses.field(default_factory=SGD)
     order: Order = "simultaneous"
     directions: AbstractDirections | None = None
 
     def __post_init__(self) -> None:
-        for name in ("body_lr", "head_lr", "auxiliary_lr"):
-            value = getattr(self, name)
-            frozen = name == "body_lr" and isinstance(value, int | float) and value == 0
-            object.__setattr__(self, name, Frozen() if frozen else as_schedule(value, name))
         check_part(self.optimizer, AbstractOptimizer, "optimizer", "SGD()")
         if self.order not in ("alternating", "simultaneous"):
             raise ArgumentError(
@@ -225,20 +220,11 @@ class SingleLoop(AbstractStrategy):
             if found is None or self.order == "alternating":
                 found = directions.all(oracles, Levels(*points), rows)
             moved, moments[level] = self.optimizer.update(
-                found[level], moments[level], points[level], as_schedule(rates[level], "")(k)
+                found[level], moments[level], points[level], rates[level](k)
             )
             points[level] = sets[level].project(moved)
         body, head, auxiliary = points
         return SingleLoopState(body, head, auxiliary, Levels(*moments))
-
-    @property
-    def rates(self) -> tuple[tuple[str, ...], ...]:
-        """Three, or two where the body is frozen."""
-        return tuple(
-            (name,)
-            for name in ("body_lr", "head_lr", "auxiliary_lr")
-            if not isinstance(getattr(self, name), Frozen)
-        )
 
     @property
     def compilable(self) -> bool:
