@@ -34,7 +34,7 @@ CASES: dict[str, tuple[float, Callable[[], object]]] = {
     ),
     "three layers, Gaussian a and beta, 2 steps": (
         EXPECTATION,
-        lambda: three_layer_orthogonal.expected_loss(1000, [SMALL] * 2, "gaussian"),
+        lambda: three_layer_orthogonal.expected_loss(1000, [SMALL] * 2, ensemble="gaussian"),
     ),
     "201 shares, two layers": (CURVE, lambda: ShareCurves.of(2, 1000, 45000.0)),
     "201 shares, three layers": (CURVE, lambda: ShareCurves.of(3, 1000, 65.0)),

@@ -10,7 +10,7 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.core.checks import Number, check_batch_size, check_positive_integer, positive
 from bilevel.core.cost import Cost
-from bilevel.core.schedules import AbstractSchedule, as_schedule
+from bilevel.core.schedules import Rate
 from bilevel.core.status import Status
 from bilevel.data.rows import Rows
 from bilevel.derivatives.head_point import HeadPoint
@@ -51,13 +51,12 @@ class FastSGD(AbstractHeadSolver):
             `batch_size=None`: a sampled gradient does not vanish.
     """
 
-    lr: Number | AbstractSchedule
-    steps: int
+    lr: Rate = Rate()
+    steps: int  # type: ignore[misc]  # `Rate()` is no default
     batch_size: int | None = None
     tolerance: Number | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "lr", as_schedule(self.lr, "lr"))
         check_positive_integer(self.steps, "`steps`")
         check_batch_size(self.batch_size, "`batch_size`")
         if self.tolerance is not None:
@@ -81,11 +80,11 @@ class FastSGD(AbstractHeadSolver):
         self, oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: Any, k: int
     ) -> HeadSolution:
         """The steps; runs that reached the tolerance stand still."""
-        project, schedule = oracles.problem.head_set.project, as_schedule(self.lr, "lr")
+        project = oracles.problem.head_set.project
         runs, device = len(trees.leaves(head)[0]), trees.leaves(head)[0].device
         done = torch.zeros(runs, dtype=torch.bool, device=device)
         for j in range(self.steps):
-            lr = schedule(j)
+            lr = self.lr(j)
             batch = self._rows(rows, k * self.steps + j)
             slope = oracles.head_gradient(body, head, batch)
             moved = project(descend(head, slope, lr))
@@ -96,20 +95,19 @@ class FastSGD(AbstractHeadSolver):
                 moved = trees.where(done, head, moved)
             head = moved
         slope = oracles.head_gradient(body, head, rows.full)
-        last = schedule(self.steps - 1)
-        residual = _residual(oracles, head, slope, last)
+        residual = _residual(oracles, head, slope, self.lr(self.steps - 1))
         return HeadSolution(head, residual, self._status(residual), state)
 
     def path(self, start: HeadPoint, k: int) -> Iterator[Step]:
         """The steps that `solve` makes from a point with the number `k`, one after the other."""
-        head_set, schedule = start.problem.head_set, as_schedule(self.lr, "lr")
+        head_set = start.problem.head_set
         head, derivative = start.head, None
         for j in range(self.steps):
             point = start.at(head).on(self._rows(start.rows, k * self.steps + j))
-            head = descend(head, point.gradient(), schedule(j))
+            head = descend(head, point.gradient(), self.lr(j))
             if not isinstance(head_set, Everywhere):
                 head, derivative = head_set.linearised(head)
-            yield Step(point, schedule(j), derivative)
+            yield Step(point, self.lr(j), derivative)
 
     @property
     def compilable(self) -> bool:

@@ -2,32 +2,36 @@
 
 import abc
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from bilevel.core.cost import Cost
-from bilevel.core.schedules import AbstractSchedule
+from bilevel.core.schedules import AbstractSchedule, Frozen
 from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
+from bilevel.errors import ArgumentError
 from bilevel.problem.base import StackelbergProblem
 from bilevel.trees import Tree
+
+Part = TypeVar("Part")
 
 
 class AbstractStrategy(abc.ABC):
     """How the two levels move, for R runs at once.
 
     Implementations are frozen dataclasses; the state is a NamedTuple with `body` and `head`. Its
-    leaves have the run axis first.
+    leaves have the run axis first. A training asks for `fitted` first: what it returns is checked,
+    makes the steps, and says what they cost.
     """
-
-    @abc.abstractmethod
-    def check(self, problem: StackelbergProblem) -> None:
-        """Raise `IncompatibleError` if this strategy would follow a wrong gradient."""
 
     def fitted(self, problem: StackelbergProblem) -> "AbstractStrategy":
         """The strategy with parts in the place of defaults that depend on the problem (a hook)."""
         return self
+
+    @abc.abstractmethod
+    def check(self, problem: StackelbergProblem) -> None:
+        """Raise `IncompatibleError` if this strategy would follow a wrong gradient."""
 
     @abc.abstractmethod
     def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Any:
@@ -71,15 +75,27 @@ class AbstractStrategy(abc.ABC):
     def rates(self) -> tuple[tuple[str, ...], ...]:
         """The fields that hold rates, for `Tuning`; those of a group are one rate (a hook).
 
-        By default every schedule in a field whose name ends in `_lr` is a rate of its own.
+        By default every schedule in a field whose name ends in `_lr` is a rate of its own, but for
+        those that are `Frozen`.
         """
+        names = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        held = {name: getattr(self, name) for name in names if name.endswith("_lr")}
         return tuple(
-            (field.name,)
-            for field in dataclasses.fields(self)  # type: ignore[arg-type]
-            if field.name.endswith("_lr")
-            and isinstance(getattr(self, field.name), AbstractSchedule)
+            (name,)
+            for name, rate in held.items()
+            if isinstance(rate, AbstractSchedule) and not isinstance(rate, Frozen)
         )
 
     def status(self, state: Any) -> Tensor | None:
         """`Status` codes (R,) of the last head solve (a hook); None if there is none."""
         return None
+
+
+def chosen(part: Part | None) -> Part:
+    """A part that `fitted` puts in the place of None."""
+    if part is None:
+        raise ArgumentError(
+            "A part of this strategy is left to the problem, which it does not know yet. Ask "
+            "`strategy.fitted(problem)`, which has that part."
+        )
+    return part

@@ -5,19 +5,18 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from bilevel.core.checks import Number
 from bilevel.core.cost import Cost
 from bilevel.core.parts import check_part
-from bilevel.core.schedules import AbstractSchedule, as_schedule
+from bilevel.core.schedules import Rate
 from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
 from bilevel.heads import AbstractHeadSolver, HeadSolution
-from bilevel.heads.default import EXACT, default_solver
+from bilevel.heads.default import default_solver
 from bilevel.hypergradients import AbstractHypergradient, Answer
-from bilevel.hypergradients.default import ENVELOPE, default_gradient
+from bilevel.hypergradients.default import default_gradient
 from bilevel.optimizers import AbstractOptimizer, RMSProp
 from bilevel.problem.base import StackelbergProblem
-from bilevel.strategies.base import AbstractStrategy
+from bilevel.strategies.base import AbstractStrategy, chosen
 from bilevel.trees import Tree
 
 
@@ -66,13 +65,12 @@ class BestResponse(AbstractStrategy):
         optimizer: turns the body's gradients into steps.
     """
 
-    body_lr: Number | AbstractSchedule
+    body_lr: Rate = Rate()
     solver: AbstractHeadSolver | None = None
     gradient: AbstractHypergradient | None = None
     optimizer: AbstractOptimizer = dataclasses.field(default_factory=RMSProp)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "body_lr", as_schedule(self.body_lr, "body_lr"))
         check_part(self.optimizer, AbstractOptimizer, "optimizer", "RMSProp()")
         if self.solver is not None:
             check_part(self.solver, AbstractHeadSolver, "solver", "ClosedForm()")
@@ -81,9 +79,9 @@ class BestResponse(AbstractStrategy):
 
     def check(self, problem: StackelbergProblem) -> None:
         """Solver and gradient must fit the problem."""
-        solver = self.solver or default_solver(problem)
+        solver = chosen(self.solver)
         solver.check(problem)
-        (self.gradient or default_gradient(problem.is_stackelberg)).check(problem, solver)
+        chosen(self.gradient).check(problem, solver)
 
     def fitted(self, problem: StackelbergProblem) -> "BestResponse":
         """With the solver and the gradient that None stands for."""
@@ -95,8 +93,7 @@ class BestResponse(AbstractStrategy):
 
     def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> BestResponseState:
         """Solve the heads of the initial bodies."""
-        solver = self.solver or default_solver(oracles.problem)
-        gradient = self.gradient or default_gradient(oracles.is_stackelberg)
+        solver, gradient = chosen(self.solver), chosen(self.gradient)
         memory = solver.init(oracles, body, head, rows)
         solved = solver.solve(oracles, body, head, rows, memory, 0)
         # step 0 solves on its rows itself, which must not be remembered twice
@@ -109,7 +106,7 @@ class BestResponse(AbstractStrategy):
             solved.status,
             gradient.init(oracles, body, solved.head, rows),
         )
-        return self._answered(gradient, made, head, solved)._replace(solver=kept)
+        return self._answered(made, head, solved)._replace(solver=kept)
 
     def step(
         self, oracles: Oracles, state: BestResponseState, rows: Rows, k: int
@@ -118,29 +115,22 @@ class BestResponse(AbstractStrategy):
 
         With a solver that uses the rows of the step: the head of the body, then the body step.
         """
-        solver = self.solver or default_solver(oracles.problem)
-        gradient = self.gradient or default_gradient(oracles.is_stackelberg)
+        solver = chosen(self.solver)
         if solver.uses_batch:
             solved = solver.solve(oracles, state.body, state.head, rows, state.solver, k)
-            state = self._answered(gradient, state, state.head, solved)
-            return self._moved(oracles, solver, gradient, state, rows, k)
-        state = self._moved(oracles, solver, gradient, state, rows, k)
+            state = self._answered(state, state.head, solved)
+            return self._moved(oracles, state, rows, k)
+        state = self._moved(oracles, state, rows, k)
         solved = solver.solve(oracles, state.body, state.head, rows, state.solver, k + 1)
-        return self._answered(gradient, state, state.head, solved)
+        return self._answered(state, state.head, solved)
 
     def _moved(
-        self,
-        oracles: Oracles,
-        solver: AbstractHeadSolver,
-        gradient: AbstractHypergradient,
-        state: BestResponseState,
-        rows: Rows,
-        k: int,
+        self, oracles: Oracles, state: BestResponseState, rows: Rows, k: int
     ) -> BestResponseState:
         """The body after a step at the head of the state."""
-        answer = Answer(state.head, solver, state.start, k, state.factor)
-        slope = gradient.gradient(oracles, state.body, answer, rows, state.gradient)
-        alpha = as_schedule(self.body_lr, "")(k)
+        answer = Answer(state.head, chosen(self.solver), state.start, k, state.factor)
+        slope = chosen(self.gradient).gradient(oracles, state.body, answer, rows, state.gradient)
+        alpha = self.body_lr(k)
         body, moments = self.optimizer.update(slope.body, state.moments, state.body, alpha)
         return state._replace(
             body=oracles.problem.body_set.project(body),
@@ -151,11 +141,11 @@ class BestResponse(AbstractStrategy):
             gradient=slope.state,
         )
 
-    @staticmethod
     def _answered(
-        gradient: AbstractHypergradient, state: BestResponseState, start: Tree, solved: HeadSolution
+        self, state: BestResponseState, start: Tree, solved: HeadSolution
     ) -> BestResponseState:
         """The state with a new head, and what the hypergradient wants to know about it."""
+        gradient = chosen(self.gradient)
         return state._replace(
             head=solved.head,
             solver=solved.state,
@@ -168,17 +158,17 @@ class BestResponse(AbstractStrategy):
     @property
     def compilable(self) -> bool:
         """As far as solver and gradient are."""
-        return (self.solver or EXACT).compilable and (self.gradient or ENVELOPE).compilable
+        return chosen(self.solver).compilable and chosen(self.gradient).compilable
 
     @property
     def draws(self) -> bool:
         """What solver and gradient draw."""
-        return (self.solver or EXACT).draws or (self.gradient or ENVELOPE).draws
+        return chosen(self.solver).draws or chosen(self.gradient).draws
 
     @property
     def cost(self) -> Cost:
         """What solver and gradient cost."""
-        return (self.gradient or ENVELOPE).cost.plus((self.solver or EXACT).cost)
+        return chosen(self.gradient).cost.plus(chosen(self.solver).cost)
 
     def status(self, state: BestResponseState) -> Tensor:
         """The worst code of the head solves so far."""

@@ -7,10 +7,9 @@ from typing import NamedTuple
 import torch
 
 from bilevel import trees
-from bilevel.core.checks import Number
 from bilevel.core.cost import Cost
 from bilevel.core.parts import check_part
-from bilevel.core.schedules import AbstractSchedule, Frozen, as_schedule
+from bilevel.core.schedules import Rate
 from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ArgumentError, IncompatibleError
@@ -18,7 +17,7 @@ from bilevel.optimizers import SGD, AbstractOptimizer
 from bilevel.problem.auxiliary import AuxiliaryProblem
 from bilevel.problem.base import StackelbergProblem
 from bilevel.problem.sets import ConvexSet, Everywhere
-from bilevel.strategies.base import AbstractStrategy
+from bilevel.strategies.base import AbstractStrategy, chosen
 from bilevel.strategies.two_timescale import Order
 from bilevel.trees import Tree
 
@@ -179,18 +178,14 @@ class SingleLoop(AbstractStrategy):
         'simultaneous'
     """
 
-    body_lr: Number | AbstractSchedule
-    head_lr: Number | AbstractSchedule
-    auxiliary_lr: Number | AbstractSchedule
+    body_lr: Rate = Rate(zero_allowed=True)
+    head_lr: Rate = Rate()
+    auxiliary_lr: Rate = Rate()
     optimizer: AbstractOptimizer = dataclasses.field(default_factory=SGD)
     order: Order = "simultaneous"
     directions: AbstractDirections | None = None
 
     def __post_init__(self) -> None:
-        for name in ("body_lr", "head_lr", "auxiliary_lr"):
-            value = getattr(self, name)
-            frozen = name == "body_lr" and isinstance(value, int | float) and value == 0
-            object.__setattr__(self, name, Frozen() if frozen else as_schedule(value, name))
         check_part(self.optimizer, AbstractOptimizer, "optimizer", "SGD()")
         if self.order not in ("alternating", "simultaneous"):
             raise ArgumentError(
@@ -201,24 +196,22 @@ class SingleLoop(AbstractStrategy):
 
     def check(self, problem: StackelbergProblem) -> None:
         """The directions must fit the problem."""
-        self._directions(problem).check(problem)
+        chosen(self.directions).check(problem)
 
     def fitted(self, problem: StackelbergProblem) -> "SingleLoop":
         """With the directions that None stands for."""
-        return dataclasses.replace(self, directions=self._directions(problem))
-
-    def _directions(self, problem: StackelbergProblem) -> AbstractDirections:
-        return self.directions or (OWN if isinstance(problem, AuxiliaryProblem) else ADJOINT)
+        own = OWN if isinstance(problem, AuxiliaryProblem) else ADJOINT
+        return dataclasses.replace(self, directions=self.directions or own)
 
     def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> SingleLoopState:
         """The initial auxiliary variables; optimiser states at zero."""
-        auxiliary = self._directions(oracles.problem).init(oracles, head, rows)
+        auxiliary = chosen(self.directions).init(oracles, head, rows)
         moments = Levels(*map(self.optimizer.init, (body, head, auxiliary)))
         return SingleLoopState(body, head, auxiliary, moments)
 
     def step(self, oracles: Oracles, state: SingleLoopState, rows: Rows, k: int) -> SingleLoopState:
         """One step of all three."""
-        problem, directions = oracles.problem, self._directions(oracles.problem)
+        problem, directions = oracles.problem, chosen(self.directions)
         sets = (problem.body_set, problem.head_set, directions.auxiliary_set(problem))
         rates = (self.body_lr, self.head_lr, self.auxiliary_lr)
         points, moments = list(state[:3]), list(state.moments)
@@ -227,20 +220,11 @@ class SingleLoop(AbstractStrategy):
             if found is None or self.order == "alternating":
                 found = directions.all(oracles, Levels(*points), rows)
             moved, moments[level] = self.optimizer.update(
-                found[level], moments[level], points[level], as_schedule(rates[level], "")(k)
+                found[level], moments[level], points[level], rates[level](k)
             )
             points[level] = sets[level].project(moved)
         body, head, auxiliary = points
         return SingleLoopState(body, head, auxiliary, Levels(*moments))
-
-    @property
-    def rates(self) -> tuple[tuple[str, ...], ...]:
-        """Three, or two where the body is frozen."""
-        return tuple(
-            (name,)
-            for name in ("body_lr", "head_lr", "auxiliary_lr")
-            if not isinstance(getattr(self, name), Frozen)
-        )
 
     @property
     def compilable(self) -> bool:
@@ -255,5 +239,5 @@ class SingleLoop(AbstractStrategy):
     @property
     def cost(self) -> Cost:
         """What the directions cost, three times where they alternate."""
-        one = (self.directions or OWN).cost
+        one = chosen(self.directions).cost
         return one.plus(one).plus(one) if self.order == "alternating" else one

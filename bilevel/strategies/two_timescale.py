@@ -8,7 +8,7 @@ import torch
 from bilevel.core.checks import Number, check_positive_integer
 from bilevel.core.cost import Cost
 from bilevel.core.parts import check_part
-from bilevel.core.schedules import AbstractSchedule, Constant, as_schedule
+from bilevel.core.schedules import AbstractSchedule, Constant, Rate
 from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ArgumentError
@@ -55,15 +55,13 @@ class TwoTimescale(AbstractStrategy):
         'alternating'
     """
 
-    body_lr: Number | AbstractSchedule
-    head_lr: Number | AbstractSchedule
+    body_lr: Rate = Rate()
+    head_lr: Rate = Rate()
     optimizer: AbstractOptimizer = dataclasses.field(default_factory=RMSProp)
     order: Order = "alternating"
     head_steps: int = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "body_lr", as_schedule(self.body_lr, "body_lr"))
-        object.__setattr__(self, "head_lr", as_schedule(self.head_lr, "head_lr"))
         check_part(self.optimizer, AbstractOptimizer, "optimizer", "RMSProp()")
         if self.order not in ("alternating", "simultaneous"):
             raise ArgumentError(
@@ -85,7 +83,7 @@ class TwoTimescale(AbstractStrategy):
         """One body step and `head_steps` head steps."""
         body, head, body_moments, head_moments = state
         update, problem = self.optimizer.update, oracles.problem
-        alpha, beta = as_schedule(self.body_lr, "")(k), as_schedule(self.head_lr, "")(k)
+        alpha, beta = self.body_lr(k), self.head_lr(k)
         head_gradient: Tree | None = None
         if self.order == "simultaneous":
             body_gradient, head_gradient = oracles.joint_gradient(body, head, rows)

@@ -32,8 +32,8 @@ from bilevel.trees import Tree
 def check_hypergradient(
     method: AbstractHypergradient,
     solver: AbstractHeadSolver | None = None,
-    problems: Sequence[StackelbergProblem] | None = None,
     *,
+    problems: Sequence[StackelbergProblem] | None = None,
     tolerance: float = 1e-6,
 ) -> list[Finding]:
     """Check a hypergradient against central differences of Phi, in float64 and with all rows.

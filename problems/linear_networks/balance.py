@@ -88,7 +88,7 @@ def equal_window(h: int, signal_only: bool = True) -> Window:
     return Window(float(low) * unit, float(high) * unit)
 
 
-def best_equal(h: int, T: int, signal_only: bool = False) -> EqualPair:
+def best_equal(h: int, T: int, *, signal_only: bool = False) -> EqualPair:
     """The equal pair, the same at all T steps, with the lowest expected loss after the last.
 
     Args:
@@ -108,7 +108,7 @@ def best_equal(h: int, T: int, signal_only: bool = False) -> EqualPair:
         raise ArgumentError(f"`T` must be at most 6, got {T}.")
 
     def loss(rates: Tensor) -> Tensor:
-        return expected_loss(h, [(rates, rates)] * T, signal_only)[-1]
+        return expected_loss(h, [(rates, rates)] * T, signal_only=signal_only)[-1]
 
     def slope(rate: float) -> float:
         return float(_derivatives(loss, torch.tensor(rate, dtype=torch.float64))[0])

@@ -209,6 +209,7 @@ class DeepLinearProblem:
         self,
         layers: tuple[int, int] = (0, 1),
         constraint: Constraint = "nonneg",
+        *,
         S: float | None = None,
     ) -> OptimalRates:
         """The rates of two layers with the lowest test loss after one exact step.

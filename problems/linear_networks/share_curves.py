@@ -20,7 +20,7 @@ POINTS = 201
 EXACT, SURROGATE = "#0072b2", "#d55e00"
 
 
-def expected_loss(depth: int, width: int, lrs: Steps, signal_only: bool = False) -> Tensor:
+def expected_loss(depth: int, width: int, lrs: Steps, *, signal_only: bool = False) -> Tensor:
     """The expected loss of the paper's networks of depth 2, or of depth 3 with |a| = |beta| = 1."""
     if depth not in (2, 3):
         raise ArgumentError(
@@ -28,8 +28,8 @@ def expected_loss(depth: int, width: int, lrs: Steps, signal_only: bool = False)
             "any depth."
         )
     if depth == 2:
-        return two.expected_loss(width, lrs, signal_only)
-    return three.expected_loss(width, lrs, "unit", signal_only)
+        return two.expected_loss(width, lrs, signal_only=signal_only)
+    return three.expected_loss(width, lrs, signal_only=signal_only)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ class ShareCurves:
         shares = torch.linspace(0, 1, POINTS, dtype=torch.float64)
         pair = (shares * budget, (1 - shares) * budget)
         exact, surrogate = (
-            expected_loss(depth, width, [pair, pair], signal_only)[1:]
+            expected_loss(depth, width, [pair, pair], signal_only=signal_only)[1:]
             for signal_only in (False, True)
         )
         formula = two.script_formula if depth == 2 else three.script_formula

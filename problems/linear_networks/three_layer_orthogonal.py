@@ -43,6 +43,7 @@ def conditional_loss(
     B: float | Tensor,
     c: float | Tensor,
     lrs: Steps,
+    *,
     signal_only: bool = False,
     outside: float | Tensor = 0.0,
 ) -> Tensor:
@@ -76,6 +77,7 @@ def conditional_loss(
 def expected_loss(
     h: int,
     lrs: Steps,
+    *,
     ensemble: Ensemble = "unit",
     signal_only: bool = False,
     inputs: int | None = None,

@@ -29,7 +29,7 @@ MOST_STEPS = 12
 ORTHOGONAL = 1e-10  # largest entry of U'U - I
 
 
-def conditional_loss(spectrum: Tensor, lrs: Steps, signal_only: bool = False) -> Tensor:
+def conditional_loss(spectrum: Tensor, lrs: Steps, *, signal_only: bool = False) -> Tensor:
     """The test loss given the initial weights, before the first step and after each.
 
     Args:
@@ -54,7 +54,7 @@ def conditional_loss(spectrum: Tensor, lrs: Steps, signal_only: bool = False) ->
     return torch.stack(broadcast(*losses))
 
 
-def expected_loss(h: int, lrs: Steps, signal_only: bool = False) -> Tensor:
+def expected_loss(h: int, lrs: Steps, *, signal_only: bool = False) -> Tensor:
     """The test loss in expectation over Haar weights, before the first step and after each: exact.
 
     |rho|^2 after t steps is a trigonometric polynomial of degree at most 3^t, whose mean over the

@@ -37,7 +37,7 @@ class Episodes(NamedTuple):
 
 
 def collect(
-    environment: str, policy: Policy, episodes: int, seed: int = 0, **options: Any
+    environment: str, policy: Policy, *, episodes: int, seed: int = 0, **options: Any
 ) -> Episodes:
     """Play episodes of an environment of gymnasium.
 
@@ -55,7 +55,7 @@ def collect(
 
     Examples:
         >>> from problems.mspbe.episodes import collect
-        >>> played = collect("CartPole-v1", lambda state, random: random.integers(2), 3)
+        >>> played = collect("CartPole-v1", lambda state, random: random.integers(2), episodes=3)
         >>> played.states.shape[1], int(played.terminated.sum())
         (4, 3)
     """
@@ -89,7 +89,7 @@ def collect(
 
 
 def monte_carlo_returns(
-    played: Episodes, discount: float, tolerance: float = 1e-3
+    played: Episodes, discount: float, *, tolerance: float = 1e-3
 ) -> tuple[Array, Array]:
     """The discounted sums of rewards that followed each state, and whether they are complete.
 

@@ -73,12 +73,12 @@ def mspbe(found: Moments, head: Tensor) -> Tensor:
     return residual @ (inverse(found.c, hermitian=True) @ residual)
 
 
-def best_auxiliary(found: Moments, head: Tensor, singular: Singular = "least norm") -> Tensor:
+def best_auxiliary(found: Moments, head: Tensor, *, singular: Singular = "least norm") -> Tensor:
     """omega* = C^-1 (b - A theta), (M,); by default of least norm where C is singular."""
     return _solved(found.c, found.b - found.a @ head, "C = E[phi phi^T]", singular)
 
 
-def lstd(found: Moments, ridge: float | Tensor = 0.0, singular: Singular = "error") -> Tensor:
+def lstd(found: Moments, ridge: float | Tensor = 0.0, *, singular: Singular = "error") -> Tensor:
     """The least-squares TD head theta* = (A + ridge I)^-1 b, (M,): without ridge its MSPBE is 0.
 
     Args:

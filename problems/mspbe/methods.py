@@ -147,7 +147,7 @@ def tdc(lr: Number | AbstractSchedule, eta: float = 1.0) -> SingleLoop:
     return _method(lr, eta, TDC())
 
 
-def tdrc(lr: Number | AbstractSchedule, eta: float = 1.0, beta: Number = 1.0) -> SingleLoop:
+def tdrc(lr: Number | AbstractSchedule, eta: float = 1.0, *, beta: Number = 1.0) -> SingleLoop:
     """TDRC: TDC with a regularised correction; h no longer tracks omega*, fixed points stay.
 
     Args:

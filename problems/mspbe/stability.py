@@ -29,7 +29,7 @@ class ExpectedUpdate(NamedTuple):
 
 
 def expected_update(
-    found: Moments, method: str, eta: float = 1.0, beta: float = 1.0
+    found: Moments, method: str, *, eta: float = 1.0, beta: float = 1.0
 ) -> ExpectedUpdate:
     """The expected update of a method from the moments.
 
@@ -69,7 +69,7 @@ def expected_update(
     )
 
 
-def spectral_abscissa(found: Moments, method: str, eta: float = 1.0, beta: float = 1.0) -> float:
+def spectral_abscissa(found: Moments, method: str, *, eta: float = 1.0, beta: float = 1.0) -> float:
     """The largest real part of an eigenvalue of -G: negative if and only if small steps converge.
 
     Directions in which no state has a feature are left out: nothing moves along them.
@@ -89,7 +89,7 @@ def spectral_abscissa(found: Moments, method: str, eta: float = 1.0, beta: float
         >>> stability.spectral_abscissa(found, "tdc", eta=0.1) < 0
         False
     """
-    matrix = expected_update(reduced(found), method, eta, beta).matrix
+    matrix = expected_update(reduced(found), method, eta=eta, beta=beta).matrix
     return float(torch.linalg.eigvals(-matrix).real.max())
 
 
@@ -99,6 +99,7 @@ def threshold(
     name: Literal["eta", "beta"],
     low: float,
     high: float,
+    *,
     tolerance: float = 1e-8,
 ) -> float:
     """Where convergence begins or ends, by bisection on the sign of the spectral abscissa.
@@ -127,7 +128,7 @@ def threshold(
 
     def converges(value: float) -> bool:
         eta, beta = (value, 1.0) if name == "eta" else (1.0, value)
-        return spectral_abscissa(found, method, eta, beta) < 0
+        return spectral_abscissa(found, method, eta=eta, beta=beta) < 0
 
     below = converges(low)
     if not low < high or below == converges(high):

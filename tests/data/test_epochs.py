@@ -111,7 +111,8 @@ def test_the_inner_steps_of_a_head_solver_go_through_epochs():
         return found
 
     epochs.indices = watched
-    strategy, oracles = BestResponse(0.1, FastSGD(0.1, N, batch_size=BATCH)), Oracles(problem)
+    strategy = BestResponse(0.1, FastSGD(0.1, N, batch_size=BATCH)).fitted(problem)
+    oracles = Oracles(problem)
     body, head = data.initial(problem.init_body, "body"), data.initial(problem.init_head, "head")
     state = strategy.init(oracles, body, head, epochs.rows(0))
     strategy.step(oracles, state, epochs.rows(0), 0)

@@ -66,6 +66,7 @@ def steps_of(problem, strategy, batch_size, steps=STEPS):
     source = sampler(problem, SEEDS, batch_size, ["train"])
     body, head = points(problem, SEEDS)
     oracles = Oracles(problem)
+    strategy = strategy.fitted(problem)
     strategy.check(problem)
     state = strategy.init(oracles, body, head, source.rows(0))
     for k in range(steps):

@@ -127,6 +127,7 @@ def trace_of(problem, strategy, batch_size):
     oracles, source = Oracles(problem), sampler(problem, [0, 1], batch_size, ["train"])
     body, head = points(problem, [0, 1])
     body, head = problem.body_set.project(body), problem.head_set.project(head)
+    strategy = strategy.fitted(problem)
     strategy.check(problem)
     state, trace, batches = strategy.init(oracles, body, head, source.rows(0)), [], []
     for k in range(STEPS):

@@ -30,7 +30,7 @@ ALPHA, BETA = Polynomial(0.2, 3 / 5), Polynomial(0.3, 2 / 5, 2.0)
 
 
 def test_uniform_is_two_timescale_with_one_rate():
-    found = uniform(ALPHA, SGD(0.5), "simultaneous", 2)
+    found = uniform(ALPHA, SGD(0.5), order="simultaneous", head_steps=2)
     assert found.body_lr is found.head_lr is ALPHA
     assert (found.optimizer.momentum, found.order, found.head_steps) == (0.5, "simultaneous", 2)
     assert isinstance(uniform(0.1).optimizer, RMSProp)
@@ -93,8 +93,9 @@ def test_presets_whose_names_would_be_false_are_refused(rates):
     ],
 )
 def test_the_cost_of_a_step_is_the_number_of_backward_passes(strategy, cost, monkeypatch):
-    assert strategy.cost == cost
     problem, calls = Smooth(), []
+    strategy = strategy.fitted(problem)
+    assert strategy.cost == cost
     true = Oracles._gradients
     monkeypatch.setattr(Oracles, "_gradients", lambda *a: calls.append(1) or true(*a))
     source, (body, head) = sampler(problem, [0], 5, ["train"]), points(problem)
@@ -103,6 +104,18 @@ def test_the_cost_of_a_step_is_the_number_of_backward_passes(strategy, cost, mon
     strategy.step(Oracles(problem), state, source.rows(0), 0)
     # the pass of an exact solve is forward only
     assert len(calls) == cost.gradients + (0 if cost.solves else cost.passes)
+
+
+@pytest.mark.parametrize("ask", ["cost", "compilable", "draws"])
+def test_a_strategy_is_asked_after_it_was_fitted(ask):
+    with pytest.raises(ArgumentError, match=r"left to the problem.*fitted\(problem\)"):
+        getattr(BestResponse(0.1), ask)
+    with pytest.raises(ArgumentError, match=r"left to the problem.*fitted\(problem\)"):
+        assert bilevel.SingleLoop(0.1, 0.1, 0.1).cost
+    found = BestResponse(0.1).fitted(Smooth())
+    assert (
+        getattr(found, ask) == {"cost": Cost(1, 0, 1, 1), "compilable": True, "draws": False}[ask]
+    )
 
 
 MAKERS = {
@@ -139,20 +152,20 @@ ENVELOPES = [BestResponse(0.1, solver, bilevel.Envelope()) for solver in (None, 
 @pytest.mark.parametrize("strategy", [TwoTimescale(0.1, 0.1), uniform(0.1), *ENVELOPES])
 def test_a_true_bilevel_problem_is_refused_and_implicit_named(strategy):
     for refuse in (
-        lambda: strategy.check(TrueBilevel()),
+        lambda: strategy.fitted(TrueBilevel()).check(TrueBilevel()),
         lambda: bilevel.solve(TrueBilevel(), strategy, steps=1, seeds=1),
         lambda: bilevel.compare(TrueBilevel(), {"a": strategy}, seeds=1, steps=1),
     ):
         with pytest.raises(IncompatibleError, match=r"overrides `body_objective`.*`Implicit`"):
             refuse()
-    strategy.check(Scalar())
+    strategy.fitted(Scalar()).check(Scalar())
 
 
 def test_a_linear_head_with_its_own_body_objective_is_refused_too():
     problem = type("Validated", (Smooth,), {"body_objective": lambda *a: torch.zeros(())})()
     for strategy in (TwoTimescale(0.1, 0.1), ENVELOPES[0]):
         with pytest.raises(IncompatibleError, match=r"Validated overrides.*`Implicit`"):
-            strategy.check(problem)
+            strategy.fitted(problem).check(problem)
 
 
 def test_best_response_takes_newton_where_there_is_no_closed_form():
@@ -163,5 +176,5 @@ def test_best_response_takes_newton_where_there_is_no_closed_form():
     problem = Smooth(criterion=Quartic())
     assert isinstance(BestResponse(0.1).fitted(problem).solver, bilevel.Newton)
     with pytest.raises(IncompatibleError, match=r"no closed form. Use Newton\(\)"):
-        BestResponse(0.1, bilevel.ClosedForm()).check(problem)
-    BestResponse(0.1, FastSGD(0.1, 3)).check(problem)
+        BestResponse(0.1, bilevel.ClosedForm()).fitted(problem).check(problem)
+    BestResponse(0.1, FastSGD(0.1, 3)).fitted(problem).check(problem)

@@ -86,7 +86,7 @@ def test_hypergradients_pass(method, solver, count):
     ],
 )
 def test_iterative_hypergradients_pass(method, solver):
-    assert testing.check_hypergradient(method, solver, [ScalarHead(), IsotropicHead()])
+    assert testing.check_hypergradient(method, solver, problems=[ScalarHead(), IsotropicHead()])
 
 
 @pytest.mark.parametrize("name", ["A1", "A6", "A8", "A12", "A15-log", "A16"])

@@ -92,7 +92,7 @@ def test_budgeted_rates_equal_a_search(depth, layers, seed, share):
 
     starts = np.linspace(0, 1, 21)[:, None]
     best = searched(net, layers, units, starts, bounds=[(0, 1)], line=line)
-    found = net.optimal_rates(layers, "budget", budget)
+    found = net.optimal_rates(layers, "budget", S=budget)
     assert found.loss == pytest.approx(best.fun, rel=1e-12)
     assert found.first / budget == pytest.approx(best.x[0], abs=1e-7)
     assert found.first + found.second == pytest.approx(budget, rel=1e-14)
@@ -127,7 +127,7 @@ def test_on_a_small_budget_the_layer_with_the_largest_gradient_takes_all():
     norms = [float(gradient.norm()) for gradient in net.gradients()]
     pairs = [(0, 1), (1, 2), (0, 2)]
     for layers in pairs:
-        best = net.optimal_rates(layers, "budget", 1e-6)
+        best = net.optimal_rates(layers, "budget", S=1e-6)
         winner = max(layers, key=lambda layer: norms[layer])
         assert layers[best.first < best.second] == winner
         assert min(best[:2]) == 0

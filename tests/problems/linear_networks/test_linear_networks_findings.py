@@ -181,7 +181,7 @@ def test_unequal_rates_are_no_law():
     inside = 0
     for _ in range(20):
         net = paper_network(2, 3, source, n=9, design="gaussian", weights="gaussian")
-        best = net.optimal_rates((0, 1), "budget", 9.0)
+        best = net.optimal_rates((0, 1), "budget", S=9.0)
         inside += 0 < best.first < 9
     assert inside >= 5
 
@@ -189,10 +189,10 @@ def test_unequal_rates_are_no_law():
 def test_the_second_step_has_its_own_best_rates():
     net = paper_network(3, 8, torch.Generator().manual_seed(5), d=11)
     budget = 1.5 * 8**0.5
-    first = net.optimal_rates((0, 1), "budget", budget)
+    first = net.optimal_rates((0, 1), "budget", S=budget)
     losses, weights = net.gd([(first.first, first.second, 0.0)])
     assert float(losses[1]) == pytest.approx(first.loss)
-    second = dataclasses.replace(net, weights=weights).optimal_rates((0, 1), "budget", budget)
+    second = dataclasses.replace(net, weights=weights).optimal_rates((0, 1), "budget", S=budget)
     assert second.loss < first.loss
     steps = [(first.first, first.second, 0.0), (second.first, second.second, 0.0)]
     assert float(net.gd(steps)[0][2]) == pytest.approx(second.loss)

@@ -33,9 +33,9 @@ def test_two_layers_equal_matrix_descent(h, signal_only):
     net = paper_network(2, h, source(h))
     rotation = h**0.5 * net.beta.T @ net.weights[0] @ net.weights[1]  # Q' W_1 W_2
     expected, _ = net.gd(STEPS, signal_only)
-    near(two_layer_orthogonal.conditional_loss(rotation, STEPS, signal_only), expected)
-    phases = torch.linalg.eigvals(rotation).angle()
-    near(two_layer_orthogonal.conditional_loss(phases, STEPS, signal_only), expected)
+    for spectrum in (rotation, torch.linalg.eigvals(rotation).angle()):
+        found = two_layer_orthogonal.conditional_loss(spectrum, STEPS, signal_only=signal_only)
+        near(found, expected)
 
 
 def scalars(net):
@@ -54,8 +54,8 @@ def test_three_layers_equal_matrix_descent(d, h, signal_only):
     assert (outside > 0.1) == (d > h)
     outside = outside if d > h else 0.0
     expected, _ = net.gd([(*step, 0.0) for step in SHORT], signal_only)
-    found = three_layer_orthogonal.conditional_loss(h, *scale, SHORT, signal_only, outside)
-    near(found, expected)
+    options = {"signal_only": signal_only, "outside": outside}
+    near(three_layer_orthogonal.conditional_loss(h, *scale, SHORT, **options), expected)
     if d == h:
         written = three_layer_orthogonal.surrogate if signal_only else (
             three_layer_orthogonal.closed_form)  # fmt: skip
@@ -96,9 +96,8 @@ def test_formulas_of_the_scripts_and_what_they_leave_out(h):
 def test_the_missing_term_is_seen_in_numbers():
     h, pair = 3, (0.7 * 3**1.5, 1.1 * 3**1.5)
     assert float(two_layer_orthogonal.surrogate(h, pair)) == pytest.approx(0.7036, abs=5e-5)
-    assert float(two_layer_orthogonal.script_formula(h, *pair, 1)) == pytest.approx(
-        0.5325, abs=5e-5
-    )
+    written = two_layer_orthogonal.script_formula(h, *pair, 1)
+    assert float(written) == pytest.approx(0.5325, abs=5e-5)
 
 
 def stacked_rotations(count, h, generator):
@@ -140,7 +139,7 @@ def test_two_layer_expectations_equal_the_mean_of_draws(draws, h, signal_only):
     one, two, target = (stacked_rotations(draws, h, generator) for _ in range(3))
     eye = torch.eye(h, dtype=torch.float64).expand_as(one)
     losses = simulate([one, two, eye], target / h**0.5, 1 / h, lrs, signal_only)
-    agree(two_layer_orthogonal.expected_loss(h, lrs, signal_only), losses)
+    agree(two_layer_orthogonal.expected_loss(h, lrs, signal_only=signal_only), losses)
 
 
 @pytest.mark.parametrize("signal_only", [False, True])
@@ -158,7 +157,8 @@ def test_three_layer_expectations_equal_the_mean_of_draws(draws, d, h, ensemble,
     if ensemble == "unit":
         a, beta = (vector / vector.norm(dim=1, keepdim=True) for vector in (a, beta))
     losses = simulate([one, two, a], beta, h**-0.5, lrs, signal_only)
-    agree(three_layer_orthogonal.expected_loss(h, lrs, ensemble, signal_only, d), losses)
+    options = {"ensemble": ensemble, "signal_only": signal_only, "inputs": d}
+    agree(three_layer_orthogonal.expected_loss(h, lrs, **options), losses)
 
 
 def test_rates_are_broadcast_and_rows_are_those_of_single_calls():
@@ -258,13 +258,13 @@ def test_the_window_of_equal_rates():
     ],
 )
 def test_the_best_equal_pair(steps, signal_only, rate, loss):
-    found = best_equal(1000, steps, signal_only)
+    found = best_equal(1000, steps, signal_only=signal_only)
     assert found.rate / 1000**1.5 == pytest.approx(rate, abs=5e-7 if steps == 1 else 5e-5)
     if loss is not None:
         assert found.loss == pytest.approx(loss, abs=5e-6)
     for factor in (0.999, 1.001):
-        pair = (factor * found.rate, factor * found.rate)
-        near_it = two_layer_orthogonal.expected_loss(1000, [pair] * steps, signal_only)[-1]
+        lrs = [(factor * found.rate, factor * found.rate)] * steps
+        near_it = two_layer_orthogonal.expected_loss(1000, lrs, signal_only=signal_only)[-1]
         assert float(near_it) > found.loss
 
 
@@ -336,9 +336,10 @@ UNIT = [1.0, 1.0, 0.5]
         (lambda: three_layer_orthogonal.conditional_loss(5, -1.0, 1.0, 0.0, SHORT), ArgumentError,
          "`A`"),
         (lambda: three_layer_orthogonal.expected_loss(5, SHORT, inputs=4), ArgumentError, "h <= d"),
-        (lambda: three_layer_orthogonal.expected_loss(5, SHORT, "haar"), ArgumentError, "ensemble"),
-        (lambda: three_layer_orthogonal.expected_loss(5, SHORT * 2, "gaussian"), ArgumentError,
-         "fewer steps"),
+        (lambda: three_layer_orthogonal.expected_loss(5, SHORT, ensemble="haar"), ArgumentError,
+         "ensemble"),
+        (lambda: three_layer_orthogonal.expected_loss(5, SHORT * 2, ensemble="gaussian"),
+         ArgumentError, "fewer steps"),
         (lambda: three_layer_orthogonal.expected_loss(1, SHORT), ArgumentError, "at least 2"),
         (lambda: best_equal(5, 7), ArgumentError, "at most 6"),
         (lambda: cumulative_balance((1.0, 2.0, 3.0), 1.0), ShapeError, "2 rates"),

@@ -19,7 +19,7 @@ def curvature_at_equal(h, budget, steps, signal_only, depth=2):
     """The second derivative of the loss in the share of the first layer, at one half."""
     share = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
     pair = (share * budget, (1 - share) * budget)
-    loss = expected_loss(depth, h, [pair] * steps, signal_only)[-1]
+    loss = expected_loss(depth, h, [pair] * steps, signal_only=signal_only)[-1]
     (first,) = torch.autograd.grad(loss, share, create_graph=True)
     (second,) = torch.autograd.grad(first, share)
     assert abs(float(first.detach())) < 1e-9 * max(1, float(loss.detach()))  # by symmetry
@@ -35,7 +35,9 @@ def test_equal_rates_are_no_minimum_after_one_step(h, alpha, signal_only):
     losses = []
     for share in (0.5, 0.45, 0.3):
         pair = (share * budget, (1 - share) * budget)
-        losses.append(float(two_layer_orthogonal.expected_loss(h, [pair], signal_only)[-1]))
+        losses.append(
+            float(two_layer_orthogonal.expected_loss(h, [pair], signal_only=signal_only)[-1])
+        )
     if alpha >= 1:  # at smaller budgets the difference is rounding
         assert losses[0] > losses[1] > losses[2]
     assert curvature_at_equal(h, budget, 1, signal_only) < 0

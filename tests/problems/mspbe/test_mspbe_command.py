@@ -65,7 +65,7 @@ def test_files_of_transitions_are_problems(tmp_path, capsys):
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_compiled_methods_make_the_same_steps():
     problem = LinearEvaluation(boyan())
-    for strategy in (methods.tdrc(0.05, 1.5, 0.5), methods.gtd2(0.1)):
+    for strategy in (methods.tdrc(0.05, 1.5, beta=0.5), methods.gtd2(0.1)):
         plain, compiled = (
             bilevel.solve(
                 problem,

@@ -29,7 +29,7 @@ def squares(states):
 
 def test_values_of_cartpole_agree_with_returns():
     pytest.importorskip("gymnasium")
-    train, test = (collect("CartPole-v1", lean, 120, seed=seed) for seed in (1, 2))
+    train, test = (collect("CartPole-v1", lean, episodes=120, seed=seed) for seed in (1, 2))
     assert train.terminated.sum() == 120 == test.terminated.sum()
     returns, complete = monte_carlo_returns(test, GAMMA)
     assert complete.all()
@@ -65,13 +65,13 @@ def test_values_of_cartpole_agree_with_returns():
 
 def test_episodes_are_seeded_and_whole():
     pytest.importorskip("gymnasium")
-    once, again = (collect("CartPole-v1", lean, 3, seed=7) for _ in range(2))
+    once, again = (collect("CartPole-v1", lean, episodes=3, seed=7) for _ in range(2))
     assert np.array_equal(once.states, again.states)
-    other = collect("CartPole-v1", lean, 3, seed=8)
+    other = collect("CartPole-v1", lean, episodes=3, seed=8)
     assert not np.array_equal(once.states[:5], other.states[:5])
     inner = ~(once.terminated | once.truncated)[:-1]
     assert np.array_equal(once.next_states[:-1][inner], once.states[1:][inner])
-    cut = collect("Acrobot-v1", lambda state, random: 1, 1, seed=0, max_episode_steps=10)
+    cut = collect("Acrobot-v1", lambda state, random: 1, episodes=1, seed=0, max_episode_steps=10)
     assert len(cut.rewards) == 10
     assert cut.truncated.tolist() == [False] * 9 + [True]
     assert not cut.terminated.any()
@@ -96,11 +96,11 @@ def test_returns_by_hand():
 def test_mistakes_are_named(monkeypatch):
     pytest.importorskip("gymnasium")
     with pytest.raises(ArgumentError, match="`episodes` must be a positive integer"):
-        collect("CartPole-v1", lean, 0)
+        collect("CartPole-v1", lean, episodes=0)
     with pytest.raises(ArgumentError, match="gymnasium cannot make 'NoSuch-v9'"):
-        collect("NoSuch-v9", lean, 1)
+        collect("NoSuch-v9", lean, episodes=1)
     with pytest.raises(ArgumentError, match="not vectors of numbers"):
-        collect("FrozenLake-v1", lean, 1)
+        collect("FrozenLake-v1", lean, episodes=1)
     monkeypatch.setitem(sys.modules, "gymnasium", None)
     with pytest.raises(MissingPackageError, match=r'pip install "bilevel\[rl\]"'):
-        collect("CartPole-v1", lean, 1)
+        collect("CartPole-v1", lean, episodes=1)

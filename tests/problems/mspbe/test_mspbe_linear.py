@@ -181,13 +181,13 @@ def test_expected_trainings_equal_the_recursion(name):
         "td": methods.td(lr),
         "gtd2": methods.gtd2(lr, eta),
         "tdc": methods.tdc(lr, eta),
-        "tdrc": methods.tdrc(lr, eta, 0.6),
+        "tdrc": methods.tdrc(lr, eta, beta=0.6),
     }
     for method, strategy in strategies.items():
         solution = bilevel.solve(
             problem, strategy, steps=steps, batch_size=None, seeds=2, every=steps, dtype=DOUBLE
         )
-        update = stability.expected_update(found, method, eta, 0.6)
+        update = stability.expected_update(found, method, eta=eta, beta=0.6)
         z = torch.zeros_like(update.right)
         z[:width] = problem.init_head(torch.Generator())
         for _ in range(steps):
@@ -234,12 +234,17 @@ def test_grids_of_methods_are_one_training():
     lrs = torch.tensor([0.1, 0.2], dtype=DOUBLE)
     betas = torch.tensor([0.5, 2.0], dtype=DOUBLE)
     together = bilevel.solve(
-        problem, methods.tdrc(lrs, 1.0, betas), steps=20, batch_size=None, seeds=2, dtype=DOUBLE
+        problem,
+        methods.tdrc(lrs, 1.0, beta=betas),
+        steps=20,
+        batch_size=None,
+        seeds=2,
+        dtype=DOUBLE,
     )
     for run in range(2):
         alone = bilevel.solve(
             problem,
-            methods.tdrc(float(lrs[run]), 1.0, float(betas[run])),
+            methods.tdrc(float(lrs[run]), 1.0, beta=float(betas[run])),
             steps=20,
             batch_size=None,
             seeds=[run],

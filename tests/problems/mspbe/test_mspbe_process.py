@@ -125,7 +125,7 @@ def test_the_objective_is_the_projected_bellman_error():
     found = moments_of(process)
     assert torch.allclose(exact.mspbe(found, head), projected @ d @ projected, rtol=1e-11)
     assert torch.allclose(exact.msbe(z, head, process.model, process.discount), error @ d @ error)
-    omega = exact.best_auxiliary(found, head, "error")
+    omega = exact.best_auxiliary(found, head, singular="error")
     assert torch.allclose(found.c @ omega, found.b - found.a @ head, atol=1e-12)
 
 
@@ -145,7 +145,7 @@ def test_singular_matrices_are_named():
     with pytest.raises(SingularHeadError, match=r"A = .* is singular: rank 7 of 8.*ridge"):
         exact.lstd(star)
     with pytest.raises(SingularHeadError, match=r"C = .* is singular: rank 7 of 8"):
-        exact.best_auxiliary(star, baird().initial_head, "error")
+        exact.best_auxiliary(star, baird().initial_head, singular="error")
     assert exact.lstd(star, singular="least norm").abs().max() == 0
     assert torch.isfinite(exact.lstd(star, ridge=0.1)).all()
     with pytest.raises(ArgumentError, match='"error" or "least norm"'):
