@@ -168,14 +168,6 @@ def _refuse_hiding(problem: type, name: str, value: object) -> None:
     """Raise if `value`, data, would take the place of a method that the library calls.
 
     Functions and descriptors may: they are how methods are overridden.
-
-    Args:
-        problem: the class.
-        name: of the attribute.
-        value: what it is to be.
-
-    Raises:
-        ProblemError: it would.
     """
     if callable(value) or hasattr(type(value), "__get__"):
         return

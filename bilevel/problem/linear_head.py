@@ -1,7 +1,7 @@
 """Problems whose head is linear in features."""
 
 import abc
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -57,12 +57,10 @@ class LinearHeadProblem(StackelbergProblem):
     """How many training rows are evaluated at once where all are looked at: for data that do not
     fit in memory. The features of a row must not depend on other rows. None: all."""
 
-    _final: ClassVar[tuple[str, ...]] = ("head_objective", "predict", "design")
-
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse subclasses that override what the exact head solvers rely on."""
         super().__init_subclass__(**kwargs)
-        for name in cls._final:
+        for name in ("head_objective", "predict", "design"):
             if getattr(cls, name) is not getattr(LinearHeadProblem, name):
                 raise FinalMethodError(
                     f"{cls.__name__}.{name} overrides a final method of LinearHeadProblem. Use the "
@@ -99,14 +97,12 @@ class LinearHeadProblem(StackelbergProblem):
     def predict(self, body: Tree, head: Tensor, inputs: Tensor) -> Tensor:
         """Predictions z theta: (n,) or (n, K)."""
         if self.chunk_rows is None:
-            return self._predict(body, head, inputs)
+            return self.predictions_of(self.checked_features(body, inputs), head)
         # cast chunk by chunk: inputs may be a file, of another type than the head
         split = torch.split(inputs, self.chunk_rows)
         chunks = (trees.cast(some, head.dtype, head.device) for some in split)
-        return torch.cat([self._predict(body, head, some) for some in chunks])
-
-    def _predict(self, body: Tree, head: Tensor, inputs: Tensor) -> Tensor:
-        return self.predictions_of(self.checked_features(body, inputs), head)
+        features = (self.checked_features(body, some) for some in chunks)
+        return torch.cat([self.predictions_of(z, head) for z in features])
 
     def predictions_of(self, z: Tensor, head: Tensor) -> Tensor:
         """Predictions from features: (n,) or (n, K)."""
@@ -145,14 +141,12 @@ class LinearHeadProblem(StackelbergProblem):
 
     def metrics(self, body: Tree, head: Tensor, data: Groups) -> dict[str, Tensor]:
         """The criterion's metrics for every group (a hook)."""
-        found = {}
+        found: dict[str, Tensor] = {}
         for name in ("train", "validation", "test"):
             if name in data:
                 predictions = self.predict(body, head, data[name].inputs)
-                for metric, value in self.criterion.metrics(
-                    predictions, data[name].targets
-                ).items():
-                    found[f"{name}_{metric}"] = value
+                of_group = self.criterion.metrics(predictions, data[name].targets)
+                found |= {f"{name}_{metric}": value for metric, value in of_group.items()}
         return found
 
     def head_shape(self, rows: int) -> tuple[int, ...]:
@@ -162,7 +156,7 @@ class LinearHeadProblem(StackelbergProblem):
     def full_penalty(self, body: Tree, rows: int, like: Tensor) -> Tensor:
         """The penalty of every row of the head, the bias included: shape (rows,) or (rows, K)."""
         p = torch.as_tensor(self.penalty(body), dtype=like.dtype, device=like.device)
-        unpenalised = self.fit_bias and not self.penalize_bias
+        unpenalised = not self.penalises_all
         if p.ndim == 0:
             p = p.expand(rows - unpenalised)
         allowed = [(rows - unpenalised,), (rows - unpenalised, self.outputs)]

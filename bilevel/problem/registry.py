@@ -63,7 +63,7 @@ def make(name: str, /, **options: Any) -> Any:
         MissingDataError: it needs data that are not here.
 
     Examples:
-        >>> from bilevel import registry
+        >>> from bilevel.problem import registry
         >>> registry.make("scalar-product", ridge=2.0).ridge
         2.0
     """

@@ -5,7 +5,6 @@ import torch
 from bilevel import trees
 from bilevel.core.generators import generator
 from bilevel.errors import BilevelError
-from bilevel.heads.default import default_solver
 from bilevel.problem.auxiliary import AuxiliaryProblem, Pullback
 from bilevel.testing.bench import RUNS, Bench
 from bilevel.testing.finding import Finding, gap, random_like, require
@@ -69,11 +68,10 @@ def check_dependence(bench: Bench) -> Finding | None:
     if not bench.problem.is_stackelberg:
         return None
     try:
-        solver = default_solver(bench.problem)
-        solver.check(bench.problem)
-        best = bench.solved(solver)
+        solver = bench.reference(None)
     except BilevelError:
         return None
+    best = bench.solved(solver)
     slope = trees.norm(bench.oracles.direct_gradient(bench.body, best, bench.rows))
     scale = trees.norm(bench.oracles.direct_gradient(bench.body, bench.head, bench.rows))
     ratio = float((slope / scale.clamp(min=1e-300)).max())

@@ -153,13 +153,12 @@ def _check_solved(
 def _check_shapes(solver: AbstractLinearSolver, tolerance: float) -> list[Finding]:
     """Numbers, vectors of one number, and trees; float32."""
     numbers = torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64).reshape(RUNS, 1, 1)
-    right = _right(1)
-    shapes: dict[str, tuple[Tensor, Tree]] = {
-        "one number": (numbers, right),
-        "0-dim head": (numbers, right.squeeze(1)),
-    }
     matrix, many = _matrix(torch.linspace(1, 0.5, SIZE)), _right(SIZE)
-    shapes["tree"] = (matrix, {"a": many[:, 0], "b": many[:, 1:].reshape(RUNS, 11, 1)})
+    shapes: dict[str, tuple[Tensor, Tree]] = {
+        "one number": (numbers, _right(1)),
+        "0-dim head": (numbers, _right(1).squeeze(1)),
+        "tree": (matrix, {"a": many[:, 0], "b": many[:, 1:].reshape(RUNS, 11, 1)}),
+    }
     found = []
     for what, (system, side) in shapes.items():
         worst = _check_solved(solver, system, side, what, tolerance)

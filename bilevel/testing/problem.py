@@ -83,11 +83,12 @@ def _check_data(bench: Bench) -> Finding:
     rows = []
     for name, group in bench.problem.data(0 if bench.problem.redraws_data else None).items():
         leaves = [torch.as_tensor(leaf) for leaf in trees.leaves(group)]
-        fields: tuple[str, ...] = Batch._fields
-        looked_at = leaves
-        if not isinstance(group, Batch):
-            fields, looked_at = ("rows",), [torch.cat([_flat(leaf) for leaf in leaves], 1)]
-        for field, leaf in zip(fields, looked_at, strict=True):
+        if isinstance(group, Batch):
+            fields = dict(zip(Batch._fields, leaves, strict=True))
+        else:
+            flat = [leaf.reshape(len(leaf), -1).double() for leaf in leaves]
+            fields = {"rows": torch.cat(flat, 1)}
+        for field, leaf in fields.items():
             constant = len(leaf) > 1 and bool((leaf == leaf[:1]).all())
             require(
                 not constant,
@@ -135,7 +136,7 @@ def _check_starts(bench: Bench) -> Finding:
 
 def _what_else_differs(bench: Bench) -> str | None:
     """What tells seeds apart that start at the same body; None if nothing does."""
-    groups = {name: group for name, group in bench.rows.groups.items() if name != "noise"}
+    groups = bench.rows.without("noise").groups
     redrawn = [group for name, group in groups.items() if bench.rows.axes[name] == 0]
     if not start_alike(redrawn):
         return "their data"
@@ -147,13 +148,18 @@ def _what_else_differs(bench: Bench) -> str | None:
     return None
 
 
+def _values(bench: Bench) -> dict[str, Tensor]:
+    """g and F of all runs, by the names of the problem's functions."""
+    at = (bench.body, bench.head, bench.rows)
+    return {
+        "head_objective": bench.oracles.head_value(*at),
+        "body_objective": bench.oracles.body_value(*at),
+    }
+
+
 def _check_finite(bench: Bench) -> Finding:
     """Values at random points."""
-    values = {
-        "head_objective": bench.oracles.head_value(bench.body, bench.head, bench.rows),
-        "body_objective": bench.oracles.body_value(bench.body, bench.head, bench.rows),
-    }
-    for name, value in values.items():
+    for name, value in _values(bench).items():
         require(
             value.isfinite().all(),
             f"`{name}` of {bench.name} is {value.tolist()} at {RUNS} initial bodies and random "
@@ -167,11 +173,8 @@ def _check_finite(bench: Bench) -> Finding:
 def _check_many(bench: Bench) -> Finding:
     """Values of many runs at once against single calls of the problem's functions."""
     worst = 0.0
-    for name in ("head_objective", "body_objective"):
-        function = getattr(bench.problem, name)
-        oracle = bench.oracles.head_value if name[0] == "h" else bench.oracles.body_value
-        together = oracle(bench.body, bench.head, bench.rows)
-        looped = []
+    for name, together in _values(bench).items():
+        function, looped = getattr(bench.problem, name), []
         for run in range(RUNS):
             one = bench.alone(run)
             at = (one.body, one.head, one.rows.of_runs(1))
@@ -210,12 +213,8 @@ def _check_convexity(bench: Bench) -> Finding:
     size = trees.flatten(bench.head).shape[1]
     if size > LARGEST_HESSIAN:
         return Finding("strong convexity", f"along {RUNS} random segments (head of {size} numbers)")
-    values = torch.stack(
-        [
-            torch.linalg.eigvalsh(oracles.head_hessian(bench.body, at, bench.rows))
-            for at in (bench.head, other)
-        ]
-    )
+    hessians = [oracles.head_hessian(bench.body, at, bench.rows) for at in (bench.head, other)]
+    values = torch.linalg.eigvalsh(torch.stack(hessians))
     smallest, largest = float(values.min()), float(values.abs().max())
     require(
         smallest > 10 * size * torch.finfo(torch.float64).eps * largest,
@@ -270,7 +269,3 @@ def _check_metrics(bench: Bench) -> Finding:
         )
     kind = "of the criterion" if isinstance(problem, LinearHeadProblem) else "of its own"
     return Finding("metrics", f"{', '.join(found)} ({kind})" if found else "none")
-
-
-def _flat(leaf: Tensor) -> Tensor:
-    return leaf.reshape(len(leaf), -1).double()

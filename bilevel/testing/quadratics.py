@@ -16,20 +16,26 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=generator(seed, "testing", *shape), dtype=torch.float64)
 
 
-class ScalarHead(StackelbergProblem):
+class _Quadratic(StackelbergProblem):
+    """Body and head start at normal numbers of these shapes."""
+
+    shapes: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+
+    def init_body(self, generator: torch.Generator) -> Tree:
+        """The body."""
+        return torch.randn(self.shapes[0], generator=generator, dtype=torch.float64)
+
+    def init_head(self, generator: torch.Generator) -> Tree:
+        """The head."""
+        return torch.randn(self.shapes[1], generator=generator, dtype=torch.float64)
+
+
+class ScalarHead(_Quadratic):
     """F = (theta - 1)^2 / 2, g = (theta - w)^2 / 2 + theta^2 / 2: the direct gradient is 0."""
 
     def data(self, seed: int | None = None) -> dict[str, Any]:
         """None."""
         return {}
-
-    def init_body(self, generator: torch.Generator) -> Tensor:
-        """A number."""
-        return torch.randn((), generator=generator, dtype=torch.float64)
-
-    def init_head(self, generator: torch.Generator) -> Tensor:
-        """A number."""
-        return torch.randn((), generator=generator, dtype=torch.float64)
 
     def head_objective(self, body: Tensor, head: Tensor, batch: Any) -> Tensor:
         """g."""
@@ -40,12 +46,13 @@ class ScalarHead(StackelbergProblem):
         return (head - 1) ** 2 / 2
 
 
-class VectorHead(StackelbergProblem):
+class VectorHead(_Quadratic):
     """g = (1 + |w|^2 / 4) theta'H theta / 2 - theta'C w, F = |theta - t|^2 / 2 + w_0 theta_0.
 
     H has the eigenvalues 1/2 to 4, or is the identity times 2.
     """
 
+    shapes = ((3,), (4,))
     isotropic = False
 
     def __init__(self) -> None:
@@ -57,14 +64,6 @@ class VectorHead(StackelbergProblem):
     def data(self, seed: int | None = None) -> dict[str, Any]:
         """None."""
         return {}
-
-    def init_body(self, generator: torch.Generator) -> Tree:
-        """Three numbers."""
-        return torch.randn(3, generator=generator, dtype=torch.float64)
-
-    def init_head(self, generator: torch.Generator) -> Tree:
-        """Four numbers."""
-        return torch.randn(4, generator=generator, dtype=torch.float64)
 
     def vectors(self, body: Tree, head: Tree) -> tuple[Tensor, Tensor]:
         """Body and head as vectors."""
@@ -94,12 +93,12 @@ class TreeHead(VectorHead):
 
     def init_body(self, generator: torch.Generator) -> Tree:
         """A number and a vector."""
-        drawn = torch.randn(3, generator=generator, dtype=torch.float64)
+        drawn = super().init_body(generator)
         return {"first": drawn[0].clone(), "others": drawn[1:].clone()}
 
     def init_head(self, generator: torch.Generator) -> Tree:
         """A number and a matrix."""
-        drawn = torch.randn(4, generator=generator, dtype=torch.float64)
+        drawn = super().init_head(generator)
         return {"first": drawn[0].clone(), "others": drawn[1:].reshape(3, 1).clone()}
 
     def vectors(self, body: Tree, head: Tree) -> tuple[Tensor, Tensor]:
@@ -110,9 +109,10 @@ class TreeHead(VectorHead):
         return w, theta
 
 
-class PenaltyBody(LinearHeadProblem):
+class PenaltyBody(_Quadratic, LinearHeadProblem):
     """Ridge regression on 4 features, p_i = e^{w_i}; F is the squared error on other rows."""
 
+    shapes = ((4,), (4,))
     body_free_features = True
 
     def data(self, seed: int | None = None) -> dict[str, Any]:
@@ -124,13 +124,9 @@ class PenaltyBody(LinearHeadProblem):
             groups[name] = Batch(x, x @ truth + 0.5 * normal(n, seed=i))
         return groups
 
-    def init_body(self, generator: torch.Generator) -> Tensor:
+    def init_body(self, generator: torch.Generator) -> Tree:
         """Four log-penalties."""
-        return torch.randn(4, generator=generator, dtype=torch.float64) - 1
-
-    def init_head(self, generator: torch.Generator) -> Tensor:
-        """Four coefficients."""
-        return torch.randn(4, generator=generator, dtype=torch.float64)
+        return super().init_body(generator) - 1
 
     def features(self, inputs: Tensor) -> Tensor:  # type: ignore[override] # no body: body_free
         """The inputs."""
@@ -147,23 +143,16 @@ class PenaltyBody(LinearHeadProblem):
         return residual.square().mean() / 2
 
 
-class TanhFeatures(LinearHeadProblem):
+class TanhFeatures(_Quadratic, LinearHeadProblem):
     """Two outputs, linear in tanh features and a bias; F is g."""
 
+    shapes = ((2, 3), (4, 2))
     outputs, ridge, fit_bias, penalize_bias = 2, 0.3, True, True
 
     def data(self, seed: int | None = None) -> dict[str, Any]:
         """13 rows of 2 inputs."""
         x = normal(13, 2)
         return {"train": Batch(x, torch.sin(2 * x) + 0.1 * normal(13, 2, seed=1))}
-
-    def init_body(self, generator: torch.Generator) -> Tensor:
-        """Weights of 3 units."""
-        return torch.randn(2, 3, generator=generator, dtype=torch.float64)
-
-    def init_head(self, generator: torch.Generator) -> Tensor:
-        """Three rows, and one for the bias."""
-        return torch.randn(4, 2, generator=generator, dtype=torch.float64)
 
     def features(self, body: Tensor, inputs: Tensor) -> Tensor:
         """Of 3 units."""
@@ -172,11 +161,5 @@ class TanhFeatures(LinearHeadProblem):
 
 def quadratics() -> list[StackelbergProblem]:
     """One of each."""
-    return [
-        ScalarHead(),
-        VectorHead(),
-        IsotropicHead(),
-        TreeHead(),
-        PenaltyBody(),
-        TanhFeatures(),
-    ]
+    kinds = (ScalarHead, VectorHead, IsotropicHead, TreeHead, PenaltyBody, TanhFeatures)
+    return [kind() for kind in kinds]

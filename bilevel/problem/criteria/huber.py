@@ -9,11 +9,7 @@ from torch import Tensor
 from bilevel.core.optional import extra
 from bilevel.errors import ArgumentError
 from bilevel.problem.criteria.base import AbstractCriterion, RowCurvature
-from bilevel.problem.criteria.squared_error import (
-    SquaredError,
-    check_regression_targets,
-    difference,
-)
+from bilevel.problem.criteria.squared_error import SquaredError, difference
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,7 +64,7 @@ class HuberLoss(AbstractCriterion):
 
     def check_targets(self, targets: Tensor, outputs: int | None) -> None:
         """As those of `SquaredError`."""
-        check_regression_targets(targets, outputs)
+        SquaredError().check_targets(targets, outputs)
 
     def slope(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """r, clipped at -delta and delta."""

@@ -7,16 +7,9 @@ from bilevel.errors import DataError, ShapeError
 
 
 def check_labels(targets: Tensor, classes: int, remedy: str) -> None:
-    """int64 labels (n,) between 0 and `classes` - 1.
+    """Raise unless they are int64 labels (n,) from 0 to `classes` - 1.
 
-    Args:
-        targets: the labels.
-        classes: how many there may be.
-        remedy: what to do about labels outside, for the message.
-
-    Raises:
-        DataError: another type, or labels outside.
-        ShapeError: another shape.
+    `remedy` is what the message says about labels outside.
     """
     if targets.dtype != torch.int64:
         fractions = targets.is_floating_point() and bool((targets != targets.round()).any())
@@ -49,13 +42,7 @@ def check_variety(targets: Tensor) -> None:
 
 
 def check_shapes(predictions: Tensor, targets: Tensor, outputs: str) -> None:
-    """Raise unless there is one label for each row of predictions.
-
-    Args:
-        predictions: (n,) or (n, K).
-        targets: (n,).
-        outputs: what the problem's `outputs` must be, for the message.
-    """
+    """Raise unless there is one label for each row of predictions, as `outputs` promises."""
     if targets.shape != predictions.shape[:1]:
         raise ShapeError(
             f"Predictions {tuple(predictions.shape)} do not fit labels {tuple(targets.shape)}: "

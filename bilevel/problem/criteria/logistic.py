@@ -38,7 +38,7 @@ class LogisticLoss(AbstractCriterion):
 
     def rows(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """-log sigmoid(s u)."""
-        return -torch.nn.functional.logsigmoid(_signed(predictions, targets))
+        return -torch.nn.functional.logsigmoid(_signs(predictions, targets) * predictions)
 
     def metrics(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """`cross_entropy` and `accuracy`."""
@@ -84,7 +84,3 @@ def _signs(predictions: Tensor, targets: Tensor) -> Tensor:
             "`outputs = None`."
         )
     return (2 * targets - 1).to(predictions.dtype)
-
-
-def _signed(predictions: Tensor, targets: Tensor) -> Tensor:
-    return _signs(predictions, targets) * predictions

@@ -1,4 +1,4 @@
-"""The squared error, and what regression targets must look like."""
+"""The squared error."""
 
 import dataclasses
 from typing import Any
@@ -41,7 +41,28 @@ class SquaredError(AbstractCriterion):
 
     def check_targets(self, targets: Tensor, outputs: int | None) -> None:
         """Floating targets of shape (n,), or (n, K) for K outputs, that are not constant."""
-        check_regression_targets(targets, outputs)
+        if not targets.is_floating_point():
+            raise DataError(
+                f"Regression targets must be floating point, got {targets.dtype}. "
+                "Convert them with `.float()`, NumPy arrays with `.astype(float)`."
+            )
+        expected = (len(targets),) if outputs is None else (len(targets), outputs)
+        if tuple(targets.shape) != expected:
+            remedy = (
+                "Drop the second axis, or set `outputs = 1`."
+                if outputs is None
+                else "Set `outputs` to the number of columns, or None for targets (n,)."
+            )
+            raise ShapeError(
+                f"Targets have shape {tuple(targets.shape)}, but `outputs = {outputs}` means "
+                f"{expected}. {remedy}"
+            )
+        if bool((targets == targets[0]).all(0).any()):
+            column = "" if outputs is None else " of a column"
+            raise DataError(
+                f"The {len(targets)} targets{column} are all equal: there is nothing to learn, and "
+                "R2 is undefined."
+            )
 
     def slope(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """prediction - target."""
@@ -73,29 +94,3 @@ def difference(predictions: Tensor, targets: Tensor) -> Tensor:
             "(n, K) and (M, K)."
         )
     return predictions - targets
-
-
-def check_regression_targets(targets: Tensor, outputs: int | None) -> None:
-    """Floating targets of shape (n,), or (n, K) for K outputs, that are not constant."""
-    if not targets.is_floating_point():
-        raise DataError(
-            f"Regression targets must be floating point, got {targets.dtype}. "
-            "Convert them with `.float()`, NumPy arrays with `.astype(float)`."
-        )
-    expected = (len(targets),) if outputs is None else (len(targets), outputs)
-    if tuple(targets.shape) != expected:
-        remedy = (
-            "Drop the second axis, or set `outputs = 1`."
-            if outputs is None
-            else "Set `outputs` to the number of columns, or None for targets (n,)."
-        )
-        raise ShapeError(
-            f"Targets have shape {tuple(targets.shape)}, but `outputs = {outputs}` means "
-            f"{expected}. {remedy}"
-        )
-    if bool((targets == targets[0]).all(0).any()):
-        column = "" if outputs is None else " of a column"
-        raise DataError(
-            f"The {len(targets)} targets{column} are all equal: there is nothing to learn, and "
-            "R2 is undefined."
-        )

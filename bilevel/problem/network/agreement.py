@@ -30,6 +30,21 @@ POINTS = 2
 TREMBLING = 1e3
 """A difference counts beyond so many times what a change of all last digits makes."""
 
+OTHER = (
+    "The network without its head {head!r} is not the module: the {} of the module differ by "
+    "{:.2g} from those of a linear layer on what {head!r} is given, at random numbers. Look for "
+    "hooks (of modules, of tensors, global ones), for tensors that are kept beside parameters and "
+    "buffers or differ from one module to the next, for `torch.utils.checkpoint`, and for code "
+    "that reaches the head in another way than by calling it."
+)
+_HOOKS = (
+    torch_modules._global_forward_hooks,
+    torch_modules._global_forward_pre_hooks,
+    torch_modules._global_backward_hooks,
+    torch_modules._global_backward_pre_hooks,
+)
+"""Those that all modules of the process have: they may change what a network computes."""
+
 Values = dict[str, Tensor]
 
 
@@ -119,7 +134,8 @@ class Agreement:
         """
         like, leaves = body[self._first], trees.leaves(inputs)
         shapes = tuple((leaf.shape[1:], leaf.dtype) for leaf in leaves)
-        kind = (shapes, like.dtype, like.device, _hooks())
+        hooks = tuple(hook for hooks in _HOOKS for hook in hooks)
+        kind = (shapes, like.dtype, like.device, hooks)
         known = self._known.get(kind)
         count = min(leaf.shape[0] if leaf.ndim else 0 for leaf in leaves)
         if known or like.is_meta or count < (1 if known is None else 2):
@@ -133,15 +149,24 @@ class Agreement:
                 self._known[kind] = differ
 
     def _compare(self, point: int, body: Values, rows: Tree) -> None:
-        """Compare at one point; away from the module's own start, where zeros hide much."""
-        try:
-            if self._compare_at(self._draw(point, body, spread=True), rows, point, spread=True):
+        """Raise unless the two agree at one point.
+
+        It lies away from the module's own start, where zeros hide much; where own code raises there
+        or nothing is finite (a variance below zero, say), it is the start.
+        """
+        for spread in (True, False):
+            try:
+                found = self._judged(self._draw(point, body, spread=spread), rows, point)
+            except BilevelError:
+                raise
+            except Exception:
+                if not spread:
+                    raise
+                continue
+            if found.gap and (found.finite or not spread):
+                raise ProblemError(found.text)
+            if found.finite:
                 return
-        except BilevelError:
-            raise
-        except Exception:  # own code may raise anything where a parameter has no business to be
-            pass
-        self._compare_at(self._draw(point, body, spread=False), rows, point, spread=False)
 
     def _draw(self, point: int, body: Values, *, spread: bool) -> Values:
         """Parameters and buffers, of the body's types and on its device."""
@@ -161,34 +186,26 @@ class Agreement:
             values[name] = buffer.to(like.device, kept)
         return values
 
-    def _compare_at(self, values: Values, rows: Tree, point: int, *, spread: bool) -> bool:
-        """Raise unless the two agree; whether all was finite, without which a spread is no point.
+    def _judged(self, values: Values, rows: Tree, point: int) -> Verdict:
+        """What differs, less what rounding makes of it.
 
-        Where they do not agree, it may be rounding that the network blows up: float64 tells, and
-        what a change of the last digits makes.
+        A network may blow rounding up: float64 tells, and what a change of the last digits makes.
         """
         found = self._complaint(values, rows, point)
         if found.gap:
-            whole = dict(
-                self._module.named_buffers()
-            )  # values have what a shorter type left of them
-            exact = {
-                name: doubled(whole.get(name, value)).to(value.device)
-                for name, value in values.items()
-            }
+            whole = {**values, **dict(self._module.named_buffers())}  # no digits lost to `values`
+            exact = {name: doubled(whole[name]).to(x.device) for name, x in values.items()}
             rows = trees.tree_map(doubled, rows)
             with contextlib.suppress(RuntimeError):  # types that are written into the code
                 again = self._complaint(exact, rows, point)
                 certain = again.gap > TREMBLING * self._trembling(exact, rows)
                 found = again if certain else Verdict(again.finite)
-        if found.gap and (found.finite or not spread):
-            raise ProblemError(found.text)
-        return found.finite
+        return found
 
     def _complaint(self, values: Values, rows: Tree, point: int) -> Verdict:
         """What differs at one point, if anything does."""
         turns = itertools.count(3 * point)
-        ours = {**values, **variable({name: values[name] for name in self._names})}
+        ours = self._variable(values)
         theirs = {**values, **{name: nn.Parameter(values[name]) for name in self._names}}
         before = _random_state(values[self._weight])
         z = self._listen(ours, rows, next(turns))
@@ -207,11 +224,11 @@ class Agreement:
         )
         finite = bool(expected.isfinite().all())
         if gap := apart([outputs], [expected]):
-            return Verdict(finite, gap, self._other("outputs", gap))
+            return Verdict(finite, gap, OTHER.format("outputs", gap, head=self._head))
         wanted = self._gradients(expected, theirs)
         for found in (self._gradients(outputs, ours), self._gradients_of_runs(values, rows)):
             if found and (gap := apart(found, wanted)):
-                return Verdict(finite, gap, self._other("gradients", gap))
+                return Verdict(finite, gap, OTHER.format("gradients", gap, head=self._head))
         for row in range(len(rows) if isinstance(rows, Tensor) else 0):
             copies = rows[row].expand(len(rows) + 1, *rows.shape[1:])
             alone = self._listen(values, copies, next(turns))
@@ -225,6 +242,10 @@ class Agreement:
                 )
                 return Verdict(finite, gap, text)
         return Verdict(finite)
+
+    def _variable(self, values: Values) -> Values:
+        """The values, the parameters among them ready to be differentiated by."""
+        return {**values, **variable({name: values[name] for name in self._names})}
 
     def _outputs(self, z: Tensor, values: Values) -> Tensor:
         """z W' + b, (n, K)."""
@@ -243,7 +264,7 @@ class Agreement:
         Code may ask whether a tensor requires a gradient: in `vmap` none does.
         """
         at = variable({name: values[name] for name in self._names})
-        runs = {name: leaf.unsqueeze(0) for name, leaf in at.items() if name not in self._own}
+        runs = trees.single({name: x for name, x in at.items() if name not in self._own})
         with warnings.catch_warnings(), contextlib.suppress(RuntimeError):
             warnings.simplefilter("ignore")  # torch warns of what has no rule, when it is used
             return self._gradients(self._outputs(self._many(runs, rows)[0], at), at)
@@ -253,21 +274,10 @@ class Agreement:
         """How far z and the gradients move with the last digits of all numbers."""
         found = []
         for change in (doubled, nudged):
-            moved = {name: change(value) for name, value in values.items()}
-            at = {**moved, **variable({name: moved[name] for name in self._names})}
+            at = self._variable({name: change(value) for name, value in values.items()})
             z = self._listen(at, trees.tree_map(change, rows), 0)
             found.append([z, *self._gradients(self._outputs(z, at), at)])
         return max(float((a - b).detach().abs().max()) for a, b in zip(*found, strict=True))
-
-    def _other(self, what: str, gap: float) -> str:
-        return (
-            f"The network without its head {self._head!r} is not the module: the {what} of the "
-            f"module differ by {gap:.2g} from those of a linear layer on what {self._head!r} is "
-            "given, at random numbers. Look for hooks (of modules, of tensors, global ones), for "
-            "tensors that are kept beside parameters and buffers or differ from one module to the "
-            "next, for `torch.utils.checkpoint`, and for code that reaches the head in another way "
-            "than by calling it."
-        )
 
     def _listen(self, values: Values, rows: Tree, turn: int) -> Tensor:
         """z of the rows, (n, M), from a call that does nothing else.
@@ -308,16 +318,6 @@ class Agreement:
                 "outputs."
             )
         return called.heard.z
-
-
-def _hooks() -> tuple[int, ...]:
-    """The hooks that all modules of the process have: they may change what a network computes."""
-    return (
-        *torch_modules._global_forward_hooks,
-        *torch_modules._global_forward_pre_hooks,
-        *torch_modules._global_backward_hooks,
-        *torch_modules._global_backward_pre_hooks,
-    )
 
 
 def _different(rows: Tree) -> tuple[Tree, bool]:

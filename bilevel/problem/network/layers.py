@@ -7,6 +7,10 @@ from torch.nn.parameter import is_lazy
 
 from bilevel.errors import ArgumentError, unknown_name
 
+_BACKWARD = {"backward hooks": "_backward_hooks", "backward pre-hooks": "_backward_pre_hooks"}
+_HOOKS = {"forward hooks": "_forward_hooks", "forward pre-hooks": "_forward_pre_hooks", **_BACKWARD}
+"""The hooks that see what a module computes, by kind: where torch keeps them."""
+
 
 def linear_layers(module: nn.Module) -> dict[str, nn.Linear]:
     """All linear layers by name. Layers derived from `nn.Linear` may compute something else."""
@@ -37,16 +41,13 @@ def refuse_head(layer: nn.Linear, head: str) -> None:
     Raises:
         ArgumentError: hooks, masks, parameters or a `forward` of its own are attached to it.
     """
+    replaced = [name for name in vars(layer) if callable(getattr(nn.Linear, name, None))]
     attached = [
-        *(
-            f"the parameter {name!r}"
-            for name in layer._parameters
-            if name not in ("weight", "bias")
-        ),
+        *(f"the parameter {key!r}" for key in layer._parameters if key not in ("weight", "bias")),
         *(f"the buffer {name!r}" for name in layer._buffers),
         *(f"the module {name!r}" for name in layer._modules),
-        *(f"a {name!r} of its own" for name in vars(layer) if _is_code(name)),
-        *(kind for kind, hooks in _hooks(layer).items() if hooks),
+        *(f"a {name!r} of its own" for name in replaced),
+        *(kind for kind, hooks in _HOOKS.items() if getattr(layer, hooks)),
     ]
     if not isinstance(layer._parameters.get("weight"), nn.Parameter):
         attached.append("a weight that is no parameter")
@@ -66,27 +67,6 @@ def refuse_head(layer: nn.Linear, head: str) -> None:
             f"the shape {tuple(layer.weight.shape)} and its bias {bias}. Make a new `nn.Linear` "
             "instead of replacing its parameters."
         )
-
-
-def _is_code(name: str) -> bool:
-    """Whether an attribute of this name on a layer replaces a method of it."""
-    return callable(getattr(nn.Linear, name, None))
-
-
-def _hooks(child: nn.Module) -> dict[str, object]:
-    """The hooks of a module that see what it computes, by kind; empty where there are none."""
-    return {
-        "forward hooks": child._forward_hooks,
-        "forward pre-hooks": child._forward_pre_hooks,
-        **_backward_hooks(child),
-    }
-
-
-def _backward_hooks(child: nn.Module) -> dict[str, object]:
-    return {
-        "backward hooks": child._backward_hooks,
-        "backward pre-hooks": child._backward_pre_hooks,
-    }
 
 
 def layout(module: nn.Module) -> dict[str, str]:
@@ -117,10 +97,10 @@ def refuse(module: nn.Module, layer: nn.Linear, head: str) -> None:
                 "moves the body beside the gradient. Leave `max_norm` out, and bound the rows by "
                 "the problem's `body_set` or divide by their norms in `forward`."
             )
-        for hooks, found in _backward_hooks(child).items():
-            if found:
+        for backward, hooks in _BACKWARD.items():
+            if getattr(child, hooks):
                 raise ArgumentError(
-                    f"{kind} has {hooks}, which change gradients where torch's own `backward()` "
+                    f"{kind} has {backward}, which change gradients where torch's own `backward()` "
                     "runs, and only there. Write the change into the objective, or into "
                     "`forward`."
                 )
@@ -173,12 +153,10 @@ def refuse_shared(first: nn.Module, second: nn.Module) -> None:
 
 def _draws(child: nn.Module) -> bool:
     """Whether a layer draws random numbers when it is called."""
-    if not child.training:
-        return False
-    if isinstance(child, _DropoutNd):
-        return child.p > 0
-    return isinstance(child, nn.RReLU) or (
-        isinstance(child, nn.MultiheadAttention) and child.dropout > 0
+    return child.training and (
+        isinstance(child, nn.RReLU)
+        or (isinstance(child, _DropoutNd) and child.p > 0)
+        or (isinstance(child, nn.MultiheadAttention) and child.dropout > 0)
     )
 
 

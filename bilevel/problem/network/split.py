@@ -14,16 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bilevel import trees
 from bilevel.errors import ArgumentError, ProblemError, ShapeError
+from bilevel.problem.network import layers
 from bilevel.problem.network.agreement import Agreement, Called
-from bilevel.problem.network.layers import (
-    head_layer,
-    layout,
-    linear_layers,
-    refuse,
-    refuse_head,
-    refuse_shared,
-    unfuse,
-)
 from bilevel.problem.network.tap import Tap
 
 
@@ -51,10 +43,10 @@ class SplitModule:
             )
         self._head_name, self._make_module = head, make_module
         self._module, second = self._draw(0), self._draw(1)
-        layer = head_layer(self._module, head)
-        refuse_head(layer, head)
-        refuse(self._module, layer, head)
-        refuse_shared(self._module, second)
+        layer = layers.head_layer(self._module, head)
+        layers.refuse_head(layer, head)
+        layers.refuse(self._module, layer, head)
+        layers.refuse_shared(self._module, second)
         own = {id(p) for p in layer.parameters()}
         self._names = [k for k, p in self._module.named_parameters() if id(p) not in own]
         if not self._names:
@@ -62,7 +54,7 @@ class SplitModule:
                 f"The module has no parameters beside its head {head!r}, so there is no body. A "
                 "problem with `body_free_features = True` needs no network."
             )
-        self._layout = layout(self._module)
+        self._layout = layers.layout(self._module)
         self._check_layout(second)
         self._constants = dict(self._module.named_buffers())
         self._check_constants(second)
@@ -70,8 +62,8 @@ class SplitModule:
         self.outputs = None if layer.out_features == 1 else layer.out_features
         rows = layer.in_features + self.fit_bias
         self.head_shape = (rows,) if self.outputs is None else (rows, self.outputs)
-        unfuse(self._module)
-        unfuse(second)
+        layers.unfuse(self._module)
+        layers.unfuse(second)
         self._tap = Tap(layer, head)
         for name, child in list(self._module.named_modules(remove_duplicate=False)):
             if child is layer:
@@ -87,8 +79,7 @@ class SplitModule:
 
         A seed is drawn from `generator`; torch's global random state is left as it was.
         """
-        parameters = dict(self._new(generator).named_parameters())
-        return {name: parameters[name].detach() for name in self._names}
+        return self._body_of(self._new(generator))
 
     def init_head(self, generator: torch.Generator) -> Tensor:
         """The head of a new module, of shape `head_shape`.
@@ -96,7 +87,7 @@ class SplitModule:
         Body and head of a run are drawn from streams of their own, so its head is the head of
         another module than its body.
         """
-        layer = head_layer(self._new(generator), self._head_name)
+        layer = layers.head_layer(self._new(generator), self._head_name)
         columns = layer.weight.detach().T
         if self.fit_bias:
             columns = torch.cat([columns, layer.bias.detach().unsqueeze(0)])
@@ -132,11 +123,13 @@ class SplitModule:
                 "`example` must be a tensor of rows, (n, ...) with n at least 1, as the module is "
                 f"called with; got {getattr(example, 'shape', type(example).__name__)}."
             )
-        parameters = dict(self._module.named_parameters())
-        body = {name: parameters[name].detach() for name in self._names}
-        if example.is_floating_point():
-            body = {name: leaf.to(example.device, example.dtype) for name, leaf in body.items()}
-        self.features({name: leaf.to(example.device) for name, leaf in body.items()}, example)
+        to = example.device, example.dtype if example.is_floating_point() else None
+        body = self._body_of(self._module)
+        self.features({name: leaf.to(*to) for name, leaf in body.items()}, example)
+
+    def _body_of(self, module: nn.Module) -> dict[str, Tensor]:
+        parameters = dict(module.named_parameters())
+        return {name: parameters[name].detach() for name in self._names}
 
     def _features(self, body: dict[str, Tensor], inputs: Tensor) -> Tensor:
         like = body[self._names[0]]
@@ -175,7 +168,7 @@ class SplitModule:
         return module
 
     def _check_layout(self, module: nn.Module) -> None:
-        found = layout(module)
+        found = layers.layout(module)
         for name in sorted({*found, *self._layout}):
             if found.get(name) != self._layout.get(name):
                 raise ArgumentError(
@@ -290,7 +283,7 @@ def assign(
         body, head = {name: leaf[run] for name, leaf in body.items()}, head[run]
     named = dict(module.named_parameters())
     name, layer = _missing_layer(module, body)
-    refuse_head(layer, name)
+    layers.refuse_head(layer, name)
     rows, outputs = layer.in_features + (layer.bias is not None), layer.out_features
     wrong = [
         f"{name} is {tuple(leaf.shape)} for {tuple(named[name].shape)}"
@@ -327,7 +320,7 @@ def _missing_layer(module: nn.Module, body: dict[str, Tensor]) -> tuple[str, nn.
     ids = {id(named[name]) for name in missing}
     found = [
         (name, layer)
-        for name, layer in linear_layers(module).items()
+        for name, layer in layers.linear_layers(module).items()
         if {id(p) for p in layer.parameters()} == ids
     ]
     unknown = sorted(set(body) - set(named))

@@ -77,8 +77,8 @@ class Tap(nn.Linear):
         """Hear the calls made meanwhile.
 
         Args:
-            turn: None: the outputs are zeros. Else numbers of all magnitudes; in six turns that
-                follow each other every output is small, ordinary and large, of both signs.
+            turn: None: the outputs are zeros. Else numbers of all magnitudes: over six turns in
+                a row every output is small, ordinary and large, of both signs.
         """
         self._heard = []
         if turn is not None:  # attributes of modules are slow to set

@@ -77,7 +77,7 @@ class Ball(ConvexSet):
     def constraints(self, variable: Any) -> list[Any]:
         """A second-order cone."""
         cvxpy = extra("cvxpy", "cvxpy", "The cvxpy form of Ball")
-        return [cvxpy.norm(_flat(cvxpy, variable), 2) <= self.radius]
+        return [cvxpy.norm(cvxpy.vec(variable, order="C"), 2) <= self.radius]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -149,14 +149,9 @@ class L1Ball(ConvexSet):
     def constraints(self, variable: Any) -> list[Any]:
         """The l1 norm."""
         cvxpy = extra("cvxpy", "cvxpy", "The cvxpy form of L1Ball")
-        return [cvxpy.norm(_flat(cvxpy, variable), 1) <= self.radius]
+        return [cvxpy.norm(cvxpy.vec(variable, order="C"), 1) <= self.radius]
 
 
 def _real(radius: object) -> bool:
     """Whether it is one number."""
     return isinstance(radius, numbers.Real) and not isinstance(radius, bool)
-
-
-def _flat(cvxpy: Any, variable: Any) -> Any:
-    """All numbers of a variable as a vector."""
-    return cvxpy.reshape(variable, (variable.size,), order="C")

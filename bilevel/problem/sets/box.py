@@ -1,6 +1,7 @@
 """Sets whose bounds are coordinate planes."""
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ class Box(ConvexSet):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Nonnegative(ConvexSet):
+class Nonnegative(Box):
     """x >= 0, entry by entry: the projection is the positive part.
 
     Examples:
@@ -100,21 +101,8 @@ class Nonnegative(ConvexSet):
         tensor([[0.0000, 0.5000, 3.0000]])
     """
 
-    def project(self, tree: Tree) -> Tree:
-        """The positive part of every leaf."""
-        return _HALF_LINE.project(tree)
-
-    def bounds(self, tree: Tree) -> tuple[Tree, Tree]:
-        """0 and infinity."""
-        return _HALF_LINE.bounds(tree)
-
-    def face(self, tree: Tree, slope: Tree, step: Tensor) -> Face:
-        """Numbers that would become negative are held at zero."""
-        return _HALF_LINE.face(tree, slope, step)
-
-    def constraints(self, variable: Any) -> list[Any]:
-        """variable >= 0."""
-        return [variable >= 0]
+    low: float = dataclasses.field(default=0.0, init=False, repr=False)
+    high: float = dataclasses.field(default=math.inf, init=False, repr=False)
 
 
 def _limit(bound: Any) -> Tensor:
@@ -123,9 +111,6 @@ def _limit(bound: Any) -> Tensor:
         return torch.as_tensor(bound)
     except (TypeError, ValueError, RuntimeError):
         raise ArgumentError(f"The bounds of a box are numbers or tensors, got {bound!r}.") from None
-
-
-_HALF_LINE = Box(0.0, float("inf"))
 
 
 def _above(variable: Any, low: np.ndarray) -> list[Any]:
