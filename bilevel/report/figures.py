@@ -205,18 +205,16 @@ def forest(
         axes = figure.add_subplot()
         axes.set_title(title)
         axes.axvline(1.0 if ratio else 0.0, color=FAINT, linewidth=0.9, zorder=1)
-        across = axes.get_yaxis_transform()
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+        place = axes.get_yaxis_transform()
+        words: Any = {"transform": place, "fontsize": 9.5, "va": "center", "bbox": box, "zorder": 2}
         for row, result in enumerate(results):
             colour, filled = lines[result["strategy"]].colour, result["significant"]
             label = f"{result['strategy']} against {result['baseline']}"
-            axes.text(0.0, row - 0.2, label, transform=across, fontsize=9.5, va="center",
-                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
-                      zorder=2)  # fmt: skip
+            axes.text(0.0, row - 0.2, label, **words)
             effect = change(result).replace("less than", "<")  # there is little room
             effect = effect if result["pairs"] else "no seed with both"
-            axes.text(1.0, row - 0.2, effect, transform=across, fontsize=9.5, va="center",
-                      ha="right", color=FAINT, zorder=2,
-                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6})  # fmt: skip
+            axes.text(1.0, row - 0.2, effect, ha="right", color=FAINT, **words)
             axes.plot([result["low"], result["high"]], [row + 0.18] * 2, color=colour,
                       linewidth=1.8, zorder=3)  # fmt: skip
             axes.plot(result["effect"], row + 0.18, "o", color=colour, markersize=6, zorder=4,

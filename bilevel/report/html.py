@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -99,10 +99,11 @@ def draw(content: Content) -> dict[str, tuple[str, str]]:
     name = words.metric_name(content["headline"])
     lines, found = _lines(content), {}
     if content["final"]:
-        short = f"{name} {content['at']}" if content["at"] else f"final {name}"
+        short = sentences.final(content)
         what = "of every run, with mean and 95 % interval" if content["runs"] > 1 else "of the run"
         title = f"{short[:1].upper()}{short[1:]} {what}"
-        values = {key: content["final"][key] for key in _side_by_side(content)}
+        values = {key: content["final"][key] for _, entry in _legend(content) for key in entry
+                  if key in content["final"]}  # fmt: skip
         figure = figures.strip(values, lines, intervals=content["intervals"], title=short)
         found["final"] = (title, figure)
     for family in content["families"]:
@@ -167,12 +168,6 @@ def _legend(content: Content) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _side_by_side(content: Content) -> list[str]:
-    """Strategies with final values, a tuned one after the one as given."""
-    names = [name for _, entry in _legend(content) for name in entry]
-    return [name for name in names if name in content["final"]]
-
-
 def _meanings(content: Content) -> dict[str, str]:
     """Strategies in words."""
     tuned = {
@@ -206,9 +201,8 @@ def _first_failures(content: Content) -> dict[str, str]:
     """For each strategy, which seeds failed and from which record on they were not finite."""
     found = {}
     for name, statuses in content["status"].items():
-        values = content["history"][name].get("objective")
-        if values is None:
-            values = content["history"][name].get(content["headline"])
+        table = content["history"][name]
+        values = table.get("objective", table.get(content["headline"]))
         parts = []
         for run, status in enumerate(statuses):
             if status not in FAILED:
@@ -268,18 +262,13 @@ def _gap_figures(content: Content) -> dict[str, tuple[str, Figure]]:
 def _slugs(names: Sequence[str]) -> dict[str, str]:
     """Names for files: all different, also where a file system ignores capitals."""
     found: dict[str, str] = {}
-    taken: set[str] = set()
     for name in names:
         plain = "".join(letter if letter.isalnum() else "-" for letter in name)
-        slug = next(each for each in _numbered(plain) if each.casefold() not in taken)
-        taken.add(slug.casefold())
-        found[name] = slug
+        numbered = (f"{plain}-{number}" for number in itertools.count(2))
+        taken = {slug.casefold() for slug in found.values()}
+        found[name] = next(slug for slug in itertools.chain([plain], numbered)
+                           if slug.casefold() not in taken)  # fmt: skip
     return found
-
-
-def _numbered(plain: str) -> Iterator[str]:
-    yield plain
-    yield from (f"{plain}-{number}" for number in itertools.count(2))
 
 
 def _tied(text: str) -> str:

@@ -18,12 +18,12 @@ from bilevel.report.words import (
 
 Result = Mapping[str, Any]
 """Fields of `PairedResult`."""
-
-ONE_RUN = "Since the start and the data do not depend on the seed, nor anything else that matters,"
-FEWEST = 3  # pairs for an interval of their mean
 # Settings that the page says in words elsewhere.
 ELSEWHERE = ("command", "data_note", "bound_note", "not_trained", "tuning", "same_runs",
              "interrupted_heads")  # fmt: skip
+
+ONE_RUN = "Since the start and the data do not depend on the seed, nor anything else that matters,"
+FEWEST = 3  # pairs for an interval of their mean
 
 
 def single(result: Result) -> bool:
@@ -130,58 +130,49 @@ def pair(content: Content, result: Result) -> str:
     return text
 
 
+def final(content: Content) -> str:
+    """What the values are called that strategies are judged by."""
+    name = metric_name(content["headline"])
+    return f"{name} {content['at']}" if content["at"] else f"final {name}"
+
+
 def doubtful(content: Content) -> str:
     """Which strategies are compared with heads that are not what they should be, or ""."""
     text = all_of(content, {name: name for name in content["strategies"]})
     return f"Mind that {text}." if text else ""
 
 
-def power_note(comparisons: int, counting: int, seeds: int) -> str:
-    """Say so when no result of the sign test could be significant.
-
-    Args:
-        comparisons: How many pairs of strategies are compared together.
-        counting: Seeds that a sign test can count: not ties. The most over the comparisons.
-        seeds: Seeds in all.
-
-    Returns:
-        A sentence, or "" when there are seeds enough.
-    """
-    if not comparisons or comparisons * 2.0 ** (1 - counting) < 0.05:
-        return ""
-    needed = next(n for n in range(1, 99) if comparisons * 2.0 ** (1 - n) < 0.05)
-    has = f"With {counted(seeds, 'seed')}"
-    if counting < seeds:
-        has += f", of which no comparison can count more than {counting} (the rest are ties),"
-    return (
-        f"{has} and {counted(comparisons, 'comparison')} even a win on every "
-        f"seed would not be significant; that needs at least {needed} seeds."
-    )
-
-
 def power(content: Content) -> str:
-    """What the number of runs allows to say: why there is one only, or `power_note`, or ""."""
-    same = content["same_runs"]
+    """What the number of runs allows to say: why there is one only, how few they are, or ""."""
+    same, seeds = content["same_runs"], content["runs"]
     if len(same) == len(content["strategies"]):
         return (
             f"{ONE_RUN} all seeds make the same run: there is one run of "
             f"{'each' if len(same) > 1 else 'the'} strategy, without an interval or a p-value."
         )
-    if content["runs"] == 1:
+    if seeds == 1:
         alone = "With one seed there is no interval and no p-value: another seed may say otherwise."
         return alone if content["paired"] else ""
-    results = [result for result in content["paired"] if not single(result)]
-    counting = max((result["wins"] + result["losses"] for result in results), default=0)
-    # the correction is for all comparisons, also those that have no p-value
-    tested = len(content["paired"]) if results else 0
-    found = [power_note(tested, counting, content["runs"])]
+    found = []
+    # a sign test does not count ties; the correction is for all comparisons, also those without one
+    tested = [result for result in content["paired"] if not single(result)]
+    counting = max((result["wins"] + result["losses"] for result in tested), default=0)
+    pairs = len(content["paired"])
+    if tested and pairs * 2.0 ** (1 - counting) >= 0.05:
+        needed = next(n for n in range(1, 99) if pairs * 2.0 ** (1 - n) < 0.05)
+        ties = f", of which no comparison can count more than {counting} (the rest are ties),"
+        found.append(
+            f"With {counted(seeds, 'seed')}{ties if counting < seeds else ''} and "
+            f"{counted(pairs, 'comparison')} even a win on every seed would not be significant; "
+            f"that needs at least {needed} seeds."
+        )
     if same:
         found.append(
             f"{ONE_RUN} all seeds make the same run of {joined(same)}: "
             f"{'it has' if len(same) == 1 else 'they have'} no interval"
             f"{', and no p-value against each other' if len(same) > 1 else ''}."
         )
-    return " ".join(filter(None, found))
+    return " ".join(found)
 
 
 def ending(content: Content) -> str:

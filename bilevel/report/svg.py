@@ -1,8 +1,7 @@
 """The look of all figures, and SVG text that is the same every time."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from io import StringIO
 from typing import Any, cast
 
@@ -76,11 +75,9 @@ def inline_svg(svg: str, title: str) -> str:
     return re.sub(r"<svg[^>]*>", lambda _: head, svg, count=1).strip()
 
 
-@contextmanager
-def style() -> Iterator[None]:
+def style() -> AbstractContextManager[None]:
     """The look of all figures, for the time of a `with` block only."""
-    with mpl.rc_context(cast(Any, STYLE)):  # its type lists 300 names
-        yield
+    return mpl.rc_context(cast(Any, STYLE))  # its type lists 300 names
 
 
 def _rounded(tag: str) -> str:

@@ -15,11 +15,8 @@ def plain(content: words.Content) -> str:
 
     Columns that nothing is known for are left out.
     """
-    name = words.metric_name(content["headline"])
     threshold, costs = content["threshold"], content["cost"].values()
-    unit, at = content["unit"], content["at"]
-    title = f"{name} {at}" if at else f"final {name}"
-    columns = [(title, _means(content, "intervals", "counts"))]
+    columns = [(sentences.final(content), _means(content, "intervals", "counts"))]
     if content["accuracy"]:
         right = [content["accuracy"].get(key, math.nan) for key in content["strategies"]]
         columns.append(("accuracy", [words.number(value) for value in right]))
@@ -29,7 +26,7 @@ def plain(content: words.Content) -> str:
         )
     if math.isfinite(threshold):
         reach = [words.reached(content["steps_to"].get(key)) for key in content["strategies"]]
-        columns.append((f"{unit.noun}s to {words.number(threshold)}", reach))
+        columns.append((f"{content['unit'].noun}s to {words.number(threshold)}", reach))
     if any(math.isfinite(cost["seconds"]) for cost in costs):
         columns.append(("seconds/run", [words.number(cost["seconds"]) for cost in costs]))
     statuses = [words.status_words(content["status"][key]) for key in content["strategies"]]

@@ -5,21 +5,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from bilevel.report import doubts, sentences, words
+from bilevel.report.words import Content
 
+Row = Mapping[str, Any]
+"""One of the rows of a tuning."""
 EDGE = "at the edge of the grid: the best rate may lie outside"
 COLUMNS = ("strategy", "as given", "tuned", "change", "factors", "trials", "note")
 NUMBERS = re.compile(r"\d+\.\d+(?:e-?\d+)?")
 
 
-def introduction(content: Mapping[str, Any]) -> str:
-    """How the search was done, and why it is fair.
-
-    Args:
-        content: As `Comparison.content` gives it, with a tuning.
-
-    Returns:
-        Sentences.
-    """
+def introduction(content: Content) -> str:
+    """How the search was done, and why it is fair."""
     tuning, unit, same = content["tuning"], content["unit"], content["same_runs"]
     counts = sorted({row["trials"] for row in tuning["rows"]})
     if len(counts) == 1:
@@ -56,14 +52,8 @@ def introduction(content: Mapping[str, Any]) -> str:
     return text
 
 
-def factors(row: Mapping[str, Any]) -> str:
+def factors(row: Row) -> str:
     """What the rates were multiplied with.
-
-    Args:
-        row: One of the rows of a tuning.
-
-    Returns:
-        Such as "body_lr × 1, head_lr × 0.1".
 
     Examples:
         >>> factors({"factors": {"body_lr = head_lr": 1.78}})
@@ -75,58 +65,35 @@ def factors(row: Mapping[str, Any]) -> str:
     )
 
 
-def trials(row: Mapping[str, Any]) -> str:
-    """How many there were, and how many failed."""
-    return f"{row['trials']}, {row['failed']} failed" if row["failed"] else str(row["trials"])
-
-
-def note(row: Mapping[str, Any], seeds: int) -> str:
-    """What casts doubt on the choice, or "".
-
-    Args:
-        row: One of the rows of a tuning.
-        seeds: Of every trial.
-    """
+def note(row: Row, seeds: int) -> str:
+    """What casts doubt on the choice, or ""; with how many seeds every trial had."""
     if row["failed"] == row["trials"]:
         return "every trial failed: this is the first of them, not the best"
     heads = doubts.doubt("its trial", row.get("doubts", {}), seeds)
     return "; ".join(filter(None, [EDGE if row["edge"] else "", heads]))
 
 
-def change(row: Mapping[str, Any]) -> str:
+def plain_rows(content: Content) -> list[list[str]]:
+    """The cells of the table, as text: a row for each strategy, as `COLUMNS` says."""
+    unknown, found = {"value": float("nan")}, []
+    for row in content["tuning"]["rows"]:
+        means = (content["intervals"].get(row[key], unknown) for key in ("strategy", "tuned"))
+        failed = f", {row['failed']} failed" if row["failed"] else ""
+        found.append(
+            [row["strategy"], *(words.number(mean["value"]) for mean in means),
+             _change(row["change"]), factors(row), f"{row['trials']}{failed}",
+             note(row, len(content["tuning"]["seeds"]))]
+        )  # fmt: skip
+    return found
+
+
+def _change(result: sentences.Result | None) -> str:
     """The paired effect of tuning, with its interval."""
-    result = row["change"]
     if result is None or not result["pairs"]:
         return words.UNKNOWN
     text = words.number(result["effect"])
     ends = sentences.interval(result)
     return text if ends == words.UNKNOWN else f"{text} ({ends})"
-
-
-def plain_rows(content: Mapping[str, Any]) -> list[list[str]]:
-    """The cells of the table, as text.
-
-    Args:
-        content: As `Comparison.content` gives it, with a tuning.
-
-    Returns:
-        A row for each strategy, with the cells of `COLUMNS`.
-    """
-    unknown = {"value": float("nan")}
-    return [
-        [
-            row["strategy"],
-            *(
-                words.number(content["intervals"].get(row[key], unknown)["value"])
-                for key in ("strategy", "tuned")
-            ),
-            change(row),
-            factors(row),
-            trials(row),
-            note(row, len(content["tuning"]["seeds"])),
-        ]
-        for row in content["tuning"]["rows"]
-    ]
 
 
 def _rounded(number: re.Match[str]) -> str:

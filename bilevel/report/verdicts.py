@@ -13,7 +13,6 @@ Family = Mapping[str, Any]
 WITH = {"": "", "tuned": " with tuned rates", "given": " with the rates as given"}
 EQUAL = 1e-12
 """Means this near to one another, relatively, differ by rounding."""
-TITLES = {"tuned": "With tuned rates", "given": "With the rates as given"}
 GROUPS = {
     "significantly better": "significantly better than",
     "significantly worse": "significantly worse than",

@@ -1,7 +1,7 @@
 """Names and numbers as readers write them."""
 
-import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -146,9 +146,7 @@ def status_words(statuses: Sequence[str]) -> str:
         >>> status_words(["COMPLETED", "COMPLETED", "DIVERGED"])
         '2 completed, 1 diverged'
     """
-    counts: dict[str, int] = {}
-    for status in statuses:
-        counts[status] = counts.get(status, 0) + 1
+    counts = Counter(statuses)
     order = sorted(counts, key=lambda status: (status != "COMPLETED", -counts[status]))
     return ", ".join(
         f"{counts[status]} {STATUSES.get(status, status.lower().replace('_', ' '))}"
@@ -171,14 +169,10 @@ def setting(value: Any) -> str:
         parts = [f"{key} {setting(item)}" for key, item in sorted(value.items())]
         return ", ".join(parts) or UNKNOWN
     if isinstance(value, (list, tuple)):
-        if len(value) > 2 and _consecutive(value):
+        whole = all(isinstance(item, int) for item in value)
+        if len(value) > 2 and whole and list(value) == [*range(value[0], value[-1] + 1)]:
             return f"{value[0]} to {value[-1]}"
         return ", ".join(setting(item) for item in value) or UNKNOWN
     if isinstance(value, float):
         return f"{value:g}" if math.isfinite(value) else number(value)
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _consecutive(values: Sequence[Any]) -> bool:
-    whole = all(isinstance(value, int) for value in values)
-    return whole and all(later - early == 1 for early, later in itertools.pairwise(values))

@@ -99,10 +99,15 @@ def test_a_rounded_p_value_never_contradicts_the_verdict():
 
 @pytest.mark.parametrize(("pairs", "seeds", "needed"), [(1, 5, 6), (12, 8, 9), (3, 2, 7)])
 def test_too_few_seeds_are_said_so(pairs, seeds, needed):
-    assert f"at least {needed} seeds" in sentences.power_note(pairs, seeds, seeds)
-    assert "the rest are ties" in sentences.power_note(pairs, seeds, 20)
+    def power(counting, runs):
+        results = [RESULT | {"wins": counting, "losses": 0}] * pairs
+        known = {"same_runs": [], "strategies": {"a": "", "b": ""}}
+        return sentences.power(known | {"runs": runs, "paired": results})
+
+    assert f"at least {needed} seeds" in power(seeds, seeds)
+    assert "the rest are ties" in power(seeds, 20)
     assert pairs * 2.0 ** (1 - needed) < 0.05 <= pairs * 2.0 ** (2 - needed)
-    assert sentences.power_note(pairs, needed, 20) == ""
+    assert power(needed, 20) == ""
 
 
 def lead(best, mean, metric="test_mse", **changes):
