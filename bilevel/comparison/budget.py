@@ -4,6 +4,9 @@ import dataclasses
 import math
 from typing import Literal, get_args
 
+import numpy as np
+
+from bilevel.comparison.statistics.costs import whole_steps
 from bilevel.core.checks import check_positive_integer
 from bilevel.errors import ArgumentError
 from bilevel.training.recorder import record_steps
@@ -61,6 +64,5 @@ class Budget:
 
     def steps(self, gradients: float) -> list[int]:
         """The steps at which a strategy is recorded whose steps take that many gradients."""
-        if self.kind == "steps":
-            return self.marks
-        return [int(mark / gradients + 1e-9) for mark in self.marks]
+        found: list[int] = whole_steps(self.kind, np.array(self.marks), gradients).tolist()
+        return found

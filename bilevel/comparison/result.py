@@ -1,35 +1,32 @@
 """The result of `compare()`: what every strategy did on every seed, and what follows from it."""
 
 import os
-from collections.abc import Container
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from bilevel.comparison.statistics.costs import Positions, positions, spent
-from bilevel.comparison.statistics.families import all_pairs, family_results, tuning_results
-from bilevel.comparison.statistics.judging import body_objective, selecting
+from bilevel.comparison.statistics import costs, families, judging
 from bilevel.comparison.statistics.paired import (
     Interval,
     PairedResult,
     compare_pairs,
-    higher_is_better,
     mean_interval,
 )
 from bilevel.comparison.statistics.parts import in_order
-from bilevel.comparison.statistics.records import accuracy_beside
 from bilevel.comparison.statistics.thresholds import reach_common_level
 from bilevel.comparison.statistics.values import Values
 from bilevel.errors import ArgumentError, UnknownNameError
-from bilevel.report import doubts, html, tables
+from bilevel.report import doubts, tables
 from bilevel.report.units import UNITS, Unit
 from bilevel.storage.folder import located, write_atomically, write_csv
 from bilevel.storage.history import write_history
 from bilevel.storage.results import malformed, read_results, write_results
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Array = NDArray[Any]
 
@@ -61,7 +58,7 @@ class Comparison:
         baselines: Names that the others are compared with.
         headline: The metric to judge by.
         environment: Versions, platform, threads.
-        bound_kind: "proven", "estimated" or "" (no `head_bound` in the history).
+        bound_kind: "proven", "estimated" or "unknown" (no `head_bound` in the history).
     """
 
     problem: str
@@ -75,7 +72,7 @@ class Comparison:
     baselines: tuple[str, ...]
     headline: str
     environment: dict[str, Any] = field(default_factory=dict)
-    bound_kind: str = ""
+    bound_kind: str = "unknown"
 
     def __post_init__(self) -> None:
         """Check once that the parts belong together, and bring all into one order."""
@@ -103,7 +100,9 @@ class Comparison:
         Where rates were tuned, these are tuned with tuned, then those with the rates as given;
         then comes every tuned strategy with its own rates as given.
         """
-        return all_pairs(*self._sorted())
+        found = self._families
+        pairs = [pair for family in found for pair in family.pairs]
+        return list(dict.fromkeys([*pairs, *found[0].changes]))
 
     @property
     def step(self) -> int:
@@ -146,7 +145,7 @@ class Comparison:
             where that is the metric itself, or would be the objective on the training rows.
         """
         metric = self._known(metric)
-        found = selecting(self.metrics, metric)
+        found = judging.selecting(self.metrics, metric)
         return None if found in (metric, "objective") else found
 
     def paired(
@@ -164,7 +163,7 @@ class Comparison:
         metric = self._known(metric)
         values = self.final(metric) if which == "final" else self.validation_best(metric)
         pairs = [pair for pair in self.pairs if values.keys() >= set(pair)]
-        return compare_pairs(values, pairs, metric, self._same)
+        return compare_pairs(values, pairs, metric, self.settings.get("same_runs", ()))
 
     def steps_to_threshold(self) -> tuple[float, dict[str, float]]:
         """How fast the level is reached that half of the runs of every strategy reach.
@@ -176,7 +175,8 @@ class Comparison:
         """
         final, history = self.final(), self._values.compared()
         tables = {name: history[name][self.headline] for name in final}
-        return reach_common_level(self.steps, tables, final, higher_is_better(self.headline))
+        higher = judging.higher_is_better(self.headline)
+        return reach_common_level(self.steps, tables, final, higher)
 
     def table(self) -> str:
         """Final values, statuses and cost of every strategy, then the comparisons in words.
@@ -191,7 +191,8 @@ class Comparison:
 
         Returns:
             The fields of this object with what follows from them: final and validation-best
-            values, intervals, paired results, cost.
+            values, intervals, paired results, cost; and as "unit" the words of what the budget
+            counts, a `bilevel.report.units.Unit`.
         """
         final, best = self.final(), self.validation_best()
         threshold, steps_to = self.steps_to_threshold()
@@ -199,18 +200,19 @@ class Comparison:
         planned = self.settings.get("steps", last)
         interrupted = any("INTERRUPTED" in codes for codes in self.status.values())
         cut = total < last or (interrupted and total < planned)
-        paired = [asdict(result) for result in self.paired()]
-        beside = accuracy_beside(self.headline, self.history)
+        results = [asdict(result) for result in self.paired()]
+        by_pair = {(result["strategy"], result["baseline"]): result for result in results}
+        beside = judging.accuracy_beside(self.headline, self.metrics)
         right = {} if beside is None else self.final(beside)
-        same = self._same
+        same = self.settings.get("same_runs", ())
 
         def mean(name: str, runs: Array) -> Interval:
             return mean_interval(runs[:1] if name in same else runs)
 
         return {
-            **{part.name: getattr(self, part.name) for part in fields(self)},
+            **vars(self),
             "runs": len(self.settings["seeds"]),
-            "higher": higher_is_better(self.headline),
+            "higher": judging.higher_is_better(self.headline),
             "unit": self._unit,
             "step": total,
             "planned": planned,
@@ -220,24 +222,24 @@ class Comparison:
             "counts": {name: _finite(runs) for name, runs in final.items()},
             "counts_validation": {name: _finite(runs) for name, runs in best.items()},
             "final": final,
-            "intervals": {name: asdict(mean(name, runs)) for name, runs in final.items()},
+            "intervals": {name: mean(name, runs)._asdict() for name, runs in final.items()},
             "score": self.score(),
             "same_runs": [name for name in self.strategies if name in same],
             "doubts": doubts.found(self.status, self.settings.get("interrupted_heads", {})),
-            "body_objective": body_objective(self.metrics),
+            "body_objective": judging.body_objective(self.metrics),
             "accuracy": {name: mean(name, runs).value for name, runs in right.items()},
-            "validation": {name: asdict(mean(name, runs)) for name, runs in best.items()},
-            "paired": paired,
+            "validation": {name: mean(name, runs)._asdict() for name, runs in best.items()},
+            "paired": results,
             "paired_validation": [asdict(result) for result in self.paired(which="validation")],
-            "families": family_results(*self._sorted(), paired),
-            "tuning": tuning_results(self.settings.get("tuning"), self.strategies, paired),
+            "families": families.family_results(self._families, by_pair),
+            "tuning": families.tuning_results(self.settings.get("tuning"), self._families, by_pair),
             "threshold": threshold,
             "steps_to": steps_to,
             "positions": places,
-            "cost": spent(places, self._values.common),
+            "cost": costs.spent(places, self._values.common),
         }
 
-    def plot(self, metric: str | None = None, against: str | None = None) -> Figure:
+    def plot(self, metric: str | None = None, against: str | None = None) -> "Figure":
         """Median and 10 % to 90 % band of a metric over training.
 
         Args:
@@ -251,6 +253,8 @@ class Comparison:
         Raises:
             ArgumentError: If `against` is unknown, or seconds were not measured.
         """
+        from bilevel.report import html  # a training does not wait for matplotlib
+
         places, against = self._positions(), against or self._unit.budget
         if against not in places:
             raise ArgumentError(
@@ -271,6 +275,8 @@ class Comparison:
         Raises:
             ResultsExistError: If the folder exists.
         """
+        from bilevel.report import html
+
         content = self.content()
         with write_atomically(folder) as hidden:
             write_results(hidden, content)
@@ -324,23 +330,19 @@ class Comparison:
         """What the recorded steps count."""
         return UNITS[self.settings.get("budget", "steps")]
 
-    def _sorted(self) -> tuple[list[str], tuple[str, ...], Container[str]]:
-        """Strategies, baselines, and those whose rates were searched."""
-        searched = (self.settings.get("tuning") or {}).get("strategies", {})
-        return list(self.strategies), self.baselines, searched
-
     @property
-    def _same(self) -> list[str]:
-        """Strategies whose runs are one and the same, whatever the seed."""
-        return list(self.settings.get("same_runs", ()))
+    def _families(self) -> list[families.Family]:
+        """Which strategies are compared with one another."""
+        searched = (self.settings.get("tuning") or {}).get("strategies", {})
+        return families.families(list(self.strategies), self.baselines, searched)
 
     @property
     def _values(self) -> Values:
         return Values(self.history, self.status, len(self.steps))
 
-    def _positions(self) -> Positions:
-        gradients, seconds = self.gradients_per_step, self.seconds_per_step
-        return positions(self._unit, self.steps, gradients, seconds)
+    def _positions(self) -> costs.Positions:
+        spent = self.gradients_per_step, self.seconds_per_step
+        return costs.positions(self._unit.budget, self.steps, *spent)
 
 
 def _finite(runs: Array) -> int:

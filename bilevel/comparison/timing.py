@@ -20,21 +20,11 @@ def seconds_per_step(
 ) -> dict[str, float]:
     """Seconds of a step per run when all seeds train together: interleaved rounds, medians.
 
-    Args:
-        problem: what is solved.
-        strategies: by name, `fitted` to it.
-        data: for the seeds.
-        options: how they are trained.
+    The strategies are those that are `fitted` to the problem.
     """
+    how = options.batch_size, options.sampling
     trainings = {
-        name: Cohort(
-            problem,
-            strategy,
-            data,
-            options.batch_size,
-            options.sampling,
-            compile=options.compile and strategy.compilable,
-        )
+        name: Cohort(problem, strategy, data, *how, compile=options.compile and strategy.compilable)
         for name, strategy in strategies.items()
     }
     for training in trainings.values():

@@ -10,7 +10,7 @@ from bilevel.report.words import UNKNOWN, counted, joined, metric_name, number, 
 Result = Mapping[str, Any]
 
 ONE_RUN = "Since the start and the data do not depend on the seed, nor anything else that matters,"
-FEWEST = 3  # pairs for an interval, as in `bilevel.comparison.statistics.paired`
+FEWEST = 3  # pairs for an interval of their mean
 
 
 def single(result: Result) -> bool:

@@ -1,14 +1,8 @@
 """What the budget of a comparison is counted in: steps, or gradient evaluations."""
 
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from bilevel.report.words import counted
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -44,24 +38,6 @@ class Unit:
         if self.budget == "steps":
             return f"at step {count:,}{of}"
         return f"after {count:,}{of} {self.noun}s" if of else f"after {self.counted(count)}"
-
-    def steps(self, marks: Array, gradients: float) -> Array:
-        """Body steps that a strategy has made by some marks of the budget.
-
-        Args:
-            marks: (T,) steps or gradient evaluations.
-            gradients: Gradient evaluations of one of its steps.
-
-        Returns:
-            (T,) steps: the marks, or as many whole steps as their gradients pay for.
-
-        Examples:
-            >>> UNITS["gradients"].steps(np.array([0, 10, 20]), 4.0).tolist()
-            [0, 2, 5]
-        """
-        if self.budget == "steps":
-            return marks
-        return np.floor(marks / gradients + 1e-9).astype(np.int64)  # as `Budget.steps`
 
 
 UNITS = {

@@ -10,9 +10,9 @@ from tuned_example import tuned
 
 from bilevel.comparison.budget import Budget
 from bilevel.comparison.result import Comparison
+from bilevel.comparison.statistics.costs import whole_steps
 from bilevel.errors import ResultsError
 from bilevel.report import facts, html
-from bilevel.report.units import UNITS
 
 SETTINGS = {"seeds": [4, 5, 9], "budget": "gradients", "steps": 20, "every": 10,
             "batch_size": None, "sampling": "iid"}  # fmt: skip
@@ -44,9 +44,9 @@ def test_whole_steps_as_many_as_the_gradients_pay_for():
 def test_steps_are_those_that_were_trained(gradients):
     budget = Budget("gradients", 300, None, 7.3)
     marks = np.array(budget.marks)
-    made = UNITS["gradients"].steps(marks, gradients)
+    made = whole_steps("gradients", marks, gradients)
     assert made.tolist() == budget.steps(gradients)
-    assert UNITS["steps"].steps(marks, gradients).tolist() == budget.marks
+    assert whole_steps("steps", marks, gradients).tolist() == budget.marks
 
 
 def test_cost_is_what_was_spent_not_what_was_granted():

@@ -8,7 +8,7 @@ import bilevel
 from bilevel import SGD, BestResponse, Comparison, compare
 from bilevel.comparison import compare as compare_module
 from bilevel.comparison.statistics import judging
-from bilevel.comparison.statistics.records import best_values
+from bilevel.comparison.statistics.values import best_values
 
 OPTIONS = {"seeds": 3, "steps": 40, "every": 10, "dtype": torch.float64}
 PAIR = {

@@ -8,14 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as draw
 from scipy import stats
 
-from bilevel.comparison.statistics.paired import (
-    compare_pairs,
-    higher_is_better,
-    holm,
-    mean_interval,
-)
-from bilevel.comparison.statistics.records import best_values, last_values
+from bilevel.comparison.statistics.judging import higher_is_better
+from bilevel.comparison.statistics.paired import compare_pairs, holm, mean_interval
 from bilevel.comparison.statistics.thresholds import steps_to_threshold
+from bilevel.comparison.statistics.values import best_values, last_values
 
 NAN, INF = float("nan"), float("inf")
 

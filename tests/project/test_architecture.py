@@ -119,6 +119,22 @@ def test_import_does_not_import_torch():
     assert run("import sys, bilevel; print('torch' in sys.modules)").strip() == "False"
 
 
+def test_a_comparison_waits_for_no_figures_and_no_statistics():
+    code = (
+        "import sys, bilevel\n"
+        "from problems.toy import ScalarProduct\n"
+        "pair = {'slow': bilevel.uniform(0.01), 'two': bilevel.TwoTimescale(0.01, 0.1)}\n"
+        "bilevel.compare(ScalarProduct(), pair, seeds=2, steps=2)\n"
+        "print({'matplotlib', 'jinja2', 'scipy.stats'} & set(sys.modules))"
+    )
+    assert run(code).strip() == "set()"
+
+
+def test_results_are_read_without_torch():
+    code = "import sys, bilevel.comparison.result; print('torch' in sys.modules)"
+    assert run(code).strip() == "False"
+
+
 @pytest.mark.parametrize("option", ["--help", "--version"])
 def test_help_and_version_do_not_import_torch(option):
     code = (

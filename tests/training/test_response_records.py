@@ -10,7 +10,7 @@ from small_problems import Smooth, sampler
 import bilevel
 from bilevel import BestResponse, Newton, TwoTimescale
 from bilevel.bounds.heads import Certifier
-from bilevel.comparison.statistics.records import last_values
+from bilevel.comparison.statistics.values import last_values
 from bilevel.derivatives.oracles import Oracles
 from bilevel.training import best_responses
 from problems.classification import digits

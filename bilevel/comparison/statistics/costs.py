@@ -6,53 +6,64 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bilevel.report.units import Unit
-
 Array = NDArray[Any]
 Positions = dict[str, dict[str, Array]]
+AXES = ("steps", "gradients", "seconds")
+
+
+def whole_steps(budget: str, marks: Array, gradients: float) -> Array:
+    """Steps that a strategy has made by some marks of its budget.
+
+    Args:
+        budget: "steps" or "gradients": what is equal for all.
+        marks: (T,) of these.
+        gradients: Gradient evaluations of one step of the strategy.
+
+    Returns:
+        (T,) steps: the marks, or as many whole steps as their gradients pay for.
+
+    Examples:
+        >>> whole_steps("gradients", np.array([0, 10, 20]), 4.0).tolist()
+        [0, 2, 5]
+    """
+    # a step that ends at a mark is made, whatever the rounding: 0.3 / 0.1 is below 3
+    return marks if budget == "steps" else np.floor(marks / gradients + 1e-9).astype(np.int64)
 
 
 def positions(
-    unit: Unit, marks: Array, gradients: Mapping[str, float], seconds: Mapping[str, float]
+    budget: str, marks: Array, gradients: Mapping[str, float], seconds: Mapping[str, float]
 ) -> Positions:
     """Where records lie on each horizontal axis.
 
     Args:
-        unit: What the budget is counted in.
+        budget: "steps" or "gradients": what is equal for all.
         marks: (T,) of these by each record.
         gradients: Name -> gradient evaluations of one step.
         seconds: Name -> seconds of one step, NaN where they were not measured.
 
     Returns:
-        Axis -> name -> (T,) positions: first the axis of the unit, on which all strategies end at
+        Axis -> name -> (T,) positions: first the axis of the budget, on which all strategies end at
         the same place; seconds only of strategies with a time, and only if there are any.
     """
-    made = {name: unit.steps(marks, cost) for name, cost in gradients.items()}
-    timed = {name: cost for name, cost in seconds.items() if np.isfinite(cost)}
-    found = {
-        "steps": made,
-        "gradients": {name: made[name] * cost for name, cost in gradients.items()},
-        "seconds": {name: made[name] * cost for name, cost in timed.items()},
-    }
-    order = sorted(found, key=lambda axis: axis != unit.budget)
-    return {axis: found[axis] for axis in order if found[axis]}
+    made = {name: whole_steps(budget, marks, cost) for name, cost in gradients.items()}
+    timed = {name: made[name] * cost for name, cost in seconds.items() if np.isfinite(cost)}
+    evaluated = {name: made[name] * cost for name, cost in gradients.items()}
+    found = {"steps": made, "gradients": evaluated, "seconds": timed}
+    return {axis: found[axis] for axis in sorted(AXES, key=lambda axis: axis != budget)
+            if found[axis]}  # fmt: skip
 
 
 def spent(found: Positions, record: int) -> dict[str, dict[str, float]]:
-    """What every strategy has spent by one record.
+    """Name -> axis -> what a strategy has spent by one record; NaN for seconds without a time.
 
     Args:
         found: What `positions` gave.
         record: Index of the record.
-
-    Returns:
-        Name -> axis -> how much; NaN for seconds that were not measured.
     """
-    unknown = np.full(record + 1, np.nan)
     return {
         name: {
-            axis: found.get(axis, {}).get(name, unknown)[record].item()
-            for axis in ("steps", "gradients", "seconds")
+            axis: found[axis][name][record].item() if name in found.get(axis, ()) else np.nan
+            for axis in AXES
         }
         for name in found["steps"]
     }

@@ -6,29 +6,23 @@ strategies on one seed is due to the strategies. All statistics here are of thos
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+
+from bilevel.comparison.statistics.judging import higher_is_better
+from bilevel.report.sentences import FEWEST
 
 Array = NDArray[Any]
 
 CONFIDENCE = 0.95
 LEVEL = 0.05
 RESAMPLES = 9999
-FEWEST = 3  # pairs for an interval of their mean
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean and its 95 % interval.
-
-    Attributes:
-        value: The mean; NaN without values.
-        low: Lower end; NaN where fewer than two values leave it unknown.
-        high: Upper end; NaN like `low`.
-    """
+class Interval(NamedTuple):
+    """A mean and its 95 % interval, each NaN where it is not known."""
 
     value: float
     low: float
@@ -84,22 +78,6 @@ class PairedResult:
     significant: bool
 
 
-def higher_is_better(metric: str) -> bool:
-    """Say whether larger values of a metric are better.
-
-    Args:
-        metric: Name of a metric, such as "test_mse".
-
-    Returns:
-        True for names that end in `accuracy` or `r2`, else False.
-
-    Examples:
-        >>> higher_is_better("test_accuracy"), higher_is_better("test_mse")
-        (True, False)
-    """
-    return metric.endswith(("accuracy", "r2"))
-
-
 def mean_interval(values: Array) -> Interval:
     """Mean of the finite values and its 95 % Student interval.
 
@@ -107,8 +85,7 @@ def mean_interval(values: Array) -> Interval:
         values: (R,) values; those that are not finite are left out.
 
     Returns:
-        The mean and interval; NaN ends with fewer than two finite values, since one value says
-        nothing about the spread.
+        The mean and interval; one value says nothing about the spread.
 
     Examples:
         >>> mean_interval(np.array([1.0, 3.0, np.nan])).value
@@ -121,7 +98,7 @@ def mean_interval(values: Array) -> Interval:
     if finite.size == 1:
         return Interval(mean, np.nan, np.nan)
     error = float(finite.std(ddof=1)) / np.sqrt(finite.size)
-    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, finite.size - 1)) * error
+    half = _student_quantile(finite.size) * error
     return Interval(mean, mean - half, mean + half)
 
 
@@ -153,15 +130,15 @@ def compare_pairs(
         0.5
     """
     used = {name for pair in pairs for name in pair}
-    positive = all(bool((_finite(values[name]) > 0).all()) for name in used)
+    positive = all((_finite(values[name]) > 0).all() for name in used)
     kind: Literal["ratio", "difference"] = (
         "ratio" if positive and not metric.endswith("r2") else "difference"
     )
     results = []
-    for first, second in pairs:
-        seeds = slice(1 if first in same and second in same else None)
-        runs = values[first][seeds], values[second][seeds]
-        results.append(_compare(*runs, first, second, metric, kind))
+    for pair in pairs:
+        seeds = slice(1 if all(name in same for name in pair) else None)
+        strategy, baseline = (values[name][seeds] for name in pair)
+        results.append(_compare(strategy, baseline, pair, metric, kind))
     adjusted = holm(np.array([result.p_value for result in results]))
     return [
         replace(result, p_adjusted=float(p), significant=bool(p < LEVEL))
@@ -194,8 +171,7 @@ def holm(p_values: Array) -> Array:
 def _compare(
     strategy: Array,
     baseline: Array,
-    strategy_name: str,
-    baseline_name: str,
+    names: tuple[str, str],
     metric: str,
     kind: Literal["ratio", "difference"],
 ) -> PairedResult:
@@ -203,22 +179,19 @@ def _compare(
     ended, other_ended = np.isfinite(strategy), np.isfinite(baseline)
     both = ended & other_ended
     first, second = strategy[both], baseline[both]
-    ratio = kind == "ratio"
-    centre, low, high = _bootstrap(np.log(first) - np.log(second) if ratio else first - second)
-    if ratio:
-        centre, low, high = np.exp([centre, low, high])
+    effect = _bootstrap(np.log(first) - np.log(second) if kind == "ratio" else first - second)
+    centre, low, high = np.exp(effect).tolist() if kind == "ratio" else effect
     above, below = int((first > second).sum()), int((first < second).sum())
     better, worse = (above, below) if higher_is_better(metric) else (below, above)
     wins = better + int((ended & ~other_ended).sum())
     losses = worse + int((other_ended & ~ended).sum())
     return PairedResult(
-        strategy=strategy_name,
-        baseline=baseline_name,
+        *names,
         metric=metric,
         kind=kind,
-        effect=float(centre),
-        low=float(low),
-        high=float(high),
+        effect=centre,
+        low=low,
+        high=high,
         wins=wins,
         losses=losses,
         ties=both.size - wins - losses,
@@ -251,17 +224,27 @@ def _bootstrap(change: Array) -> tuple[float, float, float]:
     # Equal values resample to themselves: a width of zero would claim certainty.
     if n < FEWEST or np.ptp(change) <= 1e-12 * np.abs(change).max():
         return mean, np.nan, np.nan
-    quantile = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1))
-    tail = float(stats.norm.cdf(-np.sqrt(n / (n - 1)) * quantile))
+    from scipy import stats
+
+    tail = float(stats.norm.cdf(-np.sqrt(n / (n - 1)) * _student_quantile(n)))
     drawn = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
     low, high = np.quantile(change[drawn].mean(axis=1), [tail, 1 - tail])
     return mean, float(low), float(high)
+
+
+def _student_quantile(n: int) -> float:
+    """t_{1 - alpha / 2, n - 1}, of intervals of the mean of n values."""
+    from scipy import stats  # takes a second to import, for which no training waits
+
+    return float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1))
 
 
 def _sign_test(wins: int, losses: int, pairs: int) -> float:
     """Two-sided exact sign test; nothing but ties is no evidence, nothing but failures no test."""
     if wins + losses == 0:
         return 1.0 if pairs else np.nan
+    from scipy import stats
+
     return float(stats.binomtest(wins, wins + losses, 0.5).pvalue)
 
 
