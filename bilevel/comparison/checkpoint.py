@@ -155,13 +155,10 @@ def digest(data: TrainingData) -> str:
     return found.hexdigest()
 
 
-def _spelled(value: Any) -> Any:
-    """Texts in nested lists and dicts as this version spells parts of the library."""
-    if isinstance(value, dict):
-        return {key: _spelled(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_spelled(item) for item in value]
-    return parts.without_modules(value) if isinstance(value, str) else value
+def _spelled(description: Mapping[str, Any]) -> dict[str, str]:
+    """Every entry as text, with parts of the library as this version spells them."""
+    texts = {key: json.dumps(value, sort_keys=True) for key, value in description.items()}
+    return {key: parts.without_modules(text) for key, text in texts.items()}
 
 
 def read_description(folder: Path) -> dict[str, Any]:

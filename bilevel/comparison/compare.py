@@ -110,14 +110,14 @@ def compare(
     entries = _entries(strategies)
     baselines = _baselines(entries, baselines)
     data = TrainingData(problem, seed_list(seeds), float_type(dtype), device)
-    options = Options(batch_size, sampling, compile, max_runs_at_once)
+    options = Options(batch_size, sampling, compile, max_runs_at_once, callback)
     plan = _prepare(
         SideBySide(problem, entries, data, options), budget, steps, every, tune, headline, baselines
     )
     kept = None if checkpoint is None else Checkpoint(checkpoint, _identity(plan), settings)
     if plan.tuning is not None:
-        plan = _tuned(plan, plan.tuning, callback, kept)
-    outcome = _train(plan, callback, kept)
+        plan = _tuned(plan, plan.tuning, kept)
+    outcome = _train(plan, kept)
     return _result(plan, outcome, name or type(problem).__name__, settings or {})
 
 
@@ -155,7 +155,9 @@ def _prepare(
     """Everything is checked and initialised before the first step of the first strategy."""
     asked = contest.data.seeds
     contest = contest.of_distinct_runs()
-    headline = _headline(contest.recorded_names(), headline)
+    names = contest.recorded_names()
+    if headline is not None and headline not in names:
+        raise unknown_name("metric", headline, names)
     costs = contest.gradients_per_step()
     budget = Budget(kind, steps, every, max(costs.values()))
     if kind == "gradients" and (free := [key for key, cost in costs.items() if not cost > 0]):
@@ -175,7 +177,7 @@ def _prepare(
         "dtype": str(data.dtype).removeprefix("torch."),
         "device": str(data.device),
     }
-    return _Plan(contest, asked, budget, tuning, headline, baselines, described)
+    return _Plan(contest, asked, budget, tuning, headline or shown(names), baselines, described)
 
 
 def _identity(plan: _Plan) -> dict[str, Any]:
@@ -192,15 +194,10 @@ def _identity(plan: _Plan) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _tuned(
-    plan: _Plan,
-    tuning: Tuning,
-    callback: Callable[[Progress], object] | None,
-    kept: Checkpoint | None,
-) -> _Plan:
+def _tuned(plan: _Plan, tuning: Tuning, kept: Checkpoint | None) -> _Plan:
     """The plan with the best rates of every strategy beside the rates as given."""
     contest = plan.contest
-    found, described = tune_strategies(contest, tuning, plan.budget, plan.headline, callback, kept)
+    found, described = tune_strategies(contest, tuning, plan.budget, plan.headline, kept)
     entries = {**contest.strategies, **found}
     return plan._replace(
         contest=SideBySide(contest.problem, entries, contest.data, contest.options),
@@ -209,13 +206,9 @@ def _tuned(
     )
 
 
-def _train(
-    plan: _Plan, callback: Callable[[Progress], object] | None, kept: Checkpoint | None
-) -> Outcome:
-    """What became of all strategies, of one seed where all runs are one: it is counted once."""
-    outcome = plan.contest.train(plan.budget, callback, kept)
-    if plan.asked != plan.contest.data.seeds or outcome.same == list(outcome.history):
-        outcome = outcome.first_seed()
+def _train(plan: _Plan, kept: Checkpoint | None) -> Outcome:
+    """What became of all strategies, some of which must have got somewhere."""
+    outcome = plan.contest.train(plan.budget, kept)
     if all(Status[code].failed for codes in outcome.status.values() for code in codes):
         raise AllRunsFailedError(
             f"All runs of all strategies failed. {Status.DIVERGED.message}", outcome.solutions
@@ -228,7 +221,11 @@ def _result(plan: _Plan, outcome: Outcome, name: str, settings: Mapping[str, obj
     contest, costs = plan.contest, plan.contest.gradients_per_step()
     trained = [key for key in contest.strategies if key in outcome.history]
     missing = [key for key in contest.strategies if key not in outcome.history]  # after Ctrl-C
-    data = contest.data.part(slice(0, len(outcome.status[trained[0]])))
+    same = outcome.same
+    if plan.asked != contest.data.seeds:  # all runs are one
+        same = list(outcome.history)
+    counted = slice(1 if same == list(outcome.history) else None)
+    data = contest.data.part(counted)
     seconds = dict.fromkeys(trained, np.nan)
     if not outcome.interrupted:
         with contextlib.suppress(KeyboardInterrupt):  # the trainings are worth more than the times
@@ -236,14 +233,15 @@ def _result(plan: _Plan, outcome: Outcome, name: str, settings: Mapping[str, obj
             seconds = seconds_per_step(fitted, data, contest.options)
     some = next(iter(outcome.solutions.values()))
     records = max(len(solution.steps) for solution in outcome.solutions.values())
+    heads = {key: codes[counted] for key, codes in outcome.heads.items()}
     threads = torch.get_num_threads()
     described = plan.described | {
         **_seeds(data.seeds, plan.asked),
         "threads": threads,
         "data_note": contest.problem.note,
         "bound_note": some.bound_note,
-        **({"same_runs": outcome.same} if outcome.same else {}),
-        **({"interrupted_heads": outcome.heads} if outcome.heads else {}),
+        **({"same_runs": same} if same else {}),
+        **({"interrupted_heads": heads} if heads else {}),
         **({"not_trained": missing} if missing else {}),
         **settings,
     }
@@ -252,8 +250,11 @@ def _result(plan: _Plan, outcome: Outcome, name: str, settings: Mapping[str, obj
         settings=described,
         strategies={key: repr(contest.strategies[key]) for key in trained},
         steps=np.array(plan.budget.marks[:records]),
-        history={key: _pad(table, records) for key, table in outcome.history.items()},
-        status=outcome.status,
+        history={
+            key: {metric: _padded(values[:, counted], records) for metric, values in table.items()}
+            for key, table in outcome.history.items()
+        },
+        status={key: codes[counted] for key, codes in outcome.status.items()},
         gradients_per_step={key: costs[key] for key in trained},
         seconds_per_step=seconds,
         baselines=tuple(key for key in plan.baselines if key in trained),
@@ -285,14 +286,9 @@ def _entries(strategies: object) -> dict[str, AbstractStrategy]:
     return entries
 
 
-def _pad(table: dict[str, Array], records: int) -> dict[str, Array]:
+def _padded(values: Array, records: int) -> Array:
     """NaN for the records that an interrupted or ended strategy does not have."""
-    return {
-        metric: np.concatenate(
-            [values, np.full((records - len(values), values.shape[1]), np.nan)], axis=0
-        )
-        for metric, values in table.items()
-    }
+    return np.pad(values, ((0, records - len(values)), (0, 0)), constant_values=np.nan)
 
 
 def _baselines(
@@ -309,11 +305,3 @@ def _baselines(
         if name in CONTROLS or (isinstance(strategy, TwoTimescale) and strategy.is_uniform)
     ]
     return found if 0 < len(found) < len(strategies) else list(strategies)[:1]
-
-
-def _headline(metrics: Sequence[str], asked: str | None) -> str:
-    if asked is not None:
-        if asked not in metrics:
-            raise unknown_name("metric", asked, metrics)
-        return asked
-    return shown(metrics)

@@ -1,27 +1,14 @@
 """The result of `compare()`: what every strategy did on every seed, and what follows from it."""
 
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bilevel.comparison.statistics.costs import Positions, positions, spent
-from bilevel.comparison.statistics.families import (
-    Family,
-    all_pairs,
-    families,
-    family_results,
-    tuning_results,
-)
-from bilevel.comparison.statistics.judging import (
-    accuracy_beside,
-    body_objective,
-    higher_is_better,
-    selecting,
-)
+from bilevel.comparison.statistics import costs, families, judging
 from bilevel.comparison.statistics.paired import (
     Interval,
     PairedResult,
@@ -113,7 +100,9 @@ class Comparison:
         Where rates were tuned, these are tuned with tuned, then those with the rates as given;
         then comes every tuned strategy with its own rates as given.
         """
-        return all_pairs(self._families)
+        found = self._families
+        pairs = [pair for family in found for pair in family.pairs]
+        return list(dict.fromkeys([*pairs, *found[0].changes]))
 
     @property
     def step(self) -> int:
@@ -156,7 +145,7 @@ class Comparison:
             where that is the metric itself, or would be the objective on the training rows.
         """
         metric = self._known(metric)
-        found = selecting(self.metrics, metric)
+        found = judging.selecting(self.metrics, metric)
         return None if found in (metric, "objective") else found
 
     def paired(
@@ -174,7 +163,7 @@ class Comparison:
         metric = self._known(metric)
         values = self.final(metric) if which == "final" else self.validation_best(metric)
         pairs = [pair for pair in self.pairs if values.keys() >= set(pair)]
-        return compare_pairs(values, pairs, metric, self._same)
+        return compare_pairs(values, pairs, metric, self.settings.get("same_runs", ()))
 
     def steps_to_threshold(self) -> tuple[float, dict[str, float]]:
         """How fast the level is reached that half of the runs of every strategy reach.
@@ -186,7 +175,8 @@ class Comparison:
         """
         final, history = self.final(), self._values.compared()
         tables = {name: history[name][self.headline] for name in final}
-        return reach_common_level(self.steps, tables, final, higher_is_better(self.headline))
+        higher = judging.higher_is_better(self.headline)
+        return reach_common_level(self.steps, tables, final, higher)
 
     def table(self) -> str:
         """Final values, statuses and cost of every strategy, then the comparisons in words.
@@ -210,18 +200,19 @@ class Comparison:
         planned = self.settings.get("steps", last)
         interrupted = any("INTERRUPTED" in codes for codes in self.status.values())
         cut = total < last or (interrupted and total < planned)
-        paired = [asdict(result) for result in self.paired()]
-        beside = accuracy_beside(self.headline, self.metrics)
+        results = [asdict(result) for result in self.paired()]
+        by_pair = {(result["strategy"], result["baseline"]): result for result in results}
+        beside = judging.accuracy_beside(self.headline, self.metrics)
         right = {} if beside is None else self.final(beside)
-        same = self._same
+        same = self.settings.get("same_runs", ())
 
         def mean(name: str, runs: Array) -> Interval:
             return mean_interval(runs[:1] if name in same else runs)
 
         return {
-            **{part.name: getattr(self, part.name) for part in fields(self)},
+            **vars(self),
             "runs": len(self.settings["seeds"]),
-            "higher": higher_is_better(self.headline),
+            "higher": judging.higher_is_better(self.headline),
             "unit": self._unit,
             "step": total,
             "planned": planned,
@@ -235,17 +226,17 @@ class Comparison:
             "score": self.score(),
             "same_runs": [name for name in self.strategies if name in same],
             "doubts": doubts.found(self.status, self.settings.get("interrupted_heads", {})),
-            "body_objective": body_objective(self.metrics),
+            "body_objective": judging.body_objective(self.metrics),
             "accuracy": {name: mean(name, runs).value for name, runs in right.items()},
             "validation": {name: mean(name, runs)._asdict() for name, runs in best.items()},
-            "paired": paired,
+            "paired": results,
             "paired_validation": [asdict(result) for result in self.paired(which="validation")],
-            "families": family_results(self._families, paired),
-            "tuning": tuning_results(self.settings.get("tuning"), self._families, paired),
+            "families": families.family_results(self._families, by_pair),
+            "tuning": families.tuning_results(self.settings.get("tuning"), self._families, by_pair),
             "threshold": threshold,
             "steps_to": steps_to,
             "positions": places,
-            "cost": spent(places, self._values.common),
+            "cost": costs.spent(places, self._values.common),
         }
 
     def plot(self, metric: str | None = None, against: str | None = None) -> "Figure":
@@ -340,23 +331,18 @@ class Comparison:
         return UNITS[self.settings.get("budget", "steps")]
 
     @property
-    def _families(self) -> list[Family]:
+    def _families(self) -> list[families.Family]:
         """Which strategies are compared with one another."""
         searched = (self.settings.get("tuning") or {}).get("strategies", {})
-        return families(list(self.strategies), self.baselines, searched)
-
-    @property
-    def _same(self) -> list[str]:
-        """Strategies whose runs are one and the same, whatever the seed."""
-        return list(self.settings.get("same_runs", ()))
+        return families.families(list(self.strategies), self.baselines, searched)
 
     @property
     def _values(self) -> Values:
         return Values(self.history, self.status, len(self.steps))
 
-    def _positions(self) -> Positions:
-        gradients, seconds = self.gradients_per_step, self.seconds_per_step
-        return positions(self._unit.budget, self.steps, gradients, seconds)
+    def _positions(self) -> costs.Positions:
+        spent = self.gradients_per_step, self.seconds_per_step
+        return costs.positions(self._unit.budget, self.steps, *spent)
 
 
 def _finite(runs: Array) -> int:

@@ -1,5 +1,6 @@
 """Strategies that are trained side by side: those of equal structure are one training."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from bilevel.problem.base import StackelbergProblem
 from bilevel.strategies import AbstractStrategy
 from bilevel.training.repetition import turned_out_alike
 from bilevel.training.solution import Solution
-from bilevel.training.training import Callback, Training
+from bilevel.training.training import Training
 
 Names = tuple[str, ...]
 
@@ -45,12 +46,13 @@ class Progress(NamedTuple):
 
 
 class Options(NamedTuple):
-    """How all strategies are trained; see `compare`."""
+    """How all strategies are trained, and who is told of it; see `compare`."""
 
-    batch_size: BatchSize = 64
-    sampling: Sampling = "iid"
-    compile: bool = False
-    max_runs_at_once: int | None = None
+    batch_size: BatchSize
+    sampling: Sampling
+    compile: bool
+    max_runs_at_once: int | None
+    callback: Callable[[Progress], object] | None
 
 
 class Outcome(NamedTuple):
@@ -59,28 +61,18 @@ class Outcome(NamedTuple):
     Attributes:
         history: name -> metric -> (T, R).
         status: name -> R names of `Status` members.
+        heads: the same of the head solves of groups that were interrupted.
+        same: names of strategies whose runs are one and the same for every seed.
         solutions: of the groups.
         interrupted: whether Ctrl-C ended it.
-        heads: name -> R names of `Status` members of the head solves of interrupted runs.
-        same: names of strategies whose runs are one and the same for every seed.
     """
 
     history: dict[str, dict[str, NDArray[np.float64]]]
     status: dict[str, list[str]]
-    solutions: dict[Names, Solution]
-    interrupted: bool
     heads: dict[str, list[str]]
     same: list[str]
-
-    def first_seed(self) -> "Outcome":
-        """What became of the first seed alone, where all seeds make the same run."""
-        history = {
-            name: {metric: values[:, :1] for metric, values in table.items()}
-            for name, table in self.history.items()
-        }
-        status = {name: codes[:1] for name, codes in self.status.items()}
-        heads = {name: codes[:1] for name, codes in self.heads.items()}
-        return self._replace(history=history, status=status, heads=heads, same=list(history))
+    solutions: dict[Names, Solution]
+    interrupted: bool
 
 
 class SideBySide:
@@ -115,6 +107,7 @@ class SideBySide:
             )
             for names in _group(strategies)
         }
+        self.files = {names: f"{stage}-{number}" for number, names in enumerate(self.trainings)}
         self.fitted = {name: strategy.fitted(problem) for name, strategy in strategies.items()}
         # the group of every strategy, and its runs there
         self.places: dict[str, tuple[Names, slice]] = {
@@ -124,56 +117,44 @@ class SideBySide:
         }
 
     def of_distinct_runs(self) -> "SideBySide":
-        """The same, on the first seed alone where all runs are known to be one of each strategy."""
-        if self.seeds == 1 or len(self.one_run()) < len(self.strategies):
+        """The same, on the first seed alone where every strategy is known to make one run."""
+        if self.seeds == 1 or len(self._those(Training.one_run)) < len(self.strategies):
             return self
         first = self.data.part(slice(0, 1))
         return SideBySide(self.problem, self.strategies, first, self.options, self.stage)
 
     def gradients_per_step(self) -> dict[str, float]:
         """Gradient evaluations of one step of every strategy."""
-        count = batches(self.data, self.options.batch_size)
-        return {name: fitted.cost.evaluations(count) for name, fitted in self.fitted.items()}
+        sizes, size = self.data.sizes, self.options.batch_size
+        size = size.get("train") if isinstance(size, Mapping) else size
+        batches = sizes["train"] / size if size and "train" in sizes else 1.0  # n / B
+        return {name: fitted.cost.evaluations(batches) for name, fitted in self.fitted.items()}
 
     def recorded_names(self) -> list[str]:
         """What every record holds."""
         return next(iter(self.trainings.values())).recorded_names()
 
-    def alike(self) -> list[str]:
-        """Strategies whose runs start alike on the same data, whatever the seed."""
+    def _those(self, test: Callable[[Training, slice], bool]) -> list[str]:
+        """Names of the strategies whose runs pass a test."""
         places = self.places.items()
-        return [name for name, (names, runs) in places if self.trainings[names].alike(runs)]
+        return [name for name, (names, runs) in places if test(self.trainings[names], runs)]
 
-    def one_run(self) -> list[str]:
-        """Those of them whose runs are known to be one and the same: nothing else is drawn."""
-        places = self.places.items()
-        return [name for name, (names, runs) in places if self.trainings[names].one_run(runs)]
-
-    def train(
-        self,
-        budget: Budget,
-        callback: Callable[[Progress], object] | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> Outcome:
-        """Train the groups one after another; an interrupted one is the last.
-
-        Args:
-            budget: how far, and where to record.
-            callback: called with a `Progress` at every record.
-            checkpoint: where to keep what is trained, and to go on from.
-        """
+    def train(self, budget: Budget, checkpoint: Checkpoint | None = None) -> Outcome:
+        """Train the groups in turn, kept in `checkpoint`; an interrupted one is the last."""
         # of the initial points; a single seed says nothing about others
-        known, alike = (self.one_run(), self.alike()) if self.seeds > 1 else ([], [])
-        files = {names: f"{self.stage}-{number}" for number, names in enumerate(self.trainings)}
+        several = self.seeds > 1
+        known = self._those(Training.one_run) if several else []
+        alike = self._those(Training.alike) if several else []
         if checkpoint is not None:  # damage is found before hours of training
             for names, training in self.trainings.items():
-                checkpoint.restore(files[names], training)
+                checkpoint.restore(self.files[names], training)
         solutions: dict[Names, Solution] = {}
         for names, training in self.trainings.items():
             before = len(training.recorded), training.step
             records = budget.steps(self.gradients_per_step()[names[0]])
-            done = sum(map(len, solutions))
-            report = self._report(names, files[names], done, budget, callback, checkpoint)
+            report = functools.partial(
+                self._recorded, names, sum(map(len, solutions)), budget, checkpoint
+            )
             try:
                 solutions[names] = training.run(records, callback=report)
             except KeyboardInterrupt:
@@ -182,32 +163,22 @@ class SideBySide:
                 break
             interrupted = Status.INTERRUPTED in solutions[names].status
             if checkpoint is not None and (len(training.recorded), training.step) != before:
-                checkpoint.keep(files[names], training, now=True, finished=not interrupted)
+                checkpoint.keep(self.files[names], training, now=True, finished=not interrupted)
             if interrupted:
                 break
         return self._outcome(solutions, known, alike)
 
-    def _report(
-        self,
-        names: Names,
-        file: str,
-        done: int,
-        budget: Budget,
-        callback: Callable[[Progress], object] | None,
-        checkpoint: Checkpoint | None,
-    ) -> Callback:
-        """What happens at every record of a group: it is kept, and whoever asked is told."""
-        training, total = self.trainings[names], len(self.strategies)
-
-        def report(*_: object) -> None:
-            if checkpoint is not None:
-                checkpoint.keep(file, training)
-            if callback is not None:
-                mark = budget.marks[len(training.recorded) - 1]
-                place = (mark, budget.total, done, total, self.stage, budget.kind)
-                callback(Progress(names, *place))
-
-        return report
+    def _recorded(
+        self, names: Names, done: int, budget: Budget, checkpoint: Checkpoint | None, *_: object
+    ) -> None:
+        """At every record of a group: it is kept, and who asked for it is told."""
+        training = self.trainings[names]
+        if checkpoint is not None:
+            checkpoint.keep(self.files[names], training)
+        if self.options.callback is not None:
+            mark, total = budget.marks[len(training.recorded) - 1], len(self.strategies)
+            place = (mark, budget.total, done, total, self.stage, budget.kind)
+            self.options.callback(Progress(names, *place))
 
     def _outcome(
         self, solutions: Mapping[Names, Solution], known: list[str], alike: list[str]
@@ -224,14 +195,7 @@ class SideBySide:
         same = [name for name, table in history.items()
                 if name in known or (name in alike and turned_out_alike(table))]  # fmt: skip
         interrupted = bool(heads) or len(solutions) < len(self.trainings)
-        return Outcome(history, status, dict(solutions), interrupted, heads, same)
-
-
-def batches(data: TrainingData, batch_size: BatchSize) -> float:
-    """How many batches all training rows make, n / B."""
-    size = batch_size.get("train") if isinstance(batch_size, Mapping) else batch_size
-    rows = data.sizes.get("train", 1)
-    return rows / size if size and "train" in data.sizes else 1.0
+        return Outcome(history, status, heads, same, dict(solutions), interrupted)
 
 
 def _group(strategies: Mapping[str, AbstractStrategy]) -> list[Names]:

@@ -3,14 +3,14 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bilevel.comparison.budget import Budget
 from bilevel.comparison.checkpoint import Checkpoint
-from bilevel.comparison.side_by_side import Outcome, Progress, SideBySide
+from bilevel.comparison.side_by_side import Outcome, SideBySide
 from bilevel.comparison.statistics.judging import higher_is_better, selecting
 from bilevel.core.checks import positive
 from bilevel.core.schedules import AbstractSchedule
@@ -118,13 +118,7 @@ class Tuning:
 
 
 class Trial(NamedTuple):
-    """Rates to try.
-
-    Attributes:
-        strategy: with these rates.
-        factors: by the names of the rates.
-        edge: whether some factor is the smallest or the largest that is tried.
-    """
+    """Rates to try, what makes them of those given, and whether that is an end of the grid."""
 
     strategy: AbstractStrategy
     factors: dict[str, float]
@@ -136,18 +130,9 @@ def tune_strategies(
     tuning: Tuning,
     budget: Budget,
     headline: str,
-    callback: Callable[[Progress], object] | None = None,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: Checkpoint | None,
 ) -> tuple[dict[str, AbstractStrategy], dict[str, Any]]:
-    """Train all trials of all strategies, and choose.
-
-    Args:
-        contest: the strategies, with the rates to multiply.
-        tuning: factors and seeds, of `Tuning.of`.
-        budget: of the comparison; every trial gets the same.
-        headline: the metric of the comparison.
-        callback: see `compare`.
-        checkpoint: see `compare`.
+    """Train all trials of the strategies, each with the budget of the comparison, and choose.
 
     Returns:
         "NAME, tuned" -> strategy; and what the report tells: metric, seeds, factors, and for every
@@ -162,7 +147,7 @@ def tune_strategies(
     search = SideBySide(contest.problem, entrants, data, contest.options, "tuning")
     search = search.of_distinct_runs()
     metric = selecting(search.recorded_names(), headline)
-    outcome = search.train(dataclasses.replace(budget, every=budget.total), callback, checkpoint)
+    outcome = search.train(dataclasses.replace(budget, every=budget.total), checkpoint)
     if outcome.interrupted:
         raise KeyboardInterrupt
     found: dict[str, AbstractStrategy] = {}

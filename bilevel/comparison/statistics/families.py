@@ -8,7 +8,7 @@ from bilevel.report.words import TUNED
 
 Pair = tuple[str, str]
 Result = Mapping[str, Any]
-"""Fields of a `PairedResult`."""
+"""Fields of the `PairedResult` of a pair."""
 
 
 class Family(NamedTuple):
@@ -72,30 +72,18 @@ def families(
     ]
 
 
-def all_pairs(found: Sequence[Family]) -> list[Pair]:
-    """The pairs of all families, then every tuned strategy against the one with given rates."""
-    pairs = [pair for family in found for pair in family.pairs]
-    return list(dict.fromkeys([*pairs, *found[0].changes]))
-
-
-def family_results(found: Sequence[Family], results: Sequence[Result]) -> list[dict[str, Any]]:
+def family_results(found: Sequence[Family], results: Mapping[Pair, Result]) -> list[dict[str, Any]]:
     """Per family its kind, names and baselines, and the results of its pairs as "paired"."""
-    known = _by_pair(results)
     return [
-        {**family._asdict(), "paired": [known[pair] for pair in family.pairs if pair in known]}
+        {**family._asdict(), "paired": [results[pair] for pair in family.pairs if pair in results]}
         for family in found
     ]
 
 
 def tuning_results(
-    tuning: Mapping[str, Any] | None, found: Sequence[Family], results: Sequence[Result]
+    tuning: Mapping[str, Any] | None, found: Sequence[Family], results: Mapping[Pair, Result]
 ) -> dict[str, Any] | None:
-    """What a search for rates found, and what it changed.
-
-    Args:
-        tuning: As in the settings of a `Comparison`.
-        found: Of `families`.
-        results: Of all pairs.
+    """What a search for rates (of the settings) found, and what it changed.
 
     Returns:
         The same, with "rows": one for each strategy whose tuned rates are compared, and "untuned":
@@ -103,13 +91,9 @@ def tuning_results(
     """
     if tuning is None or not found[0].changes:
         return None
-    searched, known = tuning["strategies"], _by_pair(results)
+    searched = tuning["strategies"]
     rows = [
-        {"strategy": name, "tuned": tuned, **searched[name], "change": known.get((tuned, name))}
+        {"strategy": name, "tuned": tuned, **searched[name], "change": results.get((tuned, name))}
         for tuned, name in found[0].changes
     ]
     return {**tuning, "rows": rows, "untuned": [n for n in found[-1].names if n not in searched]}
-
-
-def _by_pair(results: Sequence[Result]) -> dict[Pair, Result]:
-    return {(result["strategy"], result["baseline"]): result for result in results}

@@ -1,8 +1,9 @@
-"""Which metric is shown and judged by, which way, and which one selects."""
+"""Which metric is shown and judged by, which way, and which one selects.
+
+`metrics` are the names of what was recorded, in that order.
+"""
 
 from collections.abc import Sequence
-
-OTHER_ROWS = ("test_", "train_")
 
 
 def higher_is_better(metric: str) -> bool:
@@ -18,10 +19,6 @@ def higher_is_better(metric: str) -> bool:
 def accuracy_beside(metric: str, metrics: Sequence[str]) -> str | None:
     """The accuracy of the same rows as a cross-entropy, which readers want to see beside it.
 
-    Args:
-        metric: what is shown.
-        metrics: names of what was recorded.
-
     Examples:
         >>> accuracy_beside("test_cross_entropy", ["test_cross_entropy", "test_accuracy"])
         'test_accuracy'
@@ -32,9 +29,6 @@ def accuracy_beside(metric: str, metrics: Sequence[str]) -> str | None:
 
 def body_objective(metrics: Sequence[str]) -> str:
     """The name under which F is recorded: where F is g, it is g.
-
-    Args:
-        metrics: names of what was recorded.
 
     Examples:
         >>> body_objective(["objective", "body_objective"]), body_objective(["objective"])
@@ -48,9 +42,6 @@ def shown(metrics: Sequence[str]) -> str:
 
     The first test metric, else the first validation metric, else F at the recorded point. Never g
     where F is another function: a body that moves makes g larger by doing what it is there for.
-
-    Args:
-        metrics: names of what was recorded, in that order.
 
     Examples:
         >>> shown(["objective", "body_objective", "train_mse", "validation_mse"])
@@ -69,10 +60,6 @@ def selecting(metrics: Sequence[str], headline: str) -> str:
     The validation metric that belongs to the headline, else the first validation metric, else F at
     the recorded point. A headline that is a validation metric or F chooses for itself.
 
-    Args:
-        metrics: names of what was recorded, in that order.
-        headline: the one that is shown.
-
     Examples:
         >>> names = ["objective", "validation_mse", "validation_r2", "test_r2", "test_mae"]
         >>> selecting(names, "test_r2"), selecting(names, "test_mae")
@@ -84,6 +71,7 @@ def selecting(metrics: Sequence[str], headline: str) -> str:
     known = [metric for metric in metrics if metric.startswith("validation_")]
     if headline in (*known, objective):
         return headline
-    twins = [f"validation_{headline.removeprefix(rows)}" for rows in OTHER_ROWS
-             if headline.startswith(rows)]  # fmt: skip
-    return next((metric for metric in (*twins, *known) if metric in known), objective)
+    twin = f"validation_{headline.partition('_')[2]}"
+    if headline.startswith(("test_", "train_")) and twin in known:
+        return twin
+    return known[0] if known else objective

@@ -22,13 +22,7 @@ RESAMPLES = 9999
 
 
 class Interval(NamedTuple):
-    """A mean and its 95 % interval.
-
-    Attributes:
-        value: The mean; NaN without values.
-        low: Lower end; NaN where fewer than two values leave it unknown.
-        high: Upper end; NaN like `low`.
-    """
+    """A mean and its 95 % interval, each NaN where it is not known."""
 
     value: float
     low: float
@@ -91,8 +85,7 @@ def mean_interval(values: Array) -> Interval:
         values: (R,) values; those that are not finite are left out.
 
     Returns:
-        The mean and interval; NaN ends with fewer than two finite values, since one value says
-        nothing about the spread.
+        The mean and interval; one value says nothing about the spread.
 
     Examples:
         >>> mean_interval(np.array([1.0, 3.0, np.nan])).value
@@ -137,15 +130,15 @@ def compare_pairs(
         0.5
     """
     used = {name for pair in pairs for name in pair}
-    positive = all(bool((_finite(values[name]) > 0).all()) for name in used)
+    positive = all((_finite(values[name]) > 0).all() for name in used)
     kind: Literal["ratio", "difference"] = (
         "ratio" if positive and not metric.endswith("r2") else "difference"
     )
     results = []
-    for first, second in pairs:
-        seeds = slice(1 if first in same and second in same else None)
-        runs = values[first][seeds], values[second][seeds]
-        results.append(_compare(*runs, first, second, metric, kind))
+    for pair in pairs:
+        seeds = slice(1 if all(name in same for name in pair) else None)
+        strategy, baseline = (values[name][seeds] for name in pair)
+        results.append(_compare(strategy, baseline, pair, metric, kind))
     adjusted = holm(np.array([result.p_value for result in results]))
     return [
         replace(result, p_adjusted=float(p), significant=bool(p < LEVEL))
@@ -178,8 +171,7 @@ def holm(p_values: Array) -> Array:
 def _compare(
     strategy: Array,
     baseline: Array,
-    strategy_name: str,
-    baseline_name: str,
+    names: tuple[str, str],
     metric: str,
     kind: Literal["ratio", "difference"],
 ) -> PairedResult:
@@ -187,22 +179,19 @@ def _compare(
     ended, other_ended = np.isfinite(strategy), np.isfinite(baseline)
     both = ended & other_ended
     first, second = strategy[both], baseline[both]
-    ratio = kind == "ratio"
-    centre, low, high = _bootstrap(np.log(first) - np.log(second) if ratio else first - second)
-    if ratio:
-        centre, low, high = np.exp([centre, low, high])
+    effect = _bootstrap(np.log(first) - np.log(second) if kind == "ratio" else first - second)
+    centre, low, high = np.exp(effect).tolist() if kind == "ratio" else effect
     above, below = int((first > second).sum()), int((first < second).sum())
     better, worse = (above, below) if higher_is_better(metric) else (below, above)
     wins = better + int((ended & ~other_ended).sum())
     losses = worse + int((other_ended & ~ended).sum())
     return PairedResult(
-        strategy=strategy_name,
-        baseline=baseline_name,
+        *names,
         metric=metric,
         kind=kind,
-        effect=float(centre),
-        low=float(low),
-        high=float(high),
+        effect=centre,
+        low=low,
+        high=high,
         wins=wins,
         losses=losses,
         ties=both.size - wins - losses,

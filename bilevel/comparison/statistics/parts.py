@@ -1,6 +1,6 @@
 """Whether the parts of a comparison belong together, and in one order."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from bilevel.errors import ResultsError
@@ -11,13 +11,7 @@ PARTS = ("history", "status", "gradients_per_step", "seconds_per_step")
 
 
 def in_order(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields with an entry for every strategy, in the order of the strategies.
-
-    Args:
-        fields: Of a `Comparison`.
-
-    Returns:
-        Name of the field -> name of the strategy -> entry.
+    """The fields of a `Comparison` with an entry for every strategy, in their order.
 
     Raises:
         ResultsError: A strategy is missing or unknown, or numbers of seeds or records differ.
@@ -30,15 +24,11 @@ def in_order(fields: Mapping[str, Any]) -> dict[str, Any]:
             raise ResultsError(f"`{part}` must have the strategies {names} as its keys.")
     if unknown := set(fields["baselines"]) - set(names):
         raise ResultsError(f"Baselines {sorted(unknown)} are not among {names}.")
+    shape = len(fields["steps"]), len(seeds)
     for name in names:
-        _check_runs(name, fields, (len(fields["steps"]), len(seeds)))
+        if len(fields["status"][name]) != len(seeds):
+            raise ResultsError(f"`status` of {name!r} must have {len(seeds)} entries, one a seed.")
+        for metric, values in fields["history"][name].items():
+            if values.shape != shape:
+                raise ResultsError(f"{metric!r} of {name!r}: {values.shape=}, not {shape}.")
     return {part: {name: fields[part][name] for name in names} for part in PARTS}
-
-
-def _check_runs(name: str, fields: Mapping[str, Any], shape: Sequence[int]) -> None:
-    """A status for every seed, and a value for every record and seed."""
-    if len(fields["status"][name]) != shape[1]:
-        raise ResultsError(f"`status` of {name!r} must have {shape[1]} entries, one a seed.")
-    for metric, values in fields["history"][name].items():
-        if values.shape != shape:
-            raise ResultsError(f"{metric!r} of {name!r}: {values.shape=}, not {shape}.")

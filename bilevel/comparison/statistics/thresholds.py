@@ -66,12 +66,11 @@ def reach_common_level(
     start = np.concatenate([values[0] for values in tables.values()])
     if (start >= threshold if higher else start <= threshold).any():
         return np.nan, {}  # some runs got worse: being there at the start is no achievement
-    found = {}
-    for name, values in tables.items():
-        ended = np.where(np.isfinite(final[name]), values, np.nan)
-        reached = steps_to_threshold(steps[: len(values)], ended, threshold, higher)
-        found[name] = _middle(reached)
-    return threshold, found
+    ended = {name: np.where(np.isfinite(final[name]), tables[name], np.nan) for name in tables}
+    return threshold, {
+        name: _middle(steps_to_threshold(steps[: len(values)], values, threshold, higher))
+        for name, values in ended.items()
+    }
 
 
 def _middle(values: Array) -> float:

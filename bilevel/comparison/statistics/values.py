@@ -34,8 +34,8 @@ class Values(NamedTuple):
         last = [self.records - 1]
         for name, table in self.history.items():
             going = ~np.isin(self.status[name], [*FAILED, Status.CONVERGED.name])
-            known = np.concatenate([values[:, going] for values in table.values()], axis=1)
-            last.extend(np.flatnonzero(~np.isnan(known).all(axis=1))[-1:].tolist())
+            recorded = [~np.isnan(values[:, going]).all(axis=1) for values in table.values()]
+            last.extend(np.flatnonzero(np.any(recorded, axis=0))[-1:].tolist())
         return min(last)
 
     def compared(self) -> dict[str, dict[str, Array]]:
