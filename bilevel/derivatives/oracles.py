@@ -7,6 +7,7 @@ less than a vmapped gradient. Results carry no graph.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,6 +52,7 @@ class Oracles:
         )
         linear = isinstance(problem, LinearHeadProblem)
         self.features = Features(problem) if linear else None  # type: ignore[arg-type]
+        self.last_sums: Any = None  # over rows in chunks, of `bilevel.linear.gram`
 
     @contextmanager
     def sharing(self) -> Iterator[None]:
