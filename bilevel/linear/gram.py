@@ -80,7 +80,7 @@ def add_rows(sums: Sums, design: Tensor, targets: Tensor, *, quick: bool = False
         if sums.centre is not None:
             origin, level = (x.unsqueeze(1).to(some.dtype) for x in sums.centre)
             some, aim = some - origin, aim - level
-        _add_lower(sums.gram, some)
+        _add_lower(sums.gram, some)  # half of the work: A'A is symmetric
         sums.cross.add_(some.mT @ aim)
         sums.inner.add_(aim.mT @ aim)
     return sums._replace(rows=sums.rows + count)

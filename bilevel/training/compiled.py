@@ -105,19 +105,16 @@ def can_compile(strategy: AbstractStrategy, *, chunked: bool = False) -> bool:
         chunked: whether all rows are evaluated in chunks: each would be compiled anew.
     """
     if chunked and strategy.cost.passes:
-        warnings.warn(
-            f"{type(strategy).__name__} goes through all rows in chunks at every step and is not "
-            "compiled: it runs eagerly, with the same numbers.",
-            stacklevel=2,
-        )
-        return False
-    if not strategy.compilable:
-        warnings.warn(
-            f"{type(strategy).__name__} is more than tensor operations and is not compiled: it "
-            "runs eagerly, with the same numbers.",
-            stacklevel=2,
-        )
-    return strategy.compilable
+        why = "goes through all rows in chunks at every step"
+    elif not strategy.compilable:
+        why = "is more than tensor operations"
+    else:
+        return True
+    name = type(strategy).__name__
+    warnings.warn(
+        f"{name} {why} and is not compiled: it runs eagerly, with the same numbers.", stacklevel=2
+    )
+    return False
 
 
 def compiled_for(problem: object, key: Hashable) -> Callable[..., Any]:
