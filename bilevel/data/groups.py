@@ -181,9 +181,7 @@ def _described(leaf: Any) -> str:
 
 def floating(values: Any, name: str) -> Tensor:
     """A tensor that shares its numbers with what was given, if it is floating point."""
-    found = values.detach() if isinstance(values, Tensor) else values
-    if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
-        found = from_array(values)
+    found = _as_data(values)
     if not isinstance(found, Tensor) or not found.is_floating_point():
         kind = getattr(values, "dtype", type(values).__name__)
         raise DataError(

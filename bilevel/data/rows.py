@@ -80,7 +80,9 @@ class Rows:
 
     @property
     def count(self) -> int:
-        """How many training rows there are."""
+        """How many training rows there are; 1 where g has none."""
+        if "train" not in self.groups:
+            return 1
         axis = 0 if self.axes["train"] is None else 1
         return trees.leaves(self.groups["train"])[0].shape[axis]
 
@@ -119,29 +121,22 @@ class Rows:
     def chunk(self, start: int, like: Tensor) -> "Rows":
         """The training rows of one chunk alone, in the type and on the device of `like`."""
         assert self.chunks is not None
-        stop = start + self.chunks.rows
-
-        def cut(leaf: Tensor) -> Tensor:
-            return leaf[start:stop]
-
-        some = trees.tree_map(cut, self.groups["train"])
-        some = trees.cast(trees.cast(some, self.chunks.dtype), like.dtype, like.device)
-        return Rows({"train": some}, {"train": None})
+        rows = slice(start, start + self.chunks.rows)
+        some = trees.cast(trees.part(self.groups["train"], rows), self.chunks.dtype)
+        return Rows({"train": trees.cast(some, like.dtype, like.device)}, {"train": None})
 
     def first(self, body: Tree) -> "Rows":
         """The first chunk and the other groups, to try functions on; all rows if not in chunks."""
         if self.chunks is None:
             return self
-        whole, train = self.whole(body), self.chunk(0, trees.leaves(body)[0])
-        return dataclasses.replace(whole, groups={**whole.groups, **train.groups})
+        train = self.chunk(0, trees.leaves(body)[0])
+        return Rows({**self.whole(body).groups, **train.groups}, self.axes)
 
     def split(
         self, body: Tree, report: RowCallback | None = None
     ) -> Iterator[tuple[float, "Rows"]]:
         """The chunks, each with its share of the rows, in the type of the bodies."""
-        if self.chunks is None:
-            yield 1.0, self
-            return
+        assert self.chunks is not None
         total, like = self.count, trees.leaves(body)[0]
         for start in range(0, total, self.chunks.rows):
             done = min(start + self.chunks.rows, total)
@@ -153,11 +148,10 @@ class Rows:
         """For metrics of predictions: targets in the type of the bodies, inputs as they are."""
         if self.chunks is None:
             return self
-        like = trees.leaves(body)[0]
-        groups = {
-            name: group._replace(targets=trees.cast(group.targets, like.dtype, like.device))
-            for name, group in self.groups.items()
-        }
+        like, groups = trees.leaves(body)[0], {}
+        for name, group in self.groups.items():
+            targets = trees.cast(group.targets, like.dtype, like.device)
+            groups[name] = group._replace(targets=targets)
         return Rows(groups, self.axes)
 
     def whole(self, body: Tree) -> "Rows":
@@ -165,11 +159,8 @@ class Rows:
         if self.chunks is None:
             return self
         like = trees.leaves(body)[0]
-        groups = {
-            name: group if name == "train" else trees.cast(group, like.dtype, like.device)
-            for name, group in self.groups.items()
-        }
-        return Rows(groups, self.axes)
+        rest = trees.cast(self.without("train").groups, like.dtype, like.device)
+        return Rows({**self.groups, **rest}, self.axes)
 
 
 def chunks_of(problem: StackelbergProblem, groups: Groups, dtype: torch.dtype) -> Chunks | None:
@@ -179,10 +170,9 @@ def chunks_of(problem: StackelbergProblem, groups: Groups, dtype: torch.dtype) -
         ArgumentError: `chunk_rows` is not a positive integer.
         IncompatibleError: g of the problem is not known to be a sum over chunks.
     """
-    size = problem.chunk_rows if isinstance(problem, LinearHeadProblem) else None
-    if size is None or not isinstance(problem, LinearHeadProblem):
+    if not isinstance(problem, LinearHeadProblem) or problem.chunk_rows is None:
         return None
-    name = type(problem).__name__
+    size, name = problem.chunk_rows, type(problem).__name__
     check_positive_integer(size, f"`chunk_rows` of {name}", " or None (all rows at once)")
     reasons = {
         "overrides `row_weights`, which may weigh rows by all others": problem.overrides(

@@ -145,34 +145,30 @@ class Sampler:
                 return sequential_rows(total, size, block)
             return pick(total, size, block, seed, stream, group)
 
-        block = self._block((stream, group, size), k, draw)
-        drawn: Tensor = self._of_runs(block[k % BLOCK])
-        return drawn
+        rows: Tensor = self._drawn((stream, group, size), k, draw)
+        return rows
 
     def _noise(self, k: int) -> Tree:
         def draw(seed: int, block: int) -> Tree:
             noise = self.data.problem.noise(generator(seed, "noise", block), BLOCK)
             return trees.cast(noise, self.data.dtype)
 
-        block = self._block("noise", k, draw)
-        return trees.tree_map(lambda leaf: self._of_runs(leaf[k % BLOCK]), block)
+        return self._drawn("noise", k, draw)
 
-    def _of_runs(self, drawn: Tensor) -> Tensor:
-        """What was drawn for the distinct seeds, (S, ...), for the runs, (R, ...)."""
-        return drawn if self.data.one_run_a_seed else drawn[self.data.seed_index]
-
-    def _block(self, key: Any, k: int, draw: Any) -> Any:
-        """The block that holds step k, leaves (BLOCK, S, ...), drawn when it is first needed."""
-        number, block = self._blocks.get(key, (-1, None))
+    def _drawn(self, key: Any, k: int, draw: Callable[[int, int], Tree]) -> Tree:
+        """What `draw(seed, block)` gives for step k, of all runs; the last block is kept."""
+        # a whole block, whichever step is asked for: the rows of a step must not depend on which
+        # steps were asked for before it
+        data, (number, block) = self.data, self._blocks.get(key, (-1, None))
         if number != k // BLOCK:
             number = k // BLOCK
-            data = self.data
             drawn = [draw(seed, number) for seed in sorted(set(data.seeds))]
             block = trees.tree_map(
                 lambda *leaf: torch.stack(leaf, 1).to(data.seed_index.device), *drawn
             )
             self._blocks[key] = (number, block)
-        return block
+        step = trees.take(block, k % BLOCK)
+        return step if data.one_run_a_seed else trees.take(step, data.seed_index)
 
 
 def check_noise(noise: Tree, name: str) -> None:

@@ -62,16 +62,14 @@ class TrainingData:
         else:
             rows = check_groups(problem.data() if groups is None else groups)
         self.own = not given and not self.per_seed and (dtype == torch.float64 or not rows)
+        too_large = f" in {dtype}: standardise them, or use float64"
+        check_finite(rows, too_large, dtype, named=not self.per_seed)
         self.chunks = chunks_of(problem, rows, dtype) if chunked and not given else None
         left = () if self.chunks is None else ("train",)
         self.groups: Groups = {
             name: group if name in left else trees.cast(group, dtype, device)
             for name, group in rows.items()
         }
-        too_large = f" in {dtype}: standardise them, or use float64"
-        for name, group in self.groups.items():
-            seen = dtype if name in left else None
-            check_finite({name: group}, too_large, seen, named=not self.per_seed)
         check_targets(problem, self.groups, per_seed=self.per_seed)
         axis = 1 if self.per_seed else 0
         self.sizes = {name: trees.leaves(g)[0].shape[axis] for name, g in self.groups.items()}
@@ -145,6 +143,7 @@ class TrainingData:
                 found[name] = packed.rows(flat)
                 continue
 
+            # one flat table of the rows of all seeds, in which `flat` counts through
             def pick(leaf: Tensor, flat: Tensor = flat) -> Tensor:
                 rows = leaf.flatten(0, 1) if self.per_seed else leaf
                 picked = rows.index_select(0, flat.flatten().to(rows.device))

@@ -1,4 +1,4 @@
-"""The features of a linear head for R runs, with their pull-back: serves `oracles.py`."""
+"""A plain linear head for R runs, by its features and their pull-back: serves `oracles.py`."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,26 +9,10 @@ from torch import Tensor
 from torch.func import vmap
 
 from bilevel.data.rows import Rows
-from bilevel.derivatives.reverse import pullback
-from bilevel.problem.base import Groups
+from bilevel.derivatives.reverse import loss_gradient, pullback
+from bilevel.problem.base import Groups, StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.trees import Tree
-
-
-class LinearParts(NamedTuple):
-    """What g of a linear head is made of, h(body) apart, for R runs.
-
-    Attributes:
-        design: features, the constant one included, (R, n, M).
-        targets: (R, n) or (R, n, K).
-        weights: of the rows, (R, n); None means 1.
-        penalty: (R, M) or (R, M, K).
-    """
-
-    design: Tensor
-    targets: Tensor
-    weights: Tensor | None
-    penalty: Tensor
 
 
 class Pulled(NamedTuple):
@@ -44,10 +28,10 @@ class Pulled(NamedTuple):
 
 
 class Features:
-    """The features of one problem.
+    """The features of a linear head of the plain form: F is g, without weights of rows.
 
     Args:
-        problem: with a linear head.
+        problem: whose penalty is its `ridge`, a number.
     """
 
     def __init__(self, problem: LinearHeadProblem) -> None:
@@ -108,18 +92,46 @@ class Features:
         found: Tensor = mapped(body, head, self.pulled(body, rows).parts[0], rows.groups)
         return found
 
-    def plain_parts(self, body: Tree, rows: Rows, penalty: Callable[..., Tensor]) -> LinearParts:
-        """The parts of g without row weights.
-
-        Args:
-            body: leaves (R, ...).
-            rows: of the step.
-            penalty: `Oracles.linear_penalty`.
-        """
+    def design(self, body: Tree, rows: Rows) -> Tensor:
+        """The features with the constant one, (R, n, M)."""
         design = self.pulled(body, rows).parts[0]
         if self.problem.fit_bias:
             design = torch.cat([design, torch.ones_like(design[..., :1])], 2)
-        return LinearParts(design, targets_of(rows, len(design)), None, penalty(body, design[:, 0]))
+        return design
+
+    def gradients(self, body: Tree, head: Tensor, rows: Rows, level: str) -> tuple[Tree, Tree]:
+        """d_w g and d_theta g, or one of them, from the structure of g.
+
+        Only the features are differentiated through: with s = dc/d(predictions)/n, d_theta g is
+        Z's + lambda theta, and d_w g pulls s theta' back and adds the derivative of h.
+        """
+        problem = self.problem
+        # with the body held fixed no graph is needed, unless the body's gradient will ask for it
+        if level == "head" and not self.shared:
+            with torch.no_grad():
+                design = self.features(body, rows)
+        else:
+            (design, *penalties), pull = self.pulled(body, rows)
+        runs, n = design.shape[0], design.shape[1]
+        columns = head if head.ndim == 3 else head.unsqueeze(2)
+        weights = columns[:, :-1] if problem.fit_bias else columns
+        predictions = design @ weights
+        if problem.fit_bias:
+            predictions = predictions + columns[:, -1:]
+        predictions = predictions if problem.outputs is not None else predictions.squeeze(2)
+        targets = targets_of(rows, runs)
+        slope = loss_gradient(problem.criterion, predictions, targets).reshape(runs, n, -1)
+        in_body = in_head = None
+        if level != "body":
+            in_head = design.mT @ slope + problem.ridge * weights
+            if problem.fit_bias:
+                bias = slope.sum(1, keepdim=True)
+                bias = bias + problem.ridge * columns[:, -1:] if problem.penalize_bias else bias
+                in_head = torch.cat([in_head, bias], 1)
+            in_head = in_head.reshape(head.shape)
+        if level != "head":
+            in_body = pull((slope @ weights.mT, *map(torch.ones_like, penalties)))
+        return in_body, in_head
 
     def _body_penalties(self, body: Tree, like: Tensor) -> Tensor:
         """h, summed over runs."""
@@ -130,6 +142,14 @@ class Features:
 
         total: Tensor = vmap(penalty)(body).sum()
         return total
+
+
+def plain_features(problem: StackelbergProblem) -> Features | None:
+    """The features of a problem of the plain form; None: it is of another one."""
+    if not isinstance(problem, LinearHeadProblem) or not problem.is_stackelberg:
+        return None
+    hooks = any(map(problem.overrides, ("row_weights", "penalty")))
+    return None if hooks or torch.as_tensor(problem.ridge).ndim else Features(problem)
 
 
 def targets_of(rows: Rows, runs: int) -> Tensor:

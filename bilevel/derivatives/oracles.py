@@ -5,8 +5,9 @@ of the sum over runs is the gradient of every run: one backward pass outside of 
 less than a vmapped gradient. Results carry no graph.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,9 +19,8 @@ from bilevel.core.live_bytes import LiveBytes
 from bilevel.core.progress import RowCallback
 from bilevel.data.rows import Rows
 from bilevel.derivatives.chunked import in_chunks, of_body
-from bilevel.derivatives.features import Features, targets_of
-from bilevel.derivatives.features import LinearParts as LinearParts
-from bilevel.derivatives.reverse import graph_bytes, loss_gradient, pullback
+from bilevel.derivatives.features import plain_features, targets_of
+from bilevel.derivatives.reverse import graph_bytes, pullback
 from bilevel.errors import IncompatibleError
 from bilevel.problem.auxiliary import AuxiliaryProblem, Pullback
 from bilevel.problem.base import Groups, StackelbergProblem
@@ -28,6 +28,22 @@ from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.trees import Tree
 
 Objective = Callable[[Tree, Tree, Groups], Tensor]
+
+
+class LinearParts(NamedTuple):
+    """What g of a linear head is made of, h(body) apart, for R runs.
+
+    Attributes:
+        design: features, the constant one included, (R, n, M).
+        targets: (R, n) or (R, n, K).
+        weights: of the rows, (R, n); None means 1.
+        penalty: (R, M) or (R, M, K).
+    """
+
+    design: Tensor
+    targets: Tensor
+    weights: Tensor | None
+    penalty: Tensor
 
 
 class Oracles:
@@ -43,20 +59,12 @@ class Oracles:
         # asked once: the compiler does not answer questions about bound methods rightly
         self.is_stackelberg = problem.is_stackelberg
         self._knows_runs = isinstance(problem, AuxiliaryProblem) and problem.knows_runs()
-        self._plain_linear_head = (
-            isinstance(problem, LinearHeadProblem)
-            and problem.is_stackelberg
-            and not any(map(problem.overrides, ("row_weights", "penalty")))
-            and torch.as_tensor(problem.ridge).ndim == 0
-        )
-        linear = isinstance(problem, LinearHeadProblem)
-        self.features = Features(problem) if linear else None  # type: ignore[arg-type]
+        self.features = plain_features(problem)
+        self.last_sums: Any = None  # over rows in chunks, of `bilevel.linear.gram`
 
-    @contextmanager
-    def sharing(self) -> Iterator[None]:
-        """See `Features.sharing`; without a linear head there is nothing to share."""
-        with self.features.sharing() if self.features is not None else nullcontext():
-            yield
+    def sharing(self) -> AbstractContextManager[None]:
+        """See `Features.sharing`; heads of another form have nothing to share."""
+        return nullcontext() if self.features is None else self.features.sharing()
 
     # values
 
@@ -192,16 +200,16 @@ class Oracles:
 
     def linear_parts(self, body: Tree, rows: Rows) -> LinearParts:
         """The parts of a linear head's objective, from the features on `rows`, all at once."""
-        problem = self.problem
+        problem = self._linear_problem()
         if rows.chunks is not None:
             raise IncompatibleError(
                 f"{type(problem).__name__} sets `chunk_rows`, but this needs the features of all "
                 "rows at once. ClosedForm and FastSGD work in chunks; or set `chunk_rows = None`."
             )
-        if not isinstance(problem, LinearHeadProblem):
-            raise IncompatibleError(f"{type(problem).__name__} is not a LinearHeadProblem.")
-        if self._plain_linear_head and self.features is not None and self.features.shared:
-            return self.features.plain_parts(body, rows, self.linear_penalty)
+        if self.features is not None and self.features.shared:
+            design = self.features.design(body, rows)
+            penalty = self.linear_penalty(body, design[:, 0])
+            return LinearParts(design, targets_of(rows, len(design)), None, penalty)
         weighted = problem.overrides("row_weights")
 
         def parts(one_body: Tree, groups: Groups) -> tuple[Tensor, ...]:
@@ -217,11 +225,15 @@ class Oracles:
         design, targets, penalty = found[:3]
         return LinearParts(design, targets, found[3] if len(found) > 3 else None, penalty)
 
+    def _linear_problem(self) -> LinearHeadProblem:
+        if not isinstance(self.problem, LinearHeadProblem):
+            name = type(self.problem).__name__
+            raise IncompatibleError(f"{name} is not a LinearHeadProblem.")
+        return self.problem
+
     def linear_penalty(self, body: Tree, like: Tensor) -> Tensor:
         """The penalty of `m` coefficients alone, (R, m) or (R, m, K), for `like` (R, m, ...)."""
-        problem = self.problem
-        if not isinstance(problem, LinearHeadProblem):
-            raise IncompatibleError(f"{type(problem).__name__} is not a LinearHeadProblem.")
+        problem = self._linear_problem()
 
         def penalty(one_body: Tree, one_like: Tensor) -> Tensor:
             return problem.full_penalty(one_body, len(one_like), one_like)
@@ -239,7 +251,7 @@ class Oracles:
 
         def made() -> list[Tensor]:
             found = trees.leaves(self.joint_gradient(body, head, rows))
-            if self._plain_linear_head and self.features is not None:
+            if self.features is not None:
                 design = self.features.pulled(body, rows).parts[0]  # those of the gradient
                 predictions = design.new_empty(*design.shape[:2], *head.shape[2:])
                 found = [*found, design, predictions]
@@ -262,7 +274,7 @@ class Oracles:
     # how it is done
 
     def _values(self, function: Objective, body: Tree, head: Tree, rows: Rows) -> Tensor:
-        if self._plain_linear_head and self.features is not None and self.features.shared:
+        if self.features is not None and self.features.shared:
             return self.features.values(body, head, rows)  # F is g then
         values: Tensor = vmap(function, in_dims=(0, 0, rows.in_dims))(body, head, rows.groups)
         return values
@@ -270,8 +282,8 @@ class Oracles:
     def _gradients(
         self, function: Objective, body: Tree, head: Tree, rows: Rows, level: str
     ) -> tuple[Tree, Tree]:
-        if self._plain_linear_head:
-            return self._linear_gradients(body, head, rows, level)
+        if self.features is not None:
+            return self.features.gradients(body, head, rows, level)
         both = {"body": body, "head": head}
         chosen = both if level == "both" else {level: both[level]}
 
@@ -283,44 +295,9 @@ class Oracles:
         found = pull(torch.ones_like(value))
         return found.get("body"), found.get("head")
 
-    def _linear_gradients(
-        self, body: Tree, head: Tensor, rows: Rows, level: str
-    ) -> tuple[Tree, Tree]:
-        """The same from the structure of g: only the features are differentiated through.
-
-        s = dc/d(predictions)/n; d_theta g = Z's + lambda theta, and d_w g pulls s theta' back and
-        adds the derivative of h.
-        """
-        linear = self.features
-        assert linear is not None
-        problem = linear.problem
-        if level == "head" and not linear.shared:
-            with torch.no_grad():
-                design = linear.features(body, rows)
-        else:
-            (design, *penalties), pull = linear.pulled(body, rows)
-        runs, n = design.shape[0], design.shape[1]
-        columns = head if head.ndim == 3 else head.unsqueeze(2)
-        weights = columns[:, :-1] if problem.fit_bias else columns
-        predictions = design @ weights
-        if problem.fit_bias:
-            predictions = predictions + columns[:, -1:]
-        predictions = predictions if problem.outputs is not None else predictions.squeeze(2)
-        targets = targets_of(rows, runs)
-        slope = loss_gradient(problem.criterion, predictions, targets).reshape(runs, n, -1)
-        in_body = in_head = None
-        if level != "body":
-            in_head = design.mT @ slope + problem.ridge * weights
-            if problem.fit_bias:
-                bias = slope.sum(1, keepdim=True)
-                bias = bias + problem.ridge * columns[:, -1:] if problem.penalize_bias else bias
-                in_head = torch.cat([in_head, bias], 1)
-            in_head = in_head.reshape(head.shape)
-        if level != "head":
-            in_body = pull((slope @ weights.mT, *map(torch.ones_like, penalties)))
-        return in_body, in_head
-
     def _second(self, body: Tree, head: Tree, vector: Tree, rows: Rows, level: str) -> Tree:
+        # d/dx <d_theta g, v> = (d_x d_theta g) v: one more backward pass, and no matrix. Reverse
+        # over reverse needs no forward rules, which several operations of torch lack.
         with torch.enable_grad():
             body, head = variable(body), variable(head)
             value = self._values(self.problem.head_objective, body, head, rows).sum()

@@ -14,9 +14,6 @@ from bilevel.core.status import Status
 EPS = torch.finfo(torch.float64).eps
 JITTERS = (1e-12, 1e-10, 1e-8, 1e-6, 1e-4)
 """Tried in turn, as multiples of each diagonal entry; more would change the problem."""
-RETRY = int(max(Status)) + 1
-"""The code of a run that compiled code could not factor; no `Status`, and worse than all of them,
-so that it survives where codes are joined by their maximum."""
 
 
 def factorise(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -24,11 +21,13 @@ def factorise(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     A run that is numerically singular, its diagonal scaled to one, gets the smallest of `JITTERS`
     that makes its factorisation succeed, and the status `JITTERED`. Runs that are not finite, or so
-    indefinite that none helps, give NaN and `DIVERGED`. Compiled code cannot try and look: see
-    `factorise_once`.
+    indefinite that none helps, give NaN and `DIVERGED`. Compiled code cannot try and look, and
+    gives these to all that fail; `bilevel.training.compiled` repeats such a step eagerly.
     """
     if torch.compiler.is_compiling():
-        return factorise_once(matrix)
+        factor, safe, bad, weak = factorise_once(matrix)
+        status = torch.full((len(matrix),), int(Status.CONVERGED), device=matrix.device)
+        return factor, safe, status.masked_fill(bad | weak, int(Status.DIVERGED))
     bad = not_finite(matrix)
     safe = replace_bad(matrix)[0] if bool(bad.any()) else matrix
     factor, weak = positive_cholesky(safe)
@@ -48,17 +47,15 @@ def factorise(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return factor.masked_fill(nothing.reshape(-1, 1, 1, 1), torch.nan), safe, status
 
 
-def factorise_once(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`factorise` without a decision: runs that need a jitter give NaN and the code `RETRY`.
+def factorise_once(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`factorise` without a jitter: factors, NaN where there is none, and what was factored.
 
-    The caller throws such results away and computes them again eagerly, as
-    `bilevel.training.compiled` does.
+    Returns:
+        Factors, matrices, and which runs are not finite and which numerically singular, (R,).
     """
     safe, bad = replace_bad(matrix)
     factor, weak = positive_cholesky(safe)
-    status = torch.full((len(matrix),), int(Status.CONVERGED), device=matrix.device)
-    status = status.masked_fill(weak, RETRY).masked_fill(bad, int(Status.DIVERGED))
-    return factor.masked_fill((bad | weak).reshape(-1, 1, 1, 1), torch.nan), safe, status
+    return factor.masked_fill((bad | weak).reshape(-1, 1, 1, 1), torch.nan), safe, bad, weak
 
 
 def positive_cholesky(matrix: Tensor) -> tuple[Tensor, Tensor]:

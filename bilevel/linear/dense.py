@@ -10,7 +10,7 @@ from bilevel.core.cost import Cost
 from bilevel.core.status import Status
 from bilevel.errors import IncompatibleError, ShapeError
 from bilevel.linear.base import AbstractLinearSolver, LinearSolution
-from bilevel.linear.cholesky import EPS, RETRY, diagonal_scales, factorise_once
+from bilevel.linear.cholesky import EPS, diagonal_scales, factorise_once
 from bilevel.linear.factor import PrimalFactor
 from bilevel.linear.operator import Operator, to_tree
 from bilevel.trees import Tree
@@ -65,8 +65,10 @@ class Dense(AbstractLinearSolver):
                 f"`matrix` of an Operator must return shape (R, P, P), here "
                 f"{(*b.shape[:2], b.shape[1])}, got {tuple(given.shape)}."
             )
-        factor, matrix, status = factorise_once(0.5 * (given + given.mT).unsqueeze(1))
-        status = _name_weak(matrix[:, 0], status)
+        factor, matrix, bad, singular = factorise_once(0.5 * (given + given.mT).unsqueeze(1))
+        status = torch.full((len(b),), int(Status.CONVERGED), device=b.device)
+        status = status.masked_fill(bad, int(Status.DIVERGED))
+        status = _name_weak(matrix[:, 0], status, singular)
         known = PrimalFactor(factor, matrix)
         v = known.solve(b)
         scales = diagonal_scales(matrix).squeeze(1)
@@ -84,9 +86,8 @@ class Dense(AbstractLinearSolver):
         return LinearSolution(value, residual.to(trees.leaves(right)[0].dtype), status)
 
 
-def _name_weak(matrix: Tensor, status: Tensor) -> Tensor:
-    """SINGULAR or INDEFINITE in the place of RETRY; eigenvalues of those runs only."""
-    weak = status == RETRY
+def _name_weak(matrix: Tensor, status: Tensor, weak: Tensor) -> Tensor:
+    """SINGULAR or INDEFINITE for the runs that are `weak`; eigenvalues of those only."""
     if not bool(weak.any()):
         return status
     scales = diagonal_scales(matrix[weak].unsqueeze(1)).squeeze(1)

@@ -1,6 +1,5 @@
 """Gram matrices of more rows than fit in memory: added up chunk by chunk, in float64."""
 
-import weakref
 from typing import NamedTuple
 
 import torch
@@ -81,7 +80,7 @@ def add_rows(sums: Sums, design: Tensor, targets: Tensor, *, quick: bool = False
         if sums.centre is not None:
             origin, level = (x.unsqueeze(1).to(some.dtype) for x in sums.centre)
             some, aim = some - origin, aim - level
-        _add_lower(sums.gram, some)
+        _add_lower(sums.gram, some)  # half of the work: A'A is symmetric
         sums.cross.add_(some.mT @ aim)
         sums.inner.add_(aim.mT @ aim)
     return sums._replace(rows=sums.rows + count)
@@ -100,8 +99,8 @@ def _add_lower(total: Tensor, some: Tensor) -> None:
             block += left @ right
 
 
-class Remembered(NamedTuple):
-    """The sums that were made last with some oracles.
+class LastSums(NamedTuple):
+    """The sums that were made last with some oracles, which keep them.
 
     Attributes:
         body: a copy of the bodies.
@@ -114,9 +113,6 @@ class Remembered(NamedTuple):
     inputs: Tensor
     sums: Sums
     penalty: Tensor
-
-
-_last: "weakref.WeakKeyDictionary[Oracles, Remembered]" = weakref.WeakKeyDictionary()
 
 
 def row_moments(oracles: Oracles, body: Tree, rows: Rows) -> RowMoments:
@@ -136,7 +132,7 @@ def row_sums(oracles: Oracles, body: Tree, rows: Rows) -> tuple[Sums, Tensor]:
     ask for the same sums, and another pass may mean reading a file.
     """
     inputs, leaves = rows.groups["train"].inputs, trees.leaves(body)
-    last = _last.get(oracles)
+    last: LastSums | None = oracles.last_sums
     if last is not None and last.inputs is inputs and _same(last.body, leaves):
         return last.sums, last.penalty
     sums: Sums | None = None
@@ -152,7 +148,7 @@ def row_sums(oracles: Oracles, body: Tree, rows: Rows) -> tuple[Sums, Tensor]:
         sums = add_rows(sums, parts.design, targets)
     assert sums is not None
     assert penalty is not None
-    _last[oracles] = Remembered([leaf.clone() for leaf in leaves], inputs, sums, penalty)
+    oracles.last_sums = LastSums([leaf.clone() for leaf in leaves], inputs, sums, penalty)
     return sums, penalty
 
 

@@ -1,6 +1,6 @@
 """Ridge regression on rows that arrive in pieces."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,13 +20,6 @@ from bilevel.point.point import HeadResponse
 
 PASSES = 6
 """Refinements at most; each makes the error smaller by the condition number times about 1e-8."""
-
-
-class Mapped(NamedTuple):
-    """A memory map that was added, to be read again: (n, M) and (n, K), float32."""
-
-    inputs: Tensor
-    targets: Tensor
 
 
 class GramAccumulator:
@@ -64,7 +57,8 @@ class GramAccumulator:
         self._centre: Centre | None = None
         self._exact: Sums | None = None
         self._quick: Sums | None = None
-        self._maps: list[Mapped] = []
+        # memory maps that were added, to be read again: (n, M) and (n, K), float32
+        self._maps: list[tuple[Tensor, Tensor]] = []
         self._columns = 0
         self._outputs: int | None = None
 
@@ -102,7 +96,7 @@ class GramAccumulator:
             sums = self._added(before, z, t, quick=quick, report=report, check=True)
         if quick:
             self._quick = sums
-            self._maps.append(Mapped(z, t))
+            self._maps.append((z, t))
         else:
             self._exact = sums
         self._columns, self._outputs = z.shape[1], outputs
@@ -170,6 +164,7 @@ class GramAccumulator:
         # each coefficient on the scale of its own feature, which the factor knows
         roots = system.primal().hessian[:, 0].diagonal(dim1=1, dim2=2).sqrt().unsqueeze(2)
         slope = self._slope(theta, ridge, report)
+        # iterative refinement: the factor is that of quick sums, the slope that of the rows
         for _ in range(PASSES):
             size = trees.norm(slope / roots)
             if bool(size <= EPS * trees.norm(theta * roots)):
@@ -188,10 +183,7 @@ class GramAccumulator:
 
     def _rounding_of_each(self, theta: Tensor, roots: Tensor) -> Tensor:
         """How much of the gradient may be rounding, every entry relative to its feature's size."""
-        sums, n, m = self._total(), self.rows, theta.shape[1]
-        aims = sums.inner.diagonal(dim1=1, dim2=2)[:, : theta.shape[2]].sum(1)
-        if self._centre is not None:
-            aims = 2 * (aims + n * self._centre.level.square().sum(1))
+        n, m, aims = self.rows, theta.shape[1], self._squares()[1]
         terms = m * trees.norm(theta * roots) + (m * aims / n).sqrt()
         found: Tensor = EPS * ((n + m) ** 0.5 + 10) * terms
         return found
@@ -292,14 +284,19 @@ class GramAccumulator:
                 slope[0, : self._columns] += some.T @ residual
         return slope / self.rows + self._penalty(ridge).mT * theta
 
+    def _squares(self) -> tuple[Tensor, Tensor]:
+        """Bounds on the sums of the squares of all features, and of all targets, (1,)."""
+        sums, n = self._total(), self.rows
+        squares = sums.gram.diagonal(dim1=1, dim2=2).sum(1) + n * self.fit_bias
+        aims = sums.inner.diagonal(dim1=1, dim2=2)[:, : self._outputs or 1].sum(1)
+        if self._centre is None:
+            return squares, aims
+        origin, level = (x.square().sum(1) for x in self._centre)  # |a + b|^2 <= 2 (|a|^2 + |b|^2)
+        return 2 * (squares + n * origin), 2 * (aims + n * level)
+
     def _rounding(self, theta: Tensor, ridge: float) -> Tensor:
         """How much of the gradient may be rounding of float64: see `bilevel.bounds.heads`."""
-        sums, n, m = self._total(), self.rows, theta.shape[1]
-        squares = sums.gram.diagonal(dim1=1, dim2=2).sum(1) + n * self.fit_bias
-        aims = sums.inner.diagonal(dim1=1, dim2=2)[:, : theta.shape[2]].sum(1)
-        if self._centre is not None:  # |a + b|^2 <= 2 |a|^2 + 2 |b|^2
-            origin, level = (x.square().sum(1) for x in self._centre)
-            squares, aims = 2 * (squares + n * origin), 2 * (aims + n * level)
+        n, m, (squares, aims) = self.rows, theta.shape[1], self._squares()
         # those of quick sums are a little off
         design, targets, length = (1.001 * squares).sqrt(), (1.001 * aims).sqrt(), trees.norm(theta)
         terms = design * (design * length + targets) / n + ridge * length

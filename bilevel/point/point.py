@@ -6,7 +6,7 @@ import torch
 
 from bilevel import trees
 from bilevel.bounds.gradients import GradientBound, GradientCertifier
-from bilevel.bounds.heads import BoundKind, Certifier, HeadCertificate
+from bilevel.bounds.heads import BoundKind, Certifier
 from bilevel.core.parts import check_part, run_counts
 from bilevel.core.progress import RowCallback, ShowProgress, reported
 from bilevel.core.status import Status
@@ -111,7 +111,7 @@ def best_response(
         tensor(0.4000)
     """
     with reported(progress, "best response") as report:
-        return _Point(problem, body, batch, report).respond(solver)
+        return _Point(problem, body, batch, solver, report).respond()
 
 
 def hypergradient(
@@ -156,38 +156,28 @@ def hypergradient(
         tensor(-0.2500)
     """
     with reported(progress, "hypergradient") as report:
-        point = _Point(problem, body, batch, report)
+        point = _Point(problem, body, batch, solver, report)
         method = method or default_gradient(point.oracles.is_stackelberg)
-        solver = solver or default_solver(problem)
         check_part(method, AbstractHypergradient, "method", "Envelope()")
-        check_part(solver, AbstractHeadSolver, "solver", "ClosedForm()")
-        method.check(problem, solver)
-        return _hypergradient(point, method, solver)
-
-
-def _hypergradient(
-    point: "_Point", method: AbstractHypergradient, solver: AbstractHeadSolver
-) -> Hypergradient:
-    """The gradient at a point by parts that fit the problem."""
-    response = point.respond(solver)
-    head = trees.single(response.head)
-    made = method.init(point.oracles, point.body, head, point.rows)
-    answer = Answer(head, solver, point.head, 0, point.factor)
-    found = method.gradient(point.oracles, point.body, answer, point.rows, made)
-    if found.head is not None and found.head is not head:  # the method moved it
-        head, point.factor = found.head, None
-        response = point.described(head, response.status, response.words)
-    value = point.oracles.body_value(point.body, head, point.rows)
-    bound = point.bound(method, found, head)
-    return Hypergradient(
-        trees.take(found.body, 0),
-        float(value),
-        response,
-        float(bound.bound),
-        bound.kind,
-        max(response.status, Status(int(found.status))),
-        bound.note,
-    )
+        method.check(problem, point.solver)
+        response = point.respond()
+        head, at = trees.single(response.head), (point.oracles, point.body)
+        memory = method.init(*at, head, point.rows)
+        answer = Answer(head, point.solver, point.head, 0, point.factor)
+        found = method.gradient(*at, answer, point.rows, memory)
+        if found.head is not None and found.head is not head:  # the method moved it
+            head, point.factor = found.head, None
+            response = point.described(head, response.status, response.words)
+        bound = point.bound(method, found, head)
+        return Hypergradient(
+            trees.take(found.body, 0),
+            float(point.oracles.body_value(point.body, head, point.rows)),
+            response,
+            float(bound.bound),
+            bound.kind,
+            max(response.status, Status(int(found.status))),
+            bound.note,
+        )
 
 
 class _Point:
@@ -198,7 +188,8 @@ class _Point:
         problem: StackelbergProblem,
         body: Tree,
         batch: Groups | None,
-        report: RowCallback | None = None,
+        solver: AbstractHeadSolver | None,
+        report: RowCallback | None,
     ) -> None:
         trees.check(body, "body", ShapeError)
         like = trees.leaves(body)[0]
@@ -212,21 +203,21 @@ class _Point:
             )
         made = dataclasses.replace(made, body=trees.single(trees.detach(body)))
         check_contract(made)
-        self.problem, self.oracles, self.stated = problem, made.oracles, data.own
-        self.body, self.head, self.rows = made.body, made.head, made.sampler.full
+        self.solver = solver or default_solver(problem)
+        check_part(self.solver, AbstractHeadSolver, "solver", "ClosedForm()")
+        self.solver.check(problem)
+        if dataclasses.is_dataclass(self.solver) and run_counts(self.solver) - {1}:
+            raise ArgumentError(
+                f"At a single point hyper-parameters are single numbers, got {self.solver}."
+            )
+        self.oracles, self.rows, self.stated = made.oracles, made.sampler.full, data.own
+        self.body, self.head = made.body, made.head
         self.double = self.rows.cast(torch.float64)
 
-    def respond(self, solver: AbstractHeadSolver | None) -> HeadResponse:
+    def respond(self) -> HeadResponse:
         """Solve and certify the head."""
-        solver = solver or default_solver(self.problem)
-        check_part(solver, AbstractHeadSolver, "solver", "ClosedForm()")
-        solver.check(self.problem)
-        if dataclasses.is_dataclass(solver) and run_counts(solver) - {1}:
-            raise ArgumentError(
-                f"At a single point hyper-parameters are single numbers, got {solver}."
-            )
-        memory = solver.init(self.oracles, self.body, self.head, self.rows)
-        solved = solver.solve(self.oracles, self.body, self.head, self.rows, memory, 0)
+        at = (self.oracles, self.body, self.head, self.rows)
+        solved = self.solver.solve(*at, self.solver.init(*at), 0)
         # with something added to it, it is no factor of H
         jittered = bool((solved.status == int(Status.JITTERED)).any())
         self.factor = None if jittered else solved.factor
@@ -234,7 +225,11 @@ class _Point:
 
     def described(self, head: Tree, status: Status, words: str) -> HeadResponse:
         """A head with its certificate, which is kept."""
-        certifier, found = self.certified = self.certify(head)
+        body, exact = (trees.cast(x, torch.float64) for x in (self.body, head))
+        at = HeadPoint(self.oracles, body, exact, self.double)
+        certifier = Certifier.for_problem(at, stated=self.stated)
+        found = certifier.certify(certifier.system(at), at)
+        self.certified = certifier, found
         return HeadResponse(
             trees.take(head, 0),
             float(found.residual),
@@ -246,13 +241,6 @@ class _Point:
             certifier.note,
             words,
         )
-
-    def certify(self, head: Tree) -> tuple[Certifier, HeadCertificate]:
-        """The certificate of a head, in float64."""
-        body, head = (trees.cast(x, torch.float64) for x in (self.body, head))
-        at = HeadPoint(self.oracles, body, head, self.double)
-        certifier = Certifier.for_problem(at, stated=self.stated)
-        return certifier, certifier.certify(certifier.system(at), at)
 
     def bound(
         self, method: AbstractHypergradient, found: BodyGradient, head: Tree
@@ -266,10 +254,8 @@ class _Point:
         at = HeadPoint(self.oracles, body, head, self.double)
         factor = self.factor if trees.leaves(self.body)[0].dtype == torch.float64 else None
         made = GradientCertifier(certifier, at, certificate, self.stated, factor=factor)
-        if isinstance(method, Envelope):
-            bound = made.envelope(slope)
-        else:
-            bound = made.implicit(slope, adjoint)
+        envelope = isinstance(method, Envelope)
+        bound = made.envelope(slope) if envelope else made.implicit(slope, adjoint)
         return bound._replace(kind="unknown") if bool(bound.bound.isnan()) else bound
 
 

@@ -79,3 +79,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
     """SHA-256 of the text and of the tensors as they are written."""
     return hashlib.sha256(text.encode() + safetensors.torch.save(dict(tensors))).hexdigest()
+
+
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, by the rest of their names."""
+    return {k.removeprefix(prefix): x for k, x in tensors.items() if k.startswith(prefix)}

@@ -60,7 +60,7 @@ def check_state(state: Any, fresh: TrainingState) -> TrainingState:
         state = state._replace(
             strategy=state.strategy.fill(fresh.strategy, device),
             codes=state.codes.to(device),
-            first_norm=None if state.first_norm is None else state.first_norm.to(device),
+            first_norm=state.first_norm.to(device),
         )
 
     def described(made: Any) -> list[Any]:

@@ -25,7 +25,7 @@ from bilevel.heads.newton.runs import PRECISE
 from bilevel.heads.objectives.base import AbstractObjective, Place
 from bilevel.heads.objectives.hessian import newton_factor
 from bilevel.heads.objectives.linear import LARGEST_BLOCK, interacts, knows_curvature
-from bilevel.heads.objectives.view import head_objective, head_view
+from bilevel.heads.objectives.view import head_objective, head_view, targets_of
 from bilevel.heads.projected.bounds import Bounds
 from bilevel.heads.projected.descent import ProjectedDescent, positive_diagonal, restricted
 from bilevel.heads.projected.solver import has_bounds
@@ -84,16 +84,10 @@ class BestResponses:
     def for_problem(
         cls, certifier: Certifier, body: Tree, head: Tree, rows: Rows
     ) -> "BestResponses | None":
-        """Find out once, at initial points, how they are found; None: they are not.
+        """Find out once, at initial points in float64, how they are found; None: they are not.
 
         Newton steps need a head that is linear with a convex criterion, or small with a g that is
         convex in it, as far as three heads can tell; and all rows at once.
-
-        Args:
-            certifier: of the problem.
-            body: leaves (R, ...), float64.
-            head: likewise.
-            rows: on which g is meant.
         """
         oracles = certifier.oracles
         if certifier.exact:
@@ -101,30 +95,23 @@ class BestResponses:
         if rows.chunks is not None or certifier.large:
             return None
         convex = oracles.problem.head_set
-        way: Way = "newton" if isinstance(convex, Everywhere) else "bounds"
-        if not has_bounds(convex):
-            way = "face"
-            if type(convex).face is ConvexSet.face:
-                return None
+        way: Way = "bounds" if has_bounds(convex) else "face"
+        if isinstance(convex, Everywhere):
+            way = "newton"
+        elif way == "face" and type(convex).face is ConvexSet.face:
+            return None
         size, _, work = _measures(oracles, head, rows)
         if size > LARGEST_HEAD[way] or work > TOO_DEAR:
             return None
-        one = slice(0, 1)
-        first = trees.part(body, one), trees.part(head, one), rows.take(one)
-        linear = isinstance(oracles.problem, LinearHeadProblem)
-        if not linear and not _seems_convex(oracles, *first):
-            return None
+        if not isinstance(oracles.problem, LinearHeadProblem):
+            one = slice(0, 1)
+            first = trees.part(body, one), trees.part(head, one), rows.take(one)
+            if not _seems_convex(oracles, *first):
+                return None
         return cls(certifier, way, work > DEAR)
 
     def solve(self, system: AbstractSystem | None, body: Tree, head: Tree, rows: Rows) -> Answered:
-        """theta* of every run.
-
-        Args:
-            system: of the certifier at this point.
-            body: leaves (R, ...), float64.
-            head: where to start from, likewise.
-            rows: on which g is meant.
-        """
+        """theta* of every run, from its head and the certifier's system there, in float64."""
         if self.way == "newton":
             return self._newton(body, head, rows)
         if self.way == "bounds":
@@ -180,6 +167,7 @@ class BestResponses:
 
     def _in_set(self, body: Tree, head: Tree, rows: Rows) -> Answered:
         """From the recorded head, or else from that of the whole space: it may lie in the set."""
+        # Newton steps on a face find the right face only from near it
         best = self._face(body, head, rows)
         lost = ~trees.finite(best) & trees.finite(head)
         if not bool(lost.any()):
@@ -199,6 +187,7 @@ class BestResponses:
 
         zero = trees.tree_map(torch.zeros_like, head)
         start = convex.project(trees.where(trees.finite(head), head, zero))
+        # what the slope's terms are made of: residuals are judged by it, as they cancel at theta*
         hessian = derivatives(start)[1]
         largest = hessian.diagonal(dim1=1, dim2=2).amax(1)
         at_zero = trees.norm(oracles.head_gradient(body, zero, rows)).nan_to_num(0.0, 0.0)
@@ -221,20 +210,14 @@ def _undetermined(
 
 
 def response_bytes(oracles: Oracles, head: Tree, rows: Rows) -> int:
-    """How much memory the way to one best response takes beside the features; 0: little, or none.
-
-    Args:
-        oracles: of the problem.
-        head: leaves (R, ...).
-        rows: on which g is meant.
-    """
+    """The memory that the way to one best response takes beside the features; 0: little or none."""
     everywhere = isinstance(oracles.problem.head_set, Everywhere)
     if rows.chunks is not None or (everywhere and oracles.quadratic_linear_head):
         return 0
     size, blocks, work = _measures(oracles, head, rows)
     if size > max(LARGEST_HEAD.values()) or work > TOO_DEAR:
         return 0
-    return 8 * COPIES * size * (size * blocks + _count(rows))
+    return 8 * COPIES * size * (size * blocks + rows.count)
 
 
 def _measures(oracles: Oracles, head: Tree, rows: Rows) -> tuple[int, int, float]:
@@ -242,16 +225,11 @@ def _measures(oracles: Oracles, head: Tree, rows: Rows) -> tuple[int, int, float
     size, blocks = trees.flatten(head).shape[1], 1
     problem = oracles.problem
     if isinstance(problem, LinearHeadProblem) and isinstance(problem.head_set, Everywhere):
-        found = rows.groups["train"].targets
-        targets = found if rows.axes["train"] is None else found[0]
+        targets = targets_of(rows)
         apart = not interacts(problem.criterion, problem.outputs, targets)
         if apart and knows_curvature(problem, targets):
             size, blocks = head.shape[1], problem.outputs or 1
-    return size, blocks, float(_count(rows)) * size**2 * blocks
-
-
-def _count(rows: Rows) -> int:
-    return rows.count if "train" in rows.groups else 1
+    return size, blocks, float(rows.count) * size**2 * blocks
 
 
 def _seems_convex(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> bool:

@@ -11,7 +11,6 @@ from bilevel.core.status import Status
 from bilevel.derivatives.assembly import Assembly
 from bilevel.errors import ArgumentError
 from bilevel.strategies import AbstractStrategy
-from bilevel.training.arguments import check_state
 from bilevel.training.compiled import CompiledSteps
 from bilevel.training.recorder import Recorder
 from bilevel.training.state import ACTIVE, TrainingState
@@ -35,19 +34,20 @@ class Cohort:
         self.strategy = parts.cast(strategy, data.dtype, data.device)
         self.recorder = Recorder(made)
         codes = torch.full((len(data.seeds),), ACTIVE, device=data.device)
+        unknown = torch.full_like(codes, torch.nan, dtype=torch.float64)
         first = self.strategy.init(self.oracles, made.body, made.head, self.sampler.rows(0))
         described = parts.signature(strategy)
-        self.state = TrainingState(0, tuple(data.seeds), first, codes, None, described)
+        self.state = TrainingState(0, tuple(data.seeds), first, codes, unknown, described)
         self.compiled = None
         if compile:
             self.compiled = CompiledSteps(self.oracles, self.strategy, self.sampler, first)
-        # runs that ended keep the state they ended with; None while there are none
+        # where all runs stood when one was found to have ended: later steps move that one too
         self._frozen: Tree | None = None
 
     def go_on_from(self, state: TrainingState) -> None:
-        """Take the place of `state`, which must be one of such a training."""
-        self.state = check_state(state, self.state)
-        self._frozen = self.state.strategy if bool((self.state.codes != ACTIVE).any()) else None
+        """Take the place of `state`, one of such a training."""
+        self.state = state
+        self._frozen = state.strategy if bool((state.codes != ACTIVE).any()) else None
 
     @property
     def ended(self) -> bool:
@@ -99,7 +99,8 @@ class Cohort:
             x for x in trees.leaves(made) if isinstance(x, Tensor) and x.shape[:1] == codes.shape
         ]
         finite = trees.finite(moving) & values["objective"].isfinite()
-        codes = torch.where(active & ~finite, self._cause(), codes)
+        cause = self.head_codes.clamp(min=int(Status.DIVERGED))
+        codes = torch.where(active & ~finite, cause, codes)
         norm = values.get("phi_gradient_norm")
         if norm is None and tolerance is not None:
             raise ArgumentError(
@@ -109,22 +110,20 @@ class Cohort:
                 "convex in the head. Leave it out and choose `steps`."
             )
         if norm is not None:
-            first = norm if self.state.first_norm is None else self.state.first_norm
+            first = self.state.first_norm
             first = torch.where(first.isnan(), norm, first)  # not every best response is found
             self.state = self.state._replace(first_norm=first)
             if tolerance is not None:
                 small = norm <= tolerance * first
                 codes = codes.masked_fill(active & finite & small, int(Status.CONVERGED))
-        self.state = self.state._replace(codes=codes)
-        if bool((codes != ACTIVE).any()):
-            self._frozen = made
+        self.go_on_from(self.state._replace(codes=codes))
         return values
 
-    def _cause(self) -> Tensor:
-        """Why runs that are not finite are so, (R,): DIVERGED, or what their strategy knows."""
+    @property
+    def head_codes(self) -> Tensor:
+        """What became of each run's heads so far, (R,); COMPLETED where nothing is known."""
         known = self.strategy.status(self.state.strategy)
-        diverged = torch.full_like(self.state.codes, int(Status.DIVERGED))
-        return diverged if known is None else torch.maximum(diverged, known)
+        return torch.zeros_like(self.state.codes) if known is None else known
 
     def restore(self) -> None:
         """Put the runs that ended back to where they ended: steps move all runs."""
@@ -139,11 +138,9 @@ class Cohort:
         What is worse to know of its heads comes first, also where |grad Phi| became small: that is
         known of the best response, whatever head a run had.
         """
-        codes = self.state.codes
-        solved = self.strategy.status(self.state.strategy)
-        worst = torch.zeros_like(codes) if solved is None else solved
         status = []
-        for code, head_code in zip(codes.tolist(), worst.tolist(), strict=True):
+        pairs = zip(self.state.codes.tolist(), self.head_codes.tolist(), strict=True)
+        for code, head_code in pairs:
             ended = ending if code == ACTIVE else Status(code)
             fine = ended in (Status.COMPLETED, Status.CONVERGED, Status.NOT_STATIONARY)
             status.append(Status(head_code) if fine and head_code > Status.INTERRUPTED else ended)

@@ -2,13 +2,12 @@
 
 The compiled function is a pure function of tensors: data, rows, state, hyper-parameters and the
 step number are arguments, so other numbers of the same shapes compile nothing anew. Each problem
-object has compiled functions of its own, because its functions, and the Python numbers they use,
-are part of the code that is compiled.
+object keeps compiled functions of its own, because its functions, and the Python numbers they
+use, are part of the code that is compiled.
 """
 
 import types
 import warnings
-import weakref
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -20,7 +19,6 @@ from bilevel.core import parts
 from bilevel.data.sampler import Drawn, Sampler
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ProblemError
-from bilevel.linear.cholesky import RETRY
 from bilevel.strategies import AbstractStrategy
 
 STEPS_PER_CALL = 10
@@ -28,7 +26,20 @@ SMALL = 10_000
 """Numbers per run up to which several steps are compiled into one call; more cost more than they
 save."""
 
-_compiled: dict[int, dict[Hashable, Callable[..., Any]]] = {}
+
+class Functions(dict[Hashable, Callable[..., Any]]):
+    """The compiled functions of the problem object that they are kept on.
+
+    A copy of the problem, which may have other numbers, begins anew, and files hold none of them.
+    """
+
+    def __init__(self, problem: object) -> None:
+        super().__init__()
+        self.owner = id(problem)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What is copied and pickled with a problem: nothing."""
+        return dict, ()
 
 
 class CompiledSteps:
@@ -58,12 +69,14 @@ class CompiledSteps:
     def __call__(self, state: Any, k: int) -> Any:
         """The state after steps k, ..., k + at_once - 1.
 
-        Where a run met what only eager code can solve (see `factorise`), they are repeated eagerly.
+        Where a run lost its head they are repeated eagerly: compiled code cannot try what a
+        singular matrix needs (see `factorise`), nor look which runs need it.
         """
         made = self._compiled(state, k)
-        codes = self.strategy.status(made)
-        if codes is None or not bool((codes == RETRY).any()):
+        if not self.eager.cost.solves or bool(trees.finite(made.head).all()):
             return made
+        if not bool((trees.finite(state.head) & ~trees.finite(made.head)).any()):
+            return made  # it was lost before
         for j in range(k, k + self.at_once):
             state = self.eager.step(self.oracles, state, self.sampler.rows(j), j)
         return state
@@ -92,19 +105,16 @@ def can_compile(strategy: AbstractStrategy, *, chunked: bool = False) -> bool:
         chunked: whether all rows are evaluated in chunks: each would be compiled anew.
     """
     if chunked and strategy.cost.passes:
-        warnings.warn(
-            f"{type(strategy).__name__} goes through all rows in chunks at every step and is not "
-            "compiled: it runs eagerly, with the same numbers.",
-            stacklevel=2,
-        )
-        return False
-    if not strategy.compilable:
-        warnings.warn(
-            f"{type(strategy).__name__} is more than tensor operations and is not compiled: it "
-            "runs eagerly, with the same numbers.",
-            stacklevel=2,
-        )
-    return strategy.compilable
+        why = "goes through all rows in chunks at every step"
+    elif not strategy.compilable:
+        why = "is more than tensor operations"
+    else:
+        return True
+    name = type(strategy).__name__
+    warnings.warn(
+        f"{name} {why} and is not compiled: it runs eagerly, with the same numbers.", stacklevel=2
+    )
+    return False
 
 
 def compiled_for(problem: object, key: Hashable) -> Callable[..., Any]:
@@ -112,10 +122,9 @@ def compiled_for(problem: object, key: Hashable) -> Callable[..., Any]:
 
     Each has a code object of its own: the compiler counts recompilations by code object, and stops.
     """
-    if id(problem) not in _compiled:
-        _compiled[id(problem)] = {}
-        weakref.finalize(problem, _compiled.pop, id(problem), None)
-    functions = _compiled[id(problem)]
+    functions = vars(problem).get("_compiled")
+    if not isinstance(functions, Functions) or functions.owner != id(problem):
+        functions = vars(problem)["_compiled"] = Functions(problem)
     if key not in functions:
         copy = types.FunctionType(_steps.__code__.replace(), _steps.__globals__, _steps.__name__)
         functions[key] = torch.compile(copy, fullgraph=True, dynamic=False)

@@ -1,6 +1,7 @@
 """What is recorded about the runs: on all rows, in float64, outside of every budget."""
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -51,46 +52,49 @@ class Recorder:
     """
 
     def __init__(self, made: Assembly) -> None:
-        self.oracles, self.sampler = oracles, sampler = made.oracles, made.sampler
-        data, runs, one = made.data, len(made.data.seeds), slice(0, 1)
+        self.oracles, self.sampler = made.oracles, made.sampler
+        oracles, data, one = made.oracles, made.data, slice(0, 1)
         self.differentiable = oracles.is_stackelberg or has_bounds(oracles.problem.head_set)
         states = oracles.problem.known_lipschitz
         hook = getattr(states, "__func__", None) is not StackelbergProblem.known_lipschitz
         self.stated = data.own and hook
         body, head = (trees.cast(x, torch.float64) for x in (made.body, made.head))
         first = trees.part(body, one), trees.part(head, one)
-        rows = sampler.noiseless(sampler.data.part(one).everything(torch.float64), torch.float64)
-        tried = rows.first(first[0])
+        rows = self._rows(data.part(one).everything(torch.float64))
         try:
-            oracles.head_value(*first, tried)
+            oracles.head_value(*first, rows.first(first[0]))
         except RuntimeError as error:
             raise ProblemError(
                 f"`head_objective` of {type(oracles.problem).__name__} fails in float64, in which "
                 "records are computed. Tensors it computes with must come from `data`, the body or "
                 f"the head; others keep their type. torch says: {error}"
             ) from error
-        # the graph of a gradient on the rows of g, and the metrics' share of further rows
-        share = sum(sampler.data.sizes.values()) / max(1, sampler.data.sizes.get("train", 1))
-        needed = PEAK * max(1, oracles.graph_bytes(*first, rows)) * (1 + share)
-        if trees.flatten(first[1]).shape[1] <= LARGEST_GENERAL_HEAD:
-            needed = max(needed, oracles.hessian_bytes(*first, rows))
-        if rows.chunks is not None:  # all rows at once are in the predictions only, a few times
-            outputs = first[1][0].shape[1:].numel()
-            needed = oracles.graph_bytes(*first, rows) + 32 * outputs * sum(data.sizes.values())
-            needed *= PEAK
-        needed += response_bytes(oracles, first[1], rows)
-        turns = math.ceil(runs / max(1, int(RECORD_BYTES // needed)))
-        size = math.ceil(runs / turns)
-        self.parts = [slice(i, i + size) for i in range(0, runs, size)]
+        needed = self._bytes(*first, rows) + response_bytes(oracles, first[1], rows)
+        self.parts = turns(len(data.seeds), int(RECORD_BYTES // needed))
         if not oracles.quadratic_linear_head:  # the rows are looked at, those of a part suffice
             part = self.parts[0]
             body, head = trees.part(body, part), trees.part(head, part)
-            everything = sampler.data.part(part).everything(torch.float64)
-            rows = sampler.noiseless(everything, torch.float64)
-        self.certifier = Certifier.for_problem(
-            HeadPoint(oracles, body, head, rows), stated=data.own
-        )
+            rows = self._rows(data.part(part).everything(torch.float64))
+        point = HeadPoint(oracles, body, head, rows)
+        self.certifier = Certifier.for_problem(point, stated=data.own)
         self.responses = BestResponses.for_problem(self.certifier, body, head, rows)
+
+    def _rows(self, everything: Rows) -> Rows:
+        """The rows of both objectives."""
+        return self.sampler.noiseless(everything, torch.float64)
+
+    def _bytes(self, body: Tree, head: Tree, rows: Rows) -> float:
+        """What a record of one run holds at its peak, but for its best response."""
+        sizes, graph = self.sampler.data.sizes, self.oracles.graph_bytes(body, head, rows)
+        if rows.chunks is not None:  # all rows at once are in the predictions only, a few times
+            outputs = trees.leaves(head)[0].shape[2:].numel()
+            return PEAK * (graph + 32 * outputs * sum(sizes.values()))
+        # the graph of a gradient on the rows of g, and the metrics' share of further rows
+        share = sum(sizes.values()) / max(1, sizes.get("train", 1))
+        needed = PEAK * max(1, graph) * (1 + share)
+        if trees.flatten(head).shape[1] <= LARGEST_GENERAL_HEAD:
+            needed = max(needed, self.oracles.hessian_bytes(body, head, rows))
+        return needed
 
     def record(self, body: Tree, head: Tree, *, respond: bool = True) -> dict[str, Tensor]:
         """The values at a point; NaN for runs that are not finite.
@@ -100,30 +104,20 @@ class Recorder:
             head: leaves (R, ...).
             respond: whether what needs theta* is computed even if that is dear; NaN otherwise.
         """
-        data, double = self.sampler.data, torch.float64
-        shared = None if data.per_seed else data.everything(double)
-        found = [
-            self._record(
-                trees.cast(trees.part(body, part), double),
-                trees.cast(trees.part(head, part), double),
-                shared or data.part(part).everything(double),
-                respond,
-            )
-            for part in self.parts
-        ]
-        return {name: torch.cat([values[name] for values in found]) for name in found[0]}
-
-    def _record(self, body: Tree, head: Tree, everything: Rows, respond: bool) -> dict[str, Tensor]:
-        """The values of some of the runs, in float64."""
-        if everything.chunks is not None:  # nothing is left of a chunk when it is asked for again
-            return self._values(body, head, everything, respond)
-        with self.oracles.sharing():
-            return self._values(body, head, everything, respond)
+        data, found = self.sampler.data, []
+        shared = None if data.per_seed else data.everything(torch.float64)
+        for part in self.parts:
+            here, there = (trees.cast(trees.part(x, part), torch.float64) for x in (body, head))
+            everything = shared or data.part(part).everything(torch.float64)
+            # nothing is left of a chunk when it is asked for again
+            with self.oracles.sharing() if data.chunks is None else nullcontext():
+                found.append(self._values(here, there, everything, respond))
+        return joined(found)
 
     def _values(self, body: Tree, head: Tree, everything: Rows, respond: bool) -> dict[str, Tensor]:
-        """The same, one after the other."""
+        """The values of some of the runs, in float64."""
         oracles, certifier = self.oracles, self.certifier
-        rows = self.sampler.noiseless(everything, torch.float64)
+        rows = self._rows(everything)
         values = {"objective": oracles.head_value(body, head, rows)}
         if not oracles.is_stackelberg:
             values["body_objective"] = oracles.body_value(body, head, rows)
@@ -164,7 +158,9 @@ class Recorder:
         values["phi"] = self.oracles.body_value(body, best, rows)
         if self.differentiable:
             slope = self._slope(body, best, rows, factor)[0]
-            values["phi_gradient_norm"] = self._projected_norm(body, slope)
+            moved = trees.tree_map(torch.sub, body, slope)
+            landed = self.oracles.problem.body_set.project(moved)
+            values["phi_gradient_norm"] = trees.norm(trees.tree_map(torch.sub, body, landed))
             here, adjoint = self._slope(body, head, rows, factor)
             gap = trees.norm(trees.tree_map(torch.sub, here, slope))
             values["gradient_gap"] = gap.masked_fill(certificate.mu.isnan(), torch.nan)
@@ -206,10 +202,11 @@ class Recorder:
                 raise ProblemError(f"{rule} tensors; {name!r} is the name of another record.")
         return found
 
-    def _projected_norm(self, body: Tree, slope: Tree) -> Tensor:
-        step = trees.tree_map(torch.sub, body, slope)
-        landed = self.oracles.problem.body_set.project(step)
-        return trees.norm(trees.tree_map(torch.sub, body, landed))
+
+def turns(runs: int, at_once: int) -> list[slice]:
+    """Parts of the runs, of about the same size; each has one run even if none fits."""
+    size = math.ceil(runs / math.ceil(runs / max(1, at_once)))
+    return [slice(i, i + size) for i in range(0, runs, size)]
 
 
 def joined(made: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -18,7 +18,6 @@ from bilevel.core.generators import generator
 from bilevel.data.draws import BLOCK
 from bilevel.data.sampler import Sampler
 from bilevel.data.training_data import TrainingData
-from bilevel.trees import Tree
 
 Array = NDArray[Any]
 DISTANCES = {"head_residual", "head_gap", "head_bound",
@@ -35,13 +34,13 @@ def start_alike(state: Any, runs: slice = slice(None)) -> bool:
         state: the trees.
         runs: which of the R runs.
     """
-    tensors = [leaf for leaf in trees.leaves(state) if isinstance(leaf, Tensor) and leaf.ndim]
-    return all(_alike(leaf[runs]) for leaf in tensors)
+    leaves = [x[runs] for x in trees.leaves(state) if isinstance(x, Tensor) and x.ndim]
+    return all(torch.equal(leaf, leaf[:1].expand_as(leaf)) for leaf in leaves)
 
 
 def same_data(data: TrainingData) -> bool:
     """Whether the data are the same for all seeds."""
-    return not data.per_seed or all(_alike(leaf) for leaf in trees.leaves(data.groups))
+    return not data.per_seed or start_alike(data.groups)
 
 
 def same_steps(sampler: Sampler, data: TrainingData) -> bool:
@@ -77,8 +76,3 @@ def turned_out_alike(table: Mapping[str, Array]) -> bool:
         for name, values in table.items()
         if name not in DISTANCES
     )
-
-
-def _alike(values: Tree) -> bool:
-    """Whether all entries along the first dimension are equal."""
-    return bool(torch.equal(values, values[:1].expand_as(values)))

@@ -16,7 +16,7 @@ from bilevel.errors import ResultsError
 from bilevel.problem.base import StackelbergProblem
 from bilevel.storage.folder import located, reserve
 from bilevel.storage.stored_tree import StoredTree
-from bilevel.storage.tensors import read_tensors, write_tensors
+from bilevel.storage.tensors import read_tensors, under, write_tensors
 from bilevel.training.state import TrainingState
 from bilevel.trees import Tree
 
@@ -134,23 +134,14 @@ class Solution:
         levels = {}
         for level in ("body", "head"):
             one = getattr(problem, f"init_{level}")(generator(0, level))
-            places = {
-                name.removeprefix(level): leaf
-                for name, leaf in tensors.items()
-                if name.startswith(level)
-            }
-            levels[level] = StoredTree(places, {}).fill(one)
+            levels[level] = StoredTree(under(level, tensors), {}).fill(one)
             if levels[level] is None or not trees.same_structure(trees.take(levels[level], 0), one):
                 raise ResultsError(
                     f"{path} holds a {level} of another form than `init_{level}` of "
                     f"{type(problem).__name__} returns. Pass the problem that was solved "
                     f"({content['problem']}), made with the same options."
                 )
-        kept = {
-            name.removeprefix("history."): values
-            for name, values in tensors.items()
-            if name.startswith("history.")
-        }
+        kept = under("history.", tensors)
         return cls(
             problem=problem,
             seeds=tuple(content["seeds"]),

@@ -9,6 +9,7 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.core import parts
 from bilevel.storage.stored_tree import StoredTree
+from bilevel.storage.tensors import under
 
 ACTIVE = -1
 """The code of a run that can go on."""
@@ -22,7 +23,8 @@ class TrainingState(NamedTuple):
         seeds: of the runs.
         strategy: the strategy's state.
         codes: -1 for a run that can go on, else its final `Status`, (R,).
-        first_norm: the first |projected grad Phi|, the scale of `tolerance`; None if not recorded.
+        first_norm: the first |projected grad Phi|, the scale of `tolerance`, (R,), float64; NaN
+            where none is known.
         structure: of the strategy: its class, its parts and their settings, without the numbers.
     """
 
@@ -30,27 +32,19 @@ class TrainingState(NamedTuple):
     seeds: tuple[int, ...]
     strategy: Any
     codes: Tensor
-    first_norm: Tensor | None
+    first_norm: Tensor
     structure: str
 
     @classmethod
     def join(cls, states: "Sequence[TrainingState]") -> "TrainingState":
         """The state of all runs from those of parts that stand at the same step."""
-        first = states[0]
         if len(states) == 1:
-            return first
-        known = any(state.first_norm is not None for state in states)
-        norms = [
-            torch.full_like(state.codes, torch.nan, dtype=torch.float64)
-            if state.first_norm is None
-            else state.first_norm
-            for state in states
-        ]
-        return first._replace(
+            return states[0]
+        return states[0]._replace(
             seeds=tuple(seed for state in states for seed in state.seeds),
             strategy=trees.join([state.strategy for state in states]),
             codes=torch.cat([state.codes for state in states]),
-            first_norm=torch.cat(norms) if known else None,
+            first_norm=torch.cat([state.first_norm for state in states]),
         )
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -58,7 +52,7 @@ class TrainingState(NamedTuple):
         stored = StoredTree.of(self.strategy)
         tensors = {f"state{place}": leaf for place, leaf in stored.tensors.items()}
         tensors["codes"] = self.codes
-        if self.first_norm is not None:
+        if not bool(self.first_norm.isnan().all()):
             tensors["first_norm"] = self.first_norm
         content = {"step": self.step, "seeds": list(self.seeds), "structure": self.structure}
         return tensors, {**content, "plain": stored.plain}
@@ -66,17 +60,14 @@ class TrainingState(NamedTuple):
     @classmethod
     def unpack(cls, tensors: dict[str, Tensor], content: dict[str, Any]) -> "TrainingState":
         """What was packed; its strategy's state is a `StoredTree` until a training takes it."""
-        places = {
-            name.removeprefix("state"): leaf
-            for name, leaf in tensors.items()
-            if name.startswith("state")
-        }
+        codes = tensors["codes"]
+        unknown = torch.full_like(codes, torch.nan, dtype=torch.float64)
         return cls(
             content["step"],
             tuple(content["seeds"]),
-            StoredTree(places, content["plain"]),
-            tensors["codes"],
-            tensors.get("first_norm"),
+            StoredTree(under("state", tensors), content["plain"]),
+            codes,
+            tensors.get("first_norm", unknown),
             parts.without_modules(content["structure"]),
         )
 
@@ -86,5 +77,5 @@ class TrainingState(NamedTuple):
             seeds=self.seeds[runs],
             strategy=trees.part(self.strategy, runs),
             codes=self.codes[runs],
-            first_norm=None if self.first_norm is None else self.first_norm[runs],
+            first_norm=self.first_norm[runs],
         )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.core import parts as parts_module
+from bilevel.core import parts
 from bilevel.core.checks import check_positive_integer, positive
 from bilevel.core.status import Status
 from bilevel.data.draws import Sampling
@@ -18,13 +18,10 @@ from bilevel.derivatives.contract import check_contract
 from bilevel.errors import ArgumentError
 from bilevel.heads.quadratic import LARGEST_GENERAL_HEAD
 from bilevel.strategies import AbstractStrategy
-from bilevel.training.arguments import (
-    check_state,
-    check_strategy,
-)
+from bilevel.training.arguments import check_state, check_strategy
 from bilevel.training.cohort import Cohort
 from bilevel.training.compiled import can_compile
-from bilevel.training.recorder import joined
+from bilevel.training.recorder import joined, turns
 from bilevel.training.repetition import same_data, same_steps, start_alike
 from bilevel.training.solution import Solution
 from bilevel.training.state import TrainingState
@@ -45,13 +42,15 @@ take turns. At its peak a step holds about twice that: a gigabyte."""
 class Training:
     """All runs of one strategy: everything is checked and initialised when it is made.
 
+    Runs that do not fit into memory together are several cohorts, which take turns.
+
     Args:
         strategy: with numbers for all runs, or (R,) of them.
         data: for the R runs, with the problem to solve.
-        batch_size: see `solve`.
-        sampling: see `solve`.
-        compile: see `solve`.
-        max_runs_at_once: see `solve`.
+        batch_size: this and what follows: see `solve`.
+        sampling: likewise.
+        compile: likewise.
+        max_runs_at_once: likewise.
     """
 
     def __init__(
@@ -72,28 +71,28 @@ class Training:
             check_positive_integer(max_runs_at_once, "`max_runs_at_once`")
         first = Assembly.of(data.part(slice(0, 1)), batch_size, sampling)
         check_contract(first)
-        needed = _step_bytes(first, strategy)
-        at_once = max_runs_at_once or max(1, int(STEP_BYTES // max(needed, 1)))
-        turns = math.ceil(runs / at_once)
-        size = math.ceil(runs / turns)
-        parts = [slice(i, min(i + size, runs)) for i in range(0, runs, size)]
+        self.data = data
+        self.parts = turns(runs, max_runs_at_once or STEP_BYTES // max(1, _bytes(first, strategy)))
         compile = compile and can_compile(strategy, chunked=data.chunks is not None)
-        self.data, self.parts = data, parts
         self.cohorts = [
             Cohort(
                 Assembly.of(data.part(part), batch_size, sampling),
-                parts_module.part(strategy, part),
+                parts.part(strategy, part),
                 compile=compile,
             )
-            for part in parts
+            for part in self.parts
         ]
-        self.recorded: list[int] = []
-        self.records: list[dict[str, Tensor]] = []
+        self.records: dict[int, dict[str, Tensor]] = {}  # by their steps
 
     @property
     def step(self) -> int:
         """How many steps were made."""
         return self.cohorts[0].state.step
+
+    @property
+    def recorded(self) -> list[int]:
+        """The steps of the records so far."""
+        return list(self.records)
 
     @property
     def state(self) -> TrainingState:
@@ -113,18 +112,15 @@ class Training:
 
     def one_run(self, runs: slice = slice(None)) -> bool:
         """Whether these runs are known to be one and the same, before they are trained."""
-        if self.cohorts[0].strategy.draws or not self.alike(runs):
+        cohort = self.cohorts[0]
+        if cohort.strategy.draws or not same_data(self.data):
             return False
-        same = same_steps(self.cohorts[0].sampler, self.data)
-        return same and start_alike(self.state.strategy, runs)
+        return same_steps(cohort.sampler, self.data) and start_alike(self.state.strategy, runs)
 
     def head_status(self) -> list[str]:
         """Names of what became of each run's heads so far; COMPLETED where nothing is known."""
-        codes: list[int] = []
-        for cohort in self.cohorts:
-            found = cohort.strategy.status(cohort.state.strategy)
-            codes += [0] * len(cohort.data.seeds) if found is None else found.tolist()
-        return [Status(code).name for code in codes]
+        codes = torch.cat([cohort.head_codes for cohort in self.cohorts])
+        return [Status(code).name for code in codes.tolist()]
 
     @property
     def resumable(self) -> bool:
@@ -133,8 +129,8 @@ class Training:
 
     def history(self) -> dict[str, Tensor]:
         """The records so far: name -> (T, R), float64, on the CPU."""
-        names = self.records[0]
-        return {name: torch.stack([r[name] for r in self.records]).cpu() for name in names}
+        made = list(self.records.values())
+        return {name: torch.stack([values[name] for values in made]).cpu() for name in made[0]}
 
     def restore(
         self, state: TrainingState, recorded: list[int], history: dict[str, Tensor]
@@ -145,11 +141,10 @@ class Training:
         else:  # it is finished: what became of its runs is all that is needed
             for part, cohort in zip(self.parts, self.cohorts, strict=True):
                 cohort.state = cohort.state._replace(codes=state.codes[part])
-        self.recorded = list(recorded)
-        self.records = [
-            {name: values[i].to(self.data.device) for name, values in history.items()}
-            for i in range(len(recorded))
-        ]
+        self.records = {
+            k: {name: values[i].to(self.data.device) for name, values in history.items()}
+            for i, k in enumerate(recorded)
+        }
 
     def go_on_from(self, state: TrainingState) -> None:
         """Start from `state` instead of the initial points."""
@@ -159,10 +154,9 @@ class Training:
                 f"{name} cannot go on from a `state`: Python cannot copy what "
                 "it is in the middle of. Train all steps in one call."
             )
-        states = [cohort.state for cohort in self.cohorts]
-        whole = check_state(state, TrainingState.join(states))
+        whole = check_state(state, self.state)
         for part, cohort in zip(self.parts, self.cohorts, strict=True):
-            cohort.go_on_from(whole if len(self.parts) == 1 else whole.part(part))
+            cohort.go_on_from(whole.part(part))
 
     def run(
         self,
@@ -180,22 +174,20 @@ class Training:
         ending = Status.COMPLETED if tolerance is None else Status.NOT_STATIONARY
         apart = max(1, math.ceil((len(records) - 1) / DEAR_RECORDS))
         try:
-            for k in records[len(self.recorded) :]:
-                if self.recorded and all(cohort.ended for cohort in self.cohorts):
+            for k in records[len(self.records) :]:
+                if self.records and all(cohort.ended for cohort in self.cohorts):
                     break
                 self._advance(k - self.step)
-                place = len(self.recorded)
+                place = len(self.records)
                 respond = tolerance is not None or place % apart == 0 or k == records[-1]
                 made = [cohort.record(tolerance, respond=respond) for cohort in self.cohorts]
-                self.records.append(joined(made))
-                self.recorded.append(k)
+                self.records[k] = joined(made)
                 if callback is not None:
-                    callback(k, self.records[-1])
+                    callback(k, self.records[k])
         except KeyboardInterrupt:
-            # a record may be missing its step if the interrupt fell between the two lines
-            ending, self.records = Status.INTERRUPTED, self.records[: len(self.recorded)]
             if not self.records:
                 raise
+            ending = Status.INTERRUPTED
             for cohort in self.cohorts:
                 cohort.restore()
         return self.solution(ending)
@@ -230,13 +222,11 @@ class Training:
         )
 
 
-def _step_bytes(made: Assembly, strategy: AbstractStrategy) -> int:
+def _bytes(made: Assembly, strategy: AbstractStrategy) -> int:
     """The memory that a step of the runs in `made` takes."""
-    rows = made.sampler.rows(0)
-    if not strategy.cost.passes:
-        return made.oracles.graph_bytes(made.body, made.head, rows)
-    at = (made.body, made.head, rows.full)
+    rows, small = made.sampler.rows(0), trees.flatten(made.head).shape[1] <= LARGEST_GENERAL_HEAD
+    at = (made.body, made.head, rows.full if strategy.cost.passes else rows)
     needed = made.oracles.graph_bytes(*at)
-    if trees.flatten(made.head).shape[1] <= LARGEST_GENERAL_HEAD:  # a solver may form its Hessian
+    if strategy.cost.passes and small:  # a solver may form its Hessian
         needed = max(needed, made.oracles.hessian_bytes(*at) // 2)
     return needed

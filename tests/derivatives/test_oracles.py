@@ -173,10 +173,10 @@ def test_values_and_gradients_are_those_of_single_runs(name, kind):
 @pytest.mark.parametrize("name", [name for name in PROBLEMS if isinstance(PROBLEMS[name], Smooth)])
 def test_the_structure_of_linear_heads_changes_no_gradient(name, level):
     oracles, body, head, rows = setting(name)
-    assert oracles._plain_linear_head == (name not in ("linear, tensor ridge", *HOOKS))
+    assert (oracles.features is not None) == (name not in ("linear, tensor ridge", *HOOKS))
     g = oracles.problem.head_objective
     found = oracles._gradients(g, body, head, rows, level)
-    oracles._plain_linear_head = False
+    oracles.features = None
     expected = oracles._gradients(g, body, head, rows, level)
     for one, other in zip(found, expected, strict=True):
         assert (one is None) == (other is None)

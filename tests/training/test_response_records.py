@@ -121,7 +121,7 @@ def test_digits_are_measured_in_some_records():
     strategy = TwoTimescale(1e-3, 1e-2)
     found = bilevel.solve(digits(width=12), strategy, steps=24, seeds=1, every=1)
     held = found.history["phi"][:, 0].isfinite().nonzero().flatten().tolist()
-    assert held == [*range(0, 24, 3), 24]
+    assert held == [*range(0, 24, 5), 24]
     cheap = bilevel.solve(friedman1(width=12), strategy, steps=24, seeds=1, every=1)
     assert cheap.history["phi"].isfinite().all()
 
@@ -145,12 +145,12 @@ def test_an_interrupted_comparison_goes_on_with_the_same_records(tmp_path, dear)
         for name, values in table.items():
             np.testing.assert_array_equal(again.history[key][name], values, err_msg=name)
     phi = whole.history["two"]["phi"][:, 0]
-    assert np.flatnonzero(np.isfinite(phi)).tolist() == [*range(0, 25, 3), 25]
+    assert np.flatnonzero(np.isfinite(phi)).tolist() == [*range(0, 25, 5), 25]
     assert np.isfinite(last_values(whole.history["two"], "phi")).all()
     # curves go through the records that know it
     line = whole.plot("phi").axes[0].lines[0]
     assert np.isfinite(line.get_ydata()).all()
-    assert line.get_xdata().tolist() == [*range(0, 25, 3), 25]
+    assert line.get_xdata().tolist() == [*range(0, 25, 5), 25]
     assert "<svg" in whole.report(tmp_path / "report").read_text("utf-8")
 
 

@@ -1,5 +1,10 @@
 """Compiled steps: the numbers of eager ones, and few compilations."""
 
+import copy
+import gc
+import pickle
+import weakref
+
 import pytest
 import torch
 from torch._dynamo.utils import counters
@@ -107,11 +112,24 @@ def test_what_decides_on_values_runs_eagerly_and_says_so():
 
 def test_functions_are_forgotten_with_their_problem():
     problem = network()
-    compiled_module.compiled_for(problem, "key")
-    key = id(problem)
-    assert key in compiled_module._compiled
+    made = weakref.ref(compiled_module.compiled_for(problem, "key"))
+    assert compiled_module.compiled_for(problem, "key") is made()
     del problem
-    assert key not in compiled_module._compiled
+    gc.collect()
+    assert made() is None
+
+
+def pickled(value):
+    return pickle.loads(pickle.dumps(value))
+
+
+@pytest.mark.parametrize("same", [copy.copy, copy.deepcopy, pickled])
+def test_a_copy_of_a_problem_is_compiled_anew(same):
+    problem = ScalarProduct()
+    made = compiled_module.compiled_for(problem, "key")
+    other = same(problem)
+    assert compiled_module.compiled_for(other, "key") is not made
+    assert compiled_module.compiled_for(problem, "key") is made
 
 
 def test_what_cannot_be_compiled_is_an_error_that_names_the_problem():
