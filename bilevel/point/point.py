@@ -267,7 +267,7 @@ class _Point:
 
     def certify(self, head: Tree) -> tuple[Certifier, HeadCertificate]:
         """The certificate of a head, in float64."""
-        body, head = (trees.cast(x, torch.float64) for x in (self.body, head))
+        body, head = trees.cast((self.body, head), torch.float64)
         at = HeadPoint(self.oracles, body, head, self.double)
         certifier = Certifier.for_problem(at, stated=self.stated)
         return certifier, certifier.certify(certifier.system(at), at)
@@ -277,10 +277,8 @@ class _Point:
     ) -> GradientBound:
         """The bound of a gradient that was taken at `head`, which is the one last described."""
         certifier, certificate = self.certified
-        body, head, slope, adjoint = (
-            None if tree is None else trees.cast(tree, torch.float64)
-            for tree in (self.body, head, found.body, found.adjoint)
-        )
+        given = self.body, head, found.body, found.adjoint
+        body, head, slope, adjoint = trees.cast(given, torch.float64)
         at = HeadPoint(self.oracles, body, head, self.double)
         factor = self.factor if trees.leaves(self.body)[0].dtype == torch.float64 else None
         made = GradientCertifier(certifier, at, certificate, self.stated, factor=factor)
