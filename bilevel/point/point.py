@@ -281,7 +281,7 @@ class _Point:
         body, head, slope, adjoint = trees.cast(given, torch.float64)
         at = HeadPoint(self.oracles, body, head, self.double)
         factor = self.factor if trees.leaves(self.body)[0].dtype == torch.float64 else None
-        made = GradientCertifier(certifier, at, certificate, self.stated, factor=factor)
+        made = GradientCertifier(certifier, at, certificate, stated=self.stated, factor=factor)
         if isinstance(method, Envelope):
             bound = made.envelope(slope)
         else:
