@@ -30,11 +30,7 @@ LANCZOS_STEPS = 16
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CrossDerivative:
-    """C = d2_{w theta} g of R runs, at heads of P numbers.
-
-    Args:
-        point: float64.
-    """
+    """C = d2_{w theta} g of R runs, at heads of P numbers, in float64."""
 
     point: HeadPoint
 

@@ -111,7 +111,9 @@ class Certifier:
                 note = FEATURES + ("." if problem.penalises_all else FREE_BIAS)
                 dual = uses_dual(point)
                 return cls(oracles, "proven", "features", note, everywhere, penalised=dual)
-            if _floored(problem, point):
+            # a set of heads asks for L, which takes the largest curvature of the criterion
+            told = everywhere or math.isfinite(problem.criterion.largest_curvature)
+            if told and all_penalised(point):
                 return cls(oracles, "proven", "convex", CONVEX, penalised=True)
             # the Hessian of such a head takes the features of all rows at once
             large = point.size > LARGEST_GENERAL_HEAD or point.rows.chunks is not None
@@ -199,11 +201,9 @@ class Certifier:
             assert system is not None
             low, high = system.curvature()
             return _of_criterion(point, high) if self.form == "convex" else (low, high)
-        states = [
-            point.problem.known_curvature(trees.take(point.body, i)) for i in range(len(like))
-        ]
-        mu = like.new_tensor([torch.nan if state is None else state.smallest for state in states])
-        largest = like.new_tensor([torch.nan if s is None else s.largest for s in states])
+        bodies = (trees.take(point.body, i) for i in range(len(like)))
+        stated = [point.problem.known_curvature(b) or (torch.nan, torch.nan) for b in bodies]
+        mu, largest = like.new_tensor(stated).unbind(1)
         if system is None:
             return mu, largest
         return mu, torch.where(largest.isfinite(), largest, system.curvature()[1])
@@ -257,10 +257,3 @@ def _rounding(point: HeadPoint, largest: Tensor) -> Tensor:
     terms: Tensor = weight * design * (design * length + targets) / n
     terms = terms + p.flatten(1).amax(1) * length
     return EPS * (n + m + 10) * terms
-
-
-def _floored(problem: LinearHeadProblem, point: HeadPoint) -> bool:
-    """Whether all of a linear head is penalised, and what is asked of its criterion is known."""
-    known = isinstance(problem.head_set, Everywhere)
-    known = known or math.isfinite(problem.criterion.largest_curvature)
-    return known and all_penalised(point)

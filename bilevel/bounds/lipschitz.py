@@ -31,11 +31,6 @@ class Constants(NamedTuple):
     """The constants of `bilevel.Lipschitz`, (R,) each, between theta and theta*.
 
     Attributes:
-        body_gradient: L_Fw.
-        head_gradient: L_Ft.
-        cross: L_gwt.
-        hessian: L_gtt.
-        cross_norm: B.
         kind: "proven" or "estimated".
         note: where they come from.
     """
@@ -122,7 +117,8 @@ def estimated_constants(point: HeadPoint, distance: Tensor, along: Tree) -> Cons
         return (*there.body_gradients(), crossed, curved)
 
     here, count = at(head), min(size, DIRECTIONS)
-    directions = [d.expand_as(flat) for d in _directions(size, count).to(flat)]
+    drawn = torch.randn(size, count, generator=generator(0, "directions"), dtype=torch.float64)
+    directions = [d.expand_as(flat) for d in torch.linalg.qr(drawn).Q.T.to(flat)]
     slope = trees.flatten(point.gradient())
     directions.append(-slope / slope.norm(dim=1, keepdim=True).clamp(min=SMALLEST))
     squares = []
@@ -202,10 +198,3 @@ def _affine(point: HeadPoint) -> bool:
         if not bool((ahead + behind - 2 * here).abs().amax() <= 1e-9 * scale):
             return False
     return True
-
-
-def _directions(size: int, count: int) -> Tensor:
-    """Random orthogonal unit vectors, (count, size)."""
-    drawn = torch.randn(size, count, generator=generator(0, "directions"), dtype=torch.float64)
-    found: Tensor = torch.linalg.qr(drawn).Q.T
-    return found

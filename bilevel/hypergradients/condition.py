@@ -93,8 +93,7 @@ class Condition:
             if self.free is None:
                 return found
             kept = trees.flatten(self.free)
-            inside = kept.unsqueeze(1) & kept.unsqueeze(2)
-            found = torch.where(inside, found, torch.zeros_like(found))
+            found = torch.where(kept.unsqueeze(1) & kept.unsqueeze(2), found, 0.0)
             largest = found.abs().amax((1, 2)).unsqueeze(1)
             held = torch.where(largest > 0, largest, torch.ones_like(largest)) * ~kept
             return found + torch.diag_embed(held)
@@ -126,11 +125,8 @@ class Condition:
                 _, codes, factor = quadratic_system(self.point, penalised=False).factorised()
                 return _without(codes == int(Status.JITTERED), self._by_factor(right, factor))
         if solver is None:
-            small = trees.flatten(right).shape[1] <= LARGEST_DENSE
-            solver = Dense() if small else CG()
-        return solver.solve(
-            self.operator(), right, None if start is None else self.restricted(start)
-        )
+            solver = Dense() if self.point.size <= LARGEST_DENSE else CG()
+        return solver.solve(self.operator(), right, self.restricted(start))
 
     def _led_by(self, factor: Any) -> bool:
         """Whether the factor, of H on about the free coordinates, is worth its products.

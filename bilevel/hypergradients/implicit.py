@@ -97,11 +97,10 @@ class Implicit(AbstractHypergradient):
         """The adjoint, then its pull-back to the body."""
         on = rows if answer.solver.uses_batch else rows.full
         at, status = Condition(HeadPoint(oracles, body, answer.head, on)), fine(body)
-        factor = answer.factor
         if not answer.solver.exact:
-            at, status, moved = self._examined(at)
-            factor = None if moved else factor
+            at, status = self._examined(at)
         point = at.point.on(rows)
+        factor = answer.factor if point.head is answer.head else None
         direct, right = point.body_gradients()
         solved = at.solve(right, self.linear_solver, state, factor)
         pulled = point.cross_vjp(solved.value)
@@ -112,15 +111,14 @@ class Implicit(AbstractHypergradient):
         worst = torch.maximum(status, solved.status)
         return BodyGradient(slope, worst, solved.value, solved.residual, kept, point.head)
 
-    def _examined(self, at: Condition) -> tuple[Condition, Tensor, bool]:
-        """Heads that satisfy the condition, their status, and whether they were moved."""
+    def _examined(self, at: Condition) -> tuple[Condition, Tensor]:
+        """Heads that satisfy the condition, and their status."""
         inexact = at.relative_residual() > self.tolerance
-        moved = self.on_inexact == "refine" and bool(inexact.any())
-        for _ in range(REFINEMENTS if moved else 0):
-            at = at.refined(self.linear_solver, inexact)
-            inexact = at.relative_residual() > self.tolerance
+        for _ in range(REFINEMENTS if self.on_inexact == "refine" else 0):
             if not bool(inexact.any()):
                 break
+            at = at.refined(self.linear_solver, inexact)
+            inexact = at.relative_residual() > self.tolerance
         if self.on_inexact == "raise" and bool(inexact.any()):
             run = int(inexact.nonzero()[0])
             raise InexactHeadError(
@@ -128,8 +126,7 @@ class Implicit(AbstractHypergradient):
                 f"{float(at.relative_residual()[run]):.2g} of that at the zero head, above "
                 f"`tolerance` = {self.tolerance}. {Status.INEXACT_HEAD.message}"
             )
-        status = fine(at.point.body).masked_fill(inexact, int(Status.INEXACT_HEAD))
-        return at, status, moved
+        return at, fine(at.point.body).masked_fill(inexact, int(Status.INEXACT_HEAD))
 
     @property
     def wants_factor(self) -> bool:

@@ -22,9 +22,14 @@ class Spectrum(NamedTuple):
     high: Tensor
 
     @classmethod
-    def of(cls, matrix: Tensor, terms: Tensor, rows: int) -> "Spectrum":
-        """Of (R, J, m, m), whose entries are sums over rows of terms with a trace of `terms`."""
+    def of(cls, matrix: Tensor, rows: int, terms: Tensor | None = None) -> "Spectrum":
+        """Of (R, J, m, m), whose entries are sums over rows of terms with a trace of `terms`.
+
+        None, or less: that of the matrix.
+        """
         values = torch.linalg.eigvalsh(matrix)
+        trace = matrix.diagonal(dim1=2, dim2=3).abs().sum(2)
+        terms = trace if terms is None else torch.maximum(trace, terms)
         # the eigensolver is exact for a matrix within about m eps |H| of this one; a sum over rows
         # is off by rows eps times the sum of its sizes, and a norm is at most a trace
         slack = EPS * (matrix.shape[-1] * values.abs().amax(2) + (rows + 8) * terms)

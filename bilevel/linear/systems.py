@@ -20,7 +20,7 @@ from bilevel import trees
 from bilevel.core.status import Status
 from bilevel.derivatives.oracles import LinearParts
 from bilevel.linear.centre import FAR, Bias, Centre, weighted
-from bilevel.linear.cholesky import EPS, diagonal_scales, factorise, replace_bad
+from bilevel.linear.cholesky import EPS, diagonal_scales, factorise, not_finite, replace_bad
 from bilevel.linear.factor import (
     CentredFactor,
     DualFactor,
@@ -45,7 +45,7 @@ class AbstractSystem(abc.ABC):
 
     @functools.cached_property
     def kept(self) -> tuple[Tensor, Tensor, Factor]:
-        """What `factorised` returns, made once however often it is asked for."""
+        """What `factorised` returns, made once; not for compiled code, which enters no lock."""
         return self.factorised()
 
     def solve(self) -> tuple[Tensor, Tensor]:
@@ -112,7 +112,7 @@ class PrimalSystem(AbstractSystem):
 
     def bounded(self, otherwise: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
         """`curvature`, with other lower bounds (R, J), where positive, for what rounding takes."""
-        given, (_, bad) = self.spectrum, replace_bad(self.hessian)
+        given, bad = self.spectrum, not_finite(self.hessian)
         low, least = given.low.amin(1), given.least.amin(1)
         rough = (2 * low < least) | (low <= 0)
         low = torch.maximum(low, self.floor)
@@ -135,10 +135,8 @@ class PrimalSystem(AbstractSystem):
     def spectrum(self) -> Spectrum:
         """Of H; of the identity in runs that are not finite."""
         safe, bad = replace_bad(self.hessian)
-        terms = safe.diagonal(dim1=2, dim2=3).abs().sum(2)
-        if self.terms is not None:
-            terms = torch.where(bad.unsqueeze(1), terms, torch.maximum(terms, self.terms))
-        return Spectrum.of(safe, terms, self.rows)
+        terms = None if self.terms is None else self.terms.masked_fill(bad.unsqueeze(1), 0.0)
+        return Spectrum.of(safe, self.rows, terms)
 
     @functools.cached_property
     def scaled(self) -> tuple[Spectrum, Tensor]:
@@ -146,8 +144,7 @@ class PrimalSystem(AbstractSystem):
         safe, _ = replace_bad(self.hessian)
         scales = diagonal_scales(safe)
         matrix = safe / scales.unsqueeze(2) / scales.unsqueeze(3)
-        terms = matrix.diagonal(dim1=2, dim2=3).abs().sum(2)
-        return Spectrum.of(matrix, terms, self.rows), scales
+        return Spectrum.of(matrix, self.rows), scales
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -225,7 +225,7 @@ class _Point:
 
     def described(self, head: Tree, status: Status, words: str) -> HeadResponse:
         """A head with its certificate, which is kept."""
-        body, exact = (trees.cast(x, torch.float64) for x in (self.body, head))
+        body, exact = trees.cast((self.body, head), torch.float64)
         at = HeadPoint(self.oracles, body, exact, self.double)
         certifier = Certifier.for_problem(at, stated=self.stated)
         found = certifier.certify(certifier.system(at), at)
@@ -247,13 +247,11 @@ class _Point:
     ) -> GradientBound:
         """The bound of a gradient that was taken at `head`, which is the one last described."""
         certifier, certificate = self.certified
-        body, head, slope, adjoint = (
-            None if tree is None else trees.cast(tree, torch.float64)
-            for tree in (self.body, head, found.body, found.adjoint)
-        )
+        given = self.body, head, found.body, found.adjoint
+        body, head, slope, adjoint = trees.cast(given, torch.float64)
         at = HeadPoint(self.oracles, body, head, self.double)
         factor = self.factor if trees.leaves(self.body)[0].dtype == torch.float64 else None
-        made = GradientCertifier(certifier, at, certificate, self.stated, factor=factor)
+        made = GradientCertifier(certifier, at, certificate, stated=self.stated, factor=factor)
         envelope = isinstance(method, Envelope)
         bound = made.envelope(slope) if envelope else made.implicit(slope, adjoint)
         return bound._replace(kind="unknown") if bool(bound.bound.isnan()) else bound

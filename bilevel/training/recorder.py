@@ -165,8 +165,8 @@ class Recorder:
             gap = trees.norm(trees.tree_map(torch.sub, here, slope))
             values["gradient_gap"] = gap.masked_fill(certificate.mu.isnan(), torch.nan)
             if self.stated and adjoint is not None:
-                at = HeadPoint(self.oracles, body, head, rows)
-                bounds = GradientCertifier(self.certifier, at, certificate, True, thorough=False)
+                at = (self.certifier, HeadPoint(self.oracles, body, head, rows), certificate)
+                bounds = GradientCertifier(*at, stated=True, thorough=False)
                 values["gradient_bound"] = bounds.implicit(here, adjoint).bound
         return values
 
