@@ -13,8 +13,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from bilevel.errors import ArgumentError
-
 Part = TypeVar("Part")
 
 _MODULES = re.compile(r"\bbilevel\.(?:[a-z_][a-z_0-9]*\.)+(?=[A-Za-z_])")
@@ -28,12 +26,6 @@ def is_number(value: object) -> bool:
 def is_part(value: object) -> bool:
     """Whether a field is itself made of hyper-parameters."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
-
-
-def check_part(value: object, base: type, name: str, example: str) -> None:
-    """Raise `ArgumentError` unless `value` is an instance of `base`."""
-    if not isinstance(value, base):
-        raise ArgumentError(f"`{name}` must be an object such as {example}, got {value!r}.")
 
 
 def structure(part: Any) -> Hashable:

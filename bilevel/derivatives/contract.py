@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.core.checks import check_instance
 from bilevel.core.generators import generator
-from bilevel.core.parts import check_part
 from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ProblemError, ShapeError
@@ -28,7 +28,7 @@ def check_data(problem: StackelbergProblem, groups: Groups, *, per_seed: bool) -
     """
     if not isinstance(problem, LinearHeadProblem):
         return
-    check_part(problem.criterion, AbstractCriterion, "criterion", "SquaredError()")
+    check_instance(problem.criterion, AbstractCriterion, "criterion", "SquaredError()")
     for name, group in groups.items():
         if not isinstance(group, Batch):
             raise ProblemError(
@@ -62,8 +62,8 @@ def check_contract(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> None
     one_body, one_head = trees.take(body, 0), trees.take(head, 0)
     trees.check(one_body, "init_body()", ProblemError)
     trees.check(one_head, "init_head()", ProblemError)
-    check_part(problem.body_set, ConvexSet, "body_set", "Box(0, 1)")
-    check_part(problem.head_set, ConvexSet, "head_set", "Box(0, 1)")
+    check_instance(problem.body_set, ConvexSet, "body_set", "Box(0, 1)")
+    check_instance(problem.head_set, ConvexSet, "head_set", "Box(0, 1)")
     problem.body_set.check(one_body)
     problem.head_set.check(one_head)
     one = rows.take(slice(0, 1))
@@ -136,7 +136,7 @@ def _check_directions(
 ) -> None:
     """The auxiliary variable of an `AuxiliaryProblem`, and directions that fit what they move."""
     name, like = type(problem).__name__, trees.leaves(levels[0])[0]
-    check_part(problem.auxiliary_set, ConvexSet, "auxiliary_set", "Box(0, 1)")
+    check_instance(problem.auxiliary_set, ConvexSet, "auxiliary_set", "Box(0, 1)")
     one = problem.init_auxiliary(generator(0, "auxiliary"))
     trees.check(one, "init_auxiliary()", ProblemError)
     problem.auxiliary_set.check(one)

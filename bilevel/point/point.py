@@ -7,8 +7,9 @@ import torch
 from bilevel import trees
 from bilevel.bounds.gradients import GradientBound, GradientCertifier
 from bilevel.bounds.heads import BoundKind, Certifier, HeadCertificate
+from bilevel.core.checks import check_instance
 from bilevel.core.generators import generator
-from bilevel.core.parts import check_part, run_counts
+from bilevel.core.parts import run_counts
 from bilevel.core.progress import RowCallback, ShowProgress, reported
 from bilevel.core.status import Status
 from bilevel.data.groups import check_groups
@@ -161,13 +162,13 @@ def hypergradient(
         >>> bilevel.hypergradient(ScalarProduct(curvature=0.0), torch.tensor(1.0)).body
         tensor(-0.2500)
     """
-    check_part(problem, StackelbergProblem, "problem", "an instance of your problem")
+    check_instance(problem, StackelbergProblem, "problem", "an instance of your problem")
     method, solver = (
         method or default_gradient(problem.is_stackelberg),
         solver or default_solver(problem),
     )
-    check_part(method, AbstractHypergradient, "method", "Envelope()")
-    check_part(solver, AbstractHeadSolver, "solver", "ClosedForm()")
+    check_instance(method, AbstractHypergradient, "method", "Envelope()")
+    check_instance(solver, AbstractHeadSolver, "solver", "ClosedForm()")
     method.check(problem, solver)
     with reported(progress, "hypergradient") as report:
         return _hypergradient(_Point(problem, body, batch, report), method, solver)
@@ -208,7 +209,7 @@ class _Point:
         batch: Groups | None,
         report: RowCallback | None = None,
     ) -> None:
-        check_part(problem, StackelbergProblem, "problem", "an instance of your problem")
+        check_instance(problem, StackelbergProblem, "problem", "an instance of your problem")
         trees.check(body, "body", ShapeError)
         dtype, device = trees.leaves(body)[0].dtype, trees.leaves(body)[0].device
         self.problem, self.oracles = problem, Oracles(problem, report)
@@ -239,7 +240,7 @@ class _Point:
     def respond(self, solver: AbstractHeadSolver | None) -> HeadResponse:
         """Solve and certify the head."""
         solver = solver or default_solver(self.problem)
-        check_part(solver, AbstractHeadSolver, "solver", "ClosedForm()")
+        check_instance(solver, AbstractHeadSolver, "solver", "ClosedForm()")
         solver.check(self.problem)
         if dataclasses.is_dataclass(solver) and run_counts(solver) - {1}:
             raise ArgumentError(

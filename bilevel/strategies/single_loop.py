@@ -7,12 +7,12 @@ from typing import NamedTuple
 import torch
 
 from bilevel import trees
+from bilevel.core.checks import check_instance, check_one_of
 from bilevel.core.cost import Cost
-from bilevel.core.parts import check_part
 from bilevel.core.schedules import Rate
 from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
-from bilevel.errors import ArgumentError, IncompatibleError
+from bilevel.errors import IncompatibleError
 from bilevel.optimizers import SGD, AbstractOptimizer
 from bilevel.problem.auxiliary import AuxiliaryProblem
 from bilevel.problem.base import StackelbergProblem
@@ -186,13 +186,9 @@ class SingleLoop(AbstractStrategy):
     directions: AbstractDirections | None = None
 
     def __post_init__(self) -> None:
-        check_part(self.optimizer, AbstractOptimizer, "optimizer", "SGD()")
-        if self.order not in ("alternating", "simultaneous"):
-            raise ArgumentError(
-                f'`order` must be "alternating" or "simultaneous", got {self.order!r}.'
-            )
-        if self.directions is not None:
-            check_part(self.directions, AbstractDirections, "directions", "SOBA()")
+        check_instance(self.optimizer, AbstractOptimizer, "optimizer", "SGD()")
+        check_one_of(self.order, Order, "order")
+        check_instance(self.directions, AbstractDirections | None, "directions", "SOBA()")
 
     def check(self, problem: StackelbergProblem) -> None:
         """The directions must fit the problem."""

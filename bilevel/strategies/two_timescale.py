@@ -5,13 +5,11 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from bilevel.core.checks import Number, check_positive_integer
+from bilevel.core.checks import Number, check_instance, check_one_of, check_positive_integer
 from bilevel.core.cost import Cost
-from bilevel.core.parts import check_part
 from bilevel.core.schedules import AbstractSchedule, Constant, Rate
 from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
-from bilevel.errors import ArgumentError
 from bilevel.hypergradients import Envelope
 from bilevel.optimizers import AbstractOptimizer, RMSProp
 from bilevel.problem.base import StackelbergProblem
@@ -62,11 +60,8 @@ class TwoTimescale(AbstractStrategy):
     head_steps: int = 1
 
     def __post_init__(self) -> None:
-        check_part(self.optimizer, AbstractOptimizer, "optimizer", "RMSProp()")
-        if self.order not in ("alternating", "simultaneous"):
-            raise ArgumentError(
-                f'`order` must be "alternating" or "simultaneous", got {self.order!r}.'
-            )
+        check_instance(self.optimizer, AbstractOptimizer, "optimizer", "RMSProp()")
+        check_one_of(self.order, Order, "order")
         check_positive_integer(self.head_steps, "`head_steps`")
 
     def check(self, problem: StackelbergProblem) -> None:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.core.checks import check_instance
 from bilevel.core.generators import generator
-from bilevel.core.parts import check_part
 from bilevel.data.rows import Rows
 from bilevel.data.sampler import Sampler
 from bilevel.data.training_data import TrainingData
@@ -51,7 +51,7 @@ class Bench:
             CheckError: what a training would refuse.
         """
         with refusals():
-            check_part(problem, StackelbergProblem, "problem", "an instance of your problem")
+            check_instance(problem, StackelbergProblem, "problem", "an instance of your problem")
             data = TrainingData(problem, range(runs), torch.float64, "cpu", chunked=False)
             contract.check_data(problem, data.groups, per_seed=data.per_seed)
             sampler = Sampler(problem, data, None, ("train", "validation"))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.core import parts
-from bilevel.core.parts import check_part
+from bilevel.core.checks import check_instance
 from bilevel.errors import ArgumentError
 from bilevel.problem.base import StackelbergProblem
 from bilevel.storage.stored_tree import StoredTree
@@ -82,7 +82,7 @@ def check_state(state: Any, fresh: TrainingState) -> TrainingState:
 
 def check_problem_instance(problem: Any) -> None:
     """An instance of a problem, not its class and nothing else."""
-    check_part(problem, StackelbergProblem, "problem", "an instance of your problem")
+    check_instance(problem, StackelbergProblem, "problem", "an instance of your problem")
 
 
 def check_strategy(strategy: Any, runs: int) -> None:
