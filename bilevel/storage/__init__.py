@@ -1,1 +1,1 @@
-"""Results on disk: folders that appear whole or not at all, in JSON and CSV."""
+"""Results on disk: folders that appear whole or not at all, in JSON, CSV and safetensors."""
