@@ -95,20 +95,12 @@ def stack(parts: Sequence[Part], repeats: int) -> Part:
 
 def part(whole: Part, runs: slice) -> Part:
     """The part for some of the runs."""
-
-    def cut(value: Any) -> Any:
-        return value[runs] if isinstance(value, Tensor) and value.ndim == 1 else value
-
-    return _rebuild(cut, whole)
+    return _rebuild(lambda x: x[runs] if isinstance(x, Tensor) and x.ndim == 1 else x, whole)
 
 
 def cast(part: Part, dtype: torch.dtype, device: torch.device | str) -> Part:
     """The part with its tensors in another dtype and on another device."""
-
-    def move(value: Any) -> Any:
-        return value.to(dtype=dtype, device=device) if isinstance(value, Tensor) else value
-
-    return _rebuild(move, part)
+    return _rebuild(lambda x: x.to(device, dtype) if isinstance(x, Tensor) else x, part)
 
 
 def as_tensors(part: Part, device: torch.device | str) -> Part:

@@ -66,7 +66,9 @@ class AbstractDirections(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OwnDirections(AbstractDirections):
-    """`AuxiliaryProblem.directions`."""
+    """`AuxiliaryProblem.directions`; a call of them counts as one gradient."""
+
+    cost = Cost(gradients=1)
 
     def check(self, problem: StackelbergProblem) -> None:
         """The problem must have directions."""
@@ -94,11 +96,6 @@ class OwnDirections(AbstractDirections):
         assert isinstance(problem, AuxiliaryProblem)
         return problem.auxiliary_set
 
-    @property
-    def cost(self) -> Cost:
-        """As much as one gradient."""
-        return Cost(gradients=1)
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SOBA(AbstractDirections):
@@ -115,6 +112,8 @@ class SOBA(AbstractDirections):
     directions. Differs from the source in: 1. the rows of the step serve all derivatives; 2. step
     sizes of head and auxiliary may differ.
     """
+
+    cost = Cost(gradients=2, products=2)
 
     def check(self, problem: StackelbergProblem) -> None:
         """v has no equation of this form where the head is held at a boundary."""
@@ -138,11 +137,6 @@ class SOBA(AbstractDirections):
             slope,
             trees.tree_map(torch.sub, product, right),
         )
-
-    @property
-    def cost(self) -> Cost:
-        """A gradient at each level, and two products."""
-        return Cost(gradients=2, products=2)
 
 
 OWN, ADJOINT = OwnDirections(), SOBA()  # made once: the compiler does not make parts
@@ -184,6 +178,8 @@ class SingleLoop(AbstractStrategy):
     optimizer: AbstractOptimizer = dataclasses.field(default_factory=SGD)
     order: Order = "simultaneous"
     directions: AbstractDirections | None = None
+    compilable = True
+    draws = False
 
     def __post_init__(self) -> None:
         check_instance(self.optimizer, AbstractOptimizer, "optimizer", "SGD()")
@@ -221,16 +217,6 @@ class SingleLoop(AbstractStrategy):
             points[level] = sets[level].project(moved)
         body, head, auxiliary = points
         return SingleLoopState(body, head, auxiliary, Levels(*moments))
-
-    @property
-    def compilable(self) -> bool:
-        """Always."""
-        return True
-
-    @property
-    def draws(self) -> bool:
-        """Nothing."""
-        return False
 
     @property
     def cost(self) -> Cost:

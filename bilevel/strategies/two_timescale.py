@@ -58,6 +58,8 @@ class TwoTimescale(AbstractStrategy):
     optimizer: AbstractOptimizer = dataclasses.field(default_factory=RMSProp)
     order: Order = "alternating"
     head_steps: int = 1
+    compilable = True
+    draws = False
 
     def __post_init__(self) -> None:
         check_instance(self.optimizer, AbstractOptimizer, "optimizer", "RMSProp()")
@@ -106,16 +108,6 @@ class TwoTimescale(AbstractStrategy):
     def rates(self) -> tuple[tuple[str, ...], ...]:
         """Two, or one if both levels share it."""
         return (("body_lr", "head_lr"),) if self.is_uniform else (("body_lr",), ("head_lr",))
-
-    @property
-    def compilable(self) -> bool:
-        """Always."""
-        return True
-
-    @property
-    def draws(self) -> bool:
-        """Nothing."""
-        return False
 
     @property
     def cost(self) -> Cost:
