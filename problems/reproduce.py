@@ -16,7 +16,7 @@ import tyro
 
 import bilevel
 from bilevel.commands.compare import set_threads
-from bilevel.commands.display import Display
+from bilevel.commands.display import displayed
 from bilevel.comparison.result import Comparison
 from bilevel.comparison.statistics.paired import mean_interval
 from bilevel.errors import ArgumentError, unknown_name
@@ -147,7 +147,7 @@ class Reproduce:
         seeds = setting.seeds if self.seeds is None else self.seeds
         steps = setting.steps if self.steps is None else self.steps
         names = STRATEGIES[: len(REFERENCE[name])]
-        with Display() as display:
+        with displayed() as show:
             return bilevel.compare(
                 self.problem(name),
                 bilevel.preset_strategies(BODY_LR, HEAD_LR, order="simultaneous", names=names),
@@ -158,7 +158,7 @@ class Reproduce:
                 name=name,
                 headline=setting.metric,
                 settings={"command": f"bilevel reproduce {name} --seeds {seeds}"},
-                callback=display.show,
+                callback=show,
             )
 
     def problem(self, name: str) -> bilevel.StackelbergProblem:

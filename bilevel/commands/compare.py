@@ -7,22 +7,16 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from bilevel.commands.display import Display
+from bilevel.commands.display import displayed
 from bilevel.commands.exit_codes import FAILED, INTERRUPTED, OK
-from bilevel.errors import (
-    AllRunsFailedError,
-    ArgumentError,
-    BilevelError,
-    ResultsError,
-    unknown_name,
-)
+from bilevel.errors import AllRunsFailedError, ArgumentError, BilevelError, ResultsError
 from bilevel.problem import registry
 
 if TYPE_CHECKING:
@@ -116,10 +110,10 @@ class Compare:
             shutil.rmtree(partial)  # going on would not help
             raise
         except (BilevelError, KeyboardInterrupt) as error:
-            if not trained_files(partial):
+            kept = trained_files(partial)
+            if not kept:
                 shutil.rmtree(partial, ignore_errors=True)
-                raise
-            if isinstance(error, BilevelError):
+            if not kept or isinstance(error, BilevelError):
                 raise
             print(f"Interrupted. {go_on(partial)}", file=sys.stderr)
             return INTERRUPTED
@@ -171,7 +165,8 @@ class Compare:
         import torch
 
         import bilevel
-        from bilevel.core.parts import check_part
+        from bilevel.core.checks import check_instance
+        from bilevel.strategies.presets import by_name
 
         set_threads(self.threads)
         options = self.options()
@@ -180,7 +175,9 @@ class Compare:
         optimizer = optimizers[self.optimizer]()
         if self.clip is not None:
             optimizer = bilevel.Clipped(self.clip, optimizer)
-        check_part(problem, bilevel.StackelbergProblem, "problem", "an instance of your problem")
+        check_instance(
+            problem, bilevel.StackelbergProblem, "problem", "an instance of your problem"
+        )
         strategies = problem.strategies(self.body_lr, self.head_lr)
         if strategies is None:
             strategies = bilevel.preset_strategies(
@@ -191,8 +188,9 @@ class Compare:
                 names=self.strategies or None,
             )
         else:
-            strategies = chosen(strategies, self.strategies, self.name)
-        with Display() as display:
+            asked = self.strategies or tuple(strategies)
+            strategies = by_name(strategies, asked, f"strategy of {self.name}")
+        with displayed() as show:
             return bilevel.compare(
                 problem,
                 strategies,
@@ -214,16 +212,8 @@ class Compare:
                     "options": options,
                     "arguments": as_plain(self),
                 },
-                callback=display.show,
+                callback=show,
             )
-
-
-def chosen(strategies: Mapping[str, Any], names: Sequence[str], problem: str) -> dict[str, Any]:
-    """The strategies of a problem's own that were asked for; all if none were named."""
-    for name in names:
-        if name not in strategies:
-            raise unknown_name(f"strategy of {problem}", name, strategies)
-    return {name: strategies[name] for name in names or strategies}
 
 
 def parse_option(text: str) -> tuple[str, Any]:
@@ -264,12 +254,7 @@ def as_plain(command: Compare) -> dict[str, Any]:
 
 
 def resumed(command: Compare, partial: Path) -> Compare:
-    """The interrupted command that left the folder `partial`.
-
-    Args:
-        command: what was asked for now: nothing but the folder, and perhaps another output.
-        partial: the folder.
-    """
+    """The interrupted command that left the folder `partial`; only its output may be asked anew."""
     from bilevel.comparison.checkpoint import read_description
 
     asked = {key for key, value in as_plain(command).items() if value != as_plain(Compare())[key]}

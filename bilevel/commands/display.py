@@ -1,47 +1,45 @@
 """Progress on a terminal and elsewhere."""
 
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bilevel.comparison.side_by_side import Progress
 
 
-class Display:
-    """Progress: a bar on a terminal, one line for each finished training elsewhere."""
+@contextmanager
+def displayed() -> Iterator[Callable[["Progress"], None]]:
+    """What shows progress: a bar on a terminal, one line for each finished training elsewhere."""
+    from rich.console import Console
+    from rich.progress import Progress as Bar
 
-    def __enter__(self) -> "Display":
-        """Start the bar, if there is a terminal."""
-        from rich.console import Console
-        from rich.progress import Progress as Bar
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _print
+        return
+    with Bar(console=console, transient=True) as bar:
+        task = bar.add_task("training", total=None)
 
-        console = Console(stderr=True)
-        self.bar = Bar(console=console, transient=True) if console.is_terminal else None
-        self.task: Any = None
-        if self.bar is not None:
-            self.bar.start()
-            self.task = self.bar.add_task("training", total=None)
-        return self
+        def show(progress: "Progress") -> None:
+            done = progress.done * progress.steps + progress.step * len(progress.strategies)
+            total = progress.total * progress.steps
+            bar.update(task, description=_what(progress), completed=done, total=total)
 
-    def __exit__(self, *_: object) -> None:
-        """Remove the bar."""
-        if self.bar is not None:
-            self.bar.stop()
+        yield show
 
-    def show(self, progress: "Progress") -> None:
-        """Show where the comparison stands."""
-        group = progress.strategies
-        several = "trials" if progress.stage == "tuning" else "strategies"
-        what = f"{len(group)} {several} together" if len(group) > 1 else group[0]
-        if self.bar is not None:
-            self.bar.update(
-                self.task,
-                description=what,
-                completed=progress.done * progress.steps + progress.step * len(group),
-                total=progress.total * progress.steps,
-            )
-        elif progress.step == progress.steps:
-            unit = "steps" if progress.unit == "steps" else "gradient evaluations"
-            named = what if progress.stage == "tuning" else ", ".join(group)
-            verb = "tuned" if progress.stage == "tuning" else "trained"
-            print(f"{verb} {named}: {progress.steps} {unit}", file=sys.stderr)
+
+def _what(progress: "Progress") -> str:
+    group = progress.strategies
+    several = "trials" if progress.stage == "tuning" else "strategies"
+    return f"{len(group)} {several} together" if len(group) > 1 else group[0]
+
+
+def _print(progress: "Progress") -> None:
+    if progress.step == progress.steps:
+        tuned = progress.stage == "tuning"
+        named = _what(progress) if tuned else ", ".join(progress.strategies)
+        unit = "steps" if progress.unit == "steps" else "gradient evaluations"
+        verb = "tuned" if tuned else "trained"
+        print(f"{verb} {named}: {progress.steps} {unit}", file=sys.stderr)

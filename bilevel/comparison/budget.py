@@ -2,12 +2,12 @@
 
 import dataclasses
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
 from bilevel.comparison.statistics.costs import whole_steps
-from bilevel.core.checks import check_positive_integer
+from bilevel.core.checks import check_one_of, check_positive_integer
 from bilevel.errors import ArgumentError
 from bilevel.training.recorder import record_steps
 
@@ -33,8 +33,7 @@ class Budget:
     dearest: float
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(BudgetKind):
-            raise ArgumentError(f'`budget` must be "steps" or "gradients", got {self.kind!r}.')
+        check_one_of(self.kind, BudgetKind, "budget")
         if self.every is not None:
             check_positive_integer(self.every, "`every`")
         if self.kind == "gradients" and self.every is not None and self.every < self.dearest:

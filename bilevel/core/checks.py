@@ -1,6 +1,8 @@
-"""Checks of arguments."""
+"""Checks of arguments, once, where they come in."""
 
 import math
+from types import UnionType
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -21,6 +23,19 @@ def check_batch_size(value: object, name: str) -> None:
     """Raise an `ArgumentError` unless `value` is None or 1, 2, ..."""
     if value is not None:
         check_positive_integer(value, name, " or None (all rows)")
+
+
+def check_instance(value: object, base: type | UnionType, name: str, example: str) -> None:
+    """Raise an `ArgumentError` unless `value` is an instance of `base`; it shows an `example`."""
+    if not isinstance(value, base):
+        raise ArgumentError(f"`{name}` must be an object such as {example}, got {value!r}.")
+
+
+def check_one_of(value: object, choices: Any, name: str) -> None:
+    """Raise an `ArgumentError` unless `value` is one of the strings of a `Literal`."""
+    if value not in get_args(choices):
+        *others, last = (f'"{choice}"' for choice in get_args(choices))
+        raise ArgumentError(f"`{name}` must be {', '.join(others)} or {last}, got {value!r}.")
 
 
 def positive(value: Number, name: str, *, zero_allowed: bool = False) -> Number:

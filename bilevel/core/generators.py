@@ -1,8 +1,4 @@
-"""The random streams of a seed, and how rows are drawn from them.
-
-Rows are drawn in blocks of 256 steps: the block of a step, and with it the step's rows, can be
-drawn without the blocks before it.
-"""
+"""The random streams of a seed."""
 
 import zlib
 

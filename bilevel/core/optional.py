@@ -7,12 +7,7 @@ from bilevel.errors import MissingPackageError
 
 
 def extra(package: str, name: str, purpose: str) -> ModuleType:
-    """The module `package`, which the extra `name` installs.
-
-    Args:
-        package: such as "cvxpy".
-        name: of the extra in `pip install "bilevel[name]"`.
-        purpose: what it is needed for, the subject of a sentence: "Cvxpy()".
+    """The module `package`, which `pip install "bilevel[name]"` installs; `purpose` needs it.
 
     Raises:
         MissingPackageError: it is not installed.

@@ -7,13 +7,13 @@ static. Objects of equal `structure` can therefore be stacked and trained as one
 
 import dataclasses
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from bilevel.errors import ArgumentError
+from bilevel.core.checks import Number
 
 Part = TypeVar("Part")
 
@@ -28,12 +28,6 @@ def is_number(value: object) -> bool:
 def is_part(value: object) -> bool:
     """Whether a field is itself made of hyper-parameters."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
-
-
-def check_part(value: object, base: type, name: str, example: str) -> None:
-    """Raise `ArgumentError` unless `value` is an instance of `base`."""
-    if not isinstance(value, base):
-        raise ArgumentError(f"`{name}` must be an object such as {example}, got {value!r}.")
 
 
 def structure(part: Any) -> Hashable:
@@ -67,8 +61,8 @@ def signature(part: Any, *, numbers: bool = False) -> str:
             return f"{value.__module__}.{value.__qualname__}"
         return re.sub(r" at 0x[0-9a-f]+", "", repr(value))  # addresses differ between processes
 
-    text = spell(structure(part)) + (spell(tuple(_numbers(part))) if numbers else "")
-    return without_modules(text)
+    held = [x.tolist() if isinstance(x, Tensor) else x for x in _numbers(part)]
+    return without_modules(spell(structure(part)) + (spell(tuple(held)) if numbers else ""))
 
 
 def without_modules(text: str) -> str:
@@ -101,20 +95,12 @@ def stack(parts: Sequence[Part], repeats: int) -> Part:
 
 def part(whole: Part, runs: slice) -> Part:
     """The part for some of the runs."""
-
-    def cut(value: Any) -> Any:
-        return value[runs] if isinstance(value, Tensor) and value.ndim == 1 else value
-
-    return _rebuild(cut, whole)
+    return _rebuild(lambda x: x[runs] if isinstance(x, Tensor) and x.ndim == 1 else x, whole)
 
 
 def cast(part: Part, dtype: torch.dtype, device: torch.device | str) -> Part:
     """The part with its tensors in another dtype and on another device."""
-
-    def move(value: Any) -> Any:
-        return value.to(dtype=dtype, device=device) if isinstance(value, Tensor) else value
-
-    return _rebuild(move, part)
+    return _rebuild(lambda x: x.to(device, dtype) if isinstance(x, Tensor) else x, part)
 
 
 def as_tensors(part: Part, device: torch.device | str) -> Part:
@@ -130,14 +116,7 @@ def as_tensors(part: Part, device: torch.device | str) -> Part:
 
 def run_counts(part: Any) -> set[int]:
     """The lengths of all (R,) numbers in a part."""
-    counts: set[int] = set()
-    for field in dataclasses.fields(part):
-        value = getattr(part, field.name)
-        if isinstance(value, Tensor) and value.ndim == 1:
-            counts.add(len(value))
-        elif is_part(value):
-            counts |= run_counts(value)
-    return counts
+    return {len(x) for x in _numbers(part) if isinstance(x, Tensor) and x.ndim == 1}
 
 
 def _rebuild(function: Callable[..., Any], *parts: Part) -> Part:
@@ -159,13 +138,11 @@ def _rebuild(function: Callable[..., Any], *parts: Part) -> Part:
     return copy
 
 
-def _numbers(part: Any) -> list[Any]:
+def _numbers(part: Any) -> Iterator[Number]:
     """All numbers of a part, in the order of its fields."""
-    found: list[Any] = []
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
         if is_number(value):
-            found.append(value.tolist() if isinstance(value, Tensor) else value)
+            yield value
         elif is_part(value):
-            found += _numbers(value)
-    return found
+            yield from _numbers(value)

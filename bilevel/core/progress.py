@@ -24,15 +24,13 @@ def reported(progress: ShowProgress, what: str) -> Iterator[RowCallback | None]:
         ArgumentError: `progress` is neither a bool nor callable.
     """
     if not isinstance(progress, bool) and not callable(progress):
-        raise ArgumentError(
-            "`progress` must be True, False or a function of (rows done, rows in all), got "
-            f"{progress!r}."
-        )
-    if progress is False or (progress is True and not sys.stderr.isatty()):
-        yield None
-        return
-    if progress is not True:
+        known = "True, False or a function of (rows done, rows in all)"
+        raise ArgumentError(f"`progress` must be {known}, got {progress!r}.")
+    if not isinstance(progress, bool):
         yield progress
+        return
+    if not progress or not sys.stderr.isatty():
+        yield None
         return
     from rich.console import Console
     from rich.progress import Progress as Bar

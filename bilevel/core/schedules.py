@@ -87,9 +87,8 @@ class Polynomial(AbstractSchedule):
     def __post_init__(self) -> None:
         object.__setattr__(self, "initial", positive(self.initial, "`initial`"))
         object.__setattr__(self, "offset", positive(self.offset, "`offset`"))
-        object.__setattr__(
-            self, "exponent", positive(self.exponent, "`exponent`", zero_allowed=True)
-        )
+        exponent = positive(self.exponent, "`exponent`", zero_allowed=True)
+        object.__setattr__(self, "exponent", exponent)
 
     def __call__(self, k: int) -> Number:
         """The step size of step `k`."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.core.parts import check_part
+from bilevel.core.checks import check_instance
 from bilevel.core.progress import RowCallback
 from bilevel.errors import DataError, ProblemError, ShapeError
 from bilevel.problem.base import Batch, Groups, StackelbergProblem
@@ -109,7 +109,7 @@ def check_targets(problem: StackelbergProblem, groups: Groups, *, per_seed: bool
     """
     if not isinstance(problem, LinearHeadProblem):
         return
-    check_part(problem.criterion, AbstractCriterion, "criterion", "SquaredError()")
+    check_instance(problem.criterion, AbstractCriterion, "criterion", "SquaredError()")
     for name, group in groups.items():
         if not isinstance(group, Batch):
             raise ProblemError(

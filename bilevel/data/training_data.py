@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.core.checks import check_instance
 from bilevel.core.generators import generator
-from bilevel.core.parts import check_part
 from bilevel.data.groups import check_finite, check_groups, check_targets
 from bilevel.data.packed import PackedRows
 from bilevel.data.rows import Rows, chunks_of
@@ -50,7 +50,7 @@ class TrainingData:
         groups: Groups | None = None,
         chunked: bool = True,
     ) -> None:
-        check_part(problem, StackelbergProblem, "problem", "an instance of your problem")
+        check_instance(problem, StackelbergProblem, "problem", "an instance of your problem")
         check_device(device)
         self.problem, self.dtype, self.device = problem, dtype, device
         self.seeds = list(seeds)

@@ -3,7 +3,7 @@
 import dataclasses
 
 from bilevel import trees
-from bilevel.core.parts import check_part
+from bilevel.core.checks import check_instance
 from bilevel.core.progress import RowCallback
 from bilevel.data.draws import Sampling
 from bilevel.data.sampler import BatchSize, Sampler
@@ -63,6 +63,6 @@ def _initial(data: TrainingData, level: str) -> Tree:
     """The initial points of all runs, projected onto their set."""
     points = data.initial(getattr(data.problem, f"init_{level}"), level)
     convex = getattr(data.problem, f"{level}_set")
-    check_part(convex, ConvexSet, f"{level}_set", "Box(0, 1)")
+    check_instance(convex, ConvexSet, f"{level}_set", "Box(0, 1)")
     convex.check(trees.take(points, 0))
     return convex.project(points)

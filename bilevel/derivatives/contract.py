@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.core.checks import check_instance
 from bilevel.core.generators import generator
-from bilevel.core.parts import check_part
 from bilevel.data.rows import Rows
 from bilevel.derivatives.assembly import Assembly
 from bilevel.derivatives.oracles import Oracles
@@ -104,7 +104,7 @@ def _check_directions(
 ) -> None:
     """The auxiliary variable of an `AuxiliaryProblem`, and directions that fit what they move."""
     name, like = type(problem).__name__, trees.leaves(levels[0])[0]
-    check_part(problem.auxiliary_set, ConvexSet, "auxiliary_set", "Box(0, 1)")
+    check_instance(problem.auxiliary_set, ConvexSet, "auxiliary_set", "Box(0, 1)")
     one = problem.init_auxiliary(generator(0, "auxiliary"))
     trees.check(one, "init_auxiliary()", ProblemError)
     problem.auxiliary_set.check(one)

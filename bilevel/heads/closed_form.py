@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.core.checks import check_instance
 from bilevel.core.cost import Cost
-from bilevel.core.parts import check_part
 from bilevel.core.status import Status
 from bilevel.data.rows import Rows
 from bilevel.derivatives.head_point import HeadPoint
@@ -53,7 +53,7 @@ class ClosedForm(AbstractHeadSolver):
     draws = False
 
     def __post_init__(self) -> None:
-        check_part(self.data, AbstractHeadData, "data", "FullData()")
+        check_instance(self.data, AbstractHeadData, "data", "FullData()")
 
     def check(self, problem: StackelbergProblem) -> None:
         """Refuse criteria that are not quadratic, and what the data cannot be made for."""

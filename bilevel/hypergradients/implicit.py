@@ -1,20 +1,19 @@
 """The implicit gradient."""
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.core.checks import Number, positive
+from bilevel.core.checks import Number, check_instance, check_one_of, positive
 from bilevel.core.cost import Cost
-from bilevel.core.parts import check_part
 from bilevel.core.status import Status
 from bilevel.data.rows import Rows
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import Oracles
-from bilevel.errors import ArgumentError, IncompatibleError, InexactHeadError
+from bilevel.errors import IncompatibleError, InexactHeadError
 from bilevel.heads import AbstractHeadSolver
 from bilevel.hypergradients.base import AbstractHypergradient, Answer, BodyGradient, fine
 from bilevel.hypergradients.condition import Condition
@@ -68,13 +67,9 @@ class Implicit(AbstractHypergradient):
     draws = False
 
     def __post_init__(self) -> None:
-        if self.linear_solver is not None:
-            check_part(self.linear_solver, AbstractLinearSolver, "linear_solver", "CG()")
+        check_instance(self.linear_solver, AbstractLinearSolver | None, "linear_solver", "CG()")
         object.__setattr__(self, "tolerance", positive(self.tolerance, "`tolerance`"))
-        if self.on_inexact not in get_args(OnInexact):
-            raise ArgumentError(
-                f'`on_inexact` must be "warn", "raise" or "refine", got {self.on_inexact!r}.'
-            )
+        check_one_of(self.on_inexact, OnInexact, "on_inexact")
 
     def check(self, problem: StackelbergProblem, solver: AbstractHeadSolver) -> None:
         """Refuse constraints that only the solver knows; sets are looked at in `init`."""

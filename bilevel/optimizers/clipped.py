@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.core.checks import Number, positive
-from bilevel.core.parts import check_part
+from bilevel.core.checks import Number, check_instance, positive
 from bilevel.optimizers.base import AbstractOptimizer
 from bilevel.optimizers.rmsprop import RMSProp
 from bilevel.trees import Tree, per_run
@@ -47,7 +46,7 @@ class Clipped(AbstractOptimizer):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "max_norm", positive(self.max_norm, "`max_norm`"))
-        check_part(self.optimizer, AbstractOptimizer, "optimizer", "RMSProp()")
+        check_instance(self.optimizer, AbstractOptimizer, "optimizer", "RMSProp()")
 
     def init(self, parameters: Tree) -> Tree:
         """The state of the other optimiser."""

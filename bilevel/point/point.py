@@ -7,7 +7,8 @@ import torch
 from bilevel import trees
 from bilevel.bounds.gradients import GradientBound, GradientCertifier
 from bilevel.bounds.heads import BoundKind, Certifier
-from bilevel.core.parts import check_part, run_counts
+from bilevel.core.checks import check_instance
+from bilevel.core.parts import run_counts
 from bilevel.core.progress import RowCallback, ShowProgress, reported
 from bilevel.core.status import Status
 from bilevel.data.training_data import TrainingData
@@ -158,7 +159,7 @@ def hypergradient(
     with reported(progress, "hypergradient") as report:
         point = _Point(problem, body, batch, solver, report)
         method = method or default_gradient(point.oracles.is_stackelberg)
-        check_part(method, AbstractHypergradient, "method", "Envelope()")
+        check_instance(method, AbstractHypergradient, "method", "Envelope()")
         method.check(problem, point.solver)
         response = point.respond()
         head, at = trees.single(response.head), (point.oracles, point.body)
@@ -204,7 +205,7 @@ class _Point:
         made = dataclasses.replace(made, body=trees.single(trees.detach(body)))
         check_contract(made)
         self.solver = solver or default_solver(problem)
-        check_part(self.solver, AbstractHeadSolver, "solver", "ClosedForm()")
+        check_instance(self.solver, AbstractHeadSolver, "solver", "ClosedForm()")
         self.solver.check(problem)
         if dataclasses.is_dataclass(self.solver) and run_counts(self.solver) - {1}:
             raise ArgumentError(

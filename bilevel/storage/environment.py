@@ -13,16 +13,10 @@ PACKAGES = ("bilevel", "torch", "numpy", "scipy", "scikit-learn")
 def environment(
     *, dtype: str | None = None, device: str | None = None, threads: int | None = None
 ) -> dict[str, Any]:
-    """Describe where numbers were computed; the content of `environment.json`.
+    """Where numbers were computed; the content of `environment.json`.
 
-    Args:
-        dtype: Floating-point type of the training.
-        device: Device of the training.
-        threads: Threads that PyTorch used.
-
-    Returns:
-        Versions (None for what is not installed), commit of the checkout, platform, processors
-        and the arguments. No host name, no path, no user name.
+    Versions (None for what is not installed), commit of the checkout, platform, processors, and
+    what the training used. No host name, no path, no user name.
 
     Examples:
         >>> environment(dtype="float32")["dtype"]

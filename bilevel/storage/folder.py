@@ -1,6 +1,7 @@
 """Results folders: never overwritten, never half-written; JSON and CSV files in them."""
 
 import csv
+import itertools
 import json
 import math
 import os
@@ -27,15 +28,9 @@ def located(path: str | os.PathLike[str]) -> Path:
 
 
 def reserve(folder: str | os.PathLike[str]) -> Path:
-    """Check that a results folder can be written; call it before any work is done.
+    """The path of a results folder, if it can be written; call it before any work is done.
 
     Nothing is created: the folder appears when everything in it has been written.
-
-    Args:
-        folder: Where the results will go.
-
-    Returns:
-        The folder as a path.
 
     Raises:
         ResultsExistError: If something is there already.
@@ -59,12 +54,6 @@ def reserve(folder: str | os.PathLike[str]) -> Path:
 @contextmanager
 def write_atomically(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """Fill a hidden folder next to the target, then rename it: all files appear, or none.
-
-    Args:
-        folder: The results folder; must not exist.
-
-    Yields:
-        The hidden folder to write into.
 
     Raises:
         ResultsExistError: If the folder exists, before or after the files were written.
@@ -91,9 +80,7 @@ def write_atomically(folder: str | os.PathLike[str]) -> Iterator[Path]:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON that any reader accepts: sorted, indented, numbers that are not finite as null.
 
-    Args:
-        path: File to write.
-        content: Built-in types and numpy numbers or arrays, nested.
+    `content` is made of built-in types and numpy numbers or arrays.
 
     Raises:
         ResultsError: If something in it cannot be written as JSON.
@@ -106,13 +93,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a file that `write_json` wrote.
-
-    Args:
-        path: File to read.
-
-    Returns:
-        Its content.
+    """The content of a file that `write_json` wrote.
 
     Raises:
         ResultsError: If it is missing or is not a JSON object; names the file.
@@ -128,13 +109,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table; floats keep all their digits.
-
-    Args:
-        path: File to write.
-        columns: Names of the columns.
-        rows: One sequence per row; None is an empty cell.
-    """
+    """Write a table; floats keep all their digits, None is an empty cell."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
@@ -142,13 +117,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
 
 
 def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Read a table that `write_csv` wrote.
-
-    Args:
-        path: File to read.
-
-    Returns:
-        The names of the columns, and the rows as text.
+    """The names of the columns of a table that `write_csv` wrote, and its rows as text.
 
     Raises:
         ResultsError: If it is missing, empty or has rows of another length; names file and line.
@@ -190,16 +159,11 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):  # includes numpy.float64, whose own repr is longer
-        return repr(float(value))
-    return str(value)
+def _cell(value: Any) -> Any:
+    """What a cell shows of numpy.float64 and the like, whose own repr is longer."""
+    return repr(float(value)) if isinstance(value, float) else value
 
 
 def _free_name(path: Path) -> Path:
-    number = 2
-    while os.path.lexists(path.with_name(f"{path.name}-{number}")):
-        number += 1
-    return path.with_name(f"{path.name}-{number}")
+    names = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(name for name in names if not os.path.lexists(name))

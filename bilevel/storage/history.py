@@ -1,6 +1,7 @@
 """The history of a comparison as one long table: a line per strategy, seed and recorded step."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,38 +24,34 @@ def write_history(
 
     Args:
         path: CSV file to write.
-        history: Strategy -> metric -> (T, R) values. A metric that a strategy lacks gives empty
-            cells.
+        history: Strategy -> metric -> (T, R) values; cells of metrics that it lacks are empty.
         seeds: The R seeds.
         steps: (T,) recorded steps.
         column: What they are called.
     """
     metrics = list(dict.fromkeys(metric for table in history.values() for metric in table))
-    write_csv(path, [*KEYS, column, *metrics], _rows(history, seeds, steps, metrics))
+    rows = (
+        [name, seed, step, *(table[m][i, run] if m in table else None for m in metrics)]
+        for name, table in history.items()
+        for run, seed in enumerate(seeds)
+        for i, step in enumerate(steps)
+    )
+    write_csv(path, [*KEYS, column, *metrics], rows)
 
 
 def read_history(
     path: Path, strategies: Sequence[str], seeds: Sequence[int], column: str = "step"
 ) -> tuple[Array, dict[str, dict[str, Array]]]:
-    """Read what `write_history` wrote.
-
-    Args:
-        path: CSV file to read.
-        strategies: The strategies it must hold, in order.
-        seeds: The seeds it must hold, in order.
-        column: What the steps are called.
-
-    Returns:
-        (T,) steps, and strategy -> metric -> (T, R) float64 values.
+    """The (T,) steps, and strategy -> metric -> (T, R) float64 values, that were written.
 
     Raises:
         ResultsError: If the file is missing, or does not hold these strategies and seeds with the
             same steps for each; names the file and the line.
     """
     columns, rows = read_csv(path)
-    keys = [*KEYS, column]
-    if columns[:3] != keys:
-        raise ResultsError(f"{path} must begin with the columns {keys}, got {columns[:3]}.")
+    if columns[:3] != [*KEYS, column]:
+        named = f"{[*KEYS, column]}, got {columns[:3]}"
+        raise ResultsError(f"{path} must begin with the columns {named}.")
     runs = len(strategies) * len(seeds)
     if not runs or not rows or len(rows) % runs:
         raise ResultsError(
@@ -62,62 +59,25 @@ def read_history(
             "that config.json names: the file was cut off or edited."
         )
     length = len(rows) // runs
-    steps = np.array([_step(path, line, row[2]) for line, row in enumerate(rows[:length], 2)])
-    _check_keys(path, rows, strategies, seeds, steps)
-    history = {
-        name: _table(path, columns[3:], rows, index * len(seeds) * length, (len(seeds), length))
-        for index, name in enumerate(strategies)
-    }
-    return steps, history
-
-
-def _rows(
-    history: History, seeds: Sequence[int], steps: Array, metrics: Sequence[str]
-) -> Iterator[list[Any]]:
-    for name, table in history.items():
-        for run, seed in enumerate(seeds):
-            for record, step in enumerate(steps):
-                values = [
-                    table[metric][record, run] if metric in table else None for metric in metrics
-                ]
-                yield [name, seed, int(step), *values]
-
-
-def _check_keys(
-    path: Path,
-    rows: Sequence[Sequence[str]],
-    strategies: Sequence[str],
-    seeds: Sequence[int],
-    steps: Array,
-) -> None:
-    expected = ([name, str(seed), str(step)] for name in strategies for seed in seeds
-                for step in steps)  # fmt: skip
-    for line, (row, keys) in enumerate(zip(rows, expected, strict=True), start=2):
-        if list(row[:3]) != keys:
-            raise ResultsError(f"{path} line {line} is for {list(row[:3])}, expected {keys}.")
-
-
-def _table(
-    path: Path,
-    metrics: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    start: int,
-    shape: tuple[int, int],
-) -> dict[str, Array]:
-    """Metrics of one strategy; a column without any value is a metric it does not have."""
-    block = rows[start : start + shape[0] * shape[1]]
-    found = {}
-    for column, metric in enumerate(metrics, start=3):
-        cells = [row[column] for row in block]
-        if not any(cells):
-            continue
-        try:
-            values = np.array([float(cell) for cell in cells])
-        except ValueError as error:
-            lines = f"lines {start + 2} to {start + 1 + len(block)}"
-            raise ResultsError(f"{path} {lines}, column {metric!r}: {error}.") from error
-        found[metric] = np.ascontiguousarray(values.reshape(shape).T)
-    return found
+    steps = [_step(path, line, row[2]) for line, row in enumerate(rows[:length], start=2)]
+    expected = itertools.product(strategies, map(str, seeds), map(str, steps))
+    for line, (row, key) in enumerate(zip(rows, map(list, expected), strict=True), start=2):
+        if row[:3] != key:
+            raise ResultsError(f"{path} line {line} is for {row[:3]}, expected {key}.")
+    history: dict[str, dict[str, Array]] = {name: {} for name in strategies}
+    size = len(seeds) * length
+    for start, table in zip(range(0, len(rows), size), history.values(), strict=True):
+        for place, metric in enumerate(columns[3:], start=3):
+            cells = [row[place] for row in rows[start : start + size]]
+            if not any(cells):  # a metric that the strategy does not have
+                continue
+            try:
+                values = np.array([float(cell) for cell in cells])
+            except ValueError as error:
+                lines = f"lines {start + 2} to {start + 1 + size}"
+                raise ResultsError(f"{path} {lines}, column {metric!r}: {error}.") from error
+            table[metric] = np.ascontiguousarray(values.reshape(len(seeds), length).T)
+    return np.array(steps), history
 
 
 def _step(path: Path, line: int, cell: str) -> int:

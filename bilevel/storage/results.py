@@ -17,12 +17,7 @@ PLAIN = ("problem", "settings", "status", "gradients_per_step", "seconds_per_ste
 
 
 def write_results(folder: Path, fields: Mapping[str, Any]) -> None:
-    """Write config.json, environment.json and history.csv.
-
-    Args:
-        folder: Where to.
-        fields: The fields of a `Comparison`.
-    """
+    """Write the fields of a `Comparison`: config.json, environment.json and history.csv."""
     # JSON objects have no order, the strategies do.
     strategies = [{"name": name, "code": code} for name, code in fields["strategies"].items()]
     plain = {key: fields[key] for key in PLAIN}
@@ -34,13 +29,7 @@ def write_results(folder: Path, fields: Mapping[str, Any]) -> None:
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """Read what `write_results` wrote.
-
-    Args:
-        folder: Where it is.
-
-    Returns:
-        The fields of a `Comparison`.
+    """The fields of a `Comparison` that `write_results` wrote.
 
     Raises:
         ResultsError: If a file is missing or malformed; names it.

@@ -50,13 +50,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], content: Mapping[st
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `write_tensors` wrote.
-
-    Args:
-        path: File to read.
-
-    Returns:
-        The tensors, on the CPU, and the content.
+    """The tensors, on the CPU, and the content that `write_tensors` wrote.
 
     Raises:
         ResultsError: If it is missing, cut off, changed or of another kind; names the file.

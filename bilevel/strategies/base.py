@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
@@ -24,6 +24,9 @@ class AbstractStrategy(abc.ABC):
     leaves have the run axis first. A training asks for `fitted` first: what it returns is checked,
     makes the steps, and says what they cost.
     """
+
+    resumable: ClassVar[bool] = True
+    """Whether its state can be stored and gone on from."""
 
     def fitted(self, problem: StackelbergProblem) -> "AbstractStrategy":
         """The strategy with parts in the place of defaults that depend on the problem (a hook)."""
@@ -54,11 +57,6 @@ class AbstractStrategy(abc.ABC):
         return False
 
     @property
-    def resumable(self) -> bool:
-        """Whether its state can be stored and gone on from (a hook)."""
-        return True
-
-    @property
     def draws(self) -> bool:
         """Whether a step may draw something of its own for each seed (a hook).
 
@@ -80,11 +78,8 @@ class AbstractStrategy(abc.ABC):
         """
         names = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
         held = {name: getattr(self, name) for name in names if name.endswith("_lr")}
-        return tuple(
-            (name,)
-            for name, rate in held.items()
-            if isinstance(rate, AbstractSchedule) and not isinstance(rate, Frozen)
-        )
+        moving = {k: rate for k, rate in held.items() if not isinstance(rate, Frozen)}
+        return tuple((k,) for k, rate in moving.items() if isinstance(rate, AbstractSchedule))
 
     def status(self, state: Any) -> Tensor | None:
         """`Status` codes (R,) of the last head solve (a hook); None if there is none."""

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from bilevel.core.checks import check_instance
 from bilevel.core.cost import Cost
-from bilevel.core.parts import check_part
 from bilevel.core.schedules import Rate
 from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
@@ -71,11 +71,9 @@ class BestResponse(AbstractStrategy):
     optimizer: AbstractOptimizer = dataclasses.field(default_factory=RMSProp)
 
     def __post_init__(self) -> None:
-        check_part(self.optimizer, AbstractOptimizer, "optimizer", "RMSProp()")
-        if self.solver is not None:
-            check_part(self.solver, AbstractHeadSolver, "solver", "ClosedForm()")
-        if self.gradient is not None:
-            check_part(self.gradient, AbstractHypergradient, "gradient", "Envelope()")
+        check_instance(self.optimizer, AbstractOptimizer, "optimizer", "RMSProp()")
+        check_instance(self.solver, AbstractHeadSolver | None, "solver", "ClosedForm()")
+        check_instance(self.gradient, AbstractHypergradient | None, "gradient", "Envelope()")
 
     def check(self, problem: StackelbergProblem) -> None:
         """Solver and gradient must fit the problem."""

@@ -110,6 +110,7 @@ class OwnLoop(AbstractStrategy):
 
     function: Callable[..., Iterator[tuple[Tree, Tree]]]
     gradients: float | Fraction = 1.0
+    resumable = False
 
     def __post_init__(self) -> None:
         _check_function(self.function)
@@ -213,11 +214,6 @@ class OwnLoop(AbstractStrategy):
             )
 
     @property
-    def resumable(self) -> bool:
-        """Never."""
-        return False
-
-    @property
     def cost(self) -> Cost:
         """What was declared."""
         return Cost(gradients=float(self.gradients))
@@ -278,15 +274,13 @@ def _describe(made: Any) -> str:
     if not isinstance(made, tuple | list) or len(made) != 2:
         return f"one {type(made).__name__}"
     levels = {"[0]": "body", "[1]": "head"}
-    return ", ".join(
-        f"{levels[place[:3]]}{place[3:]} "
-        + (
-            f"{tuple(leaf.shape)} {leaf.dtype} {leaf.device}"
-            if isinstance(leaf, Tensor)
-            else f"a {type(leaf).__name__}"
-        )
+    kinds = {
+        levels[place[:3]] + place[3:]: f"{tuple(leaf.shape)} {leaf.dtype} {leaf.device}"
+        if isinstance(leaf, Tensor)
+        else f"a {type(leaf).__name__}"
         for place, leaf in trees.named_leaves((made[0], made[1]))
-    )
+    }
+    return ", ".join(f"{place} {kind}" for place, kind in kinds.items())
 
 
 def _spell(function: Any) -> str:

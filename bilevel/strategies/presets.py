@@ -1,6 +1,6 @@
 """The strategies one compares to learn whether two rates help."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bilevel.core.checks import positive
 from bilevel.errors import ArgumentError, unknown_name
@@ -80,8 +80,14 @@ def preset_strategies(
         "best response": BestResponse(body_lr, optimizer=optimizer),
         RUNNING: BestResponse(body_lr, ClosedForm(RunningData()), optimizer=optimizer),
     }
-    chosen = PRESETS if names is None else names
-    for name in chosen:
-        if name not in made:
-            raise unknown_name("strategy", name, made)
-    return {name: made[name] for name in chosen}
+    return by_name(made, PRESETS if names is None else names, "strategy")
+
+
+def by_name(
+    strategies: Mapping[str, AbstractStrategy], names: Sequence[str], kind: str
+) -> dict[str, AbstractStrategy]:
+    """The strategies that are asked for, in the order of `names`; errors call one a `kind`."""
+    for name in names:
+        if name not in strategies:
+            raise unknown_name(kind, name, strategies)
+    return {name: strategies[name] for name in names}

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import torch
 
 from bilevel import trees
+from bilevel.core.checks import check_instance, check_one_of
 from bilevel.core.cost import Cost
-from bilevel.core.parts import check_part
 from bilevel.core.schedules import Rate
 from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
-from bilevel.errors import ArgumentError, IncompatibleError
+from bilevel.errors import IncompatibleError
 from bilevel.optimizers import SGD, AbstractOptimizer
 from bilevel.problem.auxiliary import AuxiliaryProblem
 from bilevel.problem.base import StackelbergProblem
@@ -66,7 +66,9 @@ class AbstractDirections(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OwnDirections(AbstractDirections):
-    """`AuxiliaryProblem.directions`."""
+    """`AuxiliaryProblem.directions`; a call of them counts as one gradient."""
+
+    cost = Cost(gradients=1)
 
     def check(self, problem: StackelbergProblem) -> None:
         """The problem must have directions."""
@@ -94,11 +96,6 @@ class OwnDirections(AbstractDirections):
         assert isinstance(problem, AuxiliaryProblem)
         return problem.auxiliary_set
 
-    @property
-    def cost(self) -> Cost:
-        """As much as one gradient."""
-        return Cost(gradients=1)
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SOBA(AbstractDirections):
@@ -115,6 +112,8 @@ class SOBA(AbstractDirections):
     directions. Differs from the source in: 1. the rows of the step serve all derivatives; 2. step
     sizes of head and auxiliary may differ.
     """
+
+    cost = Cost(gradients=2, products=2)
 
     def check(self, problem: StackelbergProblem) -> None:
         """v has no equation of this form where the head is held at a boundary."""
@@ -138,11 +137,6 @@ class SOBA(AbstractDirections):
             slope,
             trees.tree_map(torch.sub, product, right),
         )
-
-    @property
-    def cost(self) -> Cost:
-        """A gradient at each level, and two products."""
-        return Cost(gradients=2, products=2)
 
 
 OWN, ADJOINT = OwnDirections(), SOBA()  # made once: the compiler does not make parts
@@ -184,15 +178,13 @@ class SingleLoop(AbstractStrategy):
     optimizer: AbstractOptimizer = dataclasses.field(default_factory=SGD)
     order: Order = "simultaneous"
     directions: AbstractDirections | None = None
+    compilable = True
+    draws = False
 
     def __post_init__(self) -> None:
-        check_part(self.optimizer, AbstractOptimizer, "optimizer", "SGD()")
-        if self.order not in ("alternating", "simultaneous"):
-            raise ArgumentError(
-                f'`order` must be "alternating" or "simultaneous", got {self.order!r}.'
-            )
-        if self.directions is not None:
-            check_part(self.directions, AbstractDirections, "directions", "SOBA()")
+        check_instance(self.optimizer, AbstractOptimizer, "optimizer", "SGD()")
+        check_one_of(self.order, Order, "order")
+        check_instance(self.directions, AbstractDirections | None, "directions", "SOBA()")
 
     def check(self, problem: StackelbergProblem) -> None:
         """The directions must fit the problem."""
@@ -225,16 +217,6 @@ class SingleLoop(AbstractStrategy):
             points[level] = sets[level].project(moved)
         body, head, auxiliary = points
         return SingleLoopState(body, head, auxiliary, Levels(*moments))
-
-    @property
-    def compilable(self) -> bool:
-        """Always."""
-        return True
-
-    @property
-    def draws(self) -> bool:
-        """Nothing."""
-        return False
 
     @property
     def cost(self) -> Cost:

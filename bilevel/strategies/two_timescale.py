@@ -5,13 +5,11 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from bilevel.core.checks import Number, check_positive_integer
+from bilevel.core.checks import Number, check_instance, check_one_of, check_positive_integer
 from bilevel.core.cost import Cost
-from bilevel.core.parts import check_part
 from bilevel.core.schedules import AbstractSchedule, Constant, Rate
 from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
-from bilevel.errors import ArgumentError
 from bilevel.hypergradients import Envelope
 from bilevel.optimizers import AbstractOptimizer, RMSProp
 from bilevel.problem.base import StackelbergProblem
@@ -60,13 +58,12 @@ class TwoTimescale(AbstractStrategy):
     optimizer: AbstractOptimizer = dataclasses.field(default_factory=RMSProp)
     order: Order = "alternating"
     head_steps: int = 1
+    compilable = True
+    draws = False
 
     def __post_init__(self) -> None:
-        check_part(self.optimizer, AbstractOptimizer, "optimizer", "RMSProp()")
-        if self.order not in ("alternating", "simultaneous"):
-            raise ArgumentError(
-                f'`order` must be "alternating" or "simultaneous", got {self.order!r}.'
-            )
+        check_instance(self.optimizer, AbstractOptimizer, "optimizer", "RMSProp()")
+        check_one_of(self.order, Order, "order")
         check_positive_integer(self.head_steps, "`head_steps`")
 
     def check(self, problem: StackelbergProblem) -> None:
@@ -111,16 +108,6 @@ class TwoTimescale(AbstractStrategy):
     def rates(self) -> tuple[tuple[str, ...], ...]:
         """Two, or one if both levels share it."""
         return (("body_lr", "head_lr"),) if self.is_uniform else (("body_lr",), ("head_lr",))
-
-    @property
-    def compilable(self) -> bool:
-        """Always."""
-        return True
-
-    @property
-    def draws(self) -> bool:
-        """Nothing."""
-        return False
 
     @property
     def cost(self) -> Cost:

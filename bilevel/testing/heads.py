@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.core.parts import check_part
+from bilevel.core.checks import check_instance
 from bilevel.core.status import Status
 from bilevel.errors import IncompatibleError
 from bilevel.heads import AbstractHeadSolver, HeadSolution
@@ -72,7 +72,7 @@ def check_head_solver(
         6
     """
     with refusals():
-        check_part(solver, AbstractHeadSolver, "solver", "ClosedForm()")
+        check_instance(solver, AbstractHeadSolver, "solver", "ClosedForm()")
         found, refused = [], []
         for one in quadratics() if problem is None else [problem]:
             try:

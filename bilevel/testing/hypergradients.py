@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from bilevel import trees
+from bilevel.core.checks import check_instance
 from bilevel.core.generators import generator
-from bilevel.core.parts import check_part
 from bilevel.core.status import Status
 from bilevel.errors import IncompatibleError
 from bilevel.heads import AbstractHeadSolver
@@ -68,13 +68,13 @@ def check_hypergradient(
         6
     """
     with refusals():
-        check_part(method, AbstractHypergradient, "method", "Implicit()")
+        check_instance(method, AbstractHypergradient, "method", "Implicit()")
         found, refused = [], []
         for problem in quadratics() if problems is None else problems:
-            check_part(problem, StackelbergProblem, "problems", "an instance of your problem")
+            check_instance(problem, StackelbergProblem, "problems", "an instance of your problem")
             try:
                 own = solver or default_solver(problem)
-                check_part(own, AbstractHeadSolver, "solver", "ClosedForm()")
+                check_instance(own, AbstractHeadSolver, "solver", "ClosedForm()")
                 own.check(problem)
                 method.check(problem, own)
             except IncompatibleError as error:

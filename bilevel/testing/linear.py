@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.core.checks import check_instance
 from bilevel.core.generators import generator
-from bilevel.core.parts import check_part
 from bilevel.core.status import Status
 from bilevel.linear import AbstractLinearSolver, LinearSolution, Operator
 from bilevel.testing.finding import (
@@ -54,7 +54,7 @@ def check_linear_solver(
         ['condition 1', 'condition 100', 'condition 10000']
     """
     with refusals():
-        check_part(solver, AbstractLinearSolver, "solver", "CG()")
+        check_instance(solver, AbstractLinearSolver, "solver", "CG()")
         found = []
         for number in sorted({min(c, condition) for c in (1.0, 1e2, 1e4, condition)}):
             matrix = _matrix(torch.logspace(0, -math.log10(number), SIZE, dtype=torch.float64))

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.core import parts
+from bilevel.core.checks import check_instance
 from bilevel.core.generators import generator
-from bilevel.core.parts import check_part
 from bilevel.optimizers import AbstractOptimizer
 from bilevel.testing.finding import (
     Finding,
@@ -52,7 +52,7 @@ def check_optimizer(optimizer: AbstractOptimizer) -> list[Finding]:
         a run that is no number
     """
     with refusals():
-        check_part(optimizer, AbstractOptimizer, "optimizer", "RMSProp()")
+        check_instance(optimizer, AbstractOptimizer, "optimizer", "RMSProp()")
         require(
             dataclasses.is_dataclass(optimizer),
             f"{type(optimizer).__name__} must be a dataclass, with its numbers as fields: "

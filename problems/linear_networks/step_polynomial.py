@@ -1,7 +1,7 @@
 """The loss after one step as a polynomial in two rates, and the rates that minimise it."""
 
 import dataclasses
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from numpy.polynomial import polynomial
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bilevel.core.checks import check_one_of
 from bilevel.errors import ArgumentError, ShapeError
 
 Constraint = Literal["free", "nonneg", "budget"]
@@ -86,10 +87,7 @@ class StepPolynomial:
             ArgumentError: an unknown constraint; a budget where there is none to give, or none
                 where one is needed; the infimum is not attained at finite rates.
         """
-        if constraint not in get_args(Constraint):
-            raise ArgumentError(
-                f'`constraint` must be "free", "nonneg" or "budget", got {constraint!r}.'
-            )
+        check_one_of(constraint, Constraint, "constraint")
         if (constraint == "budget") != (budget is not None):
             raise ArgumentError(
                 f'A budget S goes with "budget" and with nothing else, got {budget=} with '

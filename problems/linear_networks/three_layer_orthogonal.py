@@ -16,11 +16,12 @@ the closed forms and the expectation are derived here.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from bilevel.core.checks import check_one_of
 from bilevel.errors import ArgumentError
 from problems.linear_networks.initial import checked_size
 from problems.linear_networks.quadrature import beta_rule, chi_square_rule
@@ -106,8 +107,7 @@ def expected_loss(
     d = h if inputs is None else checked_size("inputs", inputs)
     if d < h:
         raise ArgumentError(f"Orthonormal columns need h <= d inputs, got {h = } and d = {d}.")
-    if ensemble not in get_args(Ensemble):
-        raise ArgumentError(f'`ensemble` must be "unit" or "gaussian", got {ensemble!r}.')
+    check_one_of(ensemble, Ensemble, "ensemble")
     steps = [[rate.unsqueeze(-1) for rate in step] for step in checked_steps(lrs, 2)]
     a, b, t, rest, weights = _rule(h, d, len(steps), ensemble)
     losses = _losses(h, a, b, (a * b).sqrt() * t, rest, steps, signal_only)
