@@ -2,7 +2,7 @@
 MAKEFLAGS += --no-print-directory
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help compare reproduce test lint docs bench clean
+.PHONY: help compare reproduce test mutants lint docs bench clean
 
 # The first Python that is new enough; another one: make PYTHON=/path/to/python compare
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
@@ -26,6 +26,9 @@ reproduce: $(RUN) ## run the published regression tables again
 
 test: $(TEST) ## run the tests and every example of the documentation
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 $(ARGS)
+
+mutants: $(TEST) ## plant mistakes in a copy of the code: do tests find them? (minutes)
+	@$(BIN)/python tests/project/mutants.py $(ARGS)
 
 lint: $(LINT) ## check style, types, import directions and dependencies
 	@$(BIN)/ruff check --quiet .

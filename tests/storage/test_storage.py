@@ -1,11 +1,14 @@
 """Results folders appear whole or not at all; files say what is wrong with them."""
 
 import json
+import os
 import re
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from bilevel.errors import ResultsError, ResultsExistError
 from bilevel.storage import environment as environment_module
@@ -19,6 +22,7 @@ from bilevel.storage.folder import (
     write_json,
 )
 from bilevel.storage.history import read_history, write_history
+from bilevel.storage.tensors import read_tensors, write_tensors
 
 
 def test_reserve_creates_nothing(tmp_path):
@@ -203,3 +207,24 @@ def test_commit_is_unknown_without_git(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert environment_module._commit(tmp_path) is None
     assert environment_module._version("no-such-package-anywhere") is None
+
+
+def test_tensors_are_on_the_disk_before_they_take_the_place_of_others(tmp_path, monkeypatch):
+    path, seen = tmp_path / "a.safetensors", []
+    write_tensors(path, {"x": torch.zeros(3)}, {"step": 1})
+    before, sync, replace = path.read_bytes(), os.fsync, Path.replace
+
+    def synced(descriptor):
+        seen.append(("synced", path.read_bytes() == before))
+        sync(descriptor)
+
+    def replaced(hidden, target):
+        seen.append(("replaced", path.read_bytes() == before))
+        return replace(hidden, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", replaced)
+    write_tensors(path, {"x": torch.ones(3)}, {"step": 2})
+    assert seen == [("synced", True), ("replaced", True)]
+    assert read_tensors(path)[1] == {"step": 2}
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
