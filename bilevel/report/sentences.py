@@ -154,7 +154,7 @@ def power(content: Content) -> str:
         alone = "With one seed there is no interval and no p-value: another seed may say otherwise."
         return alone if content["paired"] else ""
     found = []
-    # a sign test does not count ties; the correction is for all comparisons, also those without one
+    # the test does not count ties; the correction is for all pairs, also those without a p-value
     tested = [result for result in content["paired"] if not single(result)]
     counting = max((result["wins"] + result["losses"] for result in tested), default=0)
     pairs = len(content["paired"])

@@ -111,14 +111,14 @@ def joined(parts: Sequence[str], last: str = "and") -> str:
     return f"{', '.join(parts[:-1])} {last} {parts[-1]}"
 
 
-def counted(count: int, singular: str, plural: str | None = None) -> str:
+def counted(count: int, noun: str) -> str:
     """A number with its noun in the right form.
 
     Examples:
         >>> counted(1, "seed"), counted(12, "seed")
         ('1 seed', '12 seeds')
     """
-    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def probability(p_value: float) -> str:
