@@ -20,7 +20,7 @@ class PackedRows:
     Attributes:
         matrix: (n, columns).
         group: what was packed.
-        shapes: of a row of each leaf.
+        shapes: of a row of each leaf; () where nothing was packed.
     """
 
     matrix: Tensor
@@ -41,11 +41,6 @@ class PackedRows:
         if len(leaves) < LEAVES or not alike or sum(x.shape[1] for x in flat) > COLUMNS:
             return cls(leaves[0].new_empty(0), group, ())
         return cls(torch.cat(flat, 1), group, tuple(tuple(x.shape[first:]) for x in leaves))
-
-    @property
-    def worthwhile(self) -> bool:
-        """Whether anything was packed."""
-        return bool(self.shapes)
 
     def rows(self, index: Tensor) -> Tree:
         """The rows `index` (R, B) of the group, leaves (R, B, ...)."""

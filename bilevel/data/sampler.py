@@ -162,7 +162,7 @@ class Sampler:
         data, (number, block) = self.data, self._blocks.get(key, (-1, None))
         if number != k // BLOCK:
             number = k // BLOCK
-            drawn = [draw(seed, number) for seed in sorted(set(data.seeds))]
+            drawn = [draw(seed, number) for seed in data.distinct]
             block = trees.tree_map(
                 lambda *leaf: torch.stack(leaf, 1).to(data.seed_index.device), *drawn
             )

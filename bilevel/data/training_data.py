@@ -21,8 +21,9 @@ class TrainingData:
     """The data of a problem for a list of runs, checked, cast and moved once.
 
     `groups` holds the rows, (n, ...) or (S, n, ...) for S distinct seeds; `sizes` the number of
-    rows n. Training rows that are evaluated in `chunks` stay as they were given. `own` says whether
-    the rows are those of the problem, not rounded ones: what it states of itself holds for them.
+    rows n; `seed_index` (R,) is the place of every run's seed among the `distinct` ones, in order.
+    Training rows that are evaluated in `chunks` stay as they were given. `own` says whether the
+    rows are those of the problem, not rounded ones: what it states of itself holds for them.
 
     Args:
         problem: whose `data` is called: once, or for each distinct seed if it redraws.
@@ -53,12 +54,11 @@ class TrainingData:
         check_instance(problem, StackelbergProblem, "problem", "an instance of your problem")
         check_device(device)
         self.problem, self.dtype, self.device = problem, dtype, device
-        self.seeds = list(seeds)
-        self.seed_index = self._seed_index()
-        self.per_seed = problem.redraws_data and groups is None
+        self._number(seeds)
         given = groups is not None
+        self.per_seed = problem.redraws_data and not given
         if self.per_seed:
-            rows = _redrawn(problem, sorted(set(seeds)))
+            rows = _redrawn(problem, self.distinct)
         else:
             rows = check_groups(problem.data() if groups is None else groups)
         self.own = not given and not self.per_seed and (dtype == torch.float64 or not rows)
@@ -75,23 +75,19 @@ class TrainingData:
         self.sizes = {name: trees.leaves(g)[0].shape[axis] for name, g in self.groups.items()}
         self._packs: dict[str, PackedRows] = {}
 
-    def _seed_index(self) -> Tensor:
-        """The place of every run's seed among the distinct ones, (R,)."""
-        index = {seed: i for i, seed in enumerate(sorted(set(self.seeds)))}
-        return torch.tensor([index[seed] for seed in self.seeds], device=self.device)
-
-    @property
-    def one_run_a_seed(self) -> bool:
-        """Whether the runs are the distinct seeds, in order."""
-        return self.seeds == sorted(set(self.seeds))
+    def _number(self, seeds: Sequence[int]) -> None:
+        """Take `seeds` for those of the runs."""
+        self.seeds, self.distinct = list(seeds), sorted(set(seeds))
+        index = {seed: i for i, seed in enumerate(self.distinct)}
+        self.seed_index = torch.tensor([index[seed] for seed in seeds], device=self.device)
+        self.one_run_a_seed = self.seeds == self.distinct
 
     def part(self, runs: slice) -> "TrainingData":
         """The same data for some of the runs."""
         found = self._for_seeds(self.seeds[runs])
-        before, kept = sorted(set(self.seeds)), sorted(set(found.seeds))
-        if self.per_seed and kept != before:
-            places = torch.tensor([before.index(seed) for seed in kept], device=self.device)
-            found.groups = trees.take(self.groups, places)
+        if self.per_seed and found.distinct != self.distinct:
+            places = [self.distinct.index(seed) for seed in found.distinct]
+            found.groups = trees.take(self.groups, torch.tensor(places, device=self.device))
         return found
 
     def repeated(self, times: int) -> "TrainingData":
@@ -100,16 +96,15 @@ class TrainingData:
 
     def _for_seeds(self, seeds: list[int]) -> "TrainingData":
         found = copy.copy(self)
-        found.seeds = seeds
-        found.seed_index = found._seed_index()
+        found._number(seeds)
         return found
 
     def initial(self, draw: Callable[[torch.Generator], Tree], stream: str) -> Tree:
         """What `draw` returns for the generator of each run's seed, stacked on the run axis."""
-        drawn = [draw(generator(seed, stream)) for seed in sorted(set(self.seeds))]
+        drawn = [draw(generator(seed, stream)) for seed in self.distinct]
         for point in drawn:
             trees.check(point, f"init_{stream}()", ProblemError)
-        again = draw(generator(min(self.seeds), stream))
+        again = draw(generator(self.distinct[0], stream))
         if not trees.equal(drawn[0], again):
             raise ProblemError(
                 f"`init_{stream}` gives two different points for one seed, so strategies would not "
@@ -162,7 +157,7 @@ class TrainingData:
         if packed is None or packed.group is not group:
             packed = PackedRows.of(group, first=2 if self.per_seed else 1)
             self._packs = {**self._packs, name: packed}
-        return packed if packed.worthwhile else None
+        return packed if packed.shapes else None
 
 
 def _redrawn(problem: StackelbergProblem, seeds: Sequence[int]) -> Groups:

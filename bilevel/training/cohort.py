@@ -29,8 +29,7 @@ class Cohort:
     def __init__(
         self, made: Assembly, strategy: AbstractStrategy, *, compile: bool = False
     ) -> None:
-        data = made.data
-        self.oracles, self.data, self.sampler = made.oracles, data, made.sampler
+        self.oracles, self.sampler, data = made.oracles, made.sampler, made.data
         self.strategy = parts.cast(strategy, data.dtype, data.device)
         self.recorder = Recorder(made)
         codes = torch.full((len(data.seeds),), ACTIVE, device=data.device)
@@ -80,7 +79,7 @@ class Cohort:
 
     def _synchronise(self) -> None:
         """Wait for an accelerator, which works behind the program's back."""
-        if torch.device(self.data.device).type != "cpu":
+        if torch.device(self.sampler.data.device).type != "cpu":
             torch.accelerator.synchronize()
 
     def record(self, tolerance: float | None = None, *, respond: bool = True) -> dict[str, Tensor]:

@@ -58,8 +58,8 @@ def same_steps(sampler: Sampler, data: TrainingData) -> bool:
             return False
     if not sampler.noisy:
         return True
-    noise, seeds = data.problem.noise, sorted(set(data.seeds))
-    drawn = [noise(generator(seed, "noise", 0), BLOCK) for seed in seeds]
+    noise = data.problem.noise
+    drawn = [noise(generator(seed, "noise", 0), BLOCK) for seed in data.distinct]
     return all(trees.equal(drawn[0], other) for other in drawn[1:])
 
 
