@@ -45,13 +45,9 @@ def structure(part: Any) -> Hashable:
 
 
 def signature(part: Any, *, numbers: bool = False) -> str:
-    """The structure as text, the same in every process: what a stored state must fit.
+    """The structure, and its `numbers`, as text: what a stored state must fit in every process.
 
     Parts of the library are spelled without their modules, so that files outlive a module.
-
-    Args:
-        part: what to describe.
-        numbers: whether its numbers are part of the text.
     """
 
     def spell(value: Any) -> str:

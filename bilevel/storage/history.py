@@ -22,12 +22,8 @@ def write_history(
 ) -> None:
     """Write a history so that `read_history` gives the same numbers, bit for bit.
 
-    Args:
-        path: CSV file to write.
-        history: Strategy -> metric -> (T, R) values; cells of metrics that it lacks are empty.
-        seeds: The R seeds.
-        steps: (T,) recorded steps.
-        column: What they are called.
+    That is strategy -> metric -> (T, R) values, for R seeds at T steps, which `column` is called;
+    cells of metrics that a strategy lacks are empty.
     """
     metrics = list(dict.fromkeys(metric for table in history.values() for metric in table))
     rows = (

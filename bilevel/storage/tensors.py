@@ -22,13 +22,8 @@ from bilevel.errors import ResultsError
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
     """Write a file that `read_tensors` gives back, bit for bit.
 
-    The file appears when all of it is written: whatever interrupts this, a file that was there
-    before stays whole.
-
-    Args:
-        path: File to write; one that is there is replaced.
-        tensors: On any device.
-        content: What JSON can hold.
+    The file appears, in the place of one that was there, when all of it is written: whatever
+    interrupts this, that one stays whole. `content` is what JSON can hold.
     """
     own = {  # of their own: the format has no word for tensors that share memory
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)

@@ -274,13 +274,14 @@ def _describe(made: Any) -> str:
     if not isinstance(made, tuple | list) or len(made) != 2:
         return f"one {type(made).__name__}"
     levels = {"[0]": "body", "[1]": "head"}
-    kinds = {
-        levels[place[:3]] + place[3:]: f"{tuple(leaf.shape)} {leaf.dtype} {leaf.device}"
-        if isinstance(leaf, Tensor)
-        else f"a {type(leaf).__name__}"
-        for place, leaf in trees.named_leaves((made[0], made[1]))
-    }
-    return ", ".join(f"{place} {kind}" for place, kind in kinds.items())
+
+    def kind(leaf: Any) -> str:
+        if isinstance(leaf, Tensor):
+            return f"{tuple(leaf.shape)} {leaf.dtype} {leaf.device}"
+        return f"a {type(leaf).__name__}"
+
+    named = trees.named_leaves((made[0], made[1]))
+    return ", ".join(f"{levels[place[:3]]}{place[3:]} {kind(leaf)}" for place, leaf in named)
 
 
 def _spell(function: Any) -> str:
