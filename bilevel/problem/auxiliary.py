@@ -56,12 +56,10 @@ class AuxiliaryProblem(StackelbergProblem):
     @classmethod
     def knows_runs(cls) -> bool:
         """Whether `directions_of_runs` is overridden, no earlier than `directions`."""
-
-        def depth(name: str) -> int:
-            return next(i for i, made in enumerate(cls.__mro__) if name in vars(made))
-
+        names = {"directions_of_runs", "directions"}
+        last = next(made for made in cls.__mro__ if names & vars(made).keys())
         ours = cls.directions_of_runs is not AuxiliaryProblem.directions_of_runs
-        return ours and depth("directions_of_runs") <= depth("directions")
+        return ours and "directions_of_runs" in vars(last)
 
     @abc.abstractmethod
     def init_auxiliary(self, generator: torch.Generator) -> Tree:

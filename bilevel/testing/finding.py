@@ -67,9 +67,8 @@ def gap(a: Tree, b: Tree) -> float:
 
 def check_like(found: Tree, like: Tree, name: str) -> None:
     """Structure, shapes and types must be those of `like`."""
-    same = trees.same_structure(found, like)
     require(
-        same,
+        trees.same_structure(found, like),
         f"{name} must have the structure and the shapes {_shapes(like)}, got {_shapes(found)}.",
     )
     for (path, leaf), other in zip(trees.named_leaves(found), trees.leaves(like), strict=True):

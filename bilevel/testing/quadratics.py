@@ -22,11 +22,9 @@ class _Quadratic(StackelbergProblem):
     shapes: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
     def init_body(self, generator: torch.Generator) -> Tree:
-        """The body."""
         return torch.randn(self.shapes[0], generator=generator, dtype=torch.float64)
 
     def init_head(self, generator: torch.Generator) -> Tree:
-        """The head."""
         return torch.randn(self.shapes[1], generator=generator, dtype=torch.float64)
 
 
@@ -34,15 +32,12 @@ class ScalarHead(_Quadratic):
     """F = (theta - 1)^2 / 2, g = (theta - w)^2 / 2 + theta^2 / 2: the direct gradient is 0."""
 
     def data(self, seed: int | None = None) -> dict[str, Any]:
-        """None."""
         return {}
 
     def head_objective(self, body: Tensor, head: Tensor, batch: Any) -> Tensor:
-        """g."""
         return (head - body) ** 2 / 2 + head**2 / 2
 
     def body_objective(self, body: Tensor, head: Tensor, batch: Any) -> Tensor:
-        """F."""
         return (head - 1) ** 2 / 2
 
 
@@ -62,22 +57,18 @@ class VectorHead(_Quadratic):
         self.coupling, self.target = normal(4, 3), normal(4)
 
     def data(self, seed: int | None = None) -> dict[str, Any]:
-        """None."""
         return {}
 
     def vectors(self, body: Tree, head: Tree) -> tuple[Tensor, Tensor]:
-        """Body and head as vectors."""
         return body, head
 
     def head_objective(self, body: Tree, head: Tree, batch: Any) -> Tensor:
-        """g."""
         w, theta = self.vectors(body, head)
         bent = theta @ (self.hessian.to(theta) @ theta) / 2
         value: Tensor = (1 + w.square().sum() / 4) * bent - theta @ (self.coupling.to(w) @ w)
         return value
 
     def body_objective(self, body: Tree, head: Tree, batch: Any) -> Tensor:
-        """F."""
         w, theta = self.vectors(body, head)
         return (theta - self.target.to(theta)).square().sum() / 2 + w[0] * theta[0]
 
@@ -102,7 +93,6 @@ class TreeHead(VectorHead):
         return {"first": drawn[0].clone(), "others": drawn[1:].reshape(3, 1).clone()}
 
     def vectors(self, body: Tree, head: Tree) -> tuple[Tensor, Tensor]:
-        """The leaves one after the other."""
         w, theta = (
             torch.cat([tree["first"].reshape(1), tree["others"].flatten()]) for tree in (body, head)
         )
@@ -129,7 +119,6 @@ class PenaltyBody(_Quadratic, LinearHeadProblem):
         return super().init_body(generator) - 1
 
     def features(self, inputs: Tensor) -> Tensor:  # type: ignore[override] # no body: body_free
-        """The inputs."""
         return inputs
 
     def penalty(self, body: Tensor) -> Tensor:
@@ -137,7 +126,6 @@ class PenaltyBody(_Quadratic, LinearHeadProblem):
         return body.exp()
 
     def body_objective(self, body: Tensor, head: Tensor, batch: Any) -> Tensor:
-        """F."""
         rows = batch["validation"]
         residual: Tensor = rows.inputs @ head - rows.targets
         return residual.square().mean() / 2

@@ -137,6 +137,8 @@ class Agreement:
         hooks = tuple(hook for hooks in _HOOKS for hook in hooks)
         kind = (shapes, like.dtype, like.device, hooks)
         known = self._known.get(kind)
+        # where only equal rows were seen, two different ones are looked at once more: mixed rows
+        # show in none of the comparisons of copies
         count = min(leaf.shape[0] if leaf.ndim else 0 for leaf in leaves)
         if known or like.is_meta or count < (1 if known is None else 2):
             return
@@ -175,6 +177,8 @@ class Agreement:
         for name, parameter in self._module.named_parameters():
             value, to = parameter.detach(), body.get(name, like)
             if spread:
+                # far enough that zeros and ones of a start show, near enough to its own scale that
+                # a deep network neither dies nor explodes
                 size = 0.1 * value.abs().square().mean().sqrt() + 0.05
                 noise = torch.randn(
                     value.shape, generator=generator, dtype=value.dtype, device=value.device
@@ -206,6 +210,7 @@ class Agreement:
         """What differs at one point, if anything does."""
         turns = itertools.count(3 * point)
         ours = self._variable(values)
+        # code may ask for `nn.Parameter`, which the module has and the split network has not
         theirs = {**values, **{name: nn.Parameter(values[name]) for name in self._names}}
         before = _random_state(values[self._weight])
         z = self._listen(ours, rows, next(turns))
@@ -229,6 +234,7 @@ class Agreement:
         for found in (self._gradients(outputs, ours), self._gradients_of_runs(values, rows)):
             if found and (gap := apart(found, wanted)):
                 return Verdict(finite, gap, OTHER.format("gradients", gap, head=self._head))
+        # another number of copies than of rows, so that a mean over the batch cannot be the same
         for row in range(len(rows) if isinstance(rows, Tensor) else 0):
             copies = rows[row].expand(len(rows) + 1, *rows.shape[1:])
             alone = self._listen(values, copies, next(turns))
@@ -254,6 +260,7 @@ class Agreement:
 
     def _gradients(self, outputs: Tensor, at: Values) -> list[Tensor]:
         """The gradients of a fixed combination of the outputs in all parameters."""
+        # weights without a pattern: errors that cancel in a sum do not cancel here
         along = torch.arange(outputs.numel()).cos().to(outputs).reshape(outputs.shape)
         found = gradients([outputs], [at[name] for name in self._names], [along])
         return [x.reshape(-1, 1) for x in found if x.numel()]  # each of one size

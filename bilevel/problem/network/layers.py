@@ -41,6 +41,7 @@ def refuse_head(layer: nn.Linear, head: str) -> None:
     Raises:
         ArgumentError: hooks, masks, parameters or a `forward` of its own are attached to it.
     """
+    # `layer.forward = ...` and the like: the tap would compute something else than the layer
     replaced = [name for name in vars(layer) if callable(getattr(nn.Linear, name, None))]
     attached = [
         *(f"the parameter {key!r}" for key in layer._parameters if key not in ("weight", "bias")),

@@ -34,6 +34,7 @@ def apart(
         unit = torch.finfo(one.dtype).eps
         gaps = (one.detach() - other.detach().to(one)).abs().nan_to_num(torch.inf)
         gaps = gaps.where(one.isfinite() | other.isfinite(), 0)
+        # another order of sums moves the last digits; layers blow that up, but not to half of them
         allowed = unit**0.5 * size.to(one) + unit**0.75 * largest
         worst = max(worst, float(gaps.where(gaps > allowed, 0).max()))
     return worst

@@ -64,6 +64,7 @@ class SplitModule:
         self.head_shape = (rows,) if self.outputs is None else (rows, self.outputs)
         layers.unfuse(self._module)
         layers.unfuse(second)
+        # a module may hold its head under several names, and call it by any of them
         self._tap = Tap(layer, head)
         for name, child in list(self._module.named_modules(remove_duplicate=False)):
             if child is layer:
@@ -158,6 +159,7 @@ class SplitModule:
         return module
 
     def _draw(self, seed: int) -> nn.Module:
+        # `nn.Module` initialises from the global state: nothing else in the library touches it
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             module = self._make_module()
@@ -191,6 +193,8 @@ class SplitModule:
         """Call the network with a body and constants; `turn` is the tap's."""
         like = values[self._names[0]]
         given = {**values, **self._tap.parameters_like(like, checked=turn is not None)}
+        # the tap keeps what the head would be given: features come from whatever the network does
+        # before its head, without a name or a hook for that place
         with self._tap.listening(turn) as heard:
             returned = _whole(self._module, given, inputs)
         if len(heard) != 1:

@@ -41,36 +41,25 @@ class Tap(nn.Linear):
         plain = {k: v for k, v in vars(layer).items() if k not in vars(self)}
         plain.pop("_compiled_call_impl", None)  # the head's own code, compiled
         vars(self).update(plain, training=layer.training)
-        kind = layer.weight.dtype, layer.weight.device
-        self._name, self._kind = name, kind
+        self._name, kind = name, (layer.weight.dtype, layer.weight.device)
         for leaf, x in layer._parameters.items():
             self.register_parameter(leaf, None if x is None else _absent(x.shape, *kind))
         self._heard: list[Heard] = []
         self._turn: Tensor | None = None
 
     def parameters_like(self, like: Tensor, *, checked: bool) -> dict[str, Tensor]:
-        """What the network must be given as its head's parameters, in the type of `like`.
+        """What the network is given as its head's parameters, by full names.
 
         Args:
-            like: a parameter of the body.
+            like: a parameter of the body, of the same type.
             checked: whether a use of their numbers is an error. Else they are NaN, which cannot be
-                used without being found out either; the layer keeps these itself.
-
-        Returns:
-            Parameters by full names.
+                used without being found out either.
         """
+        kept = _nan if torch.compiler.is_compiling() else _absent  # compiled code keeps no tensors
+        make: Callable[..., Tensor] = withheld if checked else kept
+        shapes = {leaf: x.shape for leaf, x in self._parameters.items() if x is not None}
         kind = like.dtype, like.device
-        if checked or torch.compiler.is_compiling():
-            make = withheld if checked else _nan
-            return {f"{self._name}.{leaf}": make(x.shape, *kind) for leaf, x in self._leaves()}
-        if kind != self._kind:
-            for leaf, x in self._leaves():
-                self.register_parameter(leaf, _absent(x.shape, *kind))
-            self._kind = kind
-        return {}
-
-    def _leaves(self) -> list[tuple[str, nn.Parameter]]:
-        return list(self.named_parameters(recurse=False))
+        return {f"{self._name}.{leaf}": make(shape, *kind) for leaf, shape in shapes.items()}
 
     @contextlib.contextmanager
     def listening(self, turn: int | None = None) -> Iterator[list[Heard]]:
@@ -134,7 +123,9 @@ def withheld(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> "Wi
 class Withheld(Tensor):
     """A tensor of which all can be known but its numbers: to use them is an error."""
 
-    _is_param = True  # it is an `nn.Parameter` to `isinstance`
+    # a subclass of `Tensor`, since only that sees each use, in C code too; to `isinstance` it is an
+    # `nn.Parameter`, as the head's own weight is
+    _is_param = True
 
     @classmethod
     def __torch_function__(

@@ -78,11 +78,8 @@ class Box(ConvexSet):
         for path, leaf in trees.named_leaves(tree):
             for name, bound in (("low", self.low), ("high", self.high)):
                 shape = tuple(torch.as_tensor(bound).shape)
-                try:
-                    fits = torch.empty(shape).expand(leaf.shape).shape == leaf.shape
-                except RuntimeError:
-                    fits = False
-                if not fits:
+                ends = zip(reversed(shape), reversed(leaf.shape), strict=False)
+                if len(shape) > leaf.ndim or any(own not in (1, axis) for own, axis in ends):
                     raise ShapeError(
                         f"Box.{name} has shape {shape}, which does not broadcast to the leaf "
                         f"{path or '(the tensor)'} of shape {tuple(leaf.shape)}. Give one number, "
