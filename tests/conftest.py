@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from bilevel.comparison import compare
 from bilevel.comparison.result import Comparison
@@ -29,3 +30,13 @@ def untimed(monkeypatch):
         "seconds_per_step",
         lambda strategies, *_, **__: dict.fromkeys(strategies, np.nan),
     )
+
+
+@pytest.fixture
+def unrendered(monkeypatch):
+    """Figures are made, but not turned into lines, which takes most of a report's time."""
+
+    def savefig(self, out, **options):
+        out.write('<svg viewBox="0 0 1 1"></svg>')
+
+    monkeypatch.setattr(Figure, "savefig", savefig)

@@ -133,8 +133,14 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("name", DAMAGE)
-@pytest.mark.parametrize("file", FILES[1:])
+CELLS = [
+    pytest.param(file, name, marks=[] if quick else pytest.mark.slow)
+    for name in DAMAGE
+    for file, quick in [(FILES[1], True), (FILES[2], name in ("middle", "of another training"))]
+]
+
+
+@pytest.mark.parametrize(("file", "name"), CELLS)
 def test_a_damaged_file_is_refused_by_name_and_costs_its_strategies_only(
     name, file, folder, whole, monkeypatch
 ):

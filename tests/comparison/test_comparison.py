@@ -107,6 +107,7 @@ def test_it_shows_itself_on_one_line_and_prints_as_its_table():
     assert str(comparison) == comparison.table()
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
@@ -163,6 +164,7 @@ def test_a_report_of_what_was_read_is_the_same(folder, tmp_path):
         assert (folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_what_was_not_measured_reads_back_as_nan(tmp_path):
     small().report(tmp_path / "run")
     read = Comparison.load(tmp_path / "run")
@@ -253,6 +255,7 @@ def test_poor_results_are_reported_all_the_same(tmp_path, changes):
     assert Comparison.load(tmp_path / "run").table() == comparison.table()
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_one_strategy_alone(tmp_path):
     alone = {part: {"slow": getattr(small(), part)["slow"]} for part in
              ("strategies", "history", "status", "gradients_per_step",

@@ -14,6 +14,8 @@ from bilevel.comparison.statistics.costs import whole_steps
 from bilevel.errors import ResultsError
 from bilevel.report import html, sentences
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 SETTINGS = {"seeds": [4, 5, 9], "budget": "gradients", "steps": 20, "every": 10,
             "batch_size": None, "sampling": "iid"}  # fmt: skip
 

@@ -58,6 +58,7 @@ def interrupted(**changes):
     return small(**(fields | changes))
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_after_an_interrupt_all_are_compared_at_the_same_step(tmp_path):
     found = interrupted()
     assert found.step == 10

@@ -1,5 +1,7 @@
 """Epochs without replacement: every row once per epoch; the rows of step k depend on (seed, k)."""
 
+import itertools
+
 import pytest
 import torch
 from small_problems import VALIDATION, D, General, N, Smooth, sampler, supervised
@@ -28,8 +30,10 @@ def drawn(sampler, steps, group="train", size=BATCH, stream="rows"):
     return torch.stack([sampler.indices(group, size, k, stream) for k in steps])
 
 
-@pytest.mark.parametrize("rows", [20, 23, 1])
-@pytest.mark.parametrize("size", [1, 5, 23, 49, 60])  # divides or not; more rows than there are
+@pytest.mark.parametrize(
+    ("rows", "size"),  # divides or not; more rows than there are
+    [*itertools.product([20, 23], [1, 5, 23, 49, 60]), (1, 1), (1, 5)],
+)
 def test_an_epoch_visits_every_row_once(rows, size):
     steps = 600  # across the blocks of 256 steps
     found = drawn(source([0, 4], rows, size), range(steps), size=size)

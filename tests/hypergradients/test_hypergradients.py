@@ -135,8 +135,17 @@ def facts_of(name):
     return FACTS[name]
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("row", ROWS)
+ALWAYS = {"factor", "CG", "Unrolled"}
+KINDS = {"A1", "A5", "A9", "A11", "A14", "A15-log", "A16", "B1", "A14-nonlinear-tree", "A14-1e4"}
+"""Problems for every method by default; those of `ALWAYS` are tried on all of them."""
+TABLE = [
+    pytest.param(row, name, marks=[] if row in ALWAYS or name in KINDS else pytest.mark.slow)
+    for row in ROWS
+    for name in CASES
+]
+
+
+@pytest.mark.parametrize(("row", "name"), TABLE)
 def test_table(row, name):
     row, facts = ROWS[row], facts_of(name)
     heads = [facts.problem.best_response(w) for w in facts.points] if row.from_best else None

@@ -57,8 +57,8 @@ MISTAKES = [
     Mistake(
         "Unrolled does not carry the adjoint back through a step",
         "bilevel/hypergradients/unrolled.py",
-        "descend(adjoint, curved, step.lr)",
-        "adjoint",
+        "adjoint = descend(adjoint,",
+        "_ = descend(adjoint,",
         ("hypergradients/test_unrolled.py",),
     ),
     Mistake(

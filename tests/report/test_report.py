@@ -230,7 +230,7 @@ def test_the_page_says_what_matters(text):
     assert "nan" not in plain.split()
 
 
-def test_only_strategies_with_a_value_of_every_run_are_ranked():
+def test_only_strategies_with_a_value_of_every_run_are_ranked(unrendered):
     comparison = example()
     comparison.history["uniform fast"]["test_mse"][-1] *= 1e-3  # its ten survivors are the best
     text = page(comparison)
@@ -242,7 +242,7 @@ def test_only_strategies_with_a_value_of_every_run_are_ranked():
     assert lead.startswith(f"After 1,500 steps, {best[0]} has the lowest")
 
 
-def test_figures_of_names_that_look_alike_are_all_there():
+def test_figures_of_names_that_look_alike_are_all_there(unrendered):
     comparison = example(2, 3)
     names = ["lr=0.1", "lr 0.1", "LR-0-1", "lr-0-1-2", "a", "b"]
     renamed = dict(zip(names, comparison.strategies, strict=True))
@@ -277,7 +277,7 @@ def part_of(names, runs):
                  settings={"seeds": list(range(runs))})  # fmt: skip
 
 
-def test_strategies_of_ones_own_have_no_column_of_words():
+def test_strategies_of_ones_own_have_no_column_of_words(unrendered):
     text = page(small())
     assert "In words" not in text
     assert "slow<small>baseline</small>" in text
@@ -285,7 +285,7 @@ def test_strategies_of_ones_own_have_no_column_of_words():
 
 
 @pytest.mark.parametrize("runs", [1, 2])
-def test_one_strategy_is_not_compared(runs):
+def test_one_strategy_is_not_compared(runs, unrendered):
     text = words_of(part_of(("fast",), runs))
     for claim in ("lowest", "baseline", "all strategies started", "1 seeds", "in bold", "luck"):
         assert claim not in text, claim
@@ -293,7 +293,7 @@ def test_one_strategy_is_not_compared(runs):
     assert ("the test MSE of fast is 2.00" in text) == (runs == 1)
 
 
-def test_one_seed_has_no_mean():
+def test_one_seed_has_no_mean(unrendered):
     text = words_of(part_of(("fast", "slow"), 1))
     for claim in ("lowest mean", "Means over seeds", "1 seeds", "luck", "The line is the median"):
         assert claim not in text, claim
@@ -301,33 +301,33 @@ def test_one_seed_has_no_mean():
     assert "With the one seed all strategies started" in text
 
 
-def test_too_few_seeds_are_said_before_the_verdicts():
+def test_too_few_seeds_are_said_before_the_verdicts(unrendered):
     text = words_of(small())
     assert text.index("at least 6 seeds") < text.index("Not shown.")
     assert text.count("at least 6 seeds") == 1
 
 
-def test_names_cannot_break_the_page():
+def test_names_cannot_break_the_page(unrendered):
     nasty = "<script>alert(1)</script>"
     text = page(example(runs=3, records=4, problem=nasty))
     assert nasty not in text
     assert "&lt;script&gt;" in text
 
 
-def test_an_estimated_bound_is_called_so():
+def test_an_estimated_bound_is_called_so(unrendered):
     text = page(example(runs=2, records=3, bound_kind="estimated"))
     assert "<strong>estimated</strong>" in text
     assert "<strong>proven</strong>" not in text
 
 
-def test_what_was_not_validated_is_not_explained():
+def test_what_was_not_validated_is_not_explained(unrendered):
     assert "Validation-best" in words_of(small())
     whole = small()
     tests = {name: {"test_mse": part["test_mse"]} for name, part in whole.history.items()}
     assert "alidation" not in words_of(small(history=tests))
 
 
-def test_accuracy_stands_beside_the_cross_entropy():
+def test_accuracy_stands_beside_the_cross_entropy(unrendered):
     """The mean over seeds; without its interval, which may reach beyond 1."""
     table = {
         "test_cross_entropy": np.array([[2.3, 2.3, 2.3], [0.5, 0.7, 0.8]]),

@@ -106,6 +106,7 @@ def test_records_without_it_and_runs_that_failed_are_left_out():
     assert stationarity.fall(small().content()) == ""
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_table_and_page_say_it():
     comparison = example()
     said = stationarity.fall(comparison.content())

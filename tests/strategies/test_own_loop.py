@@ -46,8 +46,8 @@ PROBLEMS = {
 @pytest.mark.parametrize("batch_size", [6, None])
 @pytest.mark.parametrize("make", PROBLEMS.values(), ids=PROBLEMS)
 def test_solve_gives_the_numbers_of_the_library(make, batch_size, loop):
-    found = train(make(), OwnLoop(loop), batch_size=batch_size)
-    assert_equal(found, train(make(), TWO, batch_size=batch_size))
+    found = train(make(), OwnLoop(loop), 20, batch_size=batch_size)
+    assert_equal(found, train(make(), TWO, 20, batch_size=batch_size))
     assert found.status == (Status.COMPLETED,) * 5
     assert (found.history["objective"][-1] != found.history["objective"][0]).all()
 

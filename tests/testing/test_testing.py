@@ -13,6 +13,7 @@ from bilevel.errors import CheckError
 from bilevel.testing.quadratics import IsotropicHead, ScalarHead
 from problems.analytic import NAMES, analytic
 
+EXAMPLE = pytest.mark.slow  # by default the example of the docstring says the same
 FAST = bilevel.FastSGD(0.1, 300, tolerance=1e-9)
 
 
@@ -50,7 +51,7 @@ def test_linear_solvers_pass(solver, options):
 @pytest.mark.parametrize(
     ("solver", "count"),
     [
-        (bilevel.ClosedForm(), 6),
+        pytest.param(bilevel.ClosedForm(), 6, marks=EXAMPLE),
         (bilevel.ClosedForm(bilevel.BatchData()), 6),
         (bilevel.ClosedForm(bilevel.RunningData()), 2),
         (bilevel.FastSGD(0.1, 20), 6),
@@ -68,9 +69,9 @@ def test_iterative_head_solvers_pass():
 @pytest.mark.parametrize(
     ("method", "solver", "count"),
     [
-        (bilevel.Envelope(), None, 1),
+        pytest.param(bilevel.Envelope(), None, 1, marks=EXAMPLE),
         (bilevel.Implicit(), None, 6),
-        (bilevel.Implicit(bilevel.CG()), None, 6),
+        pytest.param(bilevel.Implicit(bilevel.CG()), None, 6, marks=EXAMPLE),
     ],
 )
 def test_hypergradients_pass(method, solver, count):

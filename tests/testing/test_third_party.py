@@ -1,11 +1,10 @@
 """A package of somebody else: installed by pip, found by name, compared by name."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from command_line import run
 
 PYPROJECT = """
 [build-system]
@@ -81,19 +80,17 @@ def site(tmp_path_factory):
     return folder
 
 
-def bilevel(site, *arguments, cwd):
-    """The installed command, with the folder among the places where Python looks for packages."""
-    environment = {**os.environ, "PYTHONPATH": str(site)}
-    program = str(Path(sys.executable).parent / "bilevel")
-    return subprocess.run(
-        [program, *arguments], cwd=cwd, env=environment, capture_output=True, text=True
-    )
+@pytest.fixture
+def installed(site, tmp_path, monkeypatch):
+    """The folder among the places where Python looks for packages."""
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-def test_it_is_listed_beside_ours(site, tmp_path):
-    found = bilevel(site, "problems", cwd=tmp_path)
-    assert found.returncode == 0, found.stderr
-    lines = found.stdout.splitlines()
+def test_it_is_listed_beside_ours(installed, capsys):
+    assert run("problems") == 0
+    lines = capsys.readouterr().out.splitlines()
     place = lines.index("waves            Sums of sines, fitted by hidden units.")
     assert lines[place + 1].split() == ["units=16", "ridge=0.001"]
     place = lines.index("needs-a-key      Waves that need a key.")
@@ -101,11 +98,12 @@ def test_it_is_listed_beside_ours(site, tmp_path):
     assert any(line.startswith("diabetes ") for line in lines)
 
 
-def test_it_is_compared_by_name(site, tmp_path):
+@pytest.mark.usefixtures("unrendered")
+def test_it_is_compared_by_name(installed, capsys):
     options = ["--set", "units=6", "--steps", "20", "--seeds", "2", "--output", "run"]
-    found = bilevel(site, "compare", "waves", *options, cwd=tmp_path)
-    assert found.returncode == 0, found.stderr
-    assert "final test MSE" in found.stdout
-    assert found.stdout.count("2 completed") == 6
-    assert "<h1" in (tmp_path / "run" / "report.html").read_text()
-    assert found.stdout.endswith("Report: run/report.html\n")
+    assert run("compare", "waves", *options) == 0
+    found = capsys.readouterr().out
+    assert "final test MSE" in found
+    assert found.count("2 completed") == 6
+    assert "<h1" in (installed / "run" / "report.html").read_text()
+    assert found.endswith("Report: run/report.html\n")

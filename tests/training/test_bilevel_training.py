@@ -37,6 +37,7 @@ RATES = {  # about 1 / Phi''
     "A9": 2.0, "A10": 20.0, "A11": 0.15, "A12": 0.6, "A14-two": None, "A14-tree": None, "B2": 0.2,
     "B7": 0.4,
 }  # fmt: skip
+STEPS = {"A11": 250, "A12": 60, "A14-two": 60, "A14-tree": 160}  # to a tenth of the tolerance
 PROBLEMS = CASES | {"A14-two": RandomQuadratic(2, 2, 0.3, 3.0, seed=8, tree=True)}
 SQUARE = RandomQuadratic(3, 5, 0.5, 4.0, seed=1)
 WIDE = FeatureRegression(train=23, features=4, validation=11)
@@ -60,7 +61,7 @@ def test_known_optima_are_reached(name):
     solver = {"A9": FastSGD(0.3, 40), "B2": EXACT_BOX, "B7": EXACT_BOX}.get(name)
     momentum = 0.8 if name == "A14-tree" else 0.0
     strategy = BestResponse(rate, solver, optimizer=SGD(momentum))
-    solution = train(problem, strategy, 250 if len(problem.start.shape) else 60, every=1000)
+    solution = train(problem, strategy, STEPS.get(name, 40), every=1000)
     best, value = problem.solution
     errors = trees.norm(trees.tree_map(torch.sub, solution.body, best.expand(solution.body.shape)))
     assert (errors <= 1e-5 * (1 + float(best.norm()))).all()
@@ -197,7 +198,7 @@ def test_adjoints_start_from_those_of_the_step_before():
             return found
 
     strategy = BestResponse(newton_like(problem), gradient=Implicit(Counting()), optimizer=SGD())
-    train(problem, strategy, 60, seeds=1, every=200)
+    train(problem, strategy, 30, seeds=1, every=200)
     assert counts[-1] < 0.5 * counts[0]
 
 
@@ -212,10 +213,10 @@ def test_one_bad_run_harms_no_other():
         number(1.0) + 0.1 * torch.rand((), generator=generator, dtype=torch.float64)
     )
     rates = torch.tensor([0.5, 500.0, 0.5])
-    mixed = train(problem, BestResponse(rates, FastSGD(0.5, 60), optimizer=SGD()), 60)
+    mixed = train(problem, BestResponse(rates, FastSGD(0.5, 40), optimizer=SGD()), 40)
     assert mixed.status[1].failed or mixed.status[1] > Status.CONVERGED
     assert mixed.status[0] <= Status.CONVERGED
-    alone = train(problem, BestResponse(0.5, FastSGD(0.5, 60), optimizer=SGD()), 60)
+    alone = train(problem, BestResponse(0.5, FastSGD(0.5, 40), optimizer=SGD()), 40)
     torch.testing.assert_close(mixed.body[[0, 2]], alone.body[[0, 2]], rtol=1e-12, atol=0)
     torch.testing.assert_close(alone.body, 3 * torch.ones(3).double(), rtol=1e-8, atol=0)
 
