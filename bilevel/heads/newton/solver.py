@@ -30,15 +30,10 @@ from bilevel.trees import Tree
 
 
 class NewtonState(NamedTuple):
-    """What is kept from one solve to the next.
+    """What is kept from one solve to the next."""
 
-    Attributes:
-        factor: of the last Hessian.
-        predictions: of the last heads at their body, see `Place`; float32, 0 for runs that failed.
-    """
-
-    factor: BlockFactor
-    predictions: Tensor
+    factor: BlockFactor  # of the last Hessian
+    predictions: Tensor  # of the last heads at their body; float32, 0 for runs that failed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,13 +102,21 @@ class Newton(AbstractHeadSolver):
             )
 
     def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> NewtonState:
-        """No factor yet; check that the features of a linear head determine it."""
+        """No factor and predictions of zero; check that features determine a linear head."""
         problem = oracles.problem
-        if isinstance(problem, LinearHeadProblem) and not all_penalised(oracles, body, head):
-            parts = oracles.linear_parts(body, rows.full)
-            system = linear_system(parts, penalised=False, bias=bias_of(problem))
-            refuse_singular(system, problem)
-        return _nothing_known(oracles.problem, head, rows.full)
+        vectors = trees.flatten(trees.cast(head, torch.float64))
+        blocks, predictions = general_blocks(vectors.shape[1]), vectors[:, :0]
+        if isinstance(problem, LinearHeadProblem):
+            if not all_penalised(oracles, body, head):
+                parts = oracles.linear_parts(body, rows.full)
+                system = linear_system(parts, penalised=False, bias=bias_of(problem))
+                refuse_singular(system, problem)
+            targets, outputs = targets_of(rows.full), problem.outputs or 1
+            if knows_curvature(problem, targets):
+                interacting = interacts(problem.criterion, problem.outputs, targets)
+                blocks = count_blocks(head.shape[1], outputs, interacting)
+                predictions = vectors.new_zeros(len(vectors), rows.full.count, outputs)
+        return NewtonState(BlockFactor.none(vectors, blocks), predictions.float())
 
     def solve(
         self, oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: NewtonState, k: int
@@ -139,18 +142,6 @@ class Newton(AbstractHeadSolver):
         state = NewtonState(found.factor._replace(usable=usable), predictions)
         residual = trees.norm(view.slope(slope))
         return HeadSolution(answer, residual, found.status, state, found.factor)
-
-
-def _nothing_known(problem: StackelbergProblem, head: Tree, rows: Rows) -> NewtonState:
-    """No factor and predictions of zero, in the shapes of the objective."""
-    vectors = trees.flatten(trees.cast(head, torch.float64))
-    blocks, predictions = general_blocks(vectors.shape[1]), vectors[:, :0]
-    if isinstance(problem, LinearHeadProblem) and knows_curvature(problem, targets_of(rows)):
-        outputs = problem.outputs or 1
-        interacting = interacts(problem.criterion, problem.outputs, targets_of(rows))
-        blocks = count_blocks(head.shape[1], outputs, interacting)
-        predictions = vectors.new_zeros(len(vectors), rows.count, outputs)
-    return NewtonState(BlockFactor.none(vectors, blocks), predictions.float())
 
 
 def hessian_system(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> PrimalSystem:
