@@ -19,6 +19,8 @@ def interacting_gram(design: Tensor, outer: Tensor, diagonal: Tensor | None = No
         (K M, K M).
     """
     m, k = design.shape[1], outer.shape[1]
+    # f f' (x) z z' is the product of f (x) z with itself: one matrix product for all outputs, where
+    # diag(d) asks for one more of each; chunks keep f (x) z, K times as large as z, in the cache
     found = design.new_zeros(k * m, k * m)
     own = design.new_zeros(k * m, m)
     for begin in range(0, len(design), CHUNK):

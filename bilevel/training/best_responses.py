@@ -205,7 +205,7 @@ def _undetermined(
         return found
     objective, place = objective.part(idle, place)
     hessian = objective.hessian(place, torch.float64)
-    held = bounds.take(idle).held(place.point, place.slope)
+    held = trees.part(bounds, idle).held(place.point, place.slope)
     return found.index_put((idle,), restricted(hessian, held, positive_diagonal(hessian))[1])
 
 

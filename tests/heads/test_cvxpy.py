@@ -1,5 +1,8 @@
 """Heads by cvxpy: against closed forms, active sets, optimality conditions and other solvers."""
 
+import concurrent.futures
+import copy
+
 import cvxpy
 import numpy as np
 import pytest
@@ -177,14 +180,13 @@ def test_a_training_compiles_once(monkeypatch):
 def test_compiled_problems_are_told_apart():
     """By the set, the constraints and the shape; and only so many are kept."""
     z, y = table()
-    heads = [
-        bilevel.best_response(
-            build(z, y, ridge=0.1, head_set=bilevel.Box(-b, b)), ONE, Cvxpy()
-        ).head
-        for b in (0.01 * i for i in range(1, compiled.KEPT + 3))
-    ]
+    problem, heads = build(z, y, ridge=0.1), []
+    for b in (0.01 * i for i in range(1, compiled.KEPT + 3)):
+        problem.head_set = bilevel.Box(-b, b)
+        heads.append(bilevel.best_response(problem, ONE, Cvxpy()).head)
     assert [round(float(head.abs().max()), 12) for head in heads[:3]] == [0.01, 0.02, 0.03]
-    assert len(compiled._compiled) == compiled.KEPT
+    assert len(compiled.Kept.of(problem)) == compiled.KEPT
+    assert len(compiled.Kept.of(copy.deepcopy(problem))) == 0
     solvers = [
         Cvxpy(lambda theta, r=r: [cvxpy.norm1(theta) <= r], options={"max_iter": 100})
         for r in (0.1, 0.05)
@@ -194,6 +196,22 @@ def test_compiled_problems_are_told_apart():
         for solver in solvers
     ]
     assert sums == pytest.approx([0.1, 0.05], rel=1e-6)
+
+
+def test_threads_share_what_was_compiled():
+    """Each solve sets the parameters for itself."""
+    z, y = table()
+    problem = build(z, y, ridge=0.1, head_set=bilevel.Box(-0.05, 0.05))
+
+    def head(scale):
+        return bilevel.best_response(problem, scale * ONE, Cvxpy()).head
+
+    scales = [1.0, 1.5, 2.0, 2.5] * 3
+    expected = [head(scale) for scale in scales]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(head, scales))
+    assert all(map(torch.equal, found, expected))
+    assert len(compiled.Kept.of(problem)) == 1
 
 
 # parts of trainings
@@ -235,7 +253,7 @@ def test_a_stored_training_goes_on_bit_for_bit(tmp_path):
     half = bilevel.solve(problem, strategy, steps=2, **shared)
     half.save(tmp_path / "half")
     again = bilevel.Solution.load(tmp_path / "half", problem)
-    compiled._compiled.clear()
+    compiled.Kept.of(problem).clear()
     rest = bilevel.solve(problem, strategy, steps=2, **shared, state=again.state)
     assert torch.equal(rest.head, whole.head)
     assert bool((whole.head >= 0).all())

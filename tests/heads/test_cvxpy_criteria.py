@@ -107,7 +107,6 @@ def test_labels_are_not_mixed_up():
 def test_runs_with_labels_of_their_own_are_compiled_once(monkeypatch):
     """Five problems in every step, where two are kept otherwise."""
     monkeypatch.setattr(compiled, "KEPT", 2)
-    compiled._compiled.clear()
     made, init = [], compiled.RowsForm.__init__
     monkeypatch.setattr(
         compiled.RowsForm, "__init__", lambda self, *more: made.append(1) or init(self, *more)
@@ -127,10 +126,10 @@ def test_runs_with_labels_of_their_own_are_compiled_once(monkeypatch):
     assert set(solution.status) == {Status.COMPLETED}
     assert len(made) == 5
     # forgotten once others take their places
-    for ridge in range(3):
-        other = problem(LogisticLoss(), ridge=0.1 + ridge, head_set=bilevel.Box(-1.0, 1.0))
-        bilevel.best_response(other, ONE, Cvxpy())
-    assert len(compiled._compiled) <= 10
+    for bound in range(1, 4):
+        one.head_set = bilevel.Box(-1.0, float(bound))
+        bilevel.solve(one, strategy, steps=1, seeds=2, dtype=torch.float64)
+    assert len(compiled.Kept.of(one)) <= 10
 
 
 def test_it_keeps_the_contract_of_head_solvers():

@@ -5,7 +5,6 @@ the rules of DPP), this is done once; a further solve multiplies the parameters 
 """
 
 import abc
-import collections
 import math
 import threading
 import warnings
@@ -17,6 +16,8 @@ import numpy as np
 from bilevel.core.optional import extra
 from bilevel.core.status import Status
 from bilevel.errors import ArgumentError, IncompatibleError
+from bilevel.problem.base import StackelbergProblem
+from bilevel.problem.criteria import AbstractCriterion
 from bilevel.problem.sets import ConvexSet
 
 Constraints = Callable[[Any], Sequence[Any]]
@@ -25,17 +26,11 @@ UNABLE = ("cannot solve this problem", "do not support", "is not installed")
 LARGEST_PREDICTIONS = 5000
 """Rows times outputs in one problem: compiling takes time that grows with their square."""
 KEPT = 16
-"""How many compiled problems are remembered at least."""
+"""How many compiled problems are remembered for one problem at least."""
 
 
 class Reply(NamedTuple):
-    """What a solver answers.
-
-    Attributes:
-        head: one run's head; None if there is none.
-        status: a `Status`.
-        words: the solver's own.
-    """
+    """What a solver answers for one run, in its own words."""
 
     head: np.ndarray | None
     status: Status
@@ -50,6 +45,7 @@ class Compiled(abc.ABC):
         convex: the set of heads.
         constraints: the user's, of the head.
         solver: a name that cvxpy knows.
+        *parts: of the objective.
     """
 
     def __init__(
@@ -58,6 +54,7 @@ class Compiled(abc.ABC):
         convex: ConvexSet,
         constraints: Constraints | None,
         solver: str,
+        *parts: Any,
     ) -> None:
         self.cvxpy = cvxpy = extra("cvxpy", "cvxpy", "Cvxpy()")
         self.solver, self.lock = solver, threading.Lock()
@@ -65,9 +62,14 @@ class Compiled(abc.ABC):
         allowed = convex.constraints(self.head)
         if constraints is not None:
             allowed = [*allowed, *self._checked(constraints(self.head))]
-            self._check_feasible(allowed, convex)
+            told = self._solved(cvxpy.Problem(cvxpy.Minimize(0), allowed), {})
+            if told.status is Status.INFEASIBLE:
+                raise ArgumentError(
+                    f"No head satisfies `constraints` within head_set = {convex}: {told.words}. "
+                    "Look for constraints that contradict each other, or the set."
+                )
         self.parameters: dict[str, Any] = {}
-        objective, linking = self.objective()
+        objective, linking = self.objective(*parts)
         self.problem = cvxpy.Problem(cvxpy.Minimize(objective), [*allowed, *linking])
         if not self.problem.is_dcp(dpp=True):
             rule = "is not convex" if not self.problem.is_dcp() else "breaks the rules of DPP"
@@ -78,7 +80,7 @@ class Compiled(abc.ABC):
             )
 
     @abc.abstractmethod
-    def objective(self) -> tuple[Any, list[Any]]:
+    def objective(self, *parts: Any, **_: Any) -> tuple[Any, list[Any]]:
         """g as an expression of `self.head` and parameters, and constraints that it needs."""
 
     def solve(self, values: Mapping[str, Any], options: Mapping[str, Any]) -> Reply:
@@ -142,41 +144,21 @@ class Compiled(abc.ABC):
                 )
         return list(constraints)
 
-    def _check_feasible(self, allowed: list[Any], convex: ConvexSet) -> None:
-        told = self._solved(self.cvxpy.Problem(self.cvxpy.Minimize(0), allowed), {})
-        if told.status is Status.INFEASIBLE:
-            raise ArgumentError(
-                f"No head satisfies `constraints` within head_set = {convex}: {told.words}. Look "
-                "for constraints that contradict each other, or the set."
-            )
-
 
 class GramForm(Compiled):
     """A quadratic head: 1/2 |R theta - c|^2 with R'R = H and R'c = b, K outputs side by side.
 
     The rows are summed up in H; the size of the problem does not depend on their number.
-
-    Args:
-        matrices: 1, or one H for each output.
-        *more: of `Compiled`.
     """
 
-    def __init__(self, matrices: int, *more: Any) -> None:
-        self.matrices = matrices
-        super().__init__(*more)
-
-    def objective(self) -> tuple[Any, list[Any]]:
-        """A sum of squares."""
-        cvxpy, shape = self.cvxpy, self.head.shape
-        for j in range(self.matrices):
-            columns = shape if self.matrices == 1 else shape[:1]
-            self.parameters[f"factor{j}"] = cvxpy.Parameter((shape[0], shape[0]))
-            self.parameters[f"target{j}"] = cvxpy.Parameter(columns)
-        parts = []
-        for j in range(self.matrices):
-            head = self.head if self.matrices == 1 else self.head[:, j]
-            fitted = self.parameters[f"factor{j}"] @ head
-            parts.append(cvxpy.sum_squares(fitted - self.parameters[f"target{j}"]))
+    def objective(self, matrices: int) -> tuple[Any, list[Any]]:
+        """A sum of squares, from one H or one for each output."""
+        cvxpy, shape, parts = self.cvxpy, self.head.shape, []
+        for j in range(matrices):
+            one = (self.head, shape) if matrices == 1 else (self.head[:, j], shape[:1])
+            factor = self.parameters[f"factor{j}"] = cvxpy.Parameter((shape[0], shape[0]))
+            target = self.parameters[f"target{j}"] = cvxpy.Parameter(one[1])
+            parts.append(cvxpy.sum_squares(factor @ one[0] - target))
         return 0.5 * cvxpy.sum(parts), []
 
 
@@ -184,27 +166,19 @@ class RowsForm(Compiled):
     """Any criterion: 1/n sum_i s_i c(u_i, t_i) + 1/2 theta' diag(p) theta with u = Z theta.
 
     All rows are in the problem. Labels are constants, regression targets a parameter.
-
-    Args:
-        criterion: with an `atom`.
-        rows: n.
-        labels: targets that are no floating numbers; None: they are a parameter.
-        weighted: whether rows have weights.
-        *more: of `Compiled`.
     """
 
-    def __init__(
-        self, criterion: Any, rows: int, labels: np.ndarray | None, weighted: bool, *more: Any
-    ) -> None:
-        self.criterion, self.rows, self.labels, self.weighted = criterion, rows, labels, weighted
-        super().__init__(*more)
+    def objective(
+        self, criterion: AbstractCriterion, n: int, labels: np.ndarray | None, weighted: bool
+    ) -> tuple[Any, list[Any]]:
+        """The losses of a variable tied to the predictions: no parameter multiplies another.
 
-    def objective(self) -> tuple[Any, list[Any]]:
-        """The losses of a variable tied to the predictions: no parameter multiplies another."""
-        cvxpy, shape, n = self.cvxpy, self.head.shape, self.rows
+        Without `labels`, targets are a parameter.
+        """
+        cvxpy, shape = self.cvxpy, self.head.shape
         if (count := n * math.prod(shape[1:])) > LARGEST_PREDICTIONS:
             raise IncompatibleError(
-                f"With {type(self.criterion).__name__} all rows are in the problem that Cvxpy "
+                f"With {type(criterion).__name__} all rows are in the problem that Cvxpy "
                 f"compiles, at most {LARGEST_PREDICTIONS} predictions; here are {count}. Use fewer "
                 "rows, Newton() if the head has no constraints, or FastSGD(lr, steps), which "
                 "projects."
@@ -212,19 +186,19 @@ class RowsForm(Compiled):
         predictions = cvxpy.Variable((n, *shape[1:]))
         design = self.parameters["design"] = cvxpy.Parameter((n, shape[0]))
         penalty = self.parameters["penalty"] = cvxpy.Parameter(shape, nonneg=True)
-        targets: Any = self.labels
+        targets: Any = labels
         if targets is None:
             targets = self.parameters["targets"] = cvxpy.Parameter(predictions.shape)
-        losses = self.criterion.atom(predictions, targets)
+        losses = criterion.atom(predictions, targets)
         if losses.shape != (n,):
             raise ArgumentError(
-                f"`atom` of {type(self.criterion).__name__} must return the losses of {n} rows, "
+                f"`atom` of {type(criterion).__name__} must return the losses of {n} rows, "
                 f"shape ({n},), got {losses.shape}."
             )
         linking = [predictions == design @ self.head]
-        if self.weighted:
+        if weighted:
             weights = self.parameters["weights"] = cvxpy.Parameter(n, nonneg=True)
-            if self.labels is None:  # weights must not multiply targets
+            if labels is None:  # weights must not multiply targets
                 bounds = cvxpy.Variable(n)
                 linking, losses = [*linking, losses <= bounds], bounds
             fit = weights @ losses / n
@@ -234,33 +208,36 @@ class RowsForm(Compiled):
         return fit + 0.5 * squares, linking
 
 
-_compiled: collections.OrderedDict[Any, tuple[Any, Compiled, int]] = collections.OrderedDict()
-_lock = threading.Lock()
+class Kept(dict[Any, tuple[Any, Compiled]]):
+    """What was compiled for the heads of one problem, the one used last at the end.
 
-
-def compiled(form: type[Compiled], *arguments: Any, together: int = 1) -> Compiled:
-    """The problem for these arguments, compiled before or now.
-
-    Sets, criteria and functions are told apart by their identity, arrays by their content.
-
-    Args:
-        form: what to compile.
-        *arguments: of the form.
-        together: how many such problems a step needs, in turn: twice as many are kept.
+    Each change is one operation of a dictionary, so that no lock is needed, which a forked process
+    might inherit closed: at worst two threads compile the same.
     """
-    key = (form, *(_identity(argument) for argument in arguments))
-    with _lock:
-        if key in _compiled:
-            _compiled.move_to_end(key)
-            return _compiled[key][1]
-    made = form(*arguments)
-    with _lock:
-        # identities hold as long as the objects live
-        _compiled[key] = (arguments, made, together)
-        room = max(KEPT, 2 * max(entry[2] for entry in _compiled.values()))
-        while len(_compiled) > room:
-            _compiled.popitem(last=False)
-    return made
+
+    @classmethod
+    def of(cls, problem: StackelbergProblem) -> "Kept":
+        """Of this very object, for as long as it lives."""
+        found: Kept = vars(problem).setdefault("_compiled_heads", cls())
+        return found
+
+    def __reduce__(self) -> tuple[type["Kept"], tuple[()]]:
+        return Kept, ()  # copies of the problem, and other processes, compile their own
+
+    def compiled(self, form: type[Compiled], *arguments: Any, together: int = 1) -> Compiled:
+        """The cvxpy problem for these arguments, compiled before or now.
+
+        Sets, criteria and functions are told apart by their identity, arrays by their content. A
+        step needs so many `together`, in turn: twice as many are kept.
+        """
+        key = (form, *map(_identity, arguments))
+        # identities hold as long as the objects live: so these are kept, too
+        found = self.get(key) or (arguments, form(*arguments))
+        self.pop(key, None)
+        self[key] = found
+        for old in list(self)[: -max(KEPT, 2 * together)]:
+            self.pop(old, None)
+        return found[1]
 
 
 def _identity(argument: Any) -> Any:

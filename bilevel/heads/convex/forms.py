@@ -14,9 +14,10 @@ from bilevel.core.status import Status
 from bilevel.data.rows import Rows
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import LinearParts, Oracles
-from bilevel.heads.convex.compiled import Compiled, GramForm, RowsForm, compiled
+from bilevel.heads.convex.compiled import Compiled, GramForm, Kept, RowsForm
 from bilevel.heads.objectives.base import AbstractObjective
 from bilevel.heads.objectives.linear import LinearObjective
+from bilevel.heads.objectives.quadratic import QuadraticObjective
 from bilevel.heads.objectives.view import head_objective, linear_objective, seen_from_means
 from bilevel.heads.quadratic import all_penalised, quadratic_system, refuse_singular
 from bilevel.heads.rows_used import Decided, FullData
@@ -31,18 +32,15 @@ ALL_ROWS = FullData()
 
 
 class ConvexHeads(abc.ABC):
-    """g of a linear head in R runs at their bodies; all tensors float64.
+    """g of a linear head in R runs at their bodies; all tensors float64."""
 
-    Attributes:
-        status: a code per run before anything is solved, (R,): failed where numbers are not finite.
-        factor: of the Hessian, for adjoints; None if there is none.
-    """
-
-    status: Tensor
-    factor: Any = None
+    status: Tensor  # before anything is solved, (R,): failed where numbers are not finite
+    factor: Any = None  # of the Hessian, for adjoints
+    largest: Tensor  # about the largest curvature, (R,), positive
+    objective: AbstractObjective  # g on vectors
 
     @abc.abstractmethod
-    def task(self, run: int, *shared: Any) -> Compiled:
+    def task(self, run: int, kept: Kept, *shared: Any) -> Compiled:
         """The compiled problem of a run; `shared` are the arguments of every `Compiled`."""
 
     @abc.abstractmethod
@@ -57,27 +55,24 @@ class ConvexHeads(abc.ABC):
     def hessian(self, head: Tensor) -> Tensor:
         """d2_{theta theta} g, (R, P, P)."""
 
-    @property
     @abc.abstractmethod
-    def largest(self) -> Tensor:
-        """About the largest curvature, (R,), positive."""
+    def from_means(self) -> "tuple[ConvexHeads, Centre | None]":
+        """The heads theta_c, where features lie far from zero; no set may hold theta."""
 
     @property
     def penalised(self) -> Tensor:
         """Whether a penalty keeps the head from running away, (R,)."""
-        return torch.ones_like(self.status, dtype=torch.bool)
+        return self.objective.penalised.expand(len(self.status))
 
     def settled(self, head: Tensor) -> Tensor:
         """Heads with what g does not determine settled."""
-        return head
-
-    def from_means(self) -> "tuple[ConvexHeads, Centre | None]":
-        """The heads theta_c, where features lie far from zero; no set may hold theta."""
-        return self, None
+        found: Tensor = self.objective.head(self.objective.vector(head))
+        return found
 
     def reach(self, head: Tensor, step: Tensor) -> Tensor:
-        """How much a prediction moves with a step at most, (R,)."""
-        return torch.zeros_like(self.largest)
+        """How much a prediction moves with a step at most, (R,), see `AbstractObjective`."""
+        vector = self.objective.vector
+        return self.objective.reach(self.objective.at(vector(head)), vector(step))
 
     def scale(self, head: Tensor) -> Tensor:
         """The size of what cancels in the slope at some heads, (R,)."""
@@ -106,7 +101,12 @@ def convex_heads(
     problem = oracles.problem
     assert isinstance(problem, LinearHeadProblem)
     if not problem.criterion.quadratic:
-        return _rows_heads(oracles, body, head, rows.full, check=state is None), ()
+        body, head = trees.cast((body, head), torch.float64)
+        point = HeadPoint(oracles, body, head, rows.full.cast(torch.float64))
+        parts = oracles.linear_parts(body, point.rows)
+        if state is None and not all_penalised(point):
+            refuse_singular(linear_system(parts, penalised=False, bias=bias_of(problem)), problem)
+        return RowsHeads(problem, parts, head_objective(point)), ()
     point = HeadPoint(oracles, body, head, rows)
     if state is None:
         state = ALL_ROWS.init(point)
@@ -118,32 +118,12 @@ def convex_heads(
     return GramHeads(system, outputs=None if head.ndim == 2 else head.shape[2]), state
 
 
-def _rows_heads(
-    oracles: Oracles, body: Tree, head: Tensor, rows: Rows, *, check: bool
-) -> "RowsHeads":
-    """Heads of a criterion that is not quadratic."""
-    problem = oracles.problem
-    assert isinstance(problem, LinearHeadProblem)
-    body, rows = trees.cast(body, torch.float64), rows.cast(torch.float64)
-    head = head.double()
-    parts = oracles.linear_parts(body, rows)
-    point = HeadPoint(oracles, body, head, rows)
-    if check and not all_penalised(point):
-        refuse_singular(linear_system(parts, penalised=False, bias=bias_of(problem)), problem)
-    return RowsHeads(problem, parts, head_objective(point))
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class GramHeads(ConvexHeads):
-    """1/2 theta' H theta - b' theta.
-
-    Args:
-        system: H and b.
-        outputs: K, or None for heads (R, M).
-    """
+    """1/2 theta' H theta - b' theta."""
 
     system: PrimalSystem | CentredSystem
-    outputs: int | None
+    outputs: int | None  # K, or None for heads (R, M)
 
     @functools.cached_property
     def _factorised(self) -> tuple[PrimalFactor, Tensor]:
@@ -179,13 +159,15 @@ class GramHeads(ConvexHeads):
         return GramHeads(self.system.inner, self.outputs), self.system.centre
 
     @functools.cached_property
-    def largest(self) -> Tensor:
-        """The largest diagonal entry of H."""
-        return self._diagonal.flatten(1).amax(1)
+    def objective(self) -> QuadraticObjective:  # type: ignore[override]
+        """1/2 theta' H theta - b' theta, as seen from the centre."""
+        inner = self._inner
+        return QuadraticObjective(inner.hessian, merge_outputs(inner.moment), self.outputs)
 
-    @property
-    def _diagonal(self) -> Tensor:
-        return self._matrix.diagonal(dim1=2, dim2=3)
+    @functools.cached_property
+    def largest(self) -> Tensor:  # type: ignore[override]
+        """The largest diagonal entry of H."""
+        return self._matrix.diagonal(dim1=2, dim2=3).flatten(1).amax(1)
 
     @functools.cached_property
     def _matrix(self) -> Tensor:
@@ -207,18 +189,18 @@ class GramHeads(ConvexHeads):
         unit = torch.where(unit > 0, unit, torch.ones_like(unit))
         return (root / unit).cpu().numpy(), (target / unit).cpu().numpy()
 
-    def task(self, run: int, *shared: Any) -> Compiled:
+    def task(self, run: int, kept: Kept, *shared: Any) -> Compiled:
         """One for all runs."""
         matrices, size = self._inner.hessian.shape[1:3]
         shape = (size,) if self.outputs is None else (size, self.outputs)
-        return compiled(GramForm, matrices, shape, *shared)
+        return kept.compiled(GramForm, shape, *shared, matrices)
 
     def values(self, run: int) -> dict[str, np.ndarray]:
         """R and c, or one pair for each output."""
         factor, target = self._scaled
+        flat = self.outputs is None or factor.shape[1] > 1
         found = {}
         for j in range(factor.shape[1]):
-            flat = self.outputs is None or factor.shape[1] > 1
             found[f"factor{j}"] = factor[run, j]
             found[f"target{j}"] = target[run, j, :, 0] if flat else target[run, j]
         return found
@@ -239,26 +221,15 @@ class GramHeads(ConvexHeads):
     @functools.cached_property
     def _whole(self) -> Tensor:
         """H, or all H on one diagonal, outputs side by side in each row of the head."""
-        matrix, count = self._matrix, self.outputs or 1
-        if count == 1:
-            return matrix[:, 0]
-        apart = torch.eye(count, dtype=matrix.dtype, device=matrix.device)
-        whole = matrix.expand(-1, count, -1, -1)
-        size = matrix.shape[2] * count
-        return torch.einsum("rkij,kl->rikjl", whole, apart).reshape(-1, size, size)
+        count = self.outputs or 1
+        return _unfolded(self._matrix.expand(-1, count, -1, -1), count)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RowsHeads(ConvexHeads):
-    """The mean of the losses of all rows, and the penalty.
+    """The mean of the losses of all rows, and the penalty."""
 
-    Args:
-        problem: with the criterion and the shape of the head.
-        parts: what g is made of.
-        objective: g.
-    """
-
-    problem: LinearHeadProblem
+    problem: LinearHeadProblem  # with the criterion and the shape of the head
     parts: LinearParts
     objective: AbstractObjective
 
@@ -270,7 +241,7 @@ class RowsHeads(ConvexHeads):
         return code.masked_fill(~trees.finite(numbers), int(Status.DIVERGED))
 
     @functools.cached_property
-    def largest(self) -> Tensor:
+    def largest(self) -> Tensor:  # type: ignore[override]
         """The largest diagonal entry of Z'SZ/n + diag(p)."""
         design, _, weights, penalty = self.parts
         squares = design.square()
@@ -278,13 +249,14 @@ class RowsHeads(ConvexHeads):
             squares = squares * weights.unsqueeze(2)
         return (squares.mean(1).unsqueeze(1) + by_output(penalty)).flatten(1).amax(1)
 
-    def task(self, run: int, *shared: Any) -> Compiled:
+    def task(self, run: int, kept: Kept, *shared: Any) -> Compiled:
         """One for all runs with the same labels."""
         design, _, weights, _ = self.parts
         n, size = design.shape[1:]
         labels = None if self._labels is None else self._labels[run]
-        arguments = (n, labels, weights is not None, self.problem.head_shape(size), *shared)
-        return compiled(RowsForm, self.problem.criterion, *arguments, together=self._together)
+        parts = (self.problem.criterion, n, labels, weights is not None)
+        arguments = (self.problem.head_shape(size), *shared, *parts)
+        return kept.compiled(RowsForm, *arguments, together=self._together)
 
     @functools.cached_property
     def _labels(self) -> np.ndarray | None:
@@ -318,20 +290,9 @@ class RowsHeads(ConvexHeads):
 
     def hessian(self, head: Tensor) -> Tensor:
         """Its blocks, in the order of the head."""
-        blocks = self.objective.hessian(
-            self.objective.at(self.objective.vector(head)), torch.float64
-        )
-        count, size = blocks.shape[1:3]
-        apart = torch.eye(count, dtype=blocks.dtype, device=blocks.device)
-        whole = torch.einsum("rkij,kl->rkilj", blocks, apart).reshape(len(blocks), count * size, -1)
-        places = torch.arange(count * size, dtype=torch.float64, device=blocks.device)
-        order = self.objective.head(places.unsqueeze(0)).flatten().long()
-        return whole[:, order][:, :, order]
-
-    @property
-    def penalised(self) -> Tensor:
-        """As the objective says."""
-        return self.objective.penalised.expand(len(self.status))
+        place = self.objective.at(self.objective.vector(head))
+        blocks = self.objective.hessian(place, torch.float64)
+        return _unfolded(blocks, 1 if head.ndim == 2 else head.shape[2])
 
     def from_means(self) -> tuple[ConvexHeads, Centre | None]:
         """Of features less their means."""
@@ -340,12 +301,11 @@ class RowsHeads(ConvexHeads):
             return self, None
         return RowsHeads(self.problem, parts, linear_objective(self.problem, parts)), centre
 
-    def settled(self, head: Tensor) -> Tensor:
-        """Sums that g does not determine made zero."""
-        found: Tensor = self.objective.head(self.objective.vector(head))
-        return found
 
-    def reach(self, head: Tensor, step: Tensor) -> Tensor:
-        """Of the objective."""
-        vector = self.objective.vector
-        return self.objective.reach(self.objective.at(vector(head)), vector(step))
+def _unfolded(blocks: Tensor, outputs: int) -> Tensor:
+    """One matrix, (R, P, P), of blocks output by output, in the order of the head."""
+    runs, count, size = blocks.shape[:3]
+    apart = torch.eye(count, dtype=blocks.dtype, device=blocks.device)
+    whole = torch.einsum("rkij,kl->rkilj", blocks, apart).reshape(runs, count * size, -1)
+    order = torch.arange(count * size, device=blocks.device).reshape(outputs, -1).T.flatten()
+    return whole[:, order][:, :, order]

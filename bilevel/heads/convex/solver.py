@@ -15,12 +15,11 @@ from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ArgumentError, IncompatibleError
 from bilevel.heads.base import AbstractHeadSolver, HeadSolution
-from bilevel.heads.convex.compiled import Constraints
+from bilevel.heads.convex.compiled import Compiled, Constraints, Kept
 from bilevel.heads.convex.forms import ConvexHeads, convex_heads
 from bilevel.heads.convex.polish import mapping, newton, polished
 from bilevel.heads.newton.runs import RUNAWAY
 from bilevel.heads.objectives.view import by_columns
-from bilevel.linear.centre import Centre
 from bilevel.linear.factor import CentredFactor
 from bilevel.problem.base import StackelbergProblem
 from bilevel.problem.criteria import AbstractCriterion
@@ -103,6 +102,7 @@ class Cvxpy(AbstractHeadSolver):
     constraints: Constraints | None = None
     solver: str | None = None
     options: Mapping[str, Any] | tuple[tuple[str, Any], ...] | None = None
+    draws, cost = False, Cost(solves=1, passes=1)
 
     def __post_init__(self) -> None:
         if self.constraints is not None and not callable(self.constraints):
@@ -112,9 +112,23 @@ class Cvxpy(AbstractHeadSolver):
             )
         if self.solver is not None and not isinstance(self.solver, str):
             raise ArgumentError(f'`solver` must be a name such as "OSQP", got {self.solver!r}.')
-        if self.options is not None:
-            # as a tuple, so that two solvers with the same options have the same structure
-            object.__setattr__(self, "options", tuple(sorted(_checked(self.options).items())))
+        if self.options is None:
+            return
+        try:
+            options = dict(self.options)
+        except (TypeError, ValueError):
+            raise ArgumentError(
+                '`options` must be a dictionary, such as {"max_iter": 100}, got '
+                f"{self.options!r}."
+            ) from None
+        for name in options:
+            if name in RESERVED:
+                raise ArgumentError(
+                    f"`options` must not hold {name!r}, which Cvxpy sets itself: they are for the "
+                    'solver only. Name another solver by Cvxpy(solver="...").'
+                )
+        # as a tuple, so that two solvers with the same options have the same structure
+        object.__setattr__(self, "options", tuple(sorted(options.items())))
 
     def check(self, problem: StackelbergProblem) -> None:
         """cvxpy must be there, and know such a solver, criterion and set."""
@@ -137,7 +151,7 @@ class Cvxpy(AbstractHeadSolver):
         """Compile the problem; refuse heads without a unique minimiser."""
         self.check(oracles.problem)
         heads, state = convex_heads(oracles, body, head, rows)
-        heads.task(0, oracles.problem.head_set, self.constraints, self._name)
+        self._task(heads, 0, oracles.problem)
         return state
 
     def solve(
@@ -146,57 +160,50 @@ class Cvxpy(AbstractHeadSolver):
         """Every run by itself, then the Newton steps of all runs together."""
         heads, state = convex_heads(oracles, body, head, rows, state)
         convex, last, centre = oracles.problem.head_set, head.double(), None
-        free = isinstance(convex, Everywhere) and self.constraints is None
         factor: Any = None
-        if free:
+        if isinstance(convex, Everywhere) and self.constraints is None:
             heads, centre = heads.from_means()
             factor = heads.factor
-        if centre is not None:
+        if centre is not None:  # what is found is theta_c
             last = by_columns(last, centre.inward)
-            factor = None if factor is None else CentredFactor(factor, centre.origin)
-        polish = self._polishes(convex, trees.flatten(head).shape[1])
-        found = Answers.nothing(heads, head)
+            factor = factor and CentredFactor(factor, centre.origin)
+        polish = self.constraints is None and type(convex).face is not ConvexSet.face
+        polish = polish and trees.flatten(head).shape[1] <= LARGEST_POLISHED
+        usable = heads.status < int(Status.DIVERGED)
+        nothing = torch.full_like(head, torch.nan, dtype=torch.float64)
+        words = ["" if one else "not solved" for one in usable.tolist()]
+        worst = [int(max(Status))] * len(head)
+        found = Answers(nothing.clone(), heads.status.clone(), usable, worst, words)
         for options in self._attempts(polish):
-            self._ask(found, heads, convex, options)
+            self._ask(found, heads, oracles.problem, options)
             if polish:
                 self._polish(found, heads, convex, last)
             if not bool(found.rough.any()):
                 break
-        answer, residual = self._answer(found, heads, convex, head.dtype, centre)
+        failed, residual = found.status >= int(Status.DIVERGED), found.residual
+        answer = trees.where(failed, nothing, found.head)
+        if centre is not None:
+            answer = by_columns(answer, centre.outward).to(head.dtype)
+            slope = heads.slope(by_columns(answer, centre.inward))
+            residual = trees.norm(by_columns(slope, centre.slope))
+        elif head.dtype == torch.float64 and residual is not None:
+            residual = residual.masked_fill(failed, torch.nan)
+        else:
+            answer = convex.project(answer.to(head.dtype))
+            at = answer.double()
+            residual = mapping(convex, at, heads.slope(at), 1 / heads.largest)
         return HeadSolution(answer, residual, found.status, state, factor, tuple(found.words))
 
-    @staticmethod
-    def _answer(
+    def _ask(
+        self,
         found: "Answers",
         heads: ConvexHeads,
-        convex: ConvexSet,
-        dtype: torch.dtype,
-        centre: Centre | None,
-    ) -> tuple[Tensor, Tensor]:
-        """The heads in their type and within their set, NaN where they failed; residuals.
-
-        With a centre, what was found is theta_c.
-        """
-        failed = found.status >= int(Status.DIVERGED)
-        nothing = torch.full_like(found.head, torch.nan)
-        head = trees.where(failed, nothing, found.head)
-        if centre is not None:
-            answer = by_columns(head, centre.outward).to(dtype)
-            slope = heads.slope(by_columns(answer, centre.inward))
-            return answer, trees.norm(by_columns(slope, centre.slope))
-        if dtype == torch.float64 and found.residual is not None:
-            return head, found.residual.masked_fill(failed, torch.nan)
-        answer = convex.project(head.to(dtype))
-        at = answer.double()
-        return answer, mapping(convex, at, heads.slope(at), 1 / heads.largest)
-
-    def _ask(
-        self, found: "Answers", heads: ConvexHeads, convex: ConvexSet, options: dict[str, Any]
+        problem: StackelbergProblem,
+        options: dict[str, Any],
     ) -> None:
         """Solve the runs that are rough, one by one; keep the better one of two answers."""
         for run in found.rough.nonzero().flatten().tolist():
-            task = heads.task(run, convex, self.constraints, self._name)
-            told = task.solve(heads.values(run), options)
+            told = self._task(heads, run, problem).solve(heads.values(run), options)
             status = told.status
             if status is Status.INFEASIBLE and self.constraints is None:
                 status = Status.SOLVER_FAILED  # no set is empty
@@ -207,6 +214,10 @@ class Cvxpy(AbstractHeadSolver):
             found.rough[run] = status is not Status.CONVERGED
             if told.head is not None:
                 found.head[run] = torch.from_numpy(told.head)
+
+    def _task(self, heads: ConvexHeads, run: int, problem: StackelbergProblem) -> Compiled:
+        shared = (problem.head_set, self.constraints, self._name)
+        return heads.task(run, Kept.of(problem), *shared)
 
     def _polish(
         self, found: "Answers", heads: ConvexHeads, convex: ConvexSet, last: Tensor
@@ -230,25 +241,16 @@ class Cvxpy(AbstractHeadSolver):
         found.rough = usable & ~exact
         found.status = torch.where(exact, heads.status, found.status)
         if not bool(heads.penalised.all()):
-            lost = usable & ~heads.penalised & self._runs_away(found.head, heads, convex)
+            # without a minimum predictions would go on moving although g is flat
+            point, (slope, hessian) = found.head, heads.derivatives(found.head)
+            face = convex.face(point, slope, 1 / heads.largest)
+            assert face is not None
+            step = trees.unflatten(newton(face, point, slope, hessian), point)
+            # a bounded set stops it
+            moved = heads.reach(point, convex.project(point + FAR * step) - point) / FAR
+            lost = usable & ~heads.penalised & (moved > RUNAWAY) & moved.isfinite()
             found.status = found.status.masked_fill(lost, int(Status.NO_MINIMISER))
             found.rough = found.rough & ~lost
-
-    @staticmethod
-    def _runs_away(head: Tensor, heads: ConvexHeads, convex: ConvexSet) -> Tensor:
-        """Runs whose predictions would go on moving although g is flat: there is no minimum."""
-        slope, hessian = heads.derivatives(head)
-        face = convex.face(head, slope, 1 / heads.largest)
-        assert face is not None
-        step = trees.unflatten(newton(face, head, slope, hessian), head)
-        # a bounded set stops it
-        moved = heads.reach(head, convex.project(head + FAR * step) - head) / FAR
-        return (moved > RUNAWAY) & moved.isfinite()
-
-    def _polishes(self, convex: ConvexSet, size: int) -> bool:
-        """Whether Newton steps follow."""
-        known = type(convex).face is not ConvexSet.face
-        return known and self.constraints is None and size <= LARGEST_POLISHED
 
     def _attempts(self, polish: bool) -> list[dict[str, Any]]:
         """The options to try in turn: what suffices first."""
@@ -268,59 +270,14 @@ class Cvxpy(AbstractHeadSolver):
     def _name(self) -> str:
         return self.solver or DEFAULT
 
-    @property
-    def draws(self) -> bool:
-        """Nothing."""
-        return False
-
-    @property
-    def cost(self) -> Cost:
-        """One exact solve, and a pass through all rows."""
-        return Cost(solves=1, passes=1)
-
-
-def _checked(options: Any) -> dict[str, Any]:
-    """The options, if a solver may get them."""
-    try:
-        found = dict(options)
-    except (TypeError, ValueError):
-        raise ArgumentError(
-            f'`options` must be a dictionary, such as {{"max_iter": 100}}, got {options!r}.'
-        ) from None
-    for name in found:
-        if name in RESERVED:
-            raise ArgumentError(
-                f"`options` must not hold {name!r}, which Cvxpy sets itself: they are for the "
-                'solver only. Name another solver by Cvxpy(solver="...").'
-            )
-    return found
-
 
 @dataclasses.dataclass(eq=False)
 class Answers:
-    """What is known of the heads of R runs so far.
+    """What is known of the heads of R runs so far."""
 
-    Args:
-        head: float64; NaN where there is none.
-        status: (R,).
-        rough: runs to try again, (R,).
-        told: what the solver made of each run.
-        words: its own.
-        residual: (R,), of heads that Newton steps ended at.
-    """
-
-    head: Tensor
+    head: Tensor  # float64; NaN where there is none
     status: Tensor
-    rough: Tensor
-    told: list[int]
-    words: list[str]
-    residual: Tensor | None = None
-
-    @classmethod
-    def nothing(cls, heads: ConvexHeads, like: Tensor) -> "Answers":
-        """Nothing solved."""
-        status = heads.status
-        head = torch.full_like(like, torch.nan, dtype=torch.float64)
-        words = ["" if code < Status.DIVERGED else "not solved" for code in status.tolist()]
-        worst = [int(max(Status))] * len(like)
-        return cls(head, status.clone(), status < int(Status.DIVERGED), worst, words)
+    rough: Tensor  # runs to try again, (R,)
+    told: list[int]  # what the solver made of each run
+    words: list[str]  # its own
+    residual: Tensor | None = None  # (R,), of heads that Newton steps ended at

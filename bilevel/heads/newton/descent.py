@@ -7,6 +7,7 @@ halved until g decreases enough.
 """
 
 import dataclasses
+import functools
 
 import torch
 from torch import Tensor
@@ -33,24 +34,15 @@ SETTLED = 1e-4
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Descent:
-    """The runs on their way; vectors (R, P), all else (R,).
-
-    Args:
-        objective: g of the runs.
-        place: where they start.
-        factor: to start with.
-        last: what the heads predicted when they were last solved, see `Place`.
-        tolerance: of max |d g|.
-        max_steps: at most so many steps.
-        resolution: a run also ends when what is left to go is below this times its largest number.
-    """
+    """The way of R runs; vectors (R, P), masks and numbers (R,)."""
 
     objective: AbstractObjective
-    place: Place
-    factor: BlockFactor
-    last: Tensor
-    tolerance: Number
+    place: Place  # where they start
+    factor: BlockFactor  # to start with
+    last: Tensor  # what the heads predicted when they were last solved, see `Place`
+    tolerance: Number  # of max |d g|
     max_steps: int
+    # a run also ends when what is left to go is below this times its largest number
     resolution: float = 0.0
 
     def run(self) -> Runs:
@@ -129,10 +121,7 @@ class Descent:
         objective, place = self.objective, runs.place
         if objective.whole:
             return -runs.secants.solve(runs.factor, place.slope)
-
-        def product(vectors: Tensor) -> Tensor:
-            return objective.product(place, vectors)
-
+        product = functools.partial(objective.product, place)
         dtype = torch.float32 if objective.work >= SINGLE_WORK else torch.float64
         return -led_direction(product, place.slope, runs.factor, dtype)
 

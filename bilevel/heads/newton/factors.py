@@ -58,7 +58,7 @@ def _tried(
     objective, place = objective.part(which, runs.place)
     hessian = objective.hessian(place, dtype) if dtype else objective.rough_hessian(place)
     cholesky, bad = positive_cholesky(hessian)
-    return runs.led_by(which, cholesky, ~bad, bad), spread(which, bad)
+    return runs.led_by(which, cholesky, bad, last=False), spread(which, bad)
 
 
 def _ensured(objective: AbstractObjective, runs: Runs, which: Tensor) -> Runs:
@@ -78,9 +78,7 @@ def _ensured(objective: AbstractObjective, runs: Runs, which: Tensor) -> Runs:
     if bool(bad.any()):
         cholesky[bad], _, codes = factorise(hessian[bad])
         bad = bad.index_put((bad,), codes != int(Status.CONVERGED))
-    usable = cholesky.flatten(1).isfinite().all(1)
-    runs = runs.led_by(which, cholesky, usable, bad)
-    return runs.ended(spread(which, ~usable), Status.INDEFINITE)
+    return runs.led_by(which, cholesky, bad)
 
 
 def distrusted(

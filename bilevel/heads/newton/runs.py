@@ -61,11 +61,17 @@ class Runs(NamedTuple):
         """With a status for those of `which` that have none yet."""
         return self._replace(status=self.status.masked_fill(which & self.going, int(status)))
 
-    def led_by(self, which: Tensor, cholesky: Tensor, usable: Tensor, bad: Tensor) -> "Runs":
-        """With new factors of the runs `which`, one after the other, as far as they are usable."""
+    def led_by(self, which: Tensor, cholesky: Tensor, bad: Tensor, *, last: bool = True) -> "Runs":
+        """With new factors of the runs `which`, one after the other.
+
+        Those that are `bad`, of H with something added to it, are taken by the `last` try only,
+        after which runs without a factor have a status.
+        """
+        usable = cholesky.flatten(1).isfinite().all(1) if last else ~bad
         factor = self.factor.replaced(spread(which, usable), cholesky[usable])
         jittered = torch.where(which, spread(which, bad), self.jittered)
-        return self._replace(factor=factor, jittered=jittered)
+        lost = spread(which, ~usable) & last
+        return self._replace(factor=factor, jittered=jittered).ended(lost, Status.INDEFINITE)
 
     def concluded(self) -> "Runs":
         """At the end: the status tells of what was added to H."""

@@ -28,15 +28,10 @@ from bilevel.trees import Tree
 
 
 class NewtonState(NamedTuple):
-    """What is kept from one solve to the next.
+    """What is kept from one solve to the next."""
 
-    Attributes:
-        factor: of the last Hessian.
-        predictions: of the last heads at their body, see `Place`; float32, 0 for runs that failed.
-    """
-
-    factor: BlockFactor
-    predictions: Tensor
+    factor: BlockFactor  # of the last Hessian
+    predictions: Tensor  # of the last heads at their body; float32, 0 for runs that failed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -34,7 +34,7 @@ def better_start(
     known = which & (last != 0).flatten(1).any(1)
     new = torch.zeros_like(which)
     if bool(known.any()):
-        part = objective if bool(known.all()) else objective.take(known)
+        part = objective.part(known, place)[0]
         again = part.fit(last[known])
         if again is not None:
             there = part.at(again)
@@ -42,8 +42,7 @@ def better_start(
             less = value < least[known]
             new = new.index_put((known,), less)
             least = least.index_put((new,), value[less])
-            moved = (x.index_put((new,), y[less]) for x, y in zip(best, there, strict=True))
-            best = Place(*moved)
+            best = Place(*(x.index_put((new,), y[less]) for x, y in zip(best, there, strict=True)))
     scale = torch.ones_like(least)
     for factor in SHRUNK:
         value = objective.value(Place(factor * point, slope, factor * predictions))

@@ -16,17 +16,11 @@ LARGEST_GENERAL_HESSIAN = 1024
 
 
 class Place(NamedTuple):
-    """Heads, and g there.
+    """Heads, and g there."""
 
-    Attributes:
-        point: the numbers of each head, (R, P).
-        slope: d g, (R, P).
-        predictions: of a linear head, (R, n, K); empty for other heads.
-    """
-
-    point: Tensor
-    slope: Tensor
-    predictions: Tensor
+    point: Tensor  # the numbers of each head, (R, P)
+    slope: Tensor  # d g, (R, P)
+    predictions: Tensor  # of a linear head, (R, n, K); empty for other heads
 
     @property
     def size(self) -> Tensor:
@@ -46,21 +40,13 @@ class Place(NamedTuple):
 
 
 class AbstractObjective(abc.ABC):
-    """g of R heads at fixed bodies.
+    """g of R heads at fixed bodies."""
 
-    Attributes:
-        blocks: J, how many blocks of H are factored.
-        whole: whether they are all of H, not a part of it that preconditions CG.
-        work: multiplications that the blocks of one run take; 0 if they are always float64.
-        price: how many steps by an old factor cost as much as a new one.
-        has_rough: whether `rough_hessian` is much cheaper than H.
-    """
-
-    blocks: int
-    whole: bool
-    work: float = 0.0
-    price: float
-    has_rough: bool = False
+    blocks: int  # J, how many blocks of H are factored
+    whole: bool  # whether they are all of H, not a part of it that preconditions CG
+    work: float = 0.0  # multiplications that they take for one run; 0: always float64
+    price: float  # how many steps by an old factor cost as much as a new one
+    has_rough: bool = False  # whether `rough_hessian` is much cheaper than H
 
     @abc.abstractmethod
     def vector(self, head: Tree) -> Tensor:
@@ -136,14 +122,7 @@ class AbstractObjective(abc.ABC):
 
 
 class GeneralObjective(AbstractObjective):
-    """Any head, by the oracles.
-
-    Args:
-        oracles: of the problem.
-        body: leaves (R, ...).
-        head: any heads, for their shapes.
-        rows: on which the heads answer.
-    """
+    """Any head, by the oracles; `head` is for its shapes only."""
 
     def __init__(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> None:
         self.oracles = oracles

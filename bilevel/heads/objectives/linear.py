@@ -57,12 +57,13 @@ class LinearObjective(AbstractObjective):
         self.design = parts.design
         targets = parts.targets
         self.targets = targets.double() if targets.is_floating_point() else targets
-        penalty = parts.penalty.double()
-        self.penalty = (penalty.unsqueeze(2) if penalty.ndim == 2 else penalty).mT
-        n, self.features = self.design.shape[1:]
+        runs, n, self.features = self.design.shape
         self.count = outputs or 1
-        scaled = None if parts.weights is None else parts.weights.double().unsqueeze(2) / n
-        self.weights = 1 / n if scaled is None else scaled
+        penalty = parts.penalty.double()
+        penalty = (penalty.unsqueeze(2) if penalty.ndim == 2 else penalty).mT
+        self.penalty = penalty.expand(runs, self.count, self.features)
+        weights = parts.weights
+        self.weights = 1 / n if weights is None else weights.double().unsqueeze(2) / n
         self.interacting = interacts(criterion, outputs, self.targets[0])
         self.blocks = count_blocks(self.features, self.count, self.interacting)
         size = self.features * (self.count if self.interacting else 1)
@@ -157,7 +158,7 @@ class LinearObjective(AbstractObjective):
         """The blocks of outputs with curvatures (R, n, K), weights in them."""
         dtype = curved.dtype
         design = self.double if dtype == torch.float64 else self.single
-        added = self.penalty.to(dtype).expand(len(design), self.count, self.features)
+        added = self.penalty.to(dtype)
         if self.gauge is not None:
             added = added + self.gauge.to(dtype)
         if self.blocks > self.count:
@@ -188,13 +189,11 @@ class LinearObjective(AbstractObjective):
     @property
     def penalised(self) -> Tensor:
         """Whether all penalties are positive, those of undetermined sums apart."""
-        settled = self.penalty > 0
-        return settled.flatten(1).all(1)
+        return (self.penalty > 0).flatten(1).all(1)
 
     def moves(self, step: Tensor) -> Tensor:
         """max |Z step|."""
-        moved = self.double @ self._columns(step).mT
-        return moved.abs().flatten(1).amax(1)
+        return (self.double @ self._columns(step).mT).abs().flatten(1).amax(1)
 
     def reach(self, place: Place, step: Tensor) -> Tensor:
         """max |Z d| with d the unpenalised part of a step; 0 if far along it a row loses by it.
@@ -217,6 +216,9 @@ class LinearObjective(AbstractObjective):
 
     def rough_hessian(self, place: Place) -> Tensor:
         """The mean curvature of all rows times one Gram matrix: H where predictions are equal."""
+        # With one curvature for all rows the sum of C_i (x) z_i z_i' is a Kronecker product: one
+        # Gram matrix in the place of K (K + 1) / 2. At a head of zero, where a first solve begins,
+        # it is H, and where the next steps lead, secants correct it.
         diagonal, outer = self._curvature(place, torch.float64)
         assert outer is not None
         mean = torch.diag_embed(diagonal.sum(1)) - outer.mT @ outer
@@ -231,9 +233,7 @@ class LinearObjective(AbstractObjective):
         if self.gauge is not None:
             shift = torch.diag_embed(self.gauge[:, 0].to(matrix.dtype))
             matrix += shift.repeat(1, self.count, self.count)
-        penalty = self.penalty.to(matrix.dtype)
-        added = penalty.expand(len(matrix), self.count, self.features)
-        matrix.diagonal(dim1=1, dim2=2).add_(added.flatten(1))
+        matrix.diagonal(dim1=1, dim2=2).add_(self.penalty.to(matrix.dtype).flatten(1))
         return matrix
 
     def _columns(self, vectors: Tensor) -> Tensor:
@@ -284,12 +284,7 @@ def interacts(criterion: AbstractCriterion, outputs: int | None, targets: Tensor
 
 
 def knows_curvature(problem: LinearHeadProblem, targets: Tensor) -> bool:
-    """Whether the criterion of `problem` tells its slope and its curvature.
-
-    Args:
-        problem: any.
-        targets: of some rows, (n,) or (n, K).
-    """
+    """Whether the criterion tells its slope and its curvature, for targets (n,) or (n, K)."""
     found = _probe(problem.criterion, problem.outputs, targets[:1])
     return all(derivative is not None for derivative in found)
 

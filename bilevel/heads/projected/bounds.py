@@ -16,12 +16,7 @@ ROUNDING = 4 * torch.finfo(torch.float64).eps
 
 
 class Bounds(NamedTuple):
-    """Bounds of vectors (R, P), float64; infinite where there is none.
-
-    Attributes:
-        low: (R, P).
-        high: (R, P).
-    """
+    """Bounds of vectors (R, P), float64; infinite where there is none."""
 
     low: Tensor
     high: Tensor
@@ -45,17 +40,11 @@ class Bounds(NamedTuple):
         found = convex.bounds(double)
         if found is None:
             raise no_bounds(convex)
-        low, high = (
-            objective.vector(
-                trees.tree_map(lambda leaf, x: x.to(leaf).expand_as(leaf), double, one)
-            )
-            for one in found
-        )
-        return cls(low, high)
 
-    def take(self, which: Tensor) -> "Bounds":
-        """Of some runs."""
-        return Bounds(self.low[which], self.high[which])
+        def whole(bound: Tree) -> Tree:
+            return trees.tree_map(lambda leaf, x: x.to(leaf).expand_as(leaf), double, bound)
+
+        return cls(*(objective.vector(whole(bound)) for bound in found))
 
     def clip(self, vectors: Tensor) -> Tensor:
         """The nearest vectors within the bounds."""

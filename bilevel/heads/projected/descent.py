@@ -19,15 +19,7 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.core.checks import Number
 from bilevel.core.status import Status
-from bilevel.heads.newton.runs import (
-    CONTRACTION,
-    DECREASE,
-    HALVINGS,
-    PRECISE,
-    RUNAWAY,
-    Runs,
-    spread,
-)
+from bilevel.heads.newton.runs import CONTRACTION, DECREASE, HALVINGS, PRECISE, RUNAWAY, Runs
 from bilevel.heads.objectives.base import AbstractObjective, Place
 from bilevel.heads.projected.bounds import Bounds
 from bilevel.linear.cholesky import EPS, factorise
@@ -47,22 +39,15 @@ FAR = 1e6
 
 @dataclasses.dataclass
 class ProjectedDescent:
-    """The runs on their way; vectors (R, P), all else (R,).
+    """The way of R runs; vectors (R, P), masks and numbers (R,).
 
     Their factors are of H on the free numbers, and of its diagonal on the others.
-
-    Args:
-        objective: g of the runs.
-        bounds: of their heads.
-        place: where they start, within the bounds.
-        tolerance: of the largest entry of the projected slope.
-        max_steps: at most so many steps.
     """
 
     objective: AbstractObjective
     bounds: Bounds
-    place: Place
-    tolerance: Number
+    place: Place  # where they start, within the bounds
+    tolerance: Number  # of the largest entry of the projected slope
     max_steps: int
 
     def __post_init__(self) -> None:
@@ -94,7 +79,11 @@ class ProjectedDescent:
         self._stop(self.runs.going)
         open_ended = (self.runs.status == int(Status.CONVERGED)) & ~self.objective.penalised
         if bool(open_ended.any()):
-            lost = open_ended & self._runs_away()
+            # predictions would go on moving although g is flat: there is no minimum
+            point, slope, _ = self.runs.place
+            step = self._solve(-slope.masked_fill(self.held, 0.0))
+            moved = (self.bounds.clip(point + FAR * step) - point) / FAR  # bounds may stop it
+            lost = open_ended & (self.objective.reach(self.runs.place, moved) > RUNAWAY)
             status = self.runs.status.masked_fill(lost, int(Status.NO_MINIMISER))
             self.runs = self.runs._replace(status=status)
         return self.runs.concluded()
@@ -115,11 +104,8 @@ class ProjectedDescent:
         objective, place = self.objective.part(need, runs.place)
         hessian = objective.hessian(place, torch.float64)
         scale = positive_diagonal(hessian)
-        held = self._guess(self.bounds.take(need), place, scale, self.cut[need])
-        cholesky, bad = restricted(hessian, held, scale)
-        usable = cholesky.flatten(1).isfinite().all(1)
-        runs = runs.ended(spread(need, ~usable), Status.INDEFINITE)
-        runs = runs.led_by(need, cholesky, usable, bad)
+        held = self._guess(trees.part(self.bounds, need), place, scale, self.cut[need])
+        runs = runs.led_by(need, *restricted(hessian, held, scale))
         self.runs = runs._replace(stale=runs.stale & ~need, factored=runs.factored + need)
         self.scale = self.scale.index_put((need,), scale)
         self.held = self.held.index_put((need,), held)
@@ -224,13 +210,6 @@ class ProjectedDescent:
             self.runs = self.runs.ended(which & arrived, Status.CONVERGED)
             self.runs = self.runs.ended(which, Status.NOT_CONVERGED)
 
-    def _runs_away(self) -> Tensor:
-        """Runs whose predictions would go on moving although g is flat: there is no minimum."""
-        point, slope, _ = self.runs.place
-        step = self._solve(-slope.masked_fill(self.held, 0.0))
-        moved = (self.bounds.clip(point + FAR * step) - point) / FAR  # bounds may stop it
-        return self.objective.reach(self.runs.place, moved) > RUNAWAY
-
 
 def positive_diagonal(hessian: Tensor) -> Tensor:
     """The diagonal of blocks (R, J, q, q), (R, J q); ones where it is not positive."""
@@ -241,10 +220,7 @@ def positive_diagonal(hessian: Tensor) -> Tensor:
 def restricted(hessian: Tensor, held: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Factors of H on the free numbers and its diagonal on the others, and what needed a jitter.
 
-    Args:
-        hessian: its blocks, (R, J, q, q).
-        held: (R, P), P = J q.
-        scale: the diagonal of H, positive, (R, P).
+    H is its blocks (R, J, q, q); `held` and its diagonal `scale`, which is positive, are (R, J q).
     """
     kept = ~held.reshape(hessian.shape[:3])
     inside = kept.unsqueeze(2) & kept.unsqueeze(3)

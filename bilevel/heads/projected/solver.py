@@ -18,13 +18,13 @@ from bilevel.heads.base import AbstractHeadSolver, HeadSolution
 from bilevel.heads.convex.forms import GramHeads, convex_heads
 from bilevel.heads.convex.polish import mapping
 from bilevel.heads.convex.solver import Cvxpy
-from bilevel.heads.objectives.base import AbstractObjective, Place
+from bilevel.heads.objectives.base import AbstractObjective
 from bilevel.heads.objectives.quadratic import QuadraticObjective
 from bilevel.heads.objectives.view import View, head_objective, head_view
 from bilevel.heads.projected.bounds import Bounds, no_bounds
 from bilevel.heads.projected.descent import ProjectedDescent
 from bilevel.linear.factor import merge_outputs
-from bilevel.linear.systems import CentredSystem, PrimalSystem
+from bilevel.linear.systems import CentredSystem
 from bilevel.problem.base import StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.problem.sets import ConvexSet, Everywhere
@@ -120,8 +120,6 @@ class ProjectedNewton(AbstractHeadSolver):
         descent = self._descent(view.objective, bounds, view.vector(head))
         ended = descent.run()
         found, status = view.head(ended.place.point), ended.status
-        # else of another matrix than H, or too dear: adjoints by it take all rows at once
-        lasting = view.centre is None and rows.full.chunks is None
         if len(views) > 1:
             found = view.moved_inside(found, convex)
             found, status = self._held(views[-1], convex, found, status)
@@ -130,12 +128,19 @@ class ProjectedNewton(AbstractHeadSolver):
         late = status == int(Status.NOT_CONVERGED)
         if bool(late.any()) and isinstance(oracles.problem, LinearHeadProblem):
             answer, status, words = _by_cvxpy(oracles, body, answer, rows, state, status)
-        residual = _residual(view, convex, answer, ended.place, descent.scale)
+        place, scale = ended.place, descent.scale.amax(1)
+        if not torch.equal(view.vector(answer), place.point):  # rounded, or by cvxpy
+            place = view.objective.at(view.vector(answer))
+        if view.centre is not None:  # about that of H
+            scale = scale * view.centre.stretch()
+        slope, double = view.slope(place.slope), trees.cast(answer, torch.float64)
+        residual = mapping(convex, double, slope, 1 / scale)
         failed = status >= int(Status.DIVERGED)
         nothing = trees.tree_map(lambda leaf: torch.full_like(leaf, torch.nan), answer)
         answer = trees.where(failed, nothing, answer)
         residual = residual.masked_fill(failed, torch.nan)
-        factor = ended.factor if lasting else None
+        # from a centre it is that of another matrix than H; adjoints by it take all rows at once
+        factor = ended.factor if view.centre is None and rows.full.chunks is None else None
         return HeadSolution(answer, residual, status, state, factor, words)
 
     def _descent(
@@ -148,20 +153,13 @@ class ProjectedNewton(AbstractHeadSolver):
     def _held(
         self, view: View, convex: ConvexSet, head: Tensor, status: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Heads and codes, once runs that left some bounds are solved with all of them.
-
-        Args:
-            view: of g as it is.
-            convex: the set.
-            head: minimisers between all bounds but some, (R, M) or (R, M, K).
-            status: how they were found.
-        """
+        """Heads and codes, once minimisers that left some bounds are solved with all of them."""
         bounds, point = Bounds.of(convex, head, view.objective), view.vector(head)
         outside = (bounds.clip(point) != point).any(1) | (status != int(Status.CONVERGED))
         if not bool(outside.any()):
             return head, status
-        some = view.objective.take(outside)
-        ended = self._descent(some, bounds.take(outside), point[outside].nan_to_num(0.0)).run()
+        some = view.objective.take(outside), trees.part(bounds, outside)
+        ended = self._descent(*some, point[outside].nan_to_num(0.0)).run()
         found = point.index_put((outside,), ended.place.point)
         return view.head(found), status.index_put((outside,), ended.status)
 
@@ -186,20 +184,16 @@ def _views(
         return ([view] if alone else [view, View(head_objective(point))]), state
     heads, state = convex_heads(oracles, body, head, rows, state)
     assert isinstance(heads, GramHeads)
-    whole = View(_quadratic(heads.system.primal(), heads.outputs))
+    primal = heads.system.primal()
+    whole = View(QuadraticObjective(primal.hessian, merge_outputs(primal.moment), heads.outputs))
     if not (isinstance(heads.system, CentredSystem) and heads.system.far()):
         return [whole], state
-    inner = _quadratic(heads.system.inner, heads.outputs)
-    view = View.centred(inner, heads.system.centre)
+    view = View.centred(heads.objective, heads.system.centre)
     if isinstance(oracles.problem.head_set, Everywhere):
         return [view], state
     if rows.full.chunks is None:  # the slope of the rows has the digits that H has not
         whole = View(head_objective(HeadPoint(oracles, body, head, rows.full)))
     return [view, whole], state
-
-
-def _quadratic(system: PrimalSystem, outputs: int | None) -> QuadraticObjective:
-    return QuadraticObjective(system.hessian, merge_outputs(system.moment), outputs)
 
 
 def _opened(bounds: Bounds, view: View, objective: AbstractObjective) -> Bounds:
@@ -211,18 +205,6 @@ def _opened(bounds: Bounds, view: View, objective: AbstractObjective) -> Bounds:
         which = view.open if rows.ndim == 2 else view.open.unsqueeze(2)
         found.append(objective.vector(torch.where(which, nothing, rows)))
     return Bounds(*found)
-
-
-def _residual(
-    view: View, convex: ConvexSet, answer: Tree, place: Place, diagonal: Tensor
-) -> Tensor:
-    """The norm of the gradient mapping at what is returned, (R,)."""
-    point, scale = view.vector(answer), diagonal.amax(1)
-    if not torch.equal(point, place.point):  # rounded, or by cvxpy
-        place = view.objective.at(point)
-    if view.centre is not None:  # about that of H
-        scale = scale * view.centre.stretch()
-    return mapping(convex, trees.cast(answer, torch.float64), view.slope(place.slope), 1 / scale)
 
 
 def _by_cvxpy(
@@ -243,8 +225,5 @@ def _by_cvxpy(
     whole = head.index_put((late,), found.head)
     words = iter(found.words)
     said = tuple(f"handed to cvxpy: {next(words)}" if run else "" for run in late.tolist())
-    return (
-        trees.where(taken, whole, head),
-        torch.where(taken, status.index_put((late,), found.status), status),
-        said,
-    )
+    status = torch.where(taken, status.index_put((late,), found.status), status)
+    return trees.where(taken, whole, head), status, said
