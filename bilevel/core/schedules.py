@@ -2,7 +2,6 @@
 
 import abc
 import dataclasses
-from typing import Any
 
 from bilevel.core.checks import Number, positive
 
@@ -122,35 +121,23 @@ class Scaled(AbstractSchedule):
         return self.factor * self.schedule(k)
 
 
-class Rate:
-    """A field of a frozen dataclass that is a schedule; a number given to it becomes `Constant`.
-
-    It has no default, although it is written with an equals sign: `body_lr: Rate = Rate()`.
-
-    Args:
-        zero_allowed: whether the number 0 may be given, which becomes `Frozen`.
-    """
-
-    def __init__(self, *, zero_allowed: bool = False) -> None:
-        self.zero_allowed = zero_allowed
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, instance: Any, owner: type) -> AbstractSchedule:
-        if instance is None:  # dataclasses ask the class for a default
-            raise AttributeError(self.name)
-        schedule: AbstractSchedule = instance.__dict__[self.name]
-        return schedule
-
-    def __set__(self, instance: Any, value: Number | AbstractSchedule) -> None:
-        zero = isinstance(value, int | float) and value == 0
-        frozen = zero and self.zero_allowed
-        instance.__dict__[self.name] = Frozen() if frozen else as_schedule(value, self.name)
+Rate = Number | AbstractSchedule
+"""A step size as it may be given: a number is that of every step."""
 
 
-def as_schedule(value: Number | AbstractSchedule, name: str) -> AbstractSchedule:
+def as_schedule(value: Rate, name: str) -> AbstractSchedule:
     """A schedule as it is, a number as `Constant`; `name` is the argument's, for the message."""
     if isinstance(value, AbstractSchedule):
         return value
     return Constant(positive(value, f"`{name}`"))
+
+
+def set_schedules(part: object, *names: str) -> None:
+    """Put schedules in the place of the numbers in fields of a frozen dataclass."""
+    for name in names:
+        object.__setattr__(part, name, as_schedule(getattr(part, name), name))
+
+
+def step_size(rate: Rate, k: int) -> Number:
+    """The step size of step `k`."""
+    return rate(k) if isinstance(rate, AbstractSchedule) else rate

@@ -10,7 +10,7 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.core.checks import Number, check_batch_size, check_positive_integer, positive
 from bilevel.core.cost import Cost
-from bilevel.core.schedules import Rate
+from bilevel.core.schedules import Rate, set_schedules, step_size
 from bilevel.core.status import Status
 from bilevel.data.rows import Rows
 from bilevel.derivatives.head_point import HeadPoint
@@ -51,12 +51,13 @@ class FastSGD(AbstractHeadSolver):
             `batch_size=None`: a sampled gradient does not vanish.
     """
 
-    lr: Rate = Rate()
-    steps: int  # type: ignore[misc]  # `Rate()` is no default
+    lr: Rate
+    steps: int
     batch_size: int | None = None
     tolerance: Number | None = None
 
     def __post_init__(self) -> None:
+        set_schedules(self, "lr")
         check_positive_integer(self.steps, "`steps`")
         check_batch_size(self.batch_size, "`batch_size`")
         if self.tolerance is not None:
@@ -84,7 +85,7 @@ class FastSGD(AbstractHeadSolver):
         runs, device = len(trees.leaves(head)[0]), trees.leaves(head)[0].device
         done = torch.zeros(runs, dtype=torch.bool, device=device)
         for j in range(self.steps):
-            lr = self.lr(j)
+            lr = step_size(self.lr, j)
             batch = self._rows(rows, k * self.steps + j)
             slope = oracles.head_gradient(body, head, batch)
             moved = project(descend(head, slope, lr))
@@ -95,7 +96,7 @@ class FastSGD(AbstractHeadSolver):
                 moved = trees.where(done, head, moved)
             head = moved
         slope = oracles.head_gradient(body, head, rows.full)
-        residual = _residual(oracles, head, slope, self.lr(self.steps - 1))
+        residual = _residual(oracles, head, slope, step_size(self.lr, self.steps - 1))
         return HeadSolution(head, residual, self._status(residual), state)
 
     def path(self, start: HeadPoint, k: int) -> Iterator[Step]:
@@ -103,11 +104,12 @@ class FastSGD(AbstractHeadSolver):
         head_set = start.problem.head_set
         head, derivative = start.head, None
         for j in range(self.steps):
+            lr = step_size(self.lr, j)
             point = start.at(head).on(self._rows(start.rows, k * self.steps + j))
-            head = descend(head, point.gradient(), self.lr(j))
+            head = descend(head, point.gradient(), lr)
             if not isinstance(head_set, Everywhere):
                 head, derivative = head_set.linearised(head)
-            yield Step(point, self.lr(j), derivative)
+            yield Step(point, lr, derivative)
 
     @property
     def compilable(self) -> bool:

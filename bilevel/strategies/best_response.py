@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bilevel.core.checks import check_instance
 from bilevel.core.cost import Cost
-from bilevel.core.schedules import Rate
+from bilevel.core.schedules import Rate, set_schedules, step_size
 from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
 from bilevel.heads import AbstractHeadSolver, HeadSolution
@@ -65,12 +65,13 @@ class BestResponse(AbstractStrategy):
         optimizer: turns the body's gradients into steps.
     """
 
-    body_lr: Rate = Rate()
+    body_lr: Rate
     solver: AbstractHeadSolver | None = None
     gradient: AbstractHypergradient | None = None
     optimizer: AbstractOptimizer = dataclasses.field(default_factory=RMSProp)
 
     def __post_init__(self) -> None:
+        set_schedules(self, "body_lr")
         check_instance(self.optimizer, AbstractOptimizer, "optimizer", "RMSProp()")
         check_instance(self.solver, AbstractHeadSolver | None, "solver", "ClosedForm()")
         check_instance(self.gradient, AbstractHypergradient | None, "gradient", "Envelope()")
@@ -128,7 +129,7 @@ class BestResponse(AbstractStrategy):
         """The body after a step at the head of the state."""
         answer = Answer(state.head, chosen(self.solver), state.start, k, state.factor)
         slope = chosen(self.gradient).gradient(oracles, state.body, answer, rows, state.gradient)
-        alpha = self.body_lr(k)
+        alpha = step_size(self.body_lr, k)
         body, moments = self.optimizer.update(slope.body, state.moments, state.body, alpha)
         return state._replace(
             body=oracles.problem.body_set.project(body),

@@ -9,7 +9,7 @@ import torch
 from bilevel import trees
 from bilevel.core.checks import check_instance, check_one_of
 from bilevel.core.cost import Cost
-from bilevel.core.schedules import Rate
+from bilevel.core.schedules import Frozen, Rate, set_schedules, step_size
 from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import IncompatibleError
@@ -172,9 +172,9 @@ class SingleLoop(AbstractStrategy):
         'simultaneous'
     """
 
-    body_lr: Rate = Rate(zero_allowed=True)
-    head_lr: Rate = Rate()
-    auxiliary_lr: Rate = Rate()
+    body_lr: Rate
+    head_lr: Rate
+    auxiliary_lr: Rate
     optimizer: AbstractOptimizer = dataclasses.field(default_factory=SGD)
     order: Order = "simultaneous"
     directions: AbstractDirections | None = None
@@ -182,6 +182,9 @@ class SingleLoop(AbstractStrategy):
     draws = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.body_lr, int | float) and self.body_lr == 0:
+            object.__setattr__(self, "body_lr", Frozen())
+        set_schedules(self, "body_lr", "head_lr", "auxiliary_lr")
         check_instance(self.optimizer, AbstractOptimizer, "optimizer", "SGD()")
         check_one_of(self.order, Order, "order")
         check_instance(self.directions, AbstractDirections | None, "directions", "SOBA()")
@@ -212,7 +215,7 @@ class SingleLoop(AbstractStrategy):
             if found is None or self.order == "alternating":
                 found = directions.all(oracles, Levels(*points), rows)
             moved, moments[level] = self.optimizer.update(
-                found[level], moments[level], points[level], rates[level](k)
+                found[level], moments[level], points[level], step_size(rates[level], k)
             )
             points[level] = sets[level].project(moved)
         body, head, auxiliary = points

@@ -7,7 +7,7 @@ import torch
 
 from bilevel.core.checks import Number, check_instance, check_one_of, check_positive_integer
 from bilevel.core.cost import Cost
-from bilevel.core.schedules import AbstractSchedule, Constant, Rate
+from bilevel.core.schedules import AbstractSchedule, Constant, Rate, set_schedules, step_size
 from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
 from bilevel.hypergradients import Envelope
@@ -53,8 +53,8 @@ class TwoTimescale(AbstractStrategy):
         'alternating'
     """
 
-    body_lr: Rate = Rate()
-    head_lr: Rate = Rate()
+    body_lr: Rate
+    head_lr: Rate
     optimizer: AbstractOptimizer = dataclasses.field(default_factory=RMSProp)
     order: Order = "alternating"
     head_steps: int = 1
@@ -62,6 +62,7 @@ class TwoTimescale(AbstractStrategy):
     draws = False
 
     def __post_init__(self) -> None:
+        set_schedules(self, "body_lr", "head_lr")
         check_instance(self.optimizer, AbstractOptimizer, "optimizer", "RMSProp()")
         check_one_of(self.order, Order, "order")
         check_positive_integer(self.head_steps, "`head_steps`")
@@ -80,7 +81,7 @@ class TwoTimescale(AbstractStrategy):
         """One body step and `head_steps` head steps."""
         body, head, body_moments, head_moments = state
         update, problem = self.optimizer.update, oracles.problem
-        alpha, beta = self.body_lr(k), self.head_lr(k)
+        alpha, beta = step_size(self.body_lr, k), step_size(self.head_lr, k)
         head_gradient: Tree | None = None
         if self.order == "simultaneous":
             body_gradient, head_gradient = oracles.joint_gradient(body, head, rows)
