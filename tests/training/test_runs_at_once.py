@@ -50,14 +50,14 @@ def assert_same(found, expected):
 
 @functools.cache
 def together(make, name):
-    return train(make(), STRATEGIES[name], max_runs_at_once=5)
+    return train(make(), STRATEGIES[name], 12, max_runs_at_once=5)
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 4])
 @pytest.mark.parametrize("name", STRATEGIES)
 @pytest.mark.parametrize("make", [Smooth, redrawn], ids=["shared", "redrawn"])
 def test_no_number_depends_on_how_many_runs_are_at_once(make, name, at_once):
-    found = train(make(), STRATEGIES[name], max_runs_at_once=at_once)
+    found = train(make(), STRATEGIES[name], 12, max_runs_at_once=at_once)
     assert_same(found, together(make, name))
 
 
