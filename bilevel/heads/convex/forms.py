@@ -124,10 +124,8 @@ def _rows_heads(
     """Heads of a criterion that is not quadratic."""
     problem = oracles.problem
     assert isinstance(problem, LinearHeadProblem)
-    body, rows = trees.cast(body, torch.float64), rows.cast(torch.float64)
-    head = head.double()
-    parts = oracles.linear_parts(body, rows)
-    point = HeadPoint(oracles, body, head, rows)
+    point = HeadPoint(oracles, body, head, rows).cast(torch.float64)
+    parts = oracles.linear_parts(point.body, point.rows)
     if check and not all_penalised(point):
         refuse_singular(linear_system(parts, penalised=False, bias=bias_of(problem)), problem)
     return RowsHeads(problem, parts, head_objective(point))
