@@ -20,7 +20,7 @@ LONG = ["diabetes", *TINY, "--steps", "12", "--every", "3", "--strategies", "uni
 def _untimed(monkeypatch):
     monkeypatch.setattr(
         "bilevel.comparison.compare.seconds_per_step",
-        lambda _, trained, *__: dict.fromkeys(trained, 1.0),
+        lambda trained, *_: dict.fromkeys(trained, 1.0),
     )
 
 

@@ -98,10 +98,10 @@ def refuse(module: nn.Module, layer: nn.Linear, head: str) -> None:
                 "moves the body beside the gradient. Leave `max_norm` out, and bound the rows by "
                 "the problem's `body_set` or divide by their norms in `forward`."
             )
-        for backward, hooks in _BACKWARD.items():
+        for what, hooks in _BACKWARD.items():
             if getattr(child, hooks):
                 raise ArgumentError(
-                    f"{kind} has {backward}, which change gradients where torch's own `backward()` "
+                    f"{kind} has {what}, which change gradients where torch's own `backward()` "
                     "runs, and only there. Write the change into the objective, or into "
                     "`forward`."
                 )
