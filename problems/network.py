@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional
+from typing_extensions import override
 
 import bilevel
 from bilevel.errors import ArgumentError, unknown_name
@@ -128,8 +129,8 @@ class NetworkProblem(bilevel.LinearHeadProblem):
         width = self.network.outputs
         return uniform(self.head_shape(width + 1), width, generator)
 
+    @override
     def features(self, body: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        """The last hidden layer."""
         return self.network.features(body, inputs)
 
     def body_penalty(self, body: dict[str, Tensor]) -> float | Tensor:

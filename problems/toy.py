@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 import bilevel
 
@@ -41,16 +42,16 @@ class ScalarProduct(bilevel.StackelbergProblem):
             )
         self.ridge, self.curvature, self.noise_scale = ridge, curvature, noise_scale
 
+    @override
     def data(self, seed: int | None = None) -> dict[str, Any]:
-        """No data."""
         return {}
 
+    @override
     def init_body(self, generator: torch.Generator) -> Tensor:
-        """Uniform on W."""
         return 0.6 + 2.4 * torch.rand((), generator=generator, dtype=torch.float64)
 
+    @override
     def init_head(self, generator: torch.Generator) -> Tensor:
-        """Uniform on Theta."""
         return 2 * torch.rand((), generator=generator, dtype=torch.float64) - 1
 
     def head_objective(self, body: Tensor, head: Tensor, batch: dict[str, Any]) -> Tensor:

@@ -3,6 +3,8 @@
 import abc
 import dataclasses
 
+from typing_extensions import override
+
 from bilevel.core.checks import Number, positive
 
 
@@ -38,8 +40,8 @@ class Constant(AbstractSchedule):
         """The value, whatever `k` is."""
         return self.value
 
+    @override
     def scaled(self, factor: float) -> "Constant":
-        """A constant again."""
         return Constant(self.value * factor)
 
     def __repr__(self) -> str:
@@ -54,8 +56,8 @@ class Frozen(AbstractSchedule):
         """Zero."""
         return 0.0
 
+    @override
     def scaled(self, factor: float) -> "Frozen":
-        """Zero again."""
         return self
 
 

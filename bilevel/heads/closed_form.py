@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel import trees
 from bilevel.core.checks import check_instance
@@ -95,8 +96,8 @@ class ClosedForm(AbstractHeadSolver):
         return HeadSolution(solved, residual, status, state, kept)
 
     @property
+    @override
     def uses_batch(self) -> bool:
-        """As the data do."""
         return self.data.uses_batch
 
     @property

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel import trees
 from bilevel.core.checks import Number, positive
@@ -93,10 +94,10 @@ class FullData(AbstractHeadData):
         one = torch.ones_like(found.gram[:, 0, 0])
         return Moments(found.gram, found.moment, one, rows.count, found.centre)
 
+    @override
     def system(
         self, point: HeadPoint, state: Decided | Moments
     ) -> tuple[AbstractSystem, Decided | Moments]:
-        """Of all rows."""
         if isinstance(state, Moments):
             penalty = by_output(point.oracles.linear_penalty(point.body, point.head).double())
             known = (penalty, state.centre, bias_of(point.problem))
@@ -126,8 +127,8 @@ class BatchData(AbstractHeadData):
         """Check that H of the first batch is positive definite."""
         return _decide(point, BATCH_REMEDY)
 
+    @override
     def system(self, point: HeadPoint, state: Decided) -> tuple[AbstractSystem, Decided]:
-        """Of the batch."""
         return quadratic_system(point, penalised=state.penalised), state
 
 

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+from typing_extensions import override
+
 from bilevel.core.cost import Cost
 from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
@@ -37,8 +39,8 @@ class Envelope(AbstractHypergradient):
                 "`body_penalty`, which keeps F = g.)"
             )
 
+    @override
     def gradient(
         self, oracles: Oracles, body: Tree, answer: Answer, rows: Rows, state: Any
     ) -> BodyGradient:
-        """d_w g at the head."""
         return BodyGradient(oracles.direct_gradient(body, answer.head, rows), fine(body))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel import trees
 from bilevel.core.checks import Number, check_positive_integer, positive
@@ -74,8 +75,8 @@ class Neumann(AbstractLinearSolver):
             object.__setattr__(self, "step_size", positive(self.step_size, "`step_size`"))
 
     @torch.no_grad()
+    @override
     def solve(self, operator: Operator, right: Tree, start: Tree | None = None) -> LinearSolution:
-        """K steps for all runs."""
         b, scale = normalised(trees.flatten(right).detach())
         product = operator.on_vectors(right)
         largest = largest_seen(product, b)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel import trees
 from bilevel.core.status import Status
@@ -98,8 +99,8 @@ class PrimalSystem(AbstractSystem):
         columns = split_outputs(theta, self.hessian.shape[1])
         return merge_outputs(self.hessian @ columns - self.moment)
 
+    @override
     def gradient_norm(self, theta: Tensor) -> Tensor:
-        """From the matrix."""
         return trees.norm(self.slope(theta))
 
     def curvature(self) -> tuple[Tensor, Tensor]:
@@ -127,8 +128,8 @@ class PrimalSystem(AbstractSystem):
         found = (self.floor > 0) | self.spectrum.definite(size)
         return found if bool(found.all()) else found | self.scaled[0].definite(size)
 
+    @override
     def primal(self) -> "PrimalSystem":
-        """Itself."""
         return self
 
     @functools.cached_property
@@ -163,8 +164,8 @@ class CentredSystem(AbstractSystem):
     gram: Tensor
     penalty: Tensor
 
+    @override
     def factorised(self) -> tuple[Tensor, Tensor, CentredFactor]:
-        """As `PrimalSystem` does."""
         theta, status, factor = self.inner.factorised()
         return self.centre.outward(theta), status, CentredFactor(factor, self.centre.origin)
 
@@ -250,12 +251,12 @@ class DualSystem(AbstractSystem):
         gram = self.design.square().flatten(1).sum(1) / self.design.shape[1]
         return penalty.amin(1), (penalty.amax(1) + gram) * (1 + self.design[0].numel() * EPS)
 
+    @override
     def definite(self) -> Tensor:
-        """By the penalty."""
         return self.penalty.flatten(1).amin(1) > 0
 
+    @override
     def primal(self) -> PrimalSystem:
-        """From the rows."""
         joined = torch.cat([self.design, self.targets], 2)
         return RowMoments.of(joined, self.penalty).system(joined.shape[1]).primal()
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel import trees
 from bilevel.core.checks import Number, positive
@@ -46,18 +47,18 @@ class Adam(AbstractOptimizer):
         object.__setattr__(self, "beta2", fraction(self.beta2, "`beta2`"))
         object.__setattr__(self, "eps", positive(self.eps, "`eps`"))
 
+    @override
     def init(self, parameters: Tree) -> AdamState:
-        """Zero means."""
         first = trees.leaves(parameters)[0]
         mean, square = (
             trees.tree_map(lambda leaf: leaf.new_zeros(leaf.shape), parameters) for _ in range(2)
         )
         return AdamState(mean, square, first.new_zeros(first.shape[0]))
 
+    @override
     def update(
         self, gradient: Tree, state: AdamState, parameters: Tree, lr: Number
     ) -> tuple[Tree, AdamState]:
-        """One step."""
         beta1, beta2, count = self.beta1, self.beta2, state.steps + 1
         # in float64: 1 - 0.999^t cancels
         mean_scale, square_scale = (

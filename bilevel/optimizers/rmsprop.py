@@ -3,6 +3,7 @@
 import dataclasses
 
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel import trees
 from bilevel.core.checks import Number, positive
@@ -32,15 +33,14 @@ class RMSProp(AbstractOptimizer):
         object.__setattr__(self, "smoothing", fraction(self.smoothing, "`smoothing`"))
         object.__setattr__(self, "eps", positive(self.eps, "`eps`"))
 
+    @override
     def init(self, parameters: Tree) -> Tree:
-        """Zero mean squares."""
         return trees.tree_map(lambda leaf: leaf.new_zeros(leaf.shape), parameters)
 
+    @override
     def update(
         self, gradient: Tree, state: Tree, parameters: Tree, lr: Number
     ) -> tuple[Tree, Tree]:
-        """One step."""
-
         def average(square: Tensor, slope: Tensor) -> Tensor:
             kept = per_run(self.smoothing, slope)
             if isinstance(kept, Tensor):

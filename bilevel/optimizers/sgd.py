@@ -3,6 +3,7 @@
 import dataclasses
 
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel import trees
 from bilevel.core.checks import Number, positive
@@ -38,10 +39,10 @@ class SGD(AbstractOptimizer):
             return ()
         return trees.tree_map(lambda leaf: leaf.new_zeros(leaf.shape), parameters)
 
+    @override
     def update(
         self, gradient: Tree, state: Tree, parameters: Tree, lr: Number
     ) -> tuple[Tree, Tree]:
-        """One step."""
         if trees.leaves(state):
 
             def accelerate(velocity: Tensor, slope: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel import trees
 from bilevel.core.cost import Cost
@@ -214,8 +215,8 @@ class OwnLoop(AbstractStrategy):
             )
 
     @property
+    @override
     def cost(self) -> Cost:
-        """What was declared."""
         return Cost(gradients=float(self.gradients))
 
     def __repr__(self) -> str:

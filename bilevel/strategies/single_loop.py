@@ -5,6 +5,7 @@ import dataclasses
 from typing import NamedTuple
 
 import torch
+from typing_extensions import override
 
 from bilevel import trees
 from bilevel.core.checks import check_instance, check_one_of
@@ -87,12 +88,12 @@ class OwnDirections(AbstractDirections):
         problem.auxiliary_set.check(trees.take(auxiliary, 0))
         return problem.auxiliary_set.project(auxiliary)
 
+    @override
     def all(self, oracles: Oracles, at: Levels, rows: Rows) -> Levels:
-        """The problem's."""
         return Levels(*oracles.directions(*at, rows))
 
+    @override
     def auxiliary_set(self, problem: StackelbergProblem) -> ConvexSet:
-        """The problem's."""
         assert isinstance(problem, AuxiliaryProblem)
         return problem.auxiliary_set
 
@@ -124,8 +125,8 @@ class SOBA(AbstractDirections):
                 "BestResponse(body_lr, solver, Implicit()), or a penalty in the set's place."
             )
 
+    @override
     def init(self, oracles: Oracles, head: Tree, rows: Rows) -> Tree:
-        """Adjoints of zero."""
         return trees.tree_map(torch.zeros_like, head)
 
     def all(self, oracles: Oracles, at: Levels, rows: Rows) -> Levels:
@@ -204,8 +205,8 @@ class SingleLoop(AbstractStrategy):
         moments = Levels(*map(self.optimizer.init, (body, head, auxiliary)))
         return SingleLoopState(body, head, auxiliary, moments)
 
+    @override
     def step(self, oracles: Oracles, state: SingleLoopState, rows: Rows, k: int) -> SingleLoopState:
-        """One step of all three."""
         problem, directions = oracles.problem, chosen(self.directions)
         sets = (problem.body_set, problem.head_set, directions.auxiliary_set(problem))
         rates = (self.body_lr, self.head_lr, self.auxiliary_lr)

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal, NamedTuple
 
 import torch
+from typing_extensions import override
 
 from bilevel.core.checks import Number, check_instance, check_one_of, check_positive_integer
 from bilevel.core.cost import Cost
@@ -71,8 +72,8 @@ class TwoTimescale(AbstractStrategy):
         """Both levels follow g, which is right only if F is g."""
         Envelope().check(problem)
 
+    @override
     def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> TwoTimescaleState:
-        """Optimiser states at zero."""
         return TwoTimescaleState(body, head, self.optimizer.init(body), self.optimizer.init(head))
 
     def step(

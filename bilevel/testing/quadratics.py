@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel.core.generators import generator
 from bilevel.problem.base import Batch, StackelbergProblem
@@ -82,13 +83,13 @@ class IsotropicHead(VectorHead):
 class TreeHead(VectorHead):
     """The same with dicts for both levels, 0-dim tensors among their leaves."""
 
+    @override
     def init_body(self, generator: torch.Generator) -> Tree:
-        """A number and a vector."""
         drawn = super().init_body(generator)
         return {"first": drawn[0].clone(), "others": drawn[1:].clone()}
 
+    @override
     def init_head(self, generator: torch.Generator) -> Tree:
-        """A number and a matrix."""
         drawn = super().init_head(generator)
         return {"first": drawn[0].clone(), "others": drawn[1:].reshape(3, 1).clone()}
 
@@ -105,8 +106,8 @@ class PenaltyBody(_Quadratic, LinearHeadProblem):
     shapes = ((4,), (4,))
     body_free_features = True
 
+    @override
     def data(self, seed: int | None = None) -> dict[str, Any]:
-        """17 and 11 rows."""
         truth = normal(4)
         groups = {}
         for i, (name, n) in enumerate({"train": 17, "validation": 11}.items()):
@@ -114,15 +115,15 @@ class PenaltyBody(_Quadratic, LinearHeadProblem):
             groups[name] = Batch(x, x @ truth + 0.5 * normal(n, seed=i))
         return groups
 
+    @override
     def init_body(self, generator: torch.Generator) -> Tree:
-        """Four log-penalties."""
         return super().init_body(generator) - 1
 
     def features(self, inputs: Tensor) -> Tensor:  # type: ignore[override] # no body: body_free
         return inputs
 
+    @override
     def penalty(self, body: Tensor) -> Tensor:
-        """e^w."""
         return body.exp()
 
     def body_objective(self, body: Tensor, head: Tensor, batch: Any) -> Tensor:
@@ -137,13 +138,13 @@ class TanhFeatures(_Quadratic, LinearHeadProblem):
     shapes = ((2, 3), (4, 2))
     outputs, ridge, fit_bias, penalize_bias = 2, 0.3, True, True
 
+    @override
     def data(self, seed: int | None = None) -> dict[str, Any]:
-        """13 rows of 2 inputs."""
         x = normal(13, 2)
         return {"train": Batch(x, torch.sin(2 * x) + 0.1 * normal(13, 2, seed=1))}
 
+    @override
     def features(self, body: Tensor, inputs: Tensor) -> Tensor:
-        """Of 3 units."""
         return torch.tanh(inputs @ body)
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 import bilevel
 from bilevel import Curvature as Curvature
@@ -89,12 +90,12 @@ class AnalyticProblem(bilevel.StackelbergProblem):
         """What the objectives see of the data."""
         return {name: group for name, group in self.data().items() if name != "test"}
 
+    @override
     def data(self, seed: int | None = None) -> dict[str, Any]:
-        """No data."""
         return {}
 
+    @override
     def init_body(self, generator: torch.Generator) -> Tensor:
-        """Uniform around `start`."""
         drawn: Tensor = self.body_set.project(around(self.start, self.spread, generator))
         return drawn
 

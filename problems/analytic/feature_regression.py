@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel import Batch, LinearHeadProblem
 from bilevel.errors import ArgumentError
@@ -89,12 +90,12 @@ class FeatureRegression(LinearHeadProblem, AnalyticProblem):
         """The same rows for every seed."""
         return dict(self.groups)
 
+    @override
     def features(self, body: Tensor, inputs: Tensor) -> Tensor:
-        """sigma(X W)."""
         return (inputs @ body).tanh() if self.tanh else inputs @ body
 
+    @override
     def body_objective(self, body: Tensor, head: Tensor, batch: dict[str, Any]) -> Tensor:
-        """F."""
         rows = batch[self.upper]
         residual: Tensor = self.features(body, rows.inputs) @ head - rows.targets
         return residual.square().sum() / (2 * len(residual))
@@ -110,8 +111,8 @@ class FeatureRegression(LinearHeadProblem, AnalyticProblem):
         z = self.features(body, rows.inputs)
         return z, 1 - z**2 if self.tanh else torch.ones_like(z), rows
 
+    @override
     def best_response(self, body: Tensor) -> Tensor:
-        """Theta*(W), (d, k)."""
         z, _, rows = self.parts(body, "train")
         return solved(self.gram(body), z.T @ rows.targets / len(z))
 

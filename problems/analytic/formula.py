@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel import ConvexSet, Everywhere
 from problems.analytic.base import AnalyticProblem, Curvature, Lipschitz, Optimum
@@ -54,16 +55,16 @@ class Formula(AnalyticProblem):
     spread: float = 0.5
     note: str = ""
 
+    @override
     def head_objective(self, body: Tensor, head: Tensor, batch: dict[str, Any]) -> Tensor:
-        """g."""
         return self.g(body, head)
 
+    @override
     def best_response(self, body: Tensor) -> Tensor:
-        """theta*(w)."""
         return self.best(body)
 
+    @override
     def phi_gradient(self, body: Tensor) -> Tensor:
-        """grad Phi(w)."""
         return self.slope(body)
 
     def directional_derivative(self, body: Tensor, direction: Tensor) -> Tensor:
@@ -72,8 +73,8 @@ class Formula(AnalyticProblem):
             return super().directional_derivative(body, direction)
         return self.one_sided(body, direction)
 
+    @override
     def curvature(self, body: Tensor) -> Curvature:
-        """mu and L."""
         smallest, largest = self.bends(body)
         return Curvature(float(smallest), float(largest))
 
@@ -93,6 +94,6 @@ class BilevelFormula(Formula):
 
     F: Callable[[Tensor, Tensor], Tensor]
 
+    @override
     def body_objective(self, body: Tensor, head: Tensor, batch: dict[str, Any]) -> Tensor:
-        """F."""
         return self.F(body, head)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel import Batch, Box, LinearHeadProblem
 from bilevel.errors import ArgumentError
@@ -60,12 +61,12 @@ class PenalisedRegression(LinearHeadProblem, AnalyticProblem):
         """The same rows for every seed."""
         return dict(self.groups)
 
+    @override
     def features(self, inputs: Tensor) -> Tensor:  # type: ignore[override] # no body: body_free
-        """The inputs themselves."""
         return inputs
 
+    @override
     def body_objective(self, body: Tensor, head: Tensor, batch: dict[str, Any]) -> Tensor:
-        """F."""
         rows = batch["validation"]
         residual: Tensor = rows.inputs @ head - rows.targets
         return residual.square().mean() / 2
@@ -77,8 +78,8 @@ class PenalisedRegression(LinearHeadProblem, AnalyticProblem):
             torch.as_tensor(self.penalty(body)).expand(self.inputs)
         )
 
+    @override
     def best_response(self, body: Tensor) -> Tensor:
-        """theta*(w)."""
         x, t = (part.to(body) for part in self.groups["train"])
         return solved(self.gram(body), x.T @ t / len(x))
 
@@ -89,8 +90,8 @@ class PenalisedRegression(LinearHeadProblem, AnalyticProblem):
         slope = x.T @ (x @ theta - t) / len(x)
         return -theta * solved(self.gram(body), slope)
 
+    @override
     def curvature(self, body: Tensor) -> Curvature:
-        """By eigenvalues."""
         found = torch.linalg.eigvalsh(self.gram(body))
         return Curvature(float(found[0]), float(found[-1]))
 
@@ -107,16 +108,16 @@ class RidgePenalty(PenalisedRegression):
     body_set = Box(0.0, math.inf)
     start = double(0.7)
 
+    @override
     def penalty(self, body: Tensor) -> Tensor:
-        """w."""
         return body
 
     def phi_gradient(self, body: Tensor) -> Tensor:
         """-theta*' (X'X / n + w I)^-1 d_theta F."""
         return self.implicit_term(body).sum()
 
+    @override
     def lipschitz(self, body: Tensor, radius: float = math.inf) -> Lipschitz:
-        """d2_{w theta} g = theta."""
         norm = float(self.best_response(body).norm()) + radius
         return Lipschitz(0.0, self.validation_curvature(), 1.0, 0.0, norm)
 
@@ -132,8 +133,8 @@ class LogPenalties(PenalisedRegression):
         super().__init__(inputs, train, validation, seed)
         self.start = torch.linspace(-1.5, 0.5, inputs, dtype=torch.float64)
 
+    @override
     def penalty(self, body: Tensor) -> Tensor:
-        """e^w."""
         return body.exp()
 
     def phi_gradient(self, body: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel.errors import ArgumentError
 from bilevel.trees import Tree
@@ -98,14 +99,14 @@ class RandomQuadratic(AnalyticProblem):
         self.start = normal(body)
         self.solution = None if nonlinear else self._minimum()
 
+    @override
     def head_objective(self, body: Tensor, head: Tree, batch: dict[str, Any]) -> Tensor:
-        """g."""
         theta = self.vector(head)
         inner = self.scale(body) * (self.above.to(theta) @ theta) + self.mu * theta
         return (theta * inner).sum() / 2 - (theta * self.linear_term(body)).sum()
 
+    @override
     def body_objective(self, body: Tensor, head: Tree, batch: dict[str, Any]) -> Tensor:
-        """F."""
         residual = self.residual(body, self.vector(head))
         return residual.square().sum() / 2 + self.ridge * body.square().sum() / 2
 
@@ -142,8 +143,8 @@ class RandomQuadratic(AnalyticProblem):
             body
         )
 
+    @override
     def best_response(self, body: Tensor) -> Tree:
-        """H(w)^-1 (C w + c)."""
         return self.shaped(solved(self.hessian(body), self.linear_term(body)))
 
     def cross(self, body: Tensor, theta: Tensor) -> Tensor:

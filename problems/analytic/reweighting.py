@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel import Batch
 from problems.analytic.base import AnalyticProblem, Curvature, Lipschitz, Optimum, double
@@ -36,24 +37,24 @@ class Reweighting(AnalyticProblem):
             "validation": Batch(double(0.0).reshape(1), double(0.25).reshape(1)),
         }
 
+    @override
     def head_objective(self, body: Tensor, head: Tensor, batch: dict[str, Any]) -> Tensor:
-        """g."""
         which, targets = batch["train"]
         weights = 2 * ((1 - which) * torch.sigmoid(-body) + which * torch.sigmoid(body))
         value: Tensor = (weights * (head - targets) ** 2).mean() / 2
         return value
 
+    @override
     def body_objective(self, body: Tensor, head: Tensor, batch: dict[str, Any]) -> Tensor:
-        """F."""
         value: Tensor = ((head - batch["validation"].targets) ** 2).mean() / 2
         return value
 
+    @override
     def best_response(self, body: Tensor) -> Tensor:
-        """s."""
         return torch.sigmoid(body)
 
+    @override
     def phi_gradient(self, body: Tensor) -> Tensor:
-        """(s - 1/4) s (1 - s)."""
         s = torch.sigmoid(body)
         return (s - 0.25) * s * (1 - s)
 

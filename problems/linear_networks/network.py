@@ -4,6 +4,7 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 import bilevel
 from bilevel.core.generators import generator as stream
@@ -110,8 +111,8 @@ class LinearNetwork(bilevel.LinearHeadProblem):
             return head
         return orthonormal_columns(self.width, self.outputs, generator)
 
+    @override
     def features(self, body: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        """kappa x W_1 ... W_{L-1}."""
         hidden = self.kappa * inputs
         for layer in range(1, self.depth):
             hidden = hidden @ body[f"weight{layer}"]

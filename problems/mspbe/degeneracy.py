@@ -22,6 +22,7 @@ import torch
 import tyro
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from typing_extensions import override
 
 import bilevel
 from bilevel.commands.compare import set_threads
@@ -52,15 +53,15 @@ class DirectGradient(bilevel.AbstractHypergradient):
     ) -> None:
         """Nothing is refused: it is there to be wrong."""
 
+    @override
     def gradient(
         self, oracles: Oracles, body: Tree, answer: bilevel.Answer, rows: Rows, state: None
     ) -> bilevel.BodyGradient:
-        """The direct gradient."""
         return bilevel.BodyGradient(oracles.direct_gradient(body, answer.head, rows), fine(body))
 
     @property
+    @override
     def cost(self) -> bilevel.Cost:
-        """A gradient."""
         return bilevel.Cost(gradients=1)
 
 

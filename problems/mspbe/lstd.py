@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel import Cost, trees
 from bilevel.core.checks import Number, positive
@@ -59,13 +60,13 @@ class LSTD(AbstractStrategy):
         """The features must be fixed."""
         check_linear(self, problem)
 
+    @override
     def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> LSTDState:
-        """Averages of nothing."""
         b = torch.zeros_like(head, dtype=torch.float64)
         return LSTDState(body, head, torch.zeros_like(b).unsqueeze(-1) * b.unsqueeze(-2), b)
 
+    @override
     def step(self, oracles: Oracles, state: LSTDState, rows: Rows, k: int) -> LSTDState:
-        """Add the rows, solve."""
         problem = oracles.problem
         assert isinstance(problem, Evaluation)
         rate = 1 / (k + 1)
@@ -77,8 +78,8 @@ class LSTD(AbstractStrategy):
         return LSTDState(state.body, head.to(state.head.dtype), a, b)
 
     @property
+    @override
     def draws(self) -> bool:
-        """Nothing."""
         return False
 
     @property

@@ -14,6 +14,7 @@ import dataclasses
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel import Cost, SingleLoop, trees
 from bilevel.core.checks import Number, positive
@@ -40,8 +41,8 @@ class LinearDirections(AbstractDirections):
         """The features must be fixed."""
         check_linear(self, problem)
 
+    @override
     def init(self, oracles: Oracles, head: Tree, rows: Rows) -> Tensor:
-        """h = 0."""
         return torch.zeros_like(head)
 
     def all(self, oracles: Oracles, at: Levels, rows: Rows) -> Levels:
@@ -57,8 +58,8 @@ class LinearDirections(AbstractDirections):
         return along(parts.phi.mT, parts.error - parts.prediction)
 
     @property
+    @override
     def cost(self) -> Cost:
-        """As much as one gradient."""
         return Cost(gradients=1)
 
 
@@ -66,8 +67,8 @@ class LinearDirections(AbstractDirections):
 class TD(LinearDirections):
     """TD(0): E[rho delta phi], which is the gradient of nothing and may diverge off-policy."""
 
+    @override
     def head(self, parts: Parts) -> Tensor:
-        """The semi-gradient."""
         return along(parts.phi.mT, parts.error)
 
     def auxiliary(self, parts: Parts, auxiliary: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 import bilevel
 from bilevel import trees
@@ -60,16 +61,16 @@ class Evaluation(bilevel.StackelbergProblem):
         self.discount, self.redraws_data = source.discount, source.redraws
         self.note = f"{source.description}; gamma = {self.discount:g}."
 
+    @override
     def data(self, seed: int | None = None) -> Groups:
-        """The groups of the source."""
         return self.source.groups(seed)
 
+    @override
     def init_body(self, generator: torch.Generator) -> Tree:
-        """The network's."""
         return self.network.init_body(generator)
 
+    @override
     def init_head(self, generator: torch.Generator) -> Tensor:
-        """Zeros, (M,)."""
         return torch.zeros(self.network.width, dtype=torch.float64)
 
     def features(self, body: Tree, inputs: Tensor) -> Tensor:
@@ -90,16 +91,16 @@ class Evaluation(bilevel.StackelbergProblem):
         eye = torch.eye(len(found.b), dtype=found.a.dtype, device=found.a.device)
         return Moments(found.a + self.ridge * eye, found.b, found.c + self.shift * eye)
 
+    @override
     def head_objective(self, body: Tree, head: Tensor, batch: Groups) -> Tensor:
-        """MSPBE."""
         return exact.mspbe(self.regularised(self.moments(body, batch["train"])), head)
 
     def lstd_head(self, body: Tree, rows: Transitions | Model) -> Tensor:
         """(A + ridge I)^{-1} b, (M,)."""
         return exact.lstd(self.moments(body, rows), self.ridge, singular="least norm")
 
+    @override
     def metrics(self, body: Tree, head: Tensor, data: Groups) -> dict[str, Tensor]:
-        """See the class."""
         model = data.get("test")
         if isinstance(model, Model):
             return exact.errors(self.features(body, model.inputs), head, model, self.discount)
@@ -165,14 +166,14 @@ class NeuralMSPBE(bilevel.AuxiliaryProblem, Evaluation):
             "best response": bilevel.BestResponse(body_lr),
         }
 
+    @override
     def init_auxiliary(self, generator: torch.Generator) -> Tensor:
-        """Zeros, (M,)."""
         return torch.zeros(self.network.width, dtype=torch.float64)
 
+    @override
     def directions(
         self, body: Tree, head: Tensor, auxiliary: Tensor, batch: Groups
     ) -> tuple[Tree, Tensor, Tensor]:
-        """Those of the class."""
         body, head, auxiliary, batch = map(trees.single, (body, head, auxiliary, batch))
         of_body, of_head, of_auxiliary = self.directions_of_runs(body, head, auxiliary, batch)
         return trees.take(of_body, 0), of_head[0], of_auxiliary[0]

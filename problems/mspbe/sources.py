@@ -5,6 +5,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal
 
+from typing_extensions import override
+
 from bilevel.errors import ArgumentError, unknown_name
 from problems.mspbe import experience
 from problems.mspbe.endings import check_endings
@@ -71,8 +73,8 @@ class Known(AbstractSource):
         return self.process.discount
 
     @property
+    @override
     def redraws(self) -> bool:
-        """Where rows are drawn."""
         return self.kind != "expected"
 
     def groups(self, seed: int | None) -> dict[str, Any]:
@@ -84,8 +86,8 @@ class Known(AbstractSource):
         return {"train": drawn, "test": model}
 
     @property
+    @override
     def columns(self) -> int:
-        """Of the process."""
         return self.process.inputs.shape[1]
 
     @property
@@ -126,8 +128,8 @@ class Redrawn(AbstractSource):
         return self.make_process(0).discount
 
     @property
+    @override
     def redraws(self) -> bool:
-        """Always."""
         return True
 
     def groups(self, seed: int | None) -> dict[str, Any]:
@@ -135,8 +137,8 @@ class Redrawn(AbstractSource):
         return Known(self.make_process(seed or 0), self.kind, self.length).groups(seed)
 
     @property
+    @override
     def columns(self) -> int:
-        """Of the process of seed 0."""
         return self.make_process(0).inputs.shape[1]
 
     @property
@@ -181,8 +183,8 @@ class Logged(AbstractSource):
         return found if self.validation is None else found | {"validation": self.validation}
 
     @property
+    @override
     def columns(self) -> int:
-        """Of the transitions."""
         return self.train.inputs.shape[1]
 
     @property

@@ -3,6 +3,7 @@
 from typing import Literal, get_args
 
 from torch import Tensor
+from typing_extensions import override
 
 import bilevel
 from bilevel.errors import IncompatibleError, unknown_name
@@ -77,8 +78,8 @@ class LSTDValues(Evaluation):
         groups = super().data(seed)
         return groups if self.upper == "return error" else groups | {"validation": groups["test"]}
 
+    @override
     def body_objective(self, body: Tree, head: Tensor, batch: Groups) -> Tensor:
-        """F."""
         rows = batch["validation"]
         if self.upper == "return error":
             return self.return_error(body, head, rows)
@@ -126,8 +127,8 @@ class LeastSquaresValues(Evaluation):
                 'has none: use `Known(process, "expected")`.'
             )
 
+    @override
     def head_objective(self, body: Tree, head: Tensor, batch: Groups) -> Tensor:
-        """The weighted squares."""
         model = check_model(batch["train"])
         error = exact.msve(self.features(body, model.inputs), head, model)
         return error + self.ridge * head.square().sum()

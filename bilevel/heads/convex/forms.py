@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel import trees
 from bilevel.core.status import Status
@@ -147,8 +148,8 @@ class GramHeads(ConvexHeads):
         return torch.where(lost, code.clamp(min=int(Status.DIVERGED)), code)
 
     @property
+    @override
     def factor(self) -> PrimalFactor | CentredFactor:
-        """Cholesky's."""
         inner, centre = self._factorised[0], self._centre
         return inner if centre is None else CentredFactor(inner, centre.origin)
 
@@ -189,8 +190,8 @@ class GramHeads(ConvexHeads):
         unit = torch.where(unit > 0, unit, torch.ones_like(unit))
         return (root / unit).cpu().numpy(), (target / unit).cpu().numpy()
 
+    @override
     def task(self, run: int, kept: Kept, *shared: Any) -> Compiled:
-        """One for all runs."""
         matrices, size = self._inner.hessian.shape[1:3]
         shape = (size,) if self.outputs is None else (size, self.outputs)
         return kept.compiled(GramForm, shape, *shared, matrices)
@@ -205,8 +206,8 @@ class GramHeads(ConvexHeads):
             found[f"target{j}"] = target[run, j, :, 0] if flat else target[run, j]
         return found
 
+    @override
     def slope(self, head: Tensor) -> Tensor:
-        """H theta - b."""
         columns = head if head.ndim == 3 else head.unsqueeze(2)
         matrix, centre = self._factorised[0].hessian, self._centre
         columns = columns if centre is None else centre.inward(columns)
@@ -214,8 +215,8 @@ class GramHeads(ConvexHeads):
         found = found if centre is None else centre.slope(found)
         return found if head.ndim == 3 else found.squeeze(2)
 
+    @override
     def hessian(self, head: Tensor) -> Tensor:
-        """The same everywhere."""
         return self._whole
 
     @functools.cached_property
@@ -282,8 +283,8 @@ class RowsHeads(ConvexHeads):
             found["weights"] = weights[run]
         return {name: value.cpu().numpy() for name, value in found.items()}
 
+    @override
     def slope(self, head: Tensor) -> Tensor:
-        """Of the objective."""
         slope = self.objective.at(self.objective.vector(head)).slope
         found: Tensor = self.objective.head(slope)
         return found

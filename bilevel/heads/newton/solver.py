@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel import trees
 from bilevel.core.checks import Number, check_positive_integer, positive
@@ -90,8 +91,8 @@ class Newton(AbstractHeadSolver):
         object.__setattr__(self, "tolerance", positive(self.tolerance, "`tolerance`"))
         check_positive_integer(self.max_steps, "`max_steps`")
 
+    @override
     def check(self, problem: StackelbergProblem) -> None:
-        """Refuse sets of heads."""
         if not isinstance(problem.head_set, Everywhere):
             raise IncompatibleError(
                 f"Newton knows no sets of heads, but {type(problem).__name__} has `head_set` = "

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel import trees
 from bilevel.data.rows import Rows
@@ -133,12 +134,12 @@ class GeneralObjective(AbstractObjective):
         self.whole = self.count <= LARGEST_GENERAL_HESSIAN
         self.price = float(self.count)  # a Hessian is made of as many gradients
 
+    @override
     def vector(self, head: Tree) -> Tensor:
-        """In the order of the tree."""
         return trees.flatten(trees.cast(head, torch.float64))
 
+    @override
     def head(self, vectors: Tensor) -> Tree:
-        """In the order of the tree."""
         return trees.unflatten(vectors, self.like)
 
     def at(self, point: Tensor) -> Place:
@@ -146,8 +147,8 @@ class GeneralObjective(AbstractObjective):
         slope = self.oracles.head_gradient(self.body, self.head(point), self.rows)
         return Place(point, trees.flatten(slope), point[:, :0])
 
+    @override
     def value(self, place: Place) -> Tensor:
-        """g."""
         return self.oracles.head_value(self.body, self.head(place.point), self.rows)
 
     def product(self, place: Place, vectors: Tensor) -> Tensor:
@@ -162,8 +163,8 @@ class GeneralObjective(AbstractObjective):
         found = self.oracles.head_hessian(self.body, self.head(place.point), self.rows)
         return (0.5 * (found + found.mT)).unsqueeze(1)
 
+    @override
     def take(self, which: Tensor | slice) -> "GeneralObjective":
-        """The same for some runs."""
         body, like = (trees.part(tree, which) for tree in (self.body, self.like))
         return GeneralObjective(self.oracles, body, like, self.rows.take(which))
 

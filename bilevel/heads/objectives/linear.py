@@ -13,6 +13,7 @@ import functools
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel import trees
 from bilevel.derivatives.oracles import LinearParts
@@ -95,8 +96,8 @@ class LinearObjective(AbstractObjective):
             columns = columns - columns.mean(1, keepdim=True) * (self.gauge > 0)
         return columns.flatten(1)
 
+    @override
     def head(self, vectors: Tensor) -> Tensor:
-        """(R, M) or (R, M, K)."""
         columns = self._columns(vectors)
         return columns[:, 0] if self.outputs is None else columns.mT.contiguous()
 
@@ -147,8 +148,8 @@ class LinearObjective(AbstractObjective):
         head = linear_system(parts, penalised=False).solve()[0]
         return self.vector(head[..., 0] if self.outputs is None else head)
 
+    @override
     def majorant(self, place: Place) -> Tensor | None:
-        """As the criterion tells."""
         curved = self.criterion.majorant(*self._rows(place.predictions))
         if curved is None:
             return None
@@ -167,8 +168,8 @@ class LinearObjective(AbstractObjective):
         blocks = [weighted_gram(design, curved[:, :, k : k + 1]) for k in range(self.count)]
         return torch.stack(blocks, 1) + torch.diag_embed(added)
 
+    @override
     def take(self, which: Tensor | slice) -> "LinearObjective":
-        """The same for some runs."""
         kept = trees.part(self.parts, which)
         return LinearObjective(kept, self.criterion, self.outputs, settled=self.settled)
 
@@ -191,8 +192,8 @@ class LinearObjective(AbstractObjective):
         """Whether all penalties are positive, those of undetermined sums apart."""
         return (self.penalty > 0).flatten(1).all(1)
 
+    @override
     def moves(self, step: Tensor) -> Tensor:
-        """max |Z step|."""
         return (self.double @ self._columns(step).mT).abs().flatten(1).amax(1)
 
     def reach(self, place: Place, step: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import functools
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel.heads.objectives.base import AbstractObjective, Place
 from bilevel.heads.objectives.linear import LARGEST_BLOCK
@@ -26,22 +27,22 @@ class QuadraticObjective(AbstractObjective):
         self.blocks = (outputs or 1) if self.whole else moment[0].numel()
         self.price = matrix.shape[-1] / 3  # a factorisation in products
 
+    @override
     def vector(self, head: Tensor) -> Tensor:
-        """Output by output."""
         return (head.double() if self.outputs is None else head.double().mT).flatten(1)
 
+    @override
     def head(self, vectors: Tensor) -> Tensor:
-        """(R, M) or (R, M, K)."""
         columns = self._columns(vectors)
         return columns[:, 0] if self.outputs is None else columns.mT.contiguous()
 
+    @override
     def at(self, point: Tensor) -> Place:
-        """H theta - b."""
         slope = self.product(None, point) - self.moment.flatten(1)
         return Place(point, slope, point[:, :0])
 
+    @override
     def value(self, place: Place) -> Tensor:
-        """Up to a constant."""
         value: Tensor = 0.5 * (place.point * (place.slope - self.moment.flatten(1))).sum(1)
         return value
 
@@ -56,8 +57,8 @@ class QuadraticObjective(AbstractObjective):
             return diagonal.expand_as(self.moment).reshape(len(diagonal), -1, 1, 1)
         return self.matrix.to(dtype).expand(-1, self.outputs or 1, -1, -1)
 
+    @override
     def take(self, which: Tensor | slice) -> "QuadraticObjective":
-        """The same for some runs."""
         return QuadraticObjective(self.matrix[which], self.moment[which].mT, self.outputs)
 
     def rounding(self, place: Place) -> Tensor:

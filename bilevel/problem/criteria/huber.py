@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel.core.optional import extra
 from bilevel.errors import ArgumentError
@@ -56,8 +57,8 @@ class HuberLoss(AbstractCriterion):
         losses = inner * (off - 0.5 * inner)
         return losses if losses.ndim == 1 else losses.sum(-1)
 
+    @override
     def metrics(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """`mse`, `r2` and `mae`."""
         sizes = difference(predictions, targets).abs()
         sizes = sizes if sizes.ndim == 1 else sizes.sum(-1)
         return {**SquaredError().metrics(predictions, targets), "mae": sizes.mean()}
@@ -75,8 +76,8 @@ class HuberLoss(AbstractCriterion):
         inside = difference(predictions, targets).abs() <= self.delta
         return RowCurvature(inside.to(predictions.dtype))
 
+    @override
     def majorant(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        """min(1, delta / |r|)."""
         return self.delta / difference(predictions, targets).abs().clamp(min=self.delta)
 
     def atom(self, predictions: Any, targets: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel.core.optional import extra
 from bilevel.errors import ShapeError
@@ -36,8 +37,8 @@ class LogisticLoss(AbstractCriterion):
     largest_curvature = 0.25
     curvature_change = 1 / (6 * math.sqrt(3))
 
+    @override
     def rows(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        """-log sigmoid(s u)."""
         return -torch.nn.functional.logsigmoid(_signs(predictions, targets) * predictions)
 
     def metrics(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -65,12 +66,12 @@ class LogisticLoss(AbstractCriterion):
         sign = _signs(predictions, targets)
         return -sign * torch.sigmoid(-sign * predictions)
 
+    @override
     def curvature(self, predictions: Tensor, targets: Tensor) -> RowCurvature:
-        """sigmoid(u) sigmoid(-u)."""
         return RowCurvature(torch.sigmoid(predictions) * torch.sigmoid(-predictions))
 
+    @override
     def atom(self, predictions: Any, targets: Any) -> Any:
-        """`cvxpy.logistic`."""
         cvxpy = extra("cvxpy", "cvxpy", "An atom of LogisticLoss")
         return cvxpy.logistic(cvxpy.multiply(1.0 - 2.0 * targets, predictions))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel.core.optional import extra
 from bilevel.errors import ShapeError
@@ -66,8 +67,8 @@ class SoftmaxLoss(AbstractCriterion):
         """At least two classes must be there."""
         check_variety(targets)
 
+    @override
     def slope(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        """softmax(u) - e_y."""
         _check(predictions, targets)
         powers, column = _powers(predictions), targets.unsqueeze(1)
         total = powers.sum(1, keepdim=True)
@@ -82,8 +83,8 @@ class SoftmaxLoss(AbstractCriterion):
         shares = powers.div_(powers.sum(1, keepdim=True))  # quicker than `torch.softmax`
         return RowCurvature(shares, shares)
 
+    @override
     def atom(self, predictions: Any, targets: Any) -> Any:
-        """`cvxpy.log_sum_exp`."""
         cvxpy = extra("cvxpy", "cvxpy", "An atom of SoftmaxLoss")
         classes = torch.eye(predictions.shape[1], dtype=torch.float64).numpy()
         own = cvxpy.sum(cvxpy.multiply(classes[targets], predictions), axis=1)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel.core.optional import extra
 from bilevel.errors import DataError, ShapeError
@@ -33,8 +34,8 @@ class SquaredError(AbstractCriterion):
         """Half the squared error of every row."""
         return 0.5 * self._squares(predictions, targets)
 
+    @override
     def metrics(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """`mse` and `r2`."""
         squares = self._squares(predictions, targets)
         spread = self._squares(targets, targets.mean(0, keepdim=True).expand_as(targets))
         return {"mse": squares.mean(), "r2": 1 - squares.sum() / spread.sum()}
@@ -64,12 +65,12 @@ class SquaredError(AbstractCriterion):
                 "R2 is undefined."
             )
 
+    @override
     def slope(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        """prediction - target."""
         return predictions - targets
 
+    @override
     def curvature(self, predictions: Tensor, targets: Tensor) -> RowCurvature:
-        """One."""
         return RowCurvature(torch.ones_like(predictions))
 
     def atom(self, predictions: Any, targets: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel import trees
 from bilevel.core.optional import extra
@@ -74,8 +75,8 @@ class Ball(ConvexSet):
             shift=torch.where(outside, multiplier.clamp(min=0), 0.0),
         )
 
+    @override
     def constraints(self, variable: Any) -> list[Any]:
-        """A second-order cone."""
         cvxpy = extra("cvxpy", "cvxpy", "The cvxpy form of Ball")
         return [cvxpy.norm(cvxpy.vec(variable, order="C"), 2) <= self.radius]
 
@@ -146,8 +147,8 @@ class L1Ball(ConvexSet):
             gap=torch.where(outside.squeeze(1), gap, 0.0),
         )
 
+    @override
     def constraints(self, variable: Any) -> list[Any]:
-        """The l1 norm."""
         cvxpy = extra("cvxpy", "cvxpy", "The cvxpy form of L1Ball")
         return [cvxpy.norm(cvxpy.vec(variable, order="C"), 1) <= self.radius]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel import trees
 from bilevel.errors import IncompatibleError
@@ -139,23 +140,23 @@ class ConvexSet(abc.ABC):
 class Everywhere(ConvexSet):
     """The whole space: the projection is the identity."""
 
+    @override
     def project(self, tree: Tree) -> Tree:
-        """The tree itself."""
         return tree
 
+    @override
     def free(self, tree: Tree, direction: Tree) -> None:
-        """Every coordinate."""
         return None
 
     def linearised(self, tree: Tree) -> tuple[Tree, Derivative]:
         """The tree itself, and the identity."""
         return tree, lambda vector: vector
 
+    @override
     def face(self, tree: Tree, slope: Tree, step: Tensor) -> Face:
-        """Nothing is held."""
         points = trees.flatten(tree)
         return Face(torch.ones_like(points, dtype=torch.bool), points)
 
+    @override
     def constraints(self, variable: Any) -> list[Any]:
-        """None."""
         return []

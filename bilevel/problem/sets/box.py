@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel import trees
 from bilevel.errors import ArgumentError, ShapeError
@@ -38,9 +39,8 @@ class Box(ConvexSet):
         if low.isnan().any() or high.isnan().any() or (low > high).any():
             raise ArgumentError(f"A box needs low <= high, got {self.low=} and {self.high=}.")
 
+    @override
     def project(self, tree: Tree) -> Tree:
-        """Clip every leaf."""
-
         def clip(leaf: Tensor) -> Tensor:
             if isinstance(self.low, float | int) and isinstance(self.high, float | int):
                 return leaf.clamp(self.low, self.high)  # the same in one operation
@@ -49,8 +49,8 @@ class Box(ConvexSet):
 
         return trees.tree_map(clip, tree)
 
+    @override
     def bounds(self, tree: Tree) -> tuple[Tree, Tree]:
-        """low and high."""
         low = trees.tree_map(lambda leaf: self._bounds(leaf)[0], tree)
         return low, trees.tree_map(lambda leaf: self._bounds(leaf)[1], tree)
 
