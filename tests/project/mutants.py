@@ -63,14 +63,14 @@ MISTAKES = [
     ),
     Mistake(
         "the bias is left out of the ridge's gradient",
-        "bilevel/derivatives/oracles.py",
+        "bilevel/derivatives/features.py",
         "bias + problem.ridge * columns[:, -1:] if",
         "bias if",
         ("derivatives/test_oracles.py",),
     ),
     Mistake(
         "the penalty of the body is left out of its gradient",
-        "bilevel/derivatives/oracles.py",
+        "bilevel/derivatives/features.py",
         "*map(torch.ones_like, penalties)",
         "*map(torch.zeros_like, penalties)",
         ("derivatives/test_oracles.py",),
@@ -172,8 +172,8 @@ MISTAKES = [
     Mistake(
         "step k sees the rows of step k + 1",
         "bilevel/data/sampler.py",
-        "self._of_runs(block[k % BLOCK])",
-        "self._of_runs(block[(k + 1) % BLOCK])",
+        "trees.take(block, k % BLOCK)",
+        "trees.take(block, (k + 1) % BLOCK)",
         ("data/test_epochs.py", "data/test_sampling.py"),
     ),
     Mistake(
@@ -199,9 +199,9 @@ MISTAKES = [
     ),
     Mistake(
         "a training goes on one step late",
-        "bilevel/training/cohort.py",
-        "self.state = check_state(state, self.state)",
-        "self.state = state._replace(step=state.step + 1)",
+        "bilevel/training/training.py",
+        "whole = check_state(state, self.state)",
+        "whole = state._replace(step=state.step + 1)",
         ("training/test_training_endings.py", "training/test_training.py"),
     ),
     # comparisons and files
