@@ -49,6 +49,19 @@ def test_huber_heads_are_found_from_targets_deltas_away(offset, delta, fit_bias,
         assert g <= other.fun + 1e-12
 
 
+def test_a_run_on_flat_ground_keeps_no_other_run_back():
+    """One that lengthens its step costs the others none of theirs."""
+    z, y = shifted(0, 500.0)
+    problem = build(z, y, features=lambda w, x: torch.stack([x[:, 0] * w, x[:, 1], x[:, 2] - w], 1))
+    problem.criterion = HuberLoss(1.0)
+    bodies = [torch.tensor(w, dtype=torch.float64) for w in np.geomspace(0.01, 30, 9)]
+    found = Point(problem, bodies).solved(Newton(max_steps=40))
+    assert set(found.status.tolist()) == {int(Status.CONVERGED)}
+    for run, body in enumerate(bodies):
+        alone = Point(problem, [body]).solved(Newton(max_steps=40)).head[0]
+        torch.testing.assert_close(found.head[run], alone, rtol=1e-7, atol=1e-9)
+
+
 def test_a_long_way_on_flat_ground_takes_few_steps():
     """500 deltas off, steps by the majorant alone go a small part of the way each."""
     for seed in range(40):

@@ -160,7 +160,7 @@ class Descent:
             if not bool(which.any()):
                 break
             step = torch.where(which.unsqueeze(1), 2 * step, step)
-            there = self.objective.at_some(here.point + step, which, here)
+            there = self.objective.at_some(here.point + step, which, there)
         return step, there
 
     def _far_off(self, place: Place, which: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
