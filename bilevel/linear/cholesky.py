@@ -47,6 +47,17 @@ def factorise(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return factor.masked_fill(nothing.reshape(-1, 1, 1, 1), torch.nan), safe, status
 
 
+def mended(cholesky: Tensor, bad: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The factors of the `bad` runs made by `factorise`, and which of them are not of their matrix.
+
+    `cholesky` and `bad` are what `positive_cholesky` found; factors are changed in place.
+    """
+    if not bool(bad.any()):
+        return cholesky, bad
+    cholesky[bad], _, codes = factorise(matrix[bad])
+    return cholesky, bad.index_put((bad,), codes != int(Status.CONVERGED))
+
+
 def factorise_once(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`factorise` without a jitter: factors, NaN where there is none, and what was factored.
 

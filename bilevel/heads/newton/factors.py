@@ -10,10 +10,9 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.core.checks import Number
-from bilevel.core.status import Status
 from bilevel.heads.newton.runs import Runs, spread
 from bilevel.heads.objectives.base import AbstractObjective, Place
-from bilevel.linear.cholesky import factorise, positive_cholesky
+from bilevel.linear.cholesky import mended, positive_cholesky
 
 SINGLE_WORK = 2.0**24
 """Multiplications from which a Hessian is made in float32."""
@@ -75,10 +74,7 @@ def _ensured(objective: AbstractObjective, runs: Runs, which: Tensor) -> Runs:
     if above is not None:  # its steps never go too far, those of an H next to nothing do
         hessian, bad = above, bad | runs.short[which]
         runs = runs._replace(above=runs.above.index_put((which,), bad))
-    if bool(bad.any()):
-        cholesky[bad], _, codes = factorise(hessian[bad])
-        bad = bad.index_put((bad,), codes != int(Status.CONVERGED))
-    return runs.led_by(which, cholesky, bad)
+    return runs.led_by(which, *mended(cholesky, bad, hessian))
 
 
 def distrusted(

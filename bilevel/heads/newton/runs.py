@@ -81,4 +81,6 @@ class Runs(NamedTuple):
 
 def spread(which: Tensor, values: Tensor) -> Tensor:
     """Values of the runs `which`, (R,); False for the others."""
+    if len(values) == len(which):  # of all runs
+        return values
     return torch.zeros_like(which).index_put((which,), values)

@@ -22,7 +22,7 @@ from bilevel.core.status import Status
 from bilevel.heads.newton.runs import CONTRACTION, DECREASE, HALVINGS, PRECISE, RUNAWAY, Runs
 from bilevel.heads.objectives.base import AbstractObjective, Place
 from bilevel.heads.projected.bounds import Bounds
-from bilevel.linear.cholesky import EPS, factorise
+from bilevel.linear.cholesky import EPS, mended, positive_cholesky
 from bilevel.linear.factor import BlockFactor
 from bilevel.linear.preconditioned import led_direction
 
@@ -104,7 +104,8 @@ class ProjectedDescent:
         objective, place = self.objective.part(need, runs.place)
         hessian = objective.hessian(place, torch.float64)
         scale = positive_diagonal(hessian)
-        held = self._guess(trees.part(self.bounds, need), place, scale, self.cut[need])
+        bounds = self.bounds if place is runs.place else trees.part(self.bounds, need)
+        held = self._guess(bounds, place, scale, self.cut[need])
         runs = runs.led_by(need, *restricted(hessian, held, scale))
         self.runs = runs._replace(stale=runs.stale & ~need, factored=runs.factored + need)
         self.scale = self.scale.index_put((need,), scale)
@@ -225,5 +226,5 @@ def restricted(hessian: Tensor, held: Tensor, scale: Tensor) -> tuple[Tensor, Te
     kept = ~held.reshape(hessian.shape[:3])
     inside = kept.unsqueeze(2) & kept.unsqueeze(3)
     diagonal = torch.where(kept, 0.0, scale.reshape(kept.shape))
-    cholesky, _, codes = factorise(torch.where(inside, hessian, 0.0) + torch.diag_embed(diagonal))
-    return cholesky, codes != int(Status.CONVERGED)
+    matrix = torch.where(inside, hessian, 0.0) + torch.diag_embed(diagonal)
+    return mended(*positive_cholesky(matrix), matrix)
