@@ -86,8 +86,8 @@ class GradientCertifier:
         certificate: of these heads.
         stated: whether what the problem states of itself holds for these rows.
         thorough: whether third derivatives and jumps may be computed, and whether derivatives in
-            the body are compared with differences, since autograd may not see all of them: no
-            bound is given then. Records are too many for that.
+            the body are compared with differences, since autograd may not see all of them:
+            where they disagree, no bound is given. Records are too many for that.
         factor: of H on these rows, for an adjoint that is solved for here; None if there is none.
     """
 

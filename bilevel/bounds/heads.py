@@ -139,7 +139,9 @@ class Certifier:
         return self.form in ("features", "gradients")
 
     def system(self, point: HeadPoint) -> AbstractSystem | None:
-        """The head's linear system; its solution is theta*, or theta* - head (general heads).
+        """The head's linear system; its solution is theta*, or the way there (general heads).
+
+        Where g is not known to be quadratic it is the Newton step at these heads.
 
         None for heads that are too large.
         """

@@ -24,14 +24,14 @@ def seconds_per_step(
         data: for the seeds.
         options: how they are trained.
     """
-    trainings = {}
+    cohorts = {}
     for name, strategy in strategies.items():
         made = Assembly.of(data, options.batch_size, options.sampling)
-        trainings[name] = Cohort(made, strategy, compile=options.compile and strategy.compilable)
-    for training in trainings.values():
-        training.seconds_per_step(WARM_UP)
-    times: dict[str, list[float]] = {name: [] for name in trainings}
+        cohorts[name] = Cohort(made, strategy, compile=options.compile and strategy.compilable)
+    for cohort in cohorts.values():
+        cohort.seconds_per_step(WARM_UP)
+    times: dict[str, list[float]] = {name: [] for name in cohorts}
     for _ in range(ROUNDS):
-        for name, training in trainings.items():
-            times[name].append(training.seconds_per_step(STEPS_PER_ROUND) / len(data.seeds))
+        for name, cohort in cohorts.items():
+            times[name].append(cohort.seconds_per_step(STEPS_PER_ROUND) / len(data.seeds))
     return {name: statistics.median(found) for name, found in times.items()}

@@ -1,7 +1,8 @@
-"""Which rows step k of a seed sees, and the random streams of a seed.
+"""Which rows step k of a seed sees.
 
 The rows of step k depend on (seed, group, k) only: never on how many runs, strategies or steps are
-computed together. They are drawn i.i.d. with replacement, or in epochs without.
+computed together. They are drawn i.i.d. with replacement, in epochs without, or in their
+order.
 """
 
 import dataclasses

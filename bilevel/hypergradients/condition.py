@@ -158,8 +158,9 @@ class Condition:
     def _by_products(self, right: Tree, factor: BlockFactor | None) -> LinearSolution:
         """By products with H at these heads, led by a factor of H at near ones, in float64.
 
-        Without a factor H is factored here, if it is not too large. Both are those of the free
-        coordinates; a factor that holds others than these is a worse lead, no other answer.
+        Without a factor H is factored here, if it is not too large. On a box, products and factor
+        are those of the free coordinates; a factor that holds others than these is a worse lead, no
+        other answer.
         """
         point = self.point
         view = head_view(point) if self.free is None else View(head_objective(point))

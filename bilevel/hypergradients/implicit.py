@@ -45,7 +45,8 @@ class Implicit(AbstractHypergradient):
             the adjoint of the step before.
         tolerance: of the head, which must satisfy the condition: |d_theta g| at the head relative
             to |d_theta g| at the zero head; with a box, of the free coordinates. (Where the zero
-            head is nearly stationary itself, to 1e-8 of |d_theta g| at the head of ones.)
+            head is nearly stationary itself, to 1e-8 of |d_theta g| at the head of ones.) Heads of
+            solvers that are `exact` are not looked at: their status tells.
         on_inexact: what to do with heads beyond the tolerance. "warn": the run's status becomes
             `INEXACT_HEAD`; "raise": `InexactHeadError`; "refine": Newton steps theta - H^{-1}
             d_theta g with the same linear solver, up to 20 of them. `hypergradient` then returns

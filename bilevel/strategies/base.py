@@ -82,7 +82,7 @@ class AbstractStrategy(abc.ABC):
         return tuple((k,) for k, rate in moving.items() if isinstance(rate, AbstractSchedule))
 
     def status(self, state: Any) -> Tensor | None:
-        """`Status` codes (R,) of the last head solve (a hook); None if there is none."""
+        """The worst `Status` code of each run so far, (R,) (a hook); None if there is none."""
         return None
 
 

@@ -170,5 +170,5 @@ class BestResponse(AbstractStrategy):
         return chosen(self.gradient).cost.plus(chosen(self.solver).cost)
 
     def status(self, state: BestResponseState) -> Tensor:
-        """The worst code of the head solves so far."""
+        """The worst code of the head solves and the gradients so far."""
         return state.codes

@@ -42,9 +42,9 @@ class Recorder:
       with a set of bodies |w - Proj(w - grad Phi)|. Where theta* can be found to rounding, see
       `BestResponses`; NaN where it was not, or is not unique.
     - `gradient_gap`: |s - grad Phi(w)|, s the gradient at the head as it is: d_w g where F is g,
-      else the implicit gradient; the same. `gradient_bound`: a bound on it, as proven as
-      `head_bound`, where F is not g and the problem states its Lipschitz constants. (Elsewhere it
-      would cost more than all other records together, and the gap itself is known.)
+      else the implicit gradient; known where `phi` is. `gradient_bound`: a bound on it, as proven
+      as `head_bound`, where F is not g and the problem states its Lipschitz constants. (Elsewhere
+      it would cost more than all other records together, and the gap itself is known.)
     - the problem's metrics.
 
     Args:

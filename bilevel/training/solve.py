@@ -1,4 +1,4 @@
-"""The function that users call."""
+"""`solve`: one strategy, from many seeds."""
 
 import warnings
 from collections.abc import Sequence

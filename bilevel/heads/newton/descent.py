@@ -117,7 +117,7 @@ class Descent:
         return runs.ended(runaway, Status.NO_MINIMISER)
 
     def _direction(self, runs: Runs) -> Tensor:
-        """-(L L')^{-1} d g, or by conjugate gradients with L L' for a preconditioner."""
+        """-B^{-1} d g, see the top, or by conjugate gradients with L L' for a preconditioner."""
         objective, place = self.objective, runs.place
         if objective.whole:
             return -runs.secants.solve(runs.factor, place.slope)

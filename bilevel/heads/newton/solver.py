@@ -40,16 +40,16 @@ class Newton(AbstractHeadSolver):
     """theta*(w) by damped Newton steps on all training rows, to max |d_theta g| <= tolerance.
 
     theta <- theta - t H^{-1} d_theta g, in float64 whatever the training's type. The factor of H is
-    kept, also from one body to the next: it is made anew only where a step by it leaves more than a
-    quarter of the gradient. The first time a step falls short, the run starts again where g is
-    less: from the head that comes nearest to what the last head predicted at the last body, or from
-    a smaller one. Where a step of a new factor falls short, it is halved until g decreases. Each
-    run decides for itself.
+    kept, also from one body to the next: it is made anew where a step by it leaves more than a
+    quarter of the gradient, or going on by it would cost more. The first time a step falls short,
+    the run starts again where g is less: from the head that comes nearest to what the last head
+    predicted at the last body, or from a smaller one. Where a step of a new factor falls short, it
+    is halved until g decreases. Each run decides for itself.
 
     For a linear head with a criterion of known curvature (`LogisticLoss`, `SoftmaxLoss`,
     `HuberLoss`, your own) H comes from the features: M x M, or M K x M K where outputs interact; a
-    large one is made in float32, which changes the path but not where it ends. Beyond 2,048 rows
-    in a matrix H is not formed: conjugate gradients use products with it, preconditioned by its
+    large one is made in float32, which changes the path but not where it ends. Blocks of H beyond
+    2,048 x 2,048 are not formed: conjugate gradients use products with H, preconditioned by smaller
     diagonal blocks. Any other head takes `Oracles.head_hessian`, or products above 1,024 numbers.
 
     Where features lie far from zero beside an unpenalised bias, they are counted from their means.
@@ -72,7 +72,7 @@ class Newton(AbstractHeadSolver):
     source in: 1. old factors are used again (the chord method), 2. steps that shrink the gradient
     by a factor of four are taken without looking at g, 3. where H is singular, a majorant that the
     criterion knows takes its place, its steps doubled while g falls on, 4. a run may start from
-    another head than the last.
+    another head than the last, 5. an old factor is corrected by secants.
 
     Examples:
         >>> import bilevel

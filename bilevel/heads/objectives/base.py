@@ -118,7 +118,7 @@ class AbstractObjective(abc.ABC):
         return torch.zeros_like(step[:, 0])
 
     def reach(self, place: Place, step: Tensor) -> Tensor:
-        """The same of what may run away in a step: nothing penalised, and no loss ever rises."""
+        """Likewise of unpenalised predictions; 0 where the loss of some row rises far along it."""
         return torch.zeros_like(step[:, 0])
 
 

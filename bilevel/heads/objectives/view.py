@@ -97,7 +97,7 @@ def head_objective(point: HeadPoint) -> AbstractObjective:
 
 
 def head_view(point: HeadPoint, *, settled: bool | None = None) -> View:
-    """The same, from the means of features that lie far from zero.
+    """g of the heads, seen from the means of features that lie far from zero.
 
     Args:
         point: the heads, on the rows that they answer to.
