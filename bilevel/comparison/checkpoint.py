@@ -17,7 +17,7 @@ from bilevel.data.groups import ROWS_AT_ONCE
 from bilevel.data.training_data import TrainingData
 from bilevel.errors import ResultsError
 from bilevel.storage.folder import located, plain, read_json, write_atomically, write_json
-from bilevel.storage.tensors import read_tensors, write_tensors
+from bilevel.storage.tensors import read_tensors, under, write_tensors
 from bilevel.training.state import TrainingState
 from bilevel.training.training import Training
 
@@ -87,11 +87,7 @@ class Checkpoint:
                 f"{error} Delete it to train its strategies anew; what the other files of "
                 f"{self.folder} hold is kept."
             ) from error
-        records = {
-            name.removeprefix("record."): values
-            for name, values in tensors.items()
-            if name.startswith("record.")
-        }
+        records = under("record.", tensors)
         names = self._check_start(path, training, records)
         # a file holds its tensors in the order of the alphabet, a history in that of the records
         ordered = {name: records[name] for name in names}

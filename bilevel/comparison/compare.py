@@ -112,7 +112,7 @@ def compare(
     data = TrainingData(problem, seed_list(seeds), float_type(dtype), device)
     options = Options(batch_size, sampling, compile, max_runs_at_once, callback)
     plan = _prepare(
-        SideBySide(problem, entries, data, options), budget, steps, every, tune, headline, baselines
+        SideBySide(entries, data, options), budget, steps, every, tune, headline, baselines
     )
     kept = None if checkpoint is None else Checkpoint(checkpoint, _identity(plan), settings)
     if plan.tuning is not None:
@@ -125,7 +125,7 @@ class _Plan(NamedTuple):
     """A comparison before its first step, all of it checked.
 
     Attributes:
-        contest: the strategies, on the seeds that are trained.
+        side_by_side: the strategies, on the seeds that are trained.
         asked: the seeds that were asked for.
         budget: how far, and where to record.
         tuning: how rates are searched before, if they are.
@@ -134,7 +134,7 @@ class _Plan(NamedTuple):
         described: what the report tells of it.
     """
 
-    contest: SideBySide
+    side_by_side: SideBySide
     asked: list[int]
     budget: Budget
     tuning: Tuning | None
@@ -144,7 +144,7 @@ class _Plan(NamedTuple):
 
 
 def _prepare(
-    contest: SideBySide,
+    side_by_side: SideBySide,
     kind: BudgetKind,
     steps: int,
     every: int | None,
@@ -153,54 +153,56 @@ def _prepare(
     baselines: Sequence[str],
 ) -> _Plan:
     """Everything is checked and initialised before the first step of the first strategy."""
-    asked = contest.data.seeds
-    contest = contest.of_distinct_runs()
-    names = contest.recorded_names()
+    asked = side_by_side.data.seeds
+    side_by_side = side_by_side.of_distinct_runs()
+    names = side_by_side.recorded_names()
     if headline is not None and headline not in names:
         raise unknown_name("metric", headline, names)
-    costs = contest.gradients_per_step()
+    costs = side_by_side.gradients_per_step()
     budget = Budget(kind, steps, every, max(costs.values()))
     if kind == "gradients" and (free := [key for key, cost in costs.items() if not cost > 0]):
         raise ArgumentError(
             f"The steps of {', '.join(map(repr, free))} cost no gradients, so a budget of "
             'gradients does not end them: use `budget="steps"`, or return the `cost` of a step.'
         )
-    tuning = None if tune is None else Tuning.of(tune, asked, contest.strategies)
-    data, batch_size = contest.data, contest.options.batch_size
+    tuning = None if tune is None else Tuning.of(tune, asked, side_by_side.strategies)
+    data, batch_size = side_by_side.data, side_by_side.options.batch_size
     described = {
         **_seeds(data.seeds, asked),
         "steps": steps,
         "batch_size": dict(batch_size) if isinstance(batch_size, Mapping) else batch_size,
         "every": budget.marks[1] - budget.marks[0],
         "budget": kind,
-        "sampling": contest.options.sampling,
+        "sampling": side_by_side.options.sampling,
         "dtype": str(data.dtype).removeprefix("torch."),
         "device": str(data.device),
     }
-    return _Plan(contest, asked, budget, tuning, headline or shown(names), baselines, described)
+    return _Plan(
+        side_by_side, asked, budget, tuning, headline or shown(names), baselines, described
+    )
 
 
 def _identity(plan: _Plan) -> dict[str, Any]:
     """Everything that the numbers depend on: what a checkpoint must be of."""
-    contest, tuning = plan.contest, plan.tuning
+    side_by_side, tuning = plan.side_by_side, plan.tuning
     return plan.described | {
-        "problem": type(contest.problem).__qualname__,
-        "data_sha256": digest(contest.data),
+        "problem": type(side_by_side.problem).__qualname__,
+        "data_sha256": digest(side_by_side.data),
         # in their order, which is that of the runs
         "strategies": [[key, parts.signature(strategy, numbers=True)]
-                       for key, strategy in contest.strategies.items()],
+                       for key, strategy in side_by_side.strategies.items()],
         "tune": None if tuning is None else [repr(tuning), plan.headline],
-        "compile": contest.options.compile,
+        "compile": side_by_side.options.compile,
     }  # fmt: skip
 
 
 def _tuned(plan: _Plan, tuning: Tuning, kept: Checkpoint | None) -> _Plan:
     """The plan with the best rates of every strategy beside the rates as given."""
-    contest = plan.contest
-    found, described = tune_strategies(contest, tuning, plan.budget, plan.headline, kept)
-    entries = {**contest.strategies, **found}
+    side_by_side = plan.side_by_side
+    found, described = tune_strategies(side_by_side, tuning, plan.budget, plan.headline, kept)
+    entries = {**side_by_side.strategies, **found}
     return plan._replace(
-        contest=SideBySide(contest.problem, entries, contest.data, contest.options),
+        side_by_side=SideBySide(entries, side_by_side.data, side_by_side.options),
         baselines=[*plan.baselines, *(k + TUNED for k in plan.baselines if k + TUNED in found)],
         described=plan.described | {"tuning": described},
     )
@@ -208,7 +210,7 @@ def _tuned(plan: _Plan, tuning: Tuning, kept: Checkpoint | None) -> _Plan:
 
 def _train(plan: _Plan, kept: Checkpoint | None) -> Outcome:
     """What became of all strategies, some of which must have got somewhere."""
-    outcome = plan.contest.train(plan.budget, kept)
+    outcome = plan.side_by_side.train(plan.budget, kept)
     if all(Status[code].failed for codes in outcome.status.values() for code in codes):
         raise AllRunsFailedError(
             f"All runs of all strategies failed. {Status.DIVERGED.message}", outcome.solutions
@@ -218,19 +220,19 @@ def _train(plan: _Plan, kept: Checkpoint | None) -> Outcome:
 
 def _result(plan: _Plan, outcome: Outcome, name: str, settings: Mapping[str, object]) -> Comparison:
     """Everything that is known of the strategies that were trained, and what steps take."""
-    contest, costs = plan.contest, plan.contest.gradients_per_step()
-    trained = [key for key in contest.strategies if key in outcome.history]
-    missing = [key for key in contest.strategies if key not in outcome.history]  # after Ctrl-C
+    side_by_side, costs = plan.side_by_side, plan.side_by_side.gradients_per_step()
+    trained = [key for key in side_by_side.strategies if key in outcome.history]
+    missing = [key for key in side_by_side.strategies if key not in outcome.history]  # after Ctrl-C
     same = outcome.same
-    if plan.asked != contest.data.seeds:  # all runs are one
+    if plan.asked != side_by_side.data.seeds:  # all runs are one
         same = list(outcome.history)
     counted = slice(1 if same == list(outcome.history) else None)
-    data = contest.data.part(counted)
+    data = side_by_side.data.part(counted)
     seconds = dict.fromkeys(trained, np.nan)
     if not outcome.interrupted:
         with contextlib.suppress(KeyboardInterrupt):  # the trainings are worth more than the times
-            fitted = {key: contest.fitted[key] for key in trained}
-            seconds = seconds_per_step(fitted, data, contest.options)
+            fitted = {key: side_by_side.fitted[key] for key in trained}
+            seconds = seconds_per_step(fitted, data, side_by_side.options)
     some = next(iter(outcome.solutions.values()))
     records = max(len(solution.steps) for solution in outcome.solutions.values())
     heads = {key: codes[counted] for key, codes in outcome.heads.items()}
@@ -238,7 +240,7 @@ def _result(plan: _Plan, outcome: Outcome, name: str, settings: Mapping[str, obj
     described = plan.described | {
         **_seeds(data.seeds, plan.asked),
         "threads": threads,
-        "data_note": contest.problem.note,
+        "data_note": side_by_side.problem.note,
         "bound_note": some.bound_note,
         **({"same_runs": same} if same else {}),
         **({"interrupted_heads": heads} if heads else {}),
@@ -248,7 +250,7 @@ def _result(plan: _Plan, outcome: Outcome, name: str, settings: Mapping[str, obj
     return Comparison(
         problem=name,
         settings=described,
-        strategies={key: repr(contest.strategies[key]) for key in trained},
+        strategies={key: repr(side_by_side.strategies[key]) for key in trained},
         steps=np.array(plan.budget.marks[:records]),
         history={
             key: {metric: _padded(values[:, counted], records) for metric, values in table.items()}

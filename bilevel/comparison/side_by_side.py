@@ -14,7 +14,6 @@ from bilevel.core.status import Status
 from bilevel.data.draws import Sampling
 from bilevel.data.sampler import BatchSize
 from bilevel.data.training_data import TrainingData
-from bilevel.problem.base import StackelbergProblem
 from bilevel.strategies import AbstractStrategy
 from bilevel.training.repetition import turned_out_alike
 from bilevel.training.solution import Solution
@@ -79,7 +78,6 @@ class SideBySide:
     """Strategies on the same data, checked and initialised when it is made.
 
     Args:
-        problem: what to solve.
         strategies: by name, each with plain numbers.
         data: for the seeds.
         options: how to train.
@@ -88,13 +86,12 @@ class SideBySide:
 
     def __init__(
         self,
-        problem: StackelbergProblem,
         strategies: Mapping[str, AbstractStrategy],
         data: TrainingData,
         options: Options,
         stage: str = "training",
     ) -> None:
-        self.problem, self.strategies, self.data = problem, strategies, data
+        self.problem, self.strategies, self.data = data.problem, strategies, data
         self.options, self.stage, self.seeds = options, stage, len(data.seeds)
         self.trainings: dict[Names, Training] = {
             names: Training(
@@ -108,7 +105,7 @@ class SideBySide:
             for names in _group(strategies)
         }
         self.files = {names: f"{stage}-{number}" for number, names in enumerate(self.trainings)}
-        self.fitted = {name: strategy.fitted(problem) for name, strategy in strategies.items()}
+        self.fitted = {name: strategy.fitted(data.problem) for name, strategy in strategies.items()}
         # the group of every strategy, and its runs there
         self.places: dict[str, tuple[Names, slice]] = {
             name: (names, slice(i * self.seeds, (i + 1) * self.seeds))
@@ -121,7 +118,7 @@ class SideBySide:
         if self.seeds == 1 or len(self._those(Training.one_run)) < len(self.strategies):
             return self
         first = self.data.part(slice(0, 1))
-        return SideBySide(self.problem, self.strategies, first, self.options, self.stage)
+        return SideBySide(self.strategies, first, self.options, self.stage)
 
     def gradients_per_step(self) -> dict[str, float]:
         """Gradient evaluations of one step of every strategy."""

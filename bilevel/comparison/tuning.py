@@ -126,7 +126,7 @@ class Trial(NamedTuple):
 
 
 def tune_strategies(
-    contest: SideBySide,
+    side_by_side: SideBySide,
     tuning: Tuning,
     budget: Budget,
     headline: str,
@@ -138,13 +138,13 @@ def tune_strategies(
         "NAME, tuned" -> strategy; and what the report tells: metric, seeds, factors, and for every
         strategy its trials and the best of them.
     """
-    trials = tuning.trials(contest.strategies)
-    dtype, device = contest.data.dtype, contest.data.device
-    data = TrainingData(contest.problem, seed_list(tuning.seeds), dtype, device)
-    entrants = {
+    trials = tuning.trials(side_by_side.strategies)
+    dtype, device = side_by_side.data.dtype, side_by_side.data.device
+    data = TrainingData(side_by_side.problem, seed_list(tuning.seeds), dtype, device)
+    entries = {
         f"{name} {i}": trial.strategy for name in trials for i, trial in enumerate(trials[name])
     }
-    search = SideBySide(contest.problem, entrants, data, contest.options, "tuning")
+    search = SideBySide(entries, data, side_by_side.options, "tuning")
     search = search.of_distinct_runs()
     metric = selecting(search.recorded_names(), headline)
     outcome = search.train(dataclasses.replace(budget, every=budget.total), checkpoint)

@@ -23,7 +23,8 @@ class TrainingData:
     `groups` holds the rows, (n, ...) or (S, n, ...) for S distinct seeds; `sizes` the number of
     rows n; `seed_index` (R,) is the place of every run's seed among the `distinct` ones, in order.
     Training rows that are evaluated in `chunks` stay as they were given. `own` says whether the
-    rows are those of the problem, not rounded ones: what it states of itself holds for them.
+    rows are those of the problem, not rounded ones: what it states of itself holds for them;
+    `given` whether they came as `groups`.
 
     Args:
         problem: whose `data` is called: once, or for each distinct seed if it redraws.
@@ -55,16 +56,16 @@ class TrainingData:
         check_device(device)
         self.problem, self.dtype, self.device = problem, dtype, device
         self._number(seeds)
-        given = groups is not None
-        self.per_seed = problem.redraws_data and not given
+        self.given = groups is not None
+        self.per_seed = problem.redraws_data and not self.given
         if self.per_seed:
             rows = _redrawn(problem, self.distinct)
         else:
             rows = check_groups(problem.data() if groups is None else groups)
-        self.own = not given and not self.per_seed and (dtype == torch.float64 or not rows)
+        self.own = not self.given and not self.per_seed and (dtype == torch.float64 or not rows)
         too_large = f" in {dtype}: standardise them, or use float64"
         check_finite(rows, too_large, dtype, named=not self.per_seed)
-        self.chunks = chunks_of(problem, rows, dtype) if chunked and not given else None
+        self.chunks = chunks_of(problem, rows, dtype) if chunked and not self.given else None
         left = () if self.chunks is None else ("train",)
         self.groups: Groups = {
             name: group if name in left else trees.cast(group, dtype, device)

@@ -54,7 +54,8 @@ class Assembly:
             ProblemError: an initial point is no tree of finite numbers, or not the seed's alone.
         """
         oracles = Oracles(data.problem, report)
-        sampler = Sampler(data, batch_size, oracles.sampled_groups, sampling)
+        groups = tuple(data.groups) if data.given else oracles.sampled_groups
+        sampler = Sampler(data, batch_size, groups, sampling)
         body, head = (_initial(data, level) for level in ("body", "head"))
         return cls(oracles, data, sampler, body, head)
 

@@ -116,6 +116,7 @@ class Condition:
             factor: of H on all coordinates, or on the free ones, if there is one.
         """
         right = self.restricted(right)
+        factor = factor or None  # solvers of third parties may say () for none
         if solver is None and (self.free is None or self._led_by(factor)):
             if isinstance(factor, BlockFactor) or self._curved:
                 return self._by_products(right, factor)

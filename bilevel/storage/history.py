@@ -27,7 +27,7 @@ def write_history(
     """
     metrics = list(dict.fromkeys(metric for table in history.values() for metric in table))
     rows = (
-        [name, seed, step, *(table[m][i, run] if m in table else None for m in metrics)]
+        [name, seed, int(step), *(table[m][i, run] if m in table else None for m in metrics)]
         for name, table in history.items()
         for run, seed in enumerate(seeds)
         for i, step in enumerate(steps)

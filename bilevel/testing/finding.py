@@ -94,11 +94,15 @@ def check_codes(status: Tensor, runs: int, name: str) -> list[Status]:
     return [Status(int(code)) for code in status]
 
 
+def _copied(leaf: object) -> object:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
+
+
 @contextmanager
 def unchanged(name: str, **arguments: Tree) -> Iterator[None]:
     """Trees that are looked at meanwhile must stay as they are, NaN included."""
     before = {
-        what: trees.tree_map(torch.clone, tree)
+        what: trees.tree_map(_copied, tree)
         for what, tree in arguments.items()
         if not isinstance(tree, float | None)
     }

@@ -65,11 +65,11 @@ class Training:
     ) -> None:
         runs = len(data.seeds)
         check_strategy(strategy, runs)
-        strategy = strategy.fitted(data.problem)
-        strategy.check(data.problem)
         if max_runs_at_once is not None:
             check_positive_integer(max_runs_at_once, "`max_runs_at_once`")
         first = Assembly.of(data.part(slice(0, 1)), batch_size, sampling)
+        strategy = strategy.fitted(data.problem)
+        strategy.check(data.problem)
         check_contract(first)
         self.data = data
         self.parts = turns(runs, max_runs_at_once or STEP_BYTES // max(1, _bytes(first, strategy)))

@@ -143,8 +143,9 @@ HISTORY = {
 }
 
 
-def test_history_comes_back_bit_for_bit(tmp_path):
-    write_history(tmp_path / "h.csv", HISTORY, SEEDS, STEPS)
+@pytest.mark.parametrize("steps", [STEPS, STEPS.astype(float)])
+def test_history_comes_back_bit_for_bit(tmp_path, steps):
+    write_history(tmp_path / "h.csv", HISTORY, SEEDS, steps)
     steps, history = read_history(tmp_path / "h.csv", list(HISTORY), SEEDS)
     assert steps.tolist() == STEPS.tolist()
     assert {name: list(table) for name, table in history.items()} == {

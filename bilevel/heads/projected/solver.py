@@ -136,8 +136,7 @@ class ProjectedNewton(AbstractHeadSolver):
         slope, double = view.slope(place.slope), trees.cast(answer, torch.float64)
         residual = mapping(convex, double, slope, 1 / scale)
         failed = status >= int(Status.DIVERGED)
-        nothing = trees.tree_map(lambda leaf: torch.full_like(leaf, torch.nan), answer)
-        answer = trees.where(failed, nothing, answer)
+        answer = trees.nan_where(failed, answer)
         residual = residual.masked_fill(failed, torch.nan)
         # from a centre it is that of another matrix than H; adjoints by it take all rows at once
         factor = ended.factor if view.centre is None and rows.full.chunks is None else None
