@@ -104,8 +104,8 @@ def outworn(
         return runs
     largest = runs.place.largest
     # a factor near the end serves the next body, too
-    arriving = moved & ~runs.fresh & (largest <= NEAR * first)
+    arriving = moved & ~runs.lasting & (largest <= NEAR * first)
     # so many steps are ahead if all do as well as the last one; by a new factor, about two
     ahead = (largest / tolerance).clamp(min=1).log() / shrunk.log()
     worn = (arriving | (moved & (ahead - 2 > objective.price))) & (largest > tolerance)
-    return runs._replace(stale=runs.stale | worn, fresh=runs.fresh | arriving)
+    return runs._replace(stale=runs.stale | worn, lasting=runs.lasting | arriving)

@@ -35,7 +35,7 @@ class Runs(NamedTuple):
     factored: Tensor  # how many factors, (R,)
     stale: Tensor  # the factor must be replaced before the next step
     jittered: Tensor  # something was added to the matrix that was factored
-    fresh: Tensor  # the factor is not the first one, or was made near the end
+    lasting: Tensor  # the factor is not the first one, or was made near the end
     precise: Tensor  # a factor in float32 was not good enough
     above: Tensor  # the factor is that of a majorant
     short: Tensor  # the last step had to be halved often
@@ -49,8 +49,22 @@ class Runs(NamedTuple):
         """Before the first step, with factors to start with."""
         none, usable = torch.zeros_like(factor.usable, dtype=torch.int64), factor.usable
         no = none > 0
-        counts = (none + GOING, none, none)
-        return cls(place, factor, *counts, ~usable, no, usable, no, no, no, ~no, no, place)
+        return cls(
+            place=place,
+            factor=factor,
+            status=none + GOING,
+            steps=none,
+            factored=none,
+            stale=~usable,
+            jittered=no,
+            lasting=usable,
+            precise=no,
+            above=no,
+            short=no,
+            starting=~no,
+            polished=no,
+            before=place,
+        )
 
     @property
     def going(self) -> Tensor:
