@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from interrupts import raise_at
 from own_loops import in_place
 from small_problems import Noisy, Scalar, Smooth
 
@@ -70,27 +71,15 @@ class Steps:
         self.made, self.stop = [], None
         true = Cohort.step
 
-        def step(training):
+        def step(cohort):
             if self.stop == 0:
                 self.stop = None
                 raise KeyboardInterrupt
-            true(training)
+            true(cohort)
             self.stop = None if self.stop is None else self.stop - 1
-            self.made.append(training.state.step)
+            self.made.append(cohort.state.step)
 
         monkeypatch.setattr(Cohort, "step", step)
-
-
-def at_record(number):
-    """A callback that interrupts at a record, counted over all strategies."""
-    seen = []
-
-    def callback(progress):
-        seen.append(progress)
-        if len(seen) == number:
-            raise KeyboardInterrupt
-
-    return callback
 
 
 def assert_same(found, expected):
@@ -111,7 +100,7 @@ def assert_goes_on(problem, strategies, folder, counted, *, lost=0, **changes):
     expected = compare(problem, strategies, **options)
     needed = len(counted.made)
     counted.made.clear()
-    first = compare(problem, strategies, callback=at_record(2), checkpoint=folder, **options)
+    first = compare(problem, strategies, callback=raise_at(2), checkpoint=folder, **options)
     assert {code for codes in first.status.values() for code in codes} == {"INTERRUPTED"}
     counted.stop = 2
     second = compare(problem, strategies, checkpoint=folder, **options)
@@ -183,7 +172,7 @@ def test_diverged_runs_stay_as_they_were(records, tmp_path, counted):
     needed = len(counted.made)
     counted.made.clear()
     folder = tmp_path / "kept"
-    compare(Steep(), strategies, callback=at_record(records), checkpoint=folder, **options)
+    compare(Steep(), strategies, callback=raise_at(records), checkpoint=folder, **options)
     counted.stop = 2
     compare(Steep(), strategies, checkpoint=folder, **options)
     assert_same(compare(Steep(), strategies, checkpoint=folder, **options), expected)
@@ -206,14 +195,14 @@ def test_a_diverged_run_is_not_moved_although_it_could_be(tmp_path):
     assert expected.status["two"] == ["COMPLETED", "DIVERGED", "COMPLETED"]
     assert np.isinf(expected.history["two"]["objective"][1:, 1]).all()
     folder = tmp_path / "kept"
-    compare(problem, two, callback=at_record(2), checkpoint=folder, **OPTIONS)
+    compare(problem, two, callback=raise_at(2), checkpoint=folder, **OPTIONS)
     assert_same(compare(problem, two, checkpoint=folder, **OPTIONS), expected)
 
 
 def test_finished_strategies_are_not_trained_again(tmp_path, counted):
     folder, seen = tmp_path / "kept", []
     expected = compare(Smooth(), PAIR, **OPTIONS)
-    first = compare(Smooth(), PAIR, checkpoint=folder, callback=at_record(6), **OPTIONS)
+    first = compare(Smooth(), PAIR, checkpoint=folder, callback=raise_at(6), **OPTIONS)
     assert first.status["slow"] == first.status["fast"] == ["COMPLETED"] * 3
     assert first.status["exact"] == ["INTERRUPTED"] * 3
     counted.made.clear()
@@ -298,11 +287,11 @@ def test_an_own_loop_is_kept_once_finished_and_starts_anew_otherwise(tmp_path, c
     folder = tmp_path / "kept"
     expected = compare(Smooth(), strategies, **OPTIONS)
     counted.made.clear()
-    first = compare(Smooth(), strategies, checkpoint=folder, callback=at_record(7), **OPTIONS)
+    first = compare(Smooth(), strategies, checkpoint=folder, callback=raise_at(7), **OPTIONS)
     assert first.status["own"] == ["INTERRUPTED"] * 3
     assert sorted(path.name for path in folder.glob("*.safetensors")) == ["training-0.safetensors"]
     counted.made.clear()
-    second = compare(Smooth(), strategies, checkpoint=folder, callback=at_record(6), **OPTIONS)
+    second = compare(Smooth(), strategies, checkpoint=folder, callback=raise_at(6), **OPTIONS)
     assert second.status["own"] == ["COMPLETED"] * 3
     assert second.status["exact"] == ["INTERRUPTED"] * 3
     assert counted.made == [*range(1, 13), *range(1, 5)]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from interrupts import raise_at
 from own_loops import in_place
 from small_problems import Smooth, TrueBilevel
 
@@ -88,18 +89,6 @@ class KilledError(Exception):
     """The process is gone: nothing is tidied up."""
 
 
-def killed_at(number):
-    """A callback that kills at a record, counted over all trainings."""
-    seen = []
-
-    def callback(progress):
-        seen.append(progress)
-        if len(seen) == number:
-            raise KilledError
-
-    return callback
-
-
 def numbers(comparison, folder):
     """Everything but the figures and the page, as text or bytes."""
     content = comparison.content()
@@ -120,7 +109,13 @@ def test_wherever_it_was_interrupted_nothing_is_another(case, tmp_path):
     for number in sorted({1, len(seen) // 2, len(seen) - 1, len(seen)}):
         folder = tmp_path / f"kept {number}"
         with pytest.raises(KilledError):
-            compare(problem, strategies, checkpoint=folder, callback=killed_at(number), **options)
+            compare(
+                problem,
+                strategies,
+                checkpoint=folder,
+                callback=raise_at(number, KilledError),
+                **options,
+            )
         again = compare(problem, strategies, checkpoint=folder, **options)
         assert (again.headline, again.metrics) == (whole.headline, whole.metrics)
         assert numbers(again, tmp_path / f"again {number}") == expected
@@ -137,7 +132,13 @@ def files(comparison, folder):
 def test_the_whole_report_is_that_of_an_uninterrupted_comparison(tmp_path):
     problem, strategies, _ = CASES["own loop"]
     with pytest.raises(KilledError):
-        compare(problem, strategies, checkpoint=tmp_path / "kept", callback=killed_at(7), **OPTIONS)
+        compare(
+            problem,
+            strategies,
+            checkpoint=tmp_path / "kept",
+            callback=raise_at(7, KilledError),
+            **OPTIONS,
+        )
     again = compare(problem, strategies, checkpoint=tmp_path / "kept", **OPTIONS)
     expected = files(compare(problem, strategies, **OPTIONS), tmp_path / "whole")
     assert len(expected) > 15
@@ -190,7 +191,13 @@ class Weighed(NamedBilevel):
 def test_an_option_that_changes_f_alone_is_another_comparison(tmp_path):
     pair = {"exact": IMPLICIT}
     with pytest.raises(KilledError):
-        compare(Weighed(1.0), pair, checkpoint=tmp_path / "kept", callback=killed_at(2), **OPTIONS)
+        compare(
+            Weighed(1.0),
+            pair,
+            checkpoint=tmp_path / "kept",
+            callback=raise_at(2, KilledError),
+            **OPTIONS,
+        )
     with pytest.raises(ResultsError, match="started elsewhere"):
         compare(Weighed(2.0), pair, checkpoint=tmp_path / "kept", **OPTIONS)
 
@@ -204,7 +211,11 @@ def test_other_records_than_those_that_were_kept_are_refused(tmp_path):
     More.__qualname__ = NamedBilevel.__qualname__  # as if it had been edited since
     with pytest.raises(KilledError):
         compare(
-            NamedBilevel(), pair, checkpoint=tmp_path / "kept", callback=killed_at(2), **OPTIONS
+            NamedBilevel(),
+            pair,
+            checkpoint=tmp_path / "kept",
+            callback=raise_at(2, KilledError),
+            **OPTIONS,
         )
     with pytest.raises(ResultsError, match="other records: test_more in one of them only"):
         compare(More(), pair, checkpoint=tmp_path / "kept", **OPTIONS)
