@@ -10,7 +10,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 PARTIAL = ".partial"
 """What the folder of a comparison is called, after its name, until it is finished."""
+MOST_THREADS = 1024
+"""Of which no system runs out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,8 +234,8 @@ def set_threads(threads: int) -> None:
     """How many threads torch uses from now on."""
     import torch
 
-    if threads < 1:
-        raise ArgumentError(f"`threads` must be at least 1, got {threads}.")
+    if not 1 <= threads <= MOST_THREADS:
+        raise ArgumentError(f"`threads` must be from 1 to {MOST_THREADS}, got {threads}.")
     torch.set_num_threads(threads)
 
 
@@ -255,7 +258,9 @@ def as_plain(command: Compare) -> dict[str, Any]:
 
 def resumed(command: Compare, partial: Path) -> Compare:
     """The interrupted command that left the folder `partial`; only its output may be asked anew."""
-    from bilevel.comparison.checkpoint import read_description
+    from bilevel.comparison.checkpoint import DESCRIPTION, read_description
+    from bilevel.storage.reading import REMEDY
+    from bilevel.storage.schema import ANYTHING, NATURAL, check
 
     asked = {key for key, value in as_plain(command).items() if value != as_plain(Compare())[key]}
     if further := asked - {"resume", "output"}:
@@ -263,18 +268,40 @@ def resumed(command: Compare, partial: Path) -> Compare:
             f"--resume goes on with what was asked for then: leave out {', '.join(sorted(further))}"
             ". Only --output may be named anew."
         )
-    found = read_description(partial)["settings"].get("arguments")
+    content = read_description(partial)
+    found = content["settings"].get("arguments")
     if not isinstance(found, dict) or set(found) != set(as_plain(command)):
         raise ResultsError(
             f"{partial} was not made by this version of `bilevel compare`. In Python, pass it as "
             "`compare(..., checkpoint=folder)` with the same arguments."
         )
+    hints = {name: _stored(hint) for name, hint in get_type_hints(Compare).items()}
+    counts = {"steps": NATURAL, "batch_size": (NATURAL, None), "seeds": [NATURAL]}
+    schema = {
+        "settings": {"command": str, "options": ANYTHING, "arguments": hints, "*": object},
+        "comparison": {**counts, "seeds_asked?": [NATURAL], "*": object},
+    }
+    check(content, schema, partial / DESCRIPTION, REMEDY)
+    told = content["comparison"]
+    seeds = len(told.get("seeds_asked", told["seeds"]))
+    if (told["steps"], told["batch_size"] or 0, seeds) != tuple(
+        found[key] for key in ("steps", "batch_size", "seeds")
+    ):  # or a training of any length would be prepared before the difference is seen
+        raise ResultsError(f"{partial / DESCRIPTION} tells of two comparisons. {REMEDY}")
     paths = {
         key: Path(found[key]) for key in ("csv", "data_dir", "output") if found[key] is not None
     }
     lists = {key: tuple(value) for key, value in found.items() if isinstance(value, list)}
     then = Compare(**{**found, **paths, **lists})
     return dataclasses.replace(then, output=command.output or then.output)
+
+
+def _stored(hint: Any) -> Any:
+    """The schema of an argument as `as_plain` leaves it: paths are texts, and tuples lists."""
+    if get_origin(hint) is tuple:
+        return [get_args(hint)[0]]
+    kinds = get_args(hint) or (hint,)
+    return tuple(str if kind is Path else None if kind is NoneType else kind for kind in kinds)
 
 
 def go_on(partial: Path) -> str:

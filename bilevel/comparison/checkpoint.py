@@ -15,15 +15,20 @@ from bilevel import trees
 from bilevel.core import parts
 from bilevel.data.groups import ROWS_AT_ONCE
 from bilevel.data.training_data import TrainingData
-from bilevel.errors import ResultsError
-from bilevel.storage.folder import located, plain, read_json, write_atomically, write_json
-from bilevel.storage.tensors import read_tensors, under, write_tensors
+from bilevel.errors import ArgumentError, ResultsError
+from bilevel.storage.folder import located, plain, write_atomically, write_json
+from bilevel.storage.reading import read_json
+from bilevel.storage.schema import ANYTHING, NATURAL, Schema, check
+from bilevel.storage.tensors import REMEDY, check_tensors, read_tensors, under, write_tensors
+from bilevel.training.state import SCHEMA as STATE
 from bilevel.training.state import TrainingState
 from bilevel.training.training import Training
 
 DESCRIPTION = "comparison.json"
 OBJECTIVES = {"objective", "body_objective"}
 """Of the first record: what tells problems apart."""
+SCHEMA: Schema = {**STATE, "recorded": [NATURAL], "comparison": str, "training": str}
+"""What the file of a training holds beside tensors."""
 SECONDS = 10.0
 """At most this much work is lost; saving more often would slow small trainings."""
 
@@ -82,6 +87,12 @@ class Checkpoint:
             tensors, content = read_tensors(path)
             if content.get("comparison") != self._digest or content.get("training") != name:
                 raise ResultsError(f"{path} belongs to another comparison or training.")
+            check(content, SCHEMA, path, REMEDY)
+            recorded, state = content["recorded"], TrainingState.unpack(path, tensors, content)
+            runs = len(training.data.seeds)
+            check_tensors(path, tensors, {"record.*": (torch.float64, (len(recorded), runs))})
+            if recorded[:1] != [0] or recorded != sorted({*recorded}) or recorded[-1] > state.step:
+                raise ResultsError(f"{path} is malformed: no records at {recorded}. {REMEDY}")
         except ResultsError as error:
             raise ResultsError(
                 f"{error} Delete it to train its strategies anew; what the other files of "
@@ -91,7 +102,10 @@ class Checkpoint:
         names = self._check_start(path, training, records)
         # a file holds its tensors in the order of the alphabet, a history in that of the records
         ordered = {name: records[name] for name in names}
-        training.restore(TrainingState.unpack(tensors, content), content["recorded"], ordered)
+        try:
+            training.restore(state, recorded, ordered)
+        except ArgumentError as error:
+            raise ResultsError(f"{path} holds another training. {error}") from error
 
     def keep(
         self, name: str, training: Training, *, now: bool = False, finished: bool = False
@@ -166,10 +180,8 @@ def read_description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     if not path.is_file():
         raise ResultsError(f"{folder} holds no comparison to go on from: there is no {path}.")
-    found = read_json(path)
-    if not all(isinstance(found.get(key), dict) for key in ("comparison", "settings")):
-        raise ResultsError(f"{path} is malformed: it does not describe a comparison.")
-    return found
+    schema = {"comparison": ANYTHING, "settings": ANYTHING}
+    return read_json(path, schema, "Put back a copy of it, or name another folder.")
 
 
 def trained_files(folder: Path) -> list[Path]:

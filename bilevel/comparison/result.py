@@ -18,12 +18,13 @@ from bilevel.comparison.statistics.paired import (
 from bilevel.comparison.statistics.parts import in_order
 from bilevel.comparison.statistics.thresholds import reach_common_level
 from bilevel.comparison.statistics.values import Values
-from bilevel.errors import ArgumentError, UnknownNameError
+from bilevel.errors import ArgumentError, ResultsError, UnknownNameError
 from bilevel.report import doubts, tables
 from bilevel.report.units import UNITS, Unit
 from bilevel.storage.folder import located, write_atomically, write_csv
 from bilevel.storage.history import write_history
-from bilevel.storage.results import malformed, read_results, write_results
+from bilevel.storage.reading import REMEDY
+from bilevel.storage.results import read_results, write_results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -316,8 +317,8 @@ class Comparison:
         found = read_results(path)
         try:
             return cls(**found)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise malformed(path, error) from error
+        except ResultsError as error:
+            raise ResultsError(f"{path / 'config.json'} is malformed: {error} {REMEDY}") from error
 
     def _known(self, metric: str | None) -> str:
         metric = metric or self.headline

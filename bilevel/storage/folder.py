@@ -92,58 +92,12 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The content of a file that `write_json` wrote.
-
-    Raises:
-        ResultsError: If it is missing or is not a JSON object; names the file.
-    """
-    text = _text(path)
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise ResultsError(f"{path} is not valid JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise ResultsError(f"{path} must hold a JSON object, got {type(content).__name__}.")
-    return content
-
-
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a table; floats keep all their digits, None is an empty cell."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows([_cell(value) for value in row] for row in rows)
-
-
-def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
-    """The names of the columns of a table that `write_csv` wrote, and its rows as text.
-
-    Raises:
-        ResultsError: If it is missing, empty or has rows of another length; names file and line.
-    """
-    lines = list(csv.reader(_text(path).splitlines()))
-    if not lines:
-        raise ResultsError(f"{path} is empty; expected a line with the names of the columns.")
-    columns, rows = lines[0], lines[1:]
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(columns):
-            raise ResultsError(
-                f"{path} line {number} has {len(row)} cells, expected {len(columns)}: "
-                "the file was cut off or edited."
-            )
-    return columns, rows
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise ResultsError(
-            f"{path} is missing: is {path.parent} a folder that `Comparison.report` wrote?"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ResultsError(f"{path} cannot be read: {error}.") from error
 
 
 def plain(value: Any) -> Any:

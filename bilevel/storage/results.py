@@ -7,13 +7,55 @@ from typing import Any
 import numpy as np
 
 from bilevel.errors import ResultsError
-from bilevel.storage.folder import read_json, write_json
+from bilevel.storage.folder import write_json
 from bilevel.storage.history import read_history, write_history
+from bilevel.storage.reading import REMEDY, read_json
+from bilevel.storage.schema import NATURAL, Schema, check
 
 FORMAT = 1
 # Fields that config.json holds as they are.
 PLAIN = ("problem", "settings", "status", "gradients_per_step", "seconds_per_step", "baselines",
          "headline", "bound_kind")  # fmt: skip
+
+TRIED: Schema = {
+    "trials": NATURAL, "failed": NATURAL, "factors": {"*": float}, "score": (float, None),
+    "edge": bool, "doubts?": {"*": NATURAL},
+}  # fmt: skip
+# What the library reads; callers of `compare` may add more.
+SETTINGS: Schema = {
+    "seeds": [NATURAL],
+    "seeds_asked?": [NATURAL],
+    "steps?": NATURAL,
+    "every?": NATURAL,
+    "batch_size?": (NATURAL, None, {"*": (NATURAL, None)}),
+    "budget?": ("steps", "gradients"),
+    "sampling?": str,
+    "dtype?": str,
+    "device?": str,
+    "threads?": NATURAL,
+    "data_note?": (str, None),
+    "bound_note?": str,
+    "same_runs?": [str],
+    "not_trained?": [str],
+    "interrupted_heads?": {"*": [str]},
+    "tuning?": {"metric": str, "seeds": [NATURAL], "factors": [float], "strategies": {"*": TRIED}},
+    "*": object,
+}
+CONFIG: Schema = {
+    "format": int,
+    "problem": str,
+    "settings": SETTINGS,
+    "status": {"*": [str]},
+    "gradients_per_step": {"*": float},
+    "seconds_per_step": {"*": (float, None)},
+    "baselines": [str],
+    "headline": str,
+    "bound_kind": ("proven", "estimated", "unknown"),
+    "strategies": [{"name": str, "code": str}],
+}
+ENVIRONMENT: Schema = {"packages?": {"*": (str, None)}, "commit?": (str, None), "python?": str,
+                       "platform?": str, "processors?": (int, None), "threads?": (int, None),
+                       "dtype?": (str, None), "device?": (str, None), "*": object}  # fmt: skip
 
 
 def write_results(folder: Path, fields: Mapping[str, Any]) -> None:
@@ -36,23 +78,22 @@ def read_results(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     config = read_json(path)
-    if config.get("format") != FORMAT:
+    if config.get("format") != FORMAT or config["format"] is True:
         raise ResultsError(
-            f"{path} has format {config.get('format')}, expected {FORMAT}: "
+            f"{path} has format {config.get('format')!r:.40}, expected {FORMAT}: "
             "another version of bilevel wrote it, or something else."
         )
-    try:
-        plain = {key: config[key] for key in PLAIN}
-        strategies = {row["name"]: row["code"] for row in config["strategies"]}
-        seeds = plain["settings"]["seeds"]
-        column = _column(plain["settings"])
-        steps, history = read_history(folder / "history.csv", list(strategies), seeds, column)
-        seconds = plain["seconds_per_step"].items()  # null where not measured
-        plain["seconds_per_step"] = {k: np.nan if v is None else v for k, v in seconds}
-        plain["baselines"] = tuple(plain["baselines"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise malformed(folder, error) from error
-    environment = read_json(folder / "environment.json")
+    check(config, CONFIG, path, REMEDY)
+    strategies = {row["name"]: row["code"] for row in config["strategies"]}
+    plain = {key: config[key] for key in PLAIN}
+    seconds = plain["seconds_per_step"].items()  # null where not measured
+    plain["seconds_per_step"] = {k: np.nan if v is None else v for k, v in seconds}
+    plain["baselines"] = tuple(plain["baselines"])
+    seeds, column = plain["settings"]["seeds"], _column(plain["settings"])
+    if len(strategies) < len(config["strategies"]) or len(set(seeds)) < len(seeds):
+        raise ResultsError(f"{path} names a strategy or a seed twice. {REMEDY}")
+    steps, history = read_history(folder / "history.csv", list(strategies), seeds, column)
+    environment = read_json(folder / "environment.json", ENVIRONMENT)
     return {**plain, "strategies": strategies, "steps": steps, "history": history,
             "environment": environment}  # fmt: skip
 
@@ -60,11 +101,3 @@ def read_results(folder: Path) -> dict[str, Any]:
 def _column(settings: Mapping[str, Any]) -> str:
     """What recorded steps are called: by what the budget counts."""
     return "gradients" if settings.get("budget") == "gradients" else "step"
-
-
-def malformed(folder: Path, error: Exception) -> ResultsError:
-    """The error for a config.json whose parts are not what they must be."""
-    return ResultsError(
-        f"{folder / 'config.json'} is malformed, near {error}: it is not what "
-        "`Comparison.report` writes."
-    )

@@ -17,6 +17,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bilevel.errors import ResultsError
+from bilevel.storage.reading import parsed
+from bilevel.storage.schema import ANYTHING, Schema
+
+Kind = tuple[torch.dtype, tuple[int, ...]]
+"""The type and the shape of a tensor."""
+REMEDY = "Put back a copy of the file, or train anew."
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
@@ -44,8 +50,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], content: Mapping[st
         hidden.unlink(missing_ok=True)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_tensors(path: Path, schema: Schema = ANYTHING) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors, on the CPU, and the content that `write_tensors` wrote.
+
+    Args:
+        path: the file.
+        schema: what the content must hold.
 
     Raises:
         ResultsError: If it is missing, cut off, changed or of another kind; names the file.
@@ -56,13 +66,36 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+            text = metadata.get("content", "")
+            whole = metadata.get("sha256") == _digest(tensors, text)
+    # safetensors has types that torch does not; nobody says what comes of them
+    except (SafetensorError, OSError, RuntimeError, TypeError, ValueError, LookupError,
+            MemoryError) as error:  # fmt: skip
         raise ResultsError(f"{path} is damaged: it was cut off or changed ({error}).") from error
-    text = metadata.get("content", "")
-    if metadata.get("sha256") != _digest(tensors, text):
+    if not whole:
         raise ResultsError(f"{path} is damaged: its checksum does not fit what it holds.")
-    content: dict[str, Any] = json.loads(text)
-    return tensors, content
+    return tensors, parsed(text, path, schema, REMEDY)
+
+
+def check_tensors(path: Path, tensors: Mapping[str, Tensor], kinds: Mapping[str, Kind]) -> None:
+    """Raise unless the tensors of a file have the types and the shapes that they must have.
+
+    Args:
+        path: the file.
+        tensors: all of it.
+        kinds: by name; "NAME*" is for all names that begin so.
+
+    Raises:
+        ResultsError: One is missing or of another kind; names it.
+    """
+    for name, kind in kinds.items():
+        begin = name.removesuffix("*")
+        for key in (k for k in tensors if k.startswith(begin)) if begin != name else (name,):
+            found = (tensors[key].dtype, tuple(tensors[key].shape)) if key in tensors else "missing"
+            if found != kind:
+                raise ResultsError(
+                    f"{path} is malformed: its tensor {key!r} is {found}, expected {kind}. {REMEDY}"
+                )
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -15,13 +16,25 @@ from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ResultsError
 from bilevel.problem.base import StackelbergProblem
 from bilevel.storage.folder import located, reserve
+from bilevel.storage.schema import Schema, check
 from bilevel.storage.stored_tree import StoredTree
-from bilevel.storage.tensors import read_tensors, under, write_tensors
+from bilevel.storage.tensors import REMEDY, Kind, check_tensors, read_tensors, under, write_tensors
+from bilevel.training.state import SCHEMA as STATE
 from bilevel.training.state import TrainingState
 from bilevel.trees import Tree
 
 KIND = "bilevel solution 1"
 """What a file says it is, with the version of its format."""
+SCHEMA: Schema = {
+    **STATE,
+    "kind": str,
+    "problem": str,
+    "status": [tuple(Status.__members__)],
+    "history?": [str],
+    "bound_kind": get_args(BoundKind),
+    "bound_note": str,
+}
+"""What it holds beside tensors."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -131,28 +144,44 @@ class Solution:
         tensors, content = read_tensors(path)
         if content.get("kind") != KIND:
             raise ResultsError(f"{path} holds no solution: `Solution.save` writes such files.")
+        check(content, SCHEMA, path, REMEDY)
+        state = TrainingState.unpack(path, tensors, content)
+        runs, steps = len(state.seeds), tensors.get("steps", torch.empty(0)).flatten().tolist()
+        kind: Kind = (torch.float64, (len(steps), runs))
+        check_tensors(path, tensors, {"steps": (torch.int64, (len(steps),)), "history.*": kind})
+        kept = under("history.", tensors)
+        names = content.get("history", list(kept))
+        fits = len(content["status"]) == runs and sorted(names) == sorted(kept)
+        if not fits or not steps or steps != sorted({*steps}):
+            raise ResultsError(
+                f"{path} is malformed: its statuses, records and steps do not fit its {runs} runs. "
+                f"{REMEDY}"
+            )
         levels = {}
         for level in ("body", "head"):
             one = getattr(problem, f"init_{level}")(generator(0, level))
-            levels[level] = StoredTree(under(level, tensors), {}).fill(one)
+            stored = under(level, tensors)
+            lengths = {x.shape[:1] for x in stored.values()}
+            floats = {x.dtype for x in stored.values()} <= {torch.float32, torch.float64}
+            fits = lengths == {(runs,)} and floats
+            levels[level] = StoredTree(stored, {}).fill(one) if fits else None
             if levels[level] is None or not trees.same_structure(trees.take(levels[level], 0), one):
                 raise ResultsError(
                     f"{path} holds a {level} of another form than `init_{level}` of "
                     f"{type(problem).__name__} returns. Pass the problem that was solved "
                     f"({content['problem']}), made with the same options."
                 )
-        kept = under("history.", tensors)
         return cls(
             problem=problem,
-            seeds=tuple(content["seeds"]),
+            seeds=state.seeds,
             body=levels["body"],
             head=levels["head"],
             status=tuple(Status[name] for name in content["status"]),
             steps=tensors["steps"],
-            history={name: kept[name] for name in content.get("history", kept)},
+            history={name: kept[name] for name in names},
             bound_kind=content["bound_kind"],
             bound_note=content["bound_note"],
-            state=TrainingState.unpack(tensors, content),
+            state=state,
         )
 
     def __repr__(self) -> str:

@@ -1,6 +1,7 @@
 """Where a training stands."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -8,11 +9,21 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.core import parts
+from bilevel.core.status import Status
+from bilevel.errors import ResultsError
+from bilevel.storage.schema import NATURAL, Schema
 from bilevel.storage.stored_tree import StoredTree
-from bilevel.storage.tensors import under
+from bilevel.storage.tensors import REMEDY, check_tensors, under
 
 ACTIVE = -1
 """The code of a run that can go on."""
+SCHEMA: Schema = {
+    "step": NATURAL,
+    "seeds": [NATURAL],
+    "structure": str,
+    "plain": {"*": (bool, int, float, str, None)},
+}
+"""What files hold of a state beside its tensors."""
 
 
 class TrainingState(NamedTuple):
@@ -58,9 +69,27 @@ class TrainingState(NamedTuple):
         return tensors, {**content, "plain": stored.plain}
 
     @classmethod
-    def unpack(cls, tensors: dict[str, Tensor], content: dict[str, Any]) -> "TrainingState":
-        """What was packed; its strategy's state is a `StoredTree` until a training takes it."""
+    def unpack(
+        cls, path: Path, tensors: dict[str, Tensor], content: dict[str, Any]
+    ) -> "TrainingState":
+        """What was packed; its strategy's state is a `StoredTree` until a training takes it.
+
+        Args:
+            path: the file that it comes from.
+            tensors: all of it.
+            content: with what `SCHEMA` says, at least.
+
+        Raises:
+            ResultsError: a tensor is missing, or not what it must be.
+        """
+        runs = (len(content["seeds"]),)
+        kinds = {"codes": (torch.int64, runs), "first_norm*": (torch.float64, runs)}
+        check_tensors(path, tensors, kinds)
         codes = tensors["codes"]
+        if not set(codes.tolist()) <= {ACTIVE, *Status}:
+            raise ResultsError(
+                f"{path} is malformed: {codes.tolist()} are no codes of runs. {REMEDY}"
+            )
         unknown = torch.full_like(codes, torch.nan, dtype=torch.float64)
         return cls(
             content["step"],

@@ -8,7 +8,8 @@ import pytest
 from command_line import PAIR, TINY, run
 
 from bilevel.comparison.result import Comparison
-from bilevel.storage.folder import read_json, write_atomically
+from bilevel.storage.folder import write_atomically
+from bilevel.storage.reading import read_json
 from bilevel.storage.results import write_results
 from bilevel.training.cohort import Cohort
 

@@ -222,10 +222,10 @@ def test_a_damaged_folder_names_the_file(folder, tmp_path, name, damage):
     ("change", "message"),
     [
         ({"format": 2}, "has format 2, expected 1"),
-        ({"headline": None}, "near 'headline'"),
-        ({"strategies": [{"name": "a"}]}, "near 'code'"),
-        ({"settings": {}}, "near 'seeds'"),
-        ({"status": 3}, "malformed"),
+        ({"headline": None}, "`headline` is missing, expected a text"),
+        ({"strategies": [{"name": "a"}]}, r"`strategies\[0\]\.code` is missing"),
+        ({"settings": {}}, r"`settings\.seeds` is missing"),
+        ({"status": 3}, r"`status` is 3 \(a whole number\), expected an object"),
     ],
 )
 def test_a_malformed_config_is_named(folder, tmp_path, change, message):

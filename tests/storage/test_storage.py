@@ -14,14 +14,13 @@ from bilevel.errors import ResultsError, ResultsExistError
 from bilevel.storage import environment as environment_module
 from bilevel.storage.environment import environment
 from bilevel.storage.folder import (
-    read_csv,
-    read_json,
     reserve,
     write_atomically,
     write_csv,
     write_json,
 )
 from bilevel.storage.history import read_history, write_history
+from bilevel.storage.reading import read_csv, read_json
 from bilevel.storage.tensors import read_tensors, write_tensors
 
 
