@@ -20,6 +20,8 @@ AGAINST = {
     "gradients": "gradient evaluations",
     "seconds": "seconds per run",
 }
+LONGEST = 150
+"""Bytes of a name that go into that of a file: systems take 255 with all that is around it."""
 MEANINGS = {
     "uniform slow": "Body and head share the small step size that two-timescale gives its body.",
     "uniform fast": "Body and head share the large step size that two-timescale gives its head.",
@@ -77,9 +79,11 @@ def page(content: Content, drawn: Mapping[str, tuple[str, str]]) -> str:
         gap_names=[name for name in drawn if name.startswith("head-gap-")],
         has_bound=any("head_bound" in table for table in content["history"].values()),
         version=content["environment"].get("packages", {}).get("bilevel"),
-        curve_files=[[f"{metric}-{against}" for against in content["positions"]]
+        curve_files=[[_curve_file(content, metric, against) for against in content["positions"]]
                      for metric in curve_metrics],
         more_metrics=more_metrics,
+        more_files=[_curve_file(content, metric, content["unit"].budget)
+                    for metric in more_metrics],
         best=verdicts.ranked(content, "intervals", "counts", names) if len(names) > 1 else [],
         alone=len(names) == 1,
         worded=any(name in MEANINGS for name in names),
@@ -231,7 +235,7 @@ def _curves(content: Content, *, legend: bool) -> dict[str, tuple[str, Figure]]:
     shown = [(metric, against) for metric in main for against in content["positions"]]
     shown += [(metric, content["unit"].budget) for metric in more]
     return {
-        f"{metric}-{against}": (
+        _curve_file(content, metric, against): (
             f"{words.metric_name(metric)} against {AGAINST[against]}",
             curve_figure(content, metric, against=against, legend=legend),
         )
@@ -259,12 +263,22 @@ def _gap_figures(content: Content) -> dict[str, tuple[str, Figure]]:
     }  # fmt: skip
 
 
-def _slugs(names: Sequence[str]) -> dict[str, str]:
-    """Names for files: all different, also where a file system ignores capitals."""
+def _curve_file(content: Content, metric: str, against: str) -> str:
+    """Name of the figure of a metric, without ending."""
+    known = [name for names in _metrics(content) for name in names]
+    return f"{_slugs(known, '_')[metric]}-{against}"
+
+
+def _slugs(names: Sequence[str], between: str = "-") -> dict[str, str]:
+    """Names for files: all different, also where a file system ignores capitals; not too long.
+
+    What is neither letter nor digit becomes the sign `between`.
+    """
     found: dict[str, str] = {}
     for name in names:
-        plain = "".join(letter if letter.isalnum() else "-" for letter in name)
-        numbered = (f"{plain}-{number}" for number in itertools.count(2))
+        plain = "".join(letter if letter.isalnum() else between for letter in name)
+        plain = plain.encode()[:LONGEST].decode(errors="ignore") or between
+        numbered = (f"{plain}{between}{number}" for number in itertools.count(2))
         taken = {slug.casefold() for slug in found.values()}
         found[name] = next(slug for slug in itertools.chain([plain], numbered)
                            if slug.casefold() not in taken)  # fmt: skip

@@ -26,6 +26,7 @@ STYLE: dict[str, Any] = {
     "grid.linewidth": 0.8,
     "legend.frameon": False,
     "text.color": INK,
+    "text.parse_math": False,  # a name may hold any number of dollars
     "xtick.color": FAINT,
     "ytick.color": FAINT,
     "xtick.labelsize": 9.5,

@@ -196,6 +196,8 @@ class Recorder:
             ) from error
         runs = recorded["objective"].shape
         for name, value in found.items():
+            if not isinstance(name, str) or not name or not name.isprintable():
+                raise ProblemError(f"{rule} tensors by names to print on a line, got {name!r}.")
             if value.shape != runs:
                 raise ProblemError(f"{rule} tensors, but {name!r} is {tuple(value.shape[1:])}.")
             if name in recorded:
