@@ -183,7 +183,7 @@ class Training:
                 made = [cohort.record(tolerance, respond=respond) for cohort in self.cohorts]
                 self.records[k] = joined(made)
                 if callback is not None:
-                    callback(k, self.records[k])
+                    callback(k, {name: x.clone() for name, x in self.records[k].items()})
         except KeyboardInterrupt:
             if not self.records:
                 raise

@@ -255,3 +255,22 @@ def test_features_that_are_shared_change_no_number(decay, monkeypatch):
     for name, values in found[0].items():
         assert torch.equal(values, found[1][name]), name
     assert counts[0] == counts[1] - 6
+
+
+def test_a_callback_cannot_rewrite_the_history():
+    """It is given tensors and a dict of its own."""
+
+    def spoil(step, values):
+        for tensor in values.values():
+            tensor.fill_(step)
+            tensor.numpy()[:] = -1
+            tensor.resize_(0)
+        values.clear()
+        values["objective"] = None
+
+    for strategy in (bilevel.TwoTimescale(0.01, 0.1), bilevel.BestResponse(0.01)):
+        alone, spoiled = (train(ScalarProduct(), strategy, callback=f) for f in (None, spoil))
+        assert list(spoiled.history) == list(alone.history)
+        for metric, values in alone.history.items():
+            assert torch.equal(values.nan_to_num(7), spoiled.history[metric].nan_to_num(7))
+        assert torch.equal(spoiled.body, alone.body)
