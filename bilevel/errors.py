@@ -73,6 +73,10 @@ class AllRunsFailedError(BilevelError, RuntimeError):
         self.solution = solution
 
 
+class NotEnoughMemoryError(BilevelError, MemoryError):
+    """Memory ran out; the message says what to compute less of at once."""
+
+
 class CheckError(BilevelError, AssertionError):
     """A conformance check of `bilevel.testing` found something that is wrong."""
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.core.checks import check_instance
 from bilevel.core.generators import generator
+from bilevel.core.memory import says_memory
 from bilevel.data.groups import check_finite, check_groups, check_targets
 from bilevel.data.packed import PackedRows
 from bilevel.data.rows import Rows, chunks_of
@@ -42,6 +43,7 @@ class TrainingData:
             fit `outputs`.
     """
 
+    @says_memory
     def __init__(
         self,
         problem: StackelbergProblem,

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.core.checks import positive
+from bilevel.core.memory import says_memory
 from bilevel.core.progress import RowCallback, ShowProgress, reported
 from bilevel.core.status import Status
 from bilevel.data.groups import CHUNK_ROWS, check_piece, floating, is_mapped, pieces
@@ -67,6 +68,7 @@ class GramAccumulator:
         """How many rows were added."""
         return sum(sums.rows for sums in (self._exact, self._quick) if sums is not None)
 
+    @says_memory
     def add(
         self, inputs: Any, targets: Any, *, progress: ShowProgress = False
     ) -> "GramAccumulator":
@@ -102,6 +104,7 @@ class GramAccumulator:
         self._columns, self._outputs = z.shape[1], outputs
         return self
 
+    @says_memory
     def solve(self, ridge: float = 0.0, *, progress: ShowProgress = False) -> HeadResponse:
         """theta of all rows so far.
 

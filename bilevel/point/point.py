@@ -8,6 +8,7 @@ from bilevel import trees
 from bilevel.bounds.gradients import GradientBound, GradientCertifier
 from bilevel.bounds.heads import BoundKind, Certifier
 from bilevel.core.checks import check_instance
+from bilevel.core.memory import says_memory
 from bilevel.core.parts import run_counts
 from bilevel.core.progress import RowCallback, ShowProgress, reported
 from bilevel.core.status import Status
@@ -78,6 +79,7 @@ class Hypergradient:
     note: str
 
 
+@says_memory
 def best_response(
     problem: StackelbergProblem,
     body: Tree,
@@ -115,6 +117,7 @@ def best_response(
         return _Point(problem, body, batch, solver, report).respond()
 
 
+@says_memory
 def hypergradient(
     problem: StackelbergProblem,
     body: Tree,

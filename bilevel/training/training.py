@@ -9,6 +9,7 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.core import parts
 from bilevel.core.checks import check_positive_integer, positive
+from bilevel.core.memory import says_memory
 from bilevel.core.status import Status
 from bilevel.data.draws import Sampling
 from bilevel.data.sampler import BatchSize
@@ -53,6 +54,7 @@ class Training:
         max_runs_at_once: likewise.
     """
 
+    @says_memory
     def __init__(
         self,
         strategy: AbstractStrategy,
@@ -158,6 +160,7 @@ class Training:
         for part, cohort in zip(self.parts, self.cohorts, strict=True):
             cohort.go_on_from(whole.part(part))
 
+    @says_memory
     def run(
         self,
         records: Sequence[int],
