@@ -60,8 +60,10 @@ def solve(
         device: where to compute.
         dtype: of the training; records are computed in float64.
         max_runs_at_once: how many runs are computed together; more take turns, which bounds memory
-            and changes no number. None: as many as steps of about a gigabyte allow.
-        callback: called as `callback(step, values)` after each record, values (R,) by name.
+            and changes numbers by rounding only: libraries sum in another order where tensors hold
+            more runs. None: as many as steps of about a gigabyte allow.
+        callback: called as `callback(step, values)` after each record, with copies of its values,
+            (R,) by name.
         throw: raise if every run failed.
 
     Returns:

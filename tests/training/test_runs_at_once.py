@@ -1,4 +1,4 @@
-"""Runs that take turns: fewer at once changes no number, and bounds what is evaluated together."""
+"""Runs that take turns: the same numbers up to rounding, and a bound on what is held together."""
 
 import functools
 
@@ -59,6 +59,24 @@ def together(make, name):
 def test_no_number_depends_on_how_many_runs_are_at_once(make, name, at_once):
     found = train(make(), STRATEGIES[name], 12, max_runs_at_once=at_once)
     assert_same(found, together(make, name))
+
+
+class Robust(Smooth):
+    criterion = bilevel.HuberLoss(0.5)
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("name", ["newton", "unrolled"])
+def test_nor_does_one_of_heads_that_take_steps_beyond_rounding(name, dtype, rtol):
+    inner = bilevel.FastSGD(0.1, 3)
+    strategy = {
+        "newton": bilevel.BestResponse(0.005, bilevel.Newton()),
+        "unrolled": bilevel.BestResponse(0.005, inner, bilevel.Unrolled(3)),
+    }[name]
+    one, all_ = (train(Robust(), strategy, 6, dtype=dtype, max_runs_at_once=n) for n in (1, 5))
+    assert one.status == all_.status
+    for a, b in zip(trees.leaves(one.body), trees.leaves(all_.body), strict=True):
+        torch.testing.assert_close(a, b, rtol=rtol, atol=rtol)
 
 
 def test_a_state_goes_on_however_many_runs_are_at_once():
