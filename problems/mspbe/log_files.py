@@ -4,6 +4,7 @@ import difflib
 import re
 import warnings
 import zipfile
+import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,9 @@ TELLING = {
     "gamma", "gammas", "importance",
 }  # fmt: skip
 """Words of names that may say where episodes end or what rows count: never left out in silence."""
+UNREADABLE = (OSError, ValueError, TypeError, LookupError, EOFError, RuntimeError, MemoryError,
+              zipfile.BadZipFile, zlib.error)  # fmt: skip
+"""What NumPy and the archives below it raise at bytes that they did not write."""
 ALONE = {"mask", "masks"}
 """Names that may say so as they are, and not as a part of others (`action_mask`)."""
 
@@ -73,12 +77,12 @@ def _from_npz(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise MissingDataError(f"{path} does not exist: name an .npz file.")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             unknown = [name for name in file.files if not _meaning(name, ())[0]]
             single = {name for name in unknown if _is_single(file, name)}
             places = _places(path, file.files, (), single)
             return {ours: file[names[0]] for ours, names in places.items()}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         if isinstance(error, DataError):
             raise
         raise DataError(
