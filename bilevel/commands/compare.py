@@ -1,7 +1,6 @@
 """`bilevel compare`."""
 
 import ast
-import contextlib
 import dataclasses
 import datetime
 import shlex
@@ -102,17 +101,19 @@ class Compare:
 
         Whatever ends it before, what was kept stays there, and how to go on is said.
         """
-        from bilevel.storage.folder import held
+        from bilevel.storage.folder import held, remove_empty
 
         if self.resume is not None and not partial.is_dir():
             return self.go_on(partial)
         with told_to_end() as told:
             try:
                 with held(partial):  # before torch is imported: who is refused knows it at once
-                    code = self.begin(partial) if self.resume is None else self.go_on(partial)
-                with contextlib.suppress(OSError):
-                    partial.rmdir()
+                    code = self.go_on(partial)
+                remove_empty(partial)
                 return code
+            except AllRunsFailedError:
+                remove_empty(partial)
+                raise
             except KeyboardInterrupt:
                 nothing = "bilevel: interrupted before anything was recorded"
                 how = how_to_go_on(partial)
@@ -122,22 +123,18 @@ class Compare:
                 say(f"bilevel: {error}\n{how_to_go_on(partial)}".rstrip(), sys.stderr)
                 return FAILED
 
-    def begin(self, partial: Path) -> int:
-        """Train in the folder `partial`, which must be new; the exit code."""
-        from bilevel.comparison.kept import is_new
+    def go_on(self, partial: Path) -> int:
+        """Train what is left of the comparison, or all that was asked for; the exit code."""
+        from bilevel.comparison.kept import finished_report, is_new
+        from bilevel.comparison.result import Comparison
 
-        if not is_new(partial):
+        if self.resume is None:
+            if is_new(partial):
+                return self.finish(partial)
             raise ResultsExistError(
                 f"{partial}, where this comparison would be kept, exists already. Name another "
                 f"--output. {how_to_go_on(partial)}".rstrip()
             )
-        return self.finish(partial)
-
-    def go_on(self, partial: Path) -> int:
-        """Train what is left of a comparison, if anything is; the exit code."""
-        from bilevel.comparison.kept import finished_report
-        from bilevel.comparison.result import Comparison
-
         report = finished_report(partial)
         if report is None:
             return resumed(self, partial).finish(partial)

@@ -104,7 +104,7 @@ def held(folder: str | os.PathLike[str]) -> Iterator[HeldFolder]:
         return
     made = [place for place in (path, *path.parents) if not place.exists()]
     with contextlib.ExitStack() as stack:
-        stack.callback(_remove_empty, made)
+        stack.callback(remove_empty, *made)
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(path))
@@ -132,15 +132,15 @@ def write_atomically(folder: str | os.PathLike[str]) -> Iterator[Path]:
     with _hidden(target) as new, writing(target):
         new.mkdir()
         yield new
-        for written in (*new.iterdir(), new):  # a power cut may come next
-            _sync(written)
+        for path in filter(Path.is_file, new.iterdir()):  # a power cut may come next
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
         reserve(target)  # somebody else may have been faster
         try:
             new.rename(target)
         except OSError:
             reserve(target)
             raise
-        _sync(target.parent)
 
 
 def tidy(folder: Path) -> None:
@@ -156,38 +156,20 @@ def _hiding(target: Path) -> Path:
 
 @contextmanager
 def _hidden(target: Path) -> Iterator[Path]:
-    """Where a folder may be filled, until it is renamed; before and after, nothing is there."""
-    hiding = _hiding(target)
-    try:
-        with held(hiding):
-            new = hiding / "new"
-            shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
-            try:
-                yield new
-            finally:
-                shutil.rmtree(new, ignore_errors=True)
-    finally:
-        _remove_empty([hiding])
+    """Where a folder is filled until it is renamed: nothing is there before, nor after."""
+    with contextlib.ExitStack() as stack:
+        stack.callback(remove_empty, _hiding(target))
+        new = Path(stack.enter_context(held(_hiding(target)))) / "new"
+        stack.callback(shutil.rmtree, new, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
+        yield new
 
 
-def _remove_empty(folders: Iterable[Path]) -> None:
+def remove_empty(*folders: Path) -> None:
+    """Remove folders, each in the next one, as long as they are empty."""
     with contextlib.suppress(OSError):
         for folder in folders:
             folder.rmdir()
-
-
-def _sync(path: Path) -> None:
-    """On the disk, not only on its way there; of folders, where that can be asked for."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        if not path.is_dir():
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def write_whole(path: Path, content: bytes) -> None:

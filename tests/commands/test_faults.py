@@ -100,7 +100,8 @@ def assert_whole(root, expected):
     assert hidden(root) == []
     found = contents(root / "run")
     assert list(found["history.csv"]) == list(expected["history.csv"])
-    assert {**found, "config.json": ""} == {**expected, "config.json": ""}
+    told = {"config.json": "", "environment.json": ""}  # with the command, and the commit
+    assert {**found, **told} == {**expected, **told}
 
 
 def assert_survives(places, ways, whole, tmp_path, capsys):
