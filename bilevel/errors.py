@@ -87,3 +87,11 @@ class ResultsError(BilevelError, ValueError):
 
 class ResultsExistError(BilevelError, FileExistsError):
     """A results folder exists already; results are never overwritten."""
+
+
+class ResultsInUseError(ResultsError):
+    """Another comparison works in the folder, in this process or in the one that is named."""
+
+
+class UnwritableError(ResultsError, OSError):
+    """A file cannot be written: the disk is full, say, or it is not allowed."""

@@ -135,8 +135,8 @@ class Reproduce:
             comparison = self.compare(name)
             found = compare_with_reference(name, comparison)
             rows += found
+            comparison.report(self.output / name)  # first: what is printed may be lost
             print_rows(found)
-            comparison.report(self.output / name)
         self.write(rows)
         print(f"\nTable: {self.output / 'reproduction.csv'}")
         return 0 if all(row.reproduced for row in rows) else 1

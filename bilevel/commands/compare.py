@@ -4,11 +4,7 @@ import ast
 import dataclasses
 import datetime
 import shlex
-import shutil
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
@@ -16,15 +12,21 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 import tyro
 
 from bilevel.commands.display import displayed
-from bilevel.commands.exit_codes import FAILED, INTERRUPTED, OK
-from bilevel.errors import AllRunsFailedError, ArgumentError, BilevelError, ResultsError
+from bilevel.commands.ending import how_to_go_on, say, told_to_end
+from bilevel.commands.exit_codes import FAILED, OK, SIGNAL
+from bilevel.errors import (
+    AllRunsFailedError,
+    ArgumentError,
+    ResultsError,
+    ResultsExistError,
+    UnwritableError,
+)
 from bilevel.problem import registry
 
 if TYPE_CHECKING:
     from bilevel.comparison.result import Comparison
+    from bilevel.storage.folder import HeldFolder
 
-PARTIAL = ".partial"
-"""What the folder of a comparison is called, after its name, until it is finished."""
 MOST_THREADS = 1024
 """Of which no system runs out."""
 
@@ -87,55 +89,89 @@ class Compare:
 
     def run(self) -> int:
         """Train, print, write."""
-        from bilevel.storage.folder import reserve
+        from bilevel.comparison.kept import PARTIAL
+        from bilevel.storage.folder import located, reserve
 
         if self.resume is not None:
-            return resumed(self, self.resume).run_in(self.resume)
+            return self.run_in(located(self.resume))
         now = datetime.datetime.now()
-        folder = self.output or Path("results") / f"{self.name}-{now:%Y%m%d-%H%M%S}"
-        partial = folder.with_name(folder.name + PARTIAL)
+        folder = located(self.output or Path("results") / f"{self.name}-{now:%Y%m%d-%H%M%S}")
         reserve(folder)
-        reserve(partial)
+        partial = folder.with_name(folder.name + PARTIAL)
         return dataclasses.replace(self, output=folder).run_in(partial)
 
     def run_in(self, partial: Path) -> int:
-        """Train in the folder `partial`, which is gone when the report is written."""
-        from bilevel.comparison.checkpoint import trained_files
-        from bilevel.core.status import Status
-        from bilevel.storage.folder import reserve
+        """Train in the folder `partial`, which is gone when the report is written.
+
+        Whatever ends it before, what was kept stays there, and how to go on is said.
+        """
+        from bilevel.storage.folder import held, remove_empty
+
+        if self.resume is not None and not partial.is_dir():
+            return self.go_on(partial)
+        with told_to_end() as told:
+            try:
+                with held(partial):  # before torch is imported: who is refused knows it at once
+                    code = self.go_on(partial)
+                remove_empty(partial)
+                return code
+            except AllRunsFailedError:
+                remove_empty(partial)
+                raise
+            except KeyboardInterrupt:
+                nothing = "bilevel: interrupted before anything was recorded"
+                how = how_to_go_on(partial)
+                say(f"Interrupted. {how}" if how else nothing, sys.stderr)
+                return SIGNAL + told[-1]
+            except UnwritableError as error:
+                say(f"bilevel: {error}\n{how_to_go_on(partial)}".rstrip(), sys.stderr)
+                return FAILED
+
+    def go_on(self, partial: Path) -> int:
+        """Train what is left of the comparison, or all that was asked for; the exit code."""
+        from bilevel.comparison.kept import finished_report, is_new
+        from bilevel.comparison.result import Comparison
+
+        if self.resume is None:
+            if is_new(partial):
+                return self.finish(partial)
+            raise ResultsExistError(
+                f"{partial}, where this comparison would be kept, exists already. Name another "
+                f"--output. {how_to_go_on(partial)}".rstrip()
+            )
+        report = finished_report(partial)
+        if report is None:
+            return resumed(self, partial).finish(partial)
+        say(f"{partial} is finished: nothing is left to train.", sys.stderr)
+        return ended(Comparison.load(report), report, partial)
+
+    def finish(self, partial: Path) -> int:
+        """Train, write the report and remove what was kept; Ctrl-C if that ended the training."""
+        from bilevel.comparison import kept
+        from bilevel.storage.folder import HeldFolder, reserve
 
         assert self.output is not None
-        reserve(self.output)
+        output = reserve(self.output)
         try:
-            with terminated_as_interrupted():
-                comparison = self.compare(partial)
+            comparison = self.compare(HeldFolder(partial))
         except AllRunsFailedError:
-            shutil.rmtree(partial)  # going on would not help
+            kept.clear(partial)  # going on would not help
             raise
-        except (BilevelError, KeyboardInterrupt) as error:
-            kept = trained_files(partial)
-            if not kept:
-                shutil.rmtree(partial, ignore_errors=True)
-            if not kept or isinstance(error, BilevelError):
-                raise
-            print(f"Interrupted. {go_on(partial)}", file=sys.stderr)
-            return INTERRUPTED
         codes = {code for run in comparison.status.values() for code in run}
-        interrupted = "INTERRUPTED" in codes or "not_trained" in comparison.settings
-        folder = partial / "report" if interrupted else self.output
-        if interrupted:
-            shutil.rmtree(folder, ignore_errors=True)  # of an earlier interruption
-        try:  # the report first: a closed pipe, as of `| head`, must not cost it
-            page = comparison.report(folder)
-            if not interrupted:
-                shutil.rmtree(partial)
-        finally:
-            print(comparison.table())
-        print(f"\nReport: {page}")
-        if interrupted:
-            print(f"Interrupted. {go_on(partial)}", file=sys.stderr)
-            return INTERRUPTED
-        return FAILED if any(Status[code].failed for code in codes) else OK
+        if "INTERRUPTED" in codes or "not_trained" in comparison.settings:
+            try:
+                page = kept.report(partial, comparison.report)
+            finally:
+                say(comparison.table())
+            say(f"\nReport: {page}")
+            raise KeyboardInterrupt
+        try:  # first: what is printed may be lost
+            kept.finish(partial, output, comparison.history)
+            comparison.report(output)
+        except BaseException:
+            say(comparison.table())
+            raise
+        return ended(comparison, output, partial)
 
     @property
     def name(self) -> str:
@@ -163,7 +199,7 @@ class Compare:
             raise ArgumentError(f"--set {name}=... contradicts --csv and --target: leave it out.")
         return {"file": str(self.csv), "target": self.target, **options}
 
-    def compare(self, partial: Path | None = None) -> "Comparison":
+    def compare(self, partial: "HeldFolder") -> "Comparison":
         """The comparison itself, kept in the folder `partial` while it is trained."""
         import torch
 
@@ -211,7 +247,7 @@ class Compare:
                 device=self.device,
                 dtype=getattr(torch, self.dtype),
                 settings={
-                    "command": command_line(partial),
+                    "command": command_line(partial.path),
                     "options": options,
                     "arguments": as_plain(self),
                 },
@@ -239,11 +275,12 @@ def set_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def command_line(partial: Path | None = None) -> str:
+def command_line(partial: Path) -> str:
     """The command that was typed, or that left the folder `partial`: it makes all of it again."""
-    from bilevel.comparison.checkpoint import DESCRIPTION, read_description
+    from bilevel.comparison.checkpoint import read_description
+    from bilevel.comparison.kept import DESCRIPTION
 
-    if partial is not None and (partial / DESCRIPTION).is_file():
+    if (partial / DESCRIPTION).is_file():
         return str(read_description(partial)["settings"]["command"])
     return shlex.join(["bilevel", *sys.argv[1:]])
 
@@ -258,7 +295,8 @@ def as_plain(command: Compare) -> dict[str, Any]:
 
 def resumed(command: Compare, partial: Path) -> Compare:
     """The interrupted command that left the folder `partial`; only its output may be asked anew."""
-    from bilevel.comparison.checkpoint import DESCRIPTION, read_description
+    from bilevel.comparison.checkpoint import read_description
+    from bilevel.comparison.kept import DESCRIPTION
     from bilevel.storage.reading import REMEDY
     from bilevel.storage.schema import ANYTHING, NATURAL, check
 
@@ -304,24 +342,13 @@ def _stored(hint: Any) -> Any:
     return tuple(str if kind is Path else None if kind is NoneType else kind for kind in kinds)
 
 
-def go_on(partial: Path) -> str:
-    """How to go on with an interrupted comparison."""
-    return f"To go on: {shlex.join(['bilevel', 'compare', '--resume', str(partial)])}"
+def ended(comparison: "Comparison", report: Path, partial: Path) -> int:
+    """Show what was found, and remove what was kept on the way; 1 if a run failed."""
+    from bilevel.comparison.kept import clear
+    from bilevel.core.status import Status
 
-
-@contextmanager
-def terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM ends a training like Ctrl-C: what there is is kept."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not in the main thread, which alone receives signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    say(f"{comparison.table()}\n\nReport: {report / 'report.html'}")
+    if left := clear(partial, report):
+        say(f"{partial} stays, for it holds {', '.join(left)}.", sys.stderr)
+    codes = {code for run in comparison.status.values() for code in run}
+    return FAILED if any(Status[code].failed for code in codes) else OK

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from bilevel.commands.ending import Lossy, say
+
 if TYPE_CHECKING:
     from bilevel.comparison.side_by_side import Progress
 
@@ -15,7 +17,7 @@ def displayed() -> Iterator[Callable[["Progress"], None]]:
     from rich.console import Console
     from rich.progress import Progress as Bar
 
-    console = Console(stderr=True)
+    console = Console(file=Lossy(sys.stderr))  # type: ignore[arg-type]  # it writes and flushes
     if not console.is_terminal:
         yield _print
         return
@@ -42,4 +44,4 @@ def _print(progress: "Progress") -> None:
         named = _what(progress) if tuned else ", ".join(progress.strategies)
         unit = "steps" if progress.unit == "steps" else "gradient evaluations"
         verb = "tuned" if tuned else "trained"
-        print(f"{verb} {named}: {progress.steps} {unit}", file=sys.stderr)
+        say(f"{verb} {named}: {progress.steps} {unit}", sys.stderr)

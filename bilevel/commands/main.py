@@ -3,6 +3,7 @@
 torch is imported inside of the commands that need it, so that `bilevel --help` is quick.
 """
 
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -13,7 +14,8 @@ import tyro
 from bilevel.commands.check import Check
 from bilevel.commands.compare import Compare
 from bilevel.commands.doctor import Doctor
-from bilevel.commands.exit_codes import FAILED, INTERRUPTED, OK, USAGE
+from bilevel.commands.ending import mute, say
+from bilevel.commands.exit_codes import FAILED, OK, SIGNAL, USAGE
 from bilevel.commands.lists import Problems, Strategies
 from bilevel.commands.report import Report
 from bilevel.errors import AllRunsFailedError, BilevelError, unknown_name
@@ -31,6 +33,23 @@ Command = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; the exit code is 0 (fine), 1 (a run failed) or 2 (wrong usage)."""
+    try:
+        try:
+            return run(arguments)
+        finally:  # what is in the buffers may fail now; later, Python would say so in its own words
+            for stream in filter(None, (sys.stdout, sys.stderr)):
+                stream.flush()
+    except OSError as error:
+        heard = not isinstance(error, BrokenPipeError)  # `| head` has seen enough
+        if heard:
+            say(f"bilevel: {error}", sys.stderr)
+        for stream in (sys.stdout, sys.stderr):
+            mute(stream)
+        return FAILED if heard else SIGNAL + 13
+
+
+def run(arguments: Sequence[str] | None) -> int:
+    """The same, for an output that somebody reads."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     extra = registry.names(registry.COMMANDS)
     try:
@@ -62,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USAGE
     except KeyboardInterrupt:
         print("bilevel: interrupted before anything was recorded", file=sys.stderr)
-        return INTERRUPTED
+        return SIGNAL + signal.SIGINT
 
 
 if __name__ == "__main__":

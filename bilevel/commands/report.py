@@ -22,9 +22,9 @@ class Report:
         from bilevel.comparison.result import Comparison
 
         comparison = Comparison.load(self.folder)
-        print(comparison.table())
         page = self.folder / "report.html"
-        if self.output is not None:
+        if self.output is not None:  # first: what is printed may be lost
             page = comparison.report(self.output)
+        print(comparison.table())
         print(f"\nReport: {page}")
         return OK

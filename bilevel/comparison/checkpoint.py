@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.comparison.kept import DESCRIPTION, check_link, is_new, sweep
 from bilevel.core import parts
 from bilevel.data.groups import ROWS_AT_ONCE
 from bilevel.data.training_data import TrainingData
 from bilevel.errors import ArgumentError, ResultsError
-from bilevel.storage.folder import located, plain, write_atomically, write_json
+from bilevel.storage.folder import HeldFolder, plain, write_json
 from bilevel.storage.reading import read_json
 from bilevel.storage.schema import ANYTHING, NATURAL, Schema, check
 from bilevel.storage.tensors import REMEDY, check_tensors, read_tensors, under, write_tensors
@@ -24,7 +25,6 @@ from bilevel.training.state import SCHEMA as STATE
 from bilevel.training.state import TrainingState
 from bilevel.training.training import Training
 
-DESCRIPTION = "comparison.json"
 OBJECTIVES = {"objective", "body_objective"}
 """Of the first record: what tells problems apart."""
 SCHEMA: Schema = {**STATE, "recorded": [NATURAL], "comparison": str, "training": str}
@@ -40,9 +40,9 @@ class Checkpoint:
     stands. Files are replaced as a whole, so that one is complete whatever happens.
 
     Args:
-        folder: made if it is missing; otherwise it must hold the same comparison.
+        folder: empty, or of the same comparison.
         description: everything the numbers depend on.
-        settings: anything else, written when the folder is made.
+        settings: anything else, written into a folder that is empty.
 
     Raises:
         ResultsError: the folder holds another comparison, or none.
@@ -50,17 +50,17 @@ class Checkpoint:
 
     def __init__(
         self,
-        folder: str | os.PathLike[str],
+        folder: HeldFolder,
         description: Mapping[str, Any],
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        self.folder: Path = located(folder)
+        self.folder = folder.path
         self._saved = time.monotonic()
-        if not self.folder.exists():
-            with write_atomically(self.folder) as hidden:
-                content = {"comparison": description, "settings": settings or {}}
-                write_json(hidden / DESCRIPTION, content)
-        stored = read_description(self.folder)["comparison"]
+        sweep(self.folder)
+        self._new: dict[str, Any] | None = None
+        if is_new(self.folder):  # described once there is something to keep
+            self._new = {"comparison": plain(description), "settings": settings or {}}
+        stored = (self._new or read_description(self.folder))["comparison"]
         found, asked = _spelled(stored), _spelled(plain(description))
         different = sorted(
             key for key in found.keys() | asked.keys() if found.get(key) != asked.get(key)
@@ -81,9 +81,10 @@ class Checkpoint:
                 stay as they are.
         """
         path = self.folder / f"{name}.safetensors"
-        if not path.exists():
+        if not os.path.lexists(path):
             return
         try:
+            check_link(path)
             tensors, content = read_tensors(path)
             if content.get("comparison") != self._digest or content.get("training") != name:
                 raise ResultsError(f"{path} belongs to another comparison or training.")
@@ -113,7 +114,13 @@ class Checkpoint:
         """Save a training if `now`, or if the last time is long ago.
 
         One that cannot be gone on from is saved when it is `finished`, its records alone.
+
+        Raises:
+            UnwritableError: it cannot be written.
         """
+        if self._new is not None:
+            write_json(self.folder / DESCRIPTION, self._new)
+            self._new = None
         state = training.state
         if not training.resumable:
             if not finished:
@@ -178,12 +185,9 @@ def read_description(folder: Path) -> dict[str, Any]:
         ResultsError: It is none.
     """
     path = folder / DESCRIPTION
+    for place in (folder, path):
+        check_link(place)
     if not path.is_file():
         raise ResultsError(f"{folder} holds no comparison to go on from: there is no {path}.")
     schema = {"comparison": ANYTHING, "settings": ANYTHING}
     return read_json(path, schema, "Put back a copy of it, or name another folder.")
-
-
-def trained_files(folder: Path) -> list[Path]:
-    """The files of the trainings that a checkpoint holds."""
-    return sorted(folder.glob("*.safetensors"))

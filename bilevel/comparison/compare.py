@@ -26,6 +26,7 @@ from bilevel.errors import AllRunsFailedError, ArgumentError, unknown_name
 from bilevel.problem.base import StackelbergProblem
 from bilevel.report.words import TUNED
 from bilevel.storage.environment import environment
+from bilevel.storage.folder import held
 from bilevel.strategies import AbstractStrategy, OwnLoop, TwoTimescale
 from bilevel.strategies.presets import CONTROLS
 from bilevel.training.arguments import check_strategy, float_type, seed_list
@@ -85,7 +86,8 @@ def compare(
         compile: compile the steps, see `solve`.
         max_runs_at_once: bounds memory, see `solve`.
         checkpoint: a folder to keep the training in. If it holds this comparison, the training
-            goes on from there, with the same numbers as if it had never stopped.
+            goes on from there, with the same numbers as if it had never stopped. One comparison at
+            a time works in a folder.
         settings: more entries for the report's settings, such as the command.
         callback: called with a `Progress` at every record.
 
@@ -96,6 +98,8 @@ def compare(
     Raises:
         AllRunsFailedError: every run of every strategy diverged.
         ResultsError: `checkpoint` holds another comparison, or a damaged file.
+        ResultsInUseError: somebody else works in `checkpoint`; says which process.
+        UnwritableError: the disk is full, say; call again to go on from what was kept.
         BilevelError: bad arguments, data or problems, before the training starts.
 
     Examples:
@@ -109,16 +113,17 @@ def compare(
     """
     entries = _entries(strategies)
     baselines = _baselines(entries, baselines)
-    data = TrainingData(problem, seed_list(seeds), float_type(dtype), device)
-    options = Options(batch_size, sampling, compile, max_runs_at_once, callback)
-    plan = _prepare(
-        SideBySide(entries, data, options), budget, steps, every, tune, headline, baselines
-    )
-    kept = None if checkpoint is None else Checkpoint(checkpoint, _identity(plan), settings)
-    if plan.tuning is not None:
-        plan = _tuned(plan, plan.tuning, kept)
-    outcome = _train(plan, kept)
-    return _result(plan, outcome, name or type(problem).__name__, settings or {})
+    with contextlib.nullcontext() if checkpoint is None else held(checkpoint) as folder:
+        data = TrainingData(problem, seed_list(seeds), float_type(dtype), device)
+        options = Options(batch_size, sampling, compile, max_runs_at_once, callback)
+        plan = _prepare(
+            SideBySide(entries, data, options), budget, steps, every, tune, headline, baselines
+        )
+        kept = None if folder is None else Checkpoint(folder, _identity(plan), settings)
+        if plan.tuning is not None:
+            plan = _tuned(plan, plan.tuning, kept)
+        outcome = _train(plan, kept)
+        return _result(plan, outcome, name or type(problem).__name__, settings or {})
 
 
 class _Plan(NamedTuple):

@@ -1,6 +1,8 @@
 """Results folders: never overwritten, never half-written; JSON and CSV files in them."""
 
+import contextlib
 import csv
+import dataclasses
 import itertools
 import json
 import math
@@ -12,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bilevel.errors import ResultsError, ResultsExistError
+from bilevel.errors import BilevelError, ResultsError, ResultsExistError, UnwritableError
+from bilevel.storage.lock import locked
 
 
 def located(path: str | os.PathLike[str]) -> Path:
@@ -52,11 +55,70 @@ def reserve(folder: str | os.PathLike[str]) -> Path:
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the operating system says against it becomes an error of ours that names the path.
+
+    Raises:
+        UnwritableError: If something could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, BilevelError):
+            raise
+        raise UnwritableError(
+            f"{path} cannot be written: {error}. What was written before is whole."
+        ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldFolder:
+    """The path of a folder that who has this object works in; `held` makes it."""
+
+    path: Path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+@contextmanager
+def held(folder: str | os.PathLike[str]) -> Iterator[HeldFolder]:
+    """Work in a folder, and nobody else; it is made if it is missing, and gone if it stays empty.
+
+    A `HeldFolder` is held already. A folder in which nothing can be written is not locked: nobody
+    harms it.
+
+    Raises:
+        ResultsInUseError: If somebody works in it; says who.
+        ResultsError: If there can be no such folder.
+    """
+    if isinstance(folder, HeldFolder):
+        yield folder
+        return
+    path = located(folder)
+    if os.path.lexists(path) and not path.is_dir():
+        what = "a link to nothing" if path.is_symlink() and not path.exists() else "no folder"
+        raise ResultsError(f"{path} is {what}: name a folder.")
+    if path.is_dir() and not os.access(path, os.W_OK):
+        yield HeldFolder(path)
+        return
+    made = [place for place in (path, *path.parents) if not place.exists()]
+    with contextlib.ExitStack() as stack:
+        stack.callback(remove_empty, *made)
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(path))
+        yield HeldFolder(path)
+
+
+@contextmanager
 def write_atomically(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """Fill a hidden folder next to the target, then rename it: all files appear, or none.
 
     Raises:
         ResultsExistError: If the folder exists, before or after the files were written.
+        ResultsInUseError: If somebody else writes it.
+        UnwritableError: If a file cannot be written.
 
     Examples:
         >>> import tempfile
@@ -67,14 +129,69 @@ def write_atomically(folder: str | os.PathLike[str]) -> Iterator[Path]:
         ['config.json']
     """
     target = reserve(folder)
-    hidden = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.partial"
-    hidden.mkdir(parents=True)
-    try:
-        yield hidden
+    with _hidden(target) as new, writing(target):
+        new.mkdir()
+        yield new
+        for path in filter(Path.is_file, new.iterdir()):  # a power cut may come next
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
         reserve(target)  # somebody else may have been faster
-        hidden.rename(target)
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
+        try:
+            new.rename(target)
+        except OSError:
+            reserve(target)
+            raise
+
+
+def tidy(folder: Path) -> None:
+    """Remove what `write_atomically` left hidden next to a folder when its process was killed."""
+    if _hiding(folder).is_dir():
+        with _hidden(folder):
+            pass
+
+
+def _hiding(target: Path) -> Path:
+    return target.with_name(f".{target.name}.partial")
+
+
+@contextmanager
+def _hidden(target: Path) -> Iterator[Path]:
+    """Where a folder is filled until it is renamed: nothing is there before, nor after."""
+    with contextlib.ExitStack() as stack:
+        stack.callback(remove_empty, _hiding(target))
+        new = Path(stack.enter_context(held(_hiding(target)))) / "new"
+        stack.callback(shutil.rmtree, new, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
+        yield new
+
+
+def remove_empty(*folders: Path) -> None:
+    """Remove folders, each in the next one, as long as they are empty."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that appears, in the place of one that was there, when all of it is written.
+
+    Whatever interrupts this, the one that was there stays whole.
+
+    Raises:
+        UnwritableError: If it cannot be written.
+    """
+    hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    with writing(path):
+        try:
+            with hidden.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            hidden.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                hidden.unlink()
+            raise
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -83,13 +200,13 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     `content` is made of built-in types and numpy numbers or arrays.
 
     Raises:
-        ResultsError: If something in it cannot be written as JSON.
+        ResultsError: If something in it cannot be written as JSON, or the file cannot be written.
     """
     try:
         text = json.dumps(plain(content), indent=2, sort_keys=True, allow_nan=False)
     except TypeError as error:
         raise ResultsError(f"{path.name} cannot be written as JSON: {error}.") from error
-    path.write_text(text + "\n", encoding="utf-8")
+    write_whole(path, f"{text}\n".encode())
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -119,5 +236,6 @@ def _cell(value: Any) -> Any:
 
 
 def _free_name(path: Path) -> Path:
+    path = path / "results" if path.name in ("", "..") else path  # of `.`, `/` and the like
     names = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
     return next(name for name in names if not os.path.lexists(name))

@@ -5,8 +5,6 @@ No pickle: reading a file runs nothing that is in it.
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bilevel.errors import ResultsError
+from bilevel.storage.folder import write_whole
 from bilevel.storage.reading import parsed
 from bilevel.storage.schema import ANYTHING, Schema
 
@@ -28,8 +27,7 @@ REMEDY = "Put back a copy of the file, or train anew."
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
     """Write a file that `read_tensors` gives back, bit for bit.
 
-    The file appears, in the place of one that was there, when all of it is written: whatever
-    interrupts this, that one stays whole. `content` is what JSON can hold.
+    One that was there stays whole until then, see `write_whole`. `content` is what JSON can hold.
     """
     own = {  # of their own: the format has no word for tensors that share memory
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -37,17 +35,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], content: Mapping[st
     }
     text = json.dumps(content, sort_keys=True)
     metadata = {"content": text, "sha256": _digest(own, text)}
-    hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        with hidden.open("wb") as file:
-            file.write(safetensors.torch.save(own, metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        hidden.replace(path)
-    except OSError as error:
-        raise ResultsError(f"{path} cannot be written: {error}.") from error
-    finally:
-        hidden.unlink(missing_ok=True)
+    write_whole(path, safetensors.torch.save(own, metadata))
 
 
 def read_tensors(path: Path, schema: Schema = ANYTHING) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -11,7 +11,8 @@ from command_line import run
 from small_problems import Smooth
 from test_checkpoint import OPTIONS, PAIR, assert_same
 
-from bilevel import compare
+from bilevel import Comparison, compare
+from bilevel.report import html
 from bilevel.training.cohort import Cohort
 
 KILLED = """
@@ -28,8 +29,10 @@ TOLD = """
 import sys, time
 from bilevel.commands import main as cli
 from bilevel.comparison import checkpoint
+from bilevel.report import html
 from bilevel.training.cohort import Cohort
 
+html.draw, html.page = lambda content: {}, lambda *_: ""
 true = Cohort.record
 
 def record(*arguments, **options):
@@ -87,14 +90,16 @@ def test_a_killed_comparison_goes_on_bitwise(tmp_path, made):
     assert_same(found, compare(Smooth(), PAIR, **OPTIONS))
 
 
-def test_a_command_that_is_told_to_end_goes_on_bitwise(tmp_path, made, reports):
+def test_a_command_that_is_told_to_end_goes_on_bitwise(tmp_path, made, monkeypatch):
     folder, partial = tmp_path / "run", tmp_path / "run.partial"
     file = partial / "training-0.safetensors"
-    assert end(TOLD, [*COMMAND, "--output", folder], file, signal.SIGTERM) == 130
+    monkeypatch.setattr(html, "draw", lambda content: {})
+    monkeypatch.setattr(html, "page", lambda *_: "")
+    assert end(TOLD, [*COMMAND, "--output", folder], file, signal.SIGTERM) == 143
     assert (partial / "report" / "report.html").exists()
     assert not folder.exists()
     assert run("compare", "--resume", partial) == 0
     assert 40 <= len(made) <= 80  # told at the first record, no step was made before
     assert not partial.exists()
     assert run(*COMMAND, "--output", tmp_path / "whole") == 0
-    assert_same(reports[folder], reports[tmp_path / "whole"])
+    assert_same(Comparison.load(folder), Comparison.load(tmp_path / "whole"))
