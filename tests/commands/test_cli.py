@@ -96,13 +96,13 @@ BAD = [
     (["strategies", "--body-lr", "0.1", "--head-lr", "0.1"], "build the strategies yourself"),
     (["compare", "--seeds", "0"], "`seeds`"),
     (["compare", "--batch-size", "-3"], "`batch_size`"),
-    (["compare", "--threads", "0"], "`threads` must be at least 1"),
+    (["compare", "--threads", "0"], "`threads` must be from 1 to"),
     (["compare", "--device", "abacus"], "abacus"),
     (["compare", "--set", "ridge=0", "width=500"], "no unique minimiser"),
     (["strategies", "--head-lr", "-1"], "`head_lr` must be positive"),
     (["reproduce", "friedman4"], "no reference experiment 'friedman4'"),
     (["reproduce", "--seeds", "0"], "`seeds`"),
-    (["reproduce", "--threads", "0"], "`threads` must be at least 1"),
+    (["reproduce", "--threads", "0"], "`threads` must be from 1 to"),
 ]
 
 
