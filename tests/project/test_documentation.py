@@ -93,7 +93,7 @@ def test_every_public_name_is_in_the_reference():
 
 
 def test_make_targets_exist():
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"compare", "test"} <= named_commands("make") <= targets
 
 
@@ -110,9 +110,22 @@ def test_the_site_asks_nobody_for_files():
     """Fonts and formulas come with the site."""
     config = (ROOT / "mkdocs.yml").read_text()
     assert "font: false" in config
+    # without it the theme's offline plugin takes this script from a foreign host
+    assert "    - assets/iframe-worker/shim.js\n" in config
     assert not re.search(r"https?://\S+\.(js|css|woff2?)", config)
     fonts = re.findall(
         r"fonts/[\w-]+\.woff2", (ROOT / "docs/assets/katex/katex.min.css").read_text()
     )
     assert len(fonts) >= 20
     assert all((ROOT / "docs/assets/katex" / font).is_file() for font in fonts)
+
+
+@pytest.mark.parametrize(
+    ("folder", "file", "version"),
+    [("katex", "katex.min.js", "0.19.1"), ("iframe-worker", "shim.js", "1.0.4")],
+)
+def test_what_comes_with_the_site_has_its_licence(folder, file, version):
+    assert (ROOT / "docs/assets" / folder / file).is_file()
+    assert "Permission is hereby granted" in (ROOT / "docs/assets" / folder / "LICENSE").read_text()
+    name = {"katex": "KaTeX"}.get(folder, folder)
+    assert f"{name} {version}" in (ROOT / "mkdocs.yml").read_text()
