@@ -89,7 +89,30 @@ def named_commands(program):
 def test_every_public_name_is_in_the_reference():
     pages = "".join(page.read_text() for page in (ROOT / "docs/api").glob("*.md"))
     named = set(re.findall(r"^::: bilevel\.(\w+)$", pages, re.MULTILINE))
-    assert named == set(bilevel.__all__)
+    assert named - {"trees"} == set(bilevel.__all__)  # `bilevel.trees` is for those who extend
+
+
+def reference():
+    """The pages of the reference: for each its objects, with the options that are said of it."""
+    for page in sorted((ROOT / "docs/api").glob("*.md")):
+        for name, options in re.findall(
+            r"^::: (\S+)\n((?:    .*\n)*)", page.read_text(), re.MULTILINE
+        ):
+            yield page.stem, name, options
+
+
+def test_contracts_are_shown_to_those_who_extend_only():
+    """Users' pages say what a part does; its methods are called by trainings."""
+    assert "members: false" in (ROOT / "mkdocs.yml").read_text()
+    public = {name: getattr(bilevel, name) for name in bilevel.__all__}
+    parts = tuple(public[name] for name in public if re.match("Abstract|ConvexSet", name))
+    assert len(parts) == 8
+    for page, name, options in reference():
+        value = public.get(name.removeprefix("bilevel."))
+        if isinstance(value, type) and issubclass(value, parts):
+            extends = value in parts
+            assert (page == "extending") == extends, f"{name} on the page {page}"
+            assert ("members: null" in options) == extends or "members: [scaled]" in options, name
 
 
 def test_make_targets_exist():
