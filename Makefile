@@ -2,7 +2,7 @@
 MAKEFLAGS += --no-print-directory
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help compare reproduce test mutants lint docs bench clean
+.PHONY: help compare reproduce test mutants lint docs docs-serve docs-browser bench clean
 
 # The first Python that is new enough; another one: make PYTHON=/path/to/python compare
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
@@ -14,9 +14,10 @@ RUN := .venv/.stamp-run
 TEST := .venv/.stamp-test
 LINT := .venv/.stamp-lint
 DOCS := .venv/.stamp-docs
+BROWSER := .venv/.stamp-docs-browser
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 compare: $(RUN) ## compare strategies: make compare ARGS="friedman1 --seeds 5"
 	@$(BIN)/bilevel compare $(ARGS)
@@ -37,8 +38,19 @@ lint: $(LINT) ## check style, types, import directions and dependencies
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/deptry .
 
-docs: $(DOCS) ## build the documentation into site/
+docs: $(DOCS) ## build the documentation: open site/index.html, no server is needed
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Open $(CURDIR)/site/index.html"
+
+ADDRESS ?= 127.0.0.1:8000
+docs-serve: $(DOCS) ## show the documentation while you write it, at http://127.0.0.1:8000/
+	@$(BIN)/python -c 'import socket, sys; host, port = sys.argv[1].rsplit(":", 1); socket.create_server((host, int(port)))' \
+		$(ADDRESS) 2>/dev/null || { echo "$(ADDRESS) is taken. Another one: make docs-serve ADDRESS=127.0.0.1:8001"; exit 1; }
+	@echo "In a moment http://$(ADDRESS)/ shows the documentation, and follows what you change. Ctrl-C ends it."
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --livereload --dev-addr $(ADDRESS)
+
+docs-browser: docs $(BROWSER) ## open every page from disk in headless Chromium: formulas, links, search
+	@$(BIN)/python -m pytest -q -rs -m browser tests/project/test_site.py $(ARGS)
 
 BENCH ?= core large grid memory streaming tdc cvxpy_head linear_networks newton
 bench: $(RUN) ## print speed and memory: make bench BENCH=core (or large, grid, memory, streaming, tdc)
@@ -59,7 +71,7 @@ $(RUN): pyproject.toml constraints.txt
 	@$(INSTALL) --editable ".[cvxpy,data]"
 	@touch $@
 
-$(TEST) $(LINT) $(DOCS): .venv/.stamp-%: $(RUN)
+$(TEST) $(LINT) $(DOCS) $(BROWSER): .venv/.stamp-%: $(RUN)
 	@echo "Adding what 'make $*' needs to .venv (once) ..."
 	@$(INSTALL) --editable ".[$*]"
 	@touch $@

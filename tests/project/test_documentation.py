@@ -89,11 +89,34 @@ def named_commands(program):
 def test_every_public_name_is_in_the_reference():
     pages = "".join(page.read_text() for page in (ROOT / "docs/api").glob("*.md"))
     named = set(re.findall(r"^::: bilevel\.(\w+)$", pages, re.MULTILINE))
-    assert named == set(bilevel.__all__)
+    assert named - {"trees"} == set(bilevel.__all__)  # `bilevel.trees` is for those who extend
+
+
+def reference():
+    """The pages of the reference: for each its objects, with the options that are said of it."""
+    for page in sorted((ROOT / "docs/api").glob("*.md")):
+        for name, options in re.findall(
+            r"^::: (\S+)\n((?:    .*\n)*)", page.read_text(), re.MULTILINE
+        ):
+            yield page.stem, name, options
+
+
+def test_contracts_are_shown_to_those_who_extend_only():
+    """Users' pages say what a part does; its methods are called by trainings."""
+    assert "members: false" in (ROOT / "mkdocs.yml").read_text()
+    public = {name: getattr(bilevel, name) for name in bilevel.__all__}
+    parts = tuple(public[name] for name in public if re.match("Abstract|ConvexSet", name))
+    assert len(parts) == 8
+    for page, name, options in reference():
+        value = public.get(name.removeprefix("bilevel."))
+        if isinstance(value, type) and issubclass(value, parts):
+            extends = value in parts
+            assert (page == "extending") == extends, f"{name} on the page {page}"
+            assert ("members: null" in options) == extends or "members: [scaled]" in options, name
 
 
 def test_make_targets_exist():
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"compare", "test"} <= named_commands("make") <= targets
 
 
@@ -110,9 +133,22 @@ def test_the_site_asks_nobody_for_files():
     """Fonts and formulas come with the site."""
     config = (ROOT / "mkdocs.yml").read_text()
     assert "font: false" in config
+    # without it the theme's offline plugin takes this script from a foreign host
+    assert "    - assets/iframe-worker/shim.js\n" in config
     assert not re.search(r"https?://\S+\.(js|css|woff2?)", config)
     fonts = re.findall(
         r"fonts/[\w-]+\.woff2", (ROOT / "docs/assets/katex/katex.min.css").read_text()
     )
     assert len(fonts) >= 20
     assert all((ROOT / "docs/assets/katex" / font).is_file() for font in fonts)
+
+
+@pytest.mark.parametrize(
+    ("folder", "file", "version"),
+    [("katex", "katex.min.js", "0.19.1"), ("iframe-worker", "shim.js", "1.0.4")],
+)
+def test_what_comes_with_the_site_has_its_licence(folder, file, version):
+    assert (ROOT / "docs/assets" / folder / file).is_file()
+    assert "Permission is hereby granted" in (ROOT / "docs/assets" / folder / "LICENSE").read_text()
+    name = {"katex": "KaTeX"}.get(folder, folder)
+    assert f"{name} {version}" in (ROOT / "mkdocs.yml").read_text()
