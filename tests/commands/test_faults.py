@@ -41,14 +41,57 @@ def _quick():
         yield
 
 
+def whole(root):
+    """From the first step to the last one."""
+    return run(*COMMAND, "--output", root / "run")
+
+
+def interrupted(root):
+    """Ctrl-C in the second training."""
+    true, left = Cohort.step, iter("123")
+
+    def step(cohort):
+        if next(left) == "3":
+            raise KeyboardInterrupt
+        true(cohort)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Cohort, "step", step)
+        return run(*COMMAND, "--output", root / "run")
+
+
+def resumed(root):
+    """What `interrupted` left."""
+    return run("compare", "--resume", root / "run.partial")
+
+
+SCENARIOS = {whole: [], interrupted: [], resumed: [interrupted]}
+"""With what was done before."""
+STRIDES = {whole: 50, interrupted: 100, resumed: 100}
+"""From one place of the sample to the next, for each way."""
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """What is done to files, and the files of the result."""
-    root = tmp_path_factory.mktemp("whole")
-    with faulty(root) as faults:
-        assert run(*COMMAND, "--output", root / "run") == OK
+def seen(tmp_path_factory):
+    """What is done to files in each scenario."""
+    found = {}
+    for scenario, before in SCENARIOS.items():
+        root = tmp_path_factory.mktemp("seen")
+        for earlier in before:
+            earlier(root)
+        with faulty(root) as faults:
+            scenario(root)
+        found[scenario] = faults.seen
+    return found
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """The files of the result."""
+    root = tmp_path_factory.mktemp("expected")
+    assert whole(root) == OK
     assert sorted(os.listdir(root)) == ["run"]
-    return faults.seen, contents(root / "run")
+    return contents(root / "run")
 
 
 def contents(folder):
@@ -58,21 +101,22 @@ def contents(folder):
     return {name: text.replace(here, "") for name, text in found.items()}
 
 
-def fails(root, number, way, capsys):
+def fails(scenario, root, number, way, capsys):
     """What is left when the `number`-th of all that is done to files fails or is the last."""
     folder, partial = root / "run", root / "run.partial"
+    for earlier in SCENARIOS[scenario]:
+        earlier(root)
     if way in FAILING:
         with faulty(root, number, way) as faults:
-            code = run(*COMMAND, "--output", folder)
+            code = scenario(root)
         said = capsys.readouterr().err
-        assert faults.number < len(faults.seen)
-        assert code in (OK, FAILED)
-        assert "Traceback" not in said
+        assert number < len(faults.seen)
+        assert code in ((FAILED, 130) if scenario is interrupted else (FAILED, OK))
         assert folder.exists() or not partial.exists() or "To go on: " in said
-        assert code == FAILED or folder.exists()
+        assert code != OK or folder.exists()
     else:
         with faulty(root, number, way), pytest.raises(KilledError):
-            run(*COMMAND, "--output", folder)
+            scenario(root)
     return finished(root, capsys)
 
 
@@ -104,69 +148,71 @@ def assert_whole(root, expected):
     assert {**found, **told} == {**expected, **told}
 
 
-def assert_survives(places, ways, whole, tmp_path, capsys):
-    """All the cells; the counts of what they left."""
-    counts = {}
-    for number in places:
-        for way in ways:
-            root = tmp_path / f"{number}-{way}"
-            root.mkdir()
-            left = fails(root, number, way, capsys)
+def assert_survives(scenario, seen, ways, expected, root, capsys, stride=1):
+    """All the cells, or those some way from each other; the counts of what they left."""
+    counts = Counter()
+    for i, way in enumerate(ways):
+        for number in range(i * stride // len(ways), len(seen[scenario]), stride):
+            place = root / f"{scenario.__name__}-{number}-{way}"
+            place.mkdir()
             try:
-                assert_whole(root, whole[1])
+                left = fails(scenario, place, number, way, capsys)
+                assert_whole(place, expected)
             except AssertionError as error:
-                raise AssertionError(f"{way} {number}: {whole[0][number]}, left {left}") from error
-            counts[way, left] = counts.get((way, left), 0) + 1
-            shutil.rmtree(root)
+                raise AssertionError(f"{place.name}: {seen[scenario][number]}") from error
+            counts[way, left] += 1
+            shutil.rmtree(place)
     return counts
 
 
-def test_everything_that_is_done_to_files_is_seen(whole):
-    assert {*whole[0]} == {"open", "write", "fsync", "rename", "mkdir", "rmdir", "unlink"}
-    assert {"config.json", "history.csv", "report.html", "final.svg"} <= {*whole[1]}
-    assert np.isfinite(float(whole[1]["history.csv"].splitlines()[-1].split(",")[3]))
+def test_everything_that_is_done_to_files_is_seen(seen, expected):
+    kinds = {"open", "write", "fsync", "rename", "mkdir", "rmdir", "unlink"}
+    assert [set(found) for found in seen.values()] == [kinds] * 3
+    assert {"config.json", "history.csv", "report.html", "final.svg"} <= {*expected}
+    assert np.isfinite(float(expected["history.csv"].splitlines()[-1].split(",")[3]))
 
 
-def test_a_sample_of_faults_leaves_what_can_be_finished(whole, tmp_path, capsys):
-    places = range(len(whole[0]))
-    found = {}
-    for i, way in enumerate((*FAILING, *KILLED)):
-        found |= assert_survives(places[5 * i :: 25], (way,), whole, tmp_path, capsys)
-    assert sum(found.values()) >= 15
-    assert {left for _, left in found} >= {"folder to go on from", "result, to be cleared"}
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_sample_of_faults_leaves_what_can_be_finished(scenario, seen, expected, tmp_path, capsys):
+    ways = (*FAILING, *KILLED)
+    found = assert_survives(scenario, seen, ways, expected, tmp_path, capsys, STRIDES[scenario])
+    assert {way for way, _ in found} == {*ways}
 
 
 @pytest.mark.slow
-def test_all_faults_leave_what_can_be_finished(whole, tmp_path, capsys):
-    found = assert_survives(range(len(whole[0])), (*FAILING, *KILLED), whole, tmp_path, capsys)
-    assert sum(found.values()) == 5 * len(whole[0])
-    show(capsys, whole[0], found)
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_all_faults_leave_what_can_be_finished(scenario, seen, expected, tmp_path, capsys):
+    ways = (*FAILING, *KILLED)
+    found = assert_survives(scenario, seen, ways, expected, tmp_path, capsys)
+    show(capsys, scenario, seen, found)
 
 
-def show(capsys, seen, found):
+def show(capsys, scenario, seen, found):
     """Print the counts, for who asked for them."""
     with capsys.disabled():
-        sys.stdout.write(f"\n{len(seen)} places: {dict(Counter(seen))}\n")
+        total = f"{sum(found.values())} faults at {len(seen[scenario])} places"
+        sys.stdout.write(f"\n{scenario.__name__}: {total}, {dict(Counter(seen[scenario]))}\n")
         for (way, left), count in sorted(found.items()):
             sys.stdout.write(f"{way:8} {left:22} {count:4}\n")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
-def test_processes_that_are_killed_anywhere_leave_what_can_be_finished(whole, tmp_path, capsys):
-    """The same in processes of their own, which really end."""
-    found = {}
-    for number in range(len(whole[0])):
+def test_processes_that_are_killed_anywhere_leave_what_can_be_finished(
+    seen, expected, tmp_path, capsys
+):
+    """In processes of their own, which really end."""
+    found = Counter()
+    for number in range(len(seen[whole])):
         for way in KILLED:
             root = tmp_path / f"{number}-{way}"
             root.mkdir()
             child = os.fork()
             if child == 0:
                 with faulty(root, number, way, kill=True):
-                    run(*COMMAND, "--output", root / "run")
+                    whole(root)
                 os._exit(9)
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-            left = finished(root, capsys)
-            assert_whole(root, whole[1])
-            found[way, left] = found.get((way, left), 0) + 1
-    show(capsys, whole[0], found)
+            found[way, finished(root, capsys)] += 1
+            assert_whole(root, expected)
+    show(capsys, whole, seen, found)
