@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
+from bilevel.core.arrays import array_of
 from bilevel.errors import ArgumentError, DataError, ShapeError, unknown_name
 from problems import lost_digits
 from problems.csv_file import LARGEST, columns_of, read_cells
@@ -173,21 +173,8 @@ def numbers(name: str, given: Any) -> tuple[NDArray[np.float64], list[int]]:
     Whole numbers that float64 does not hold are counted from the first row: the columns of which
     this is true come with the copy.
     """
-    if isinstance(given, Tensor):
-        array = given.detach().cpu()
-        found = (array.double() if array.is_floating_point() else array).numpy()
-    elif np.ma.is_masked(given):
-        raise DataError(f"`{name}` is a masked array: drop the rows with masked values.")
-    else:
-        try:
-            found = np.array(given)
-        except ValueError as error:  # lists of different lengths
-            raise ShapeError(f"`{name}` must be an array or a tensor: {error}") from error
-    if found.dtype.kind not in "biuf":
-        raise DataError(
-            f"`{name}` must hold numbers, got {found.dtype}. Encode text as columns of 0 and 1."
-        )
-    exact, found = found, found.astype(np.float64)
+    exact = array_of(given, name)
+    found = exact.astype(np.float64)
     bad = ~(np.abs(found) <= LARGEST)
     if bad.any():
         where = ""

@@ -196,8 +196,11 @@ class Recorder:
             ) from error
         runs = recorded["objective"].shape
         for name, value in found.items():
-            if value.shape != runs:
-                raise ProblemError(f"{rule} tensors, but {name!r} is {tuple(value.shape[1:])}.")
+            wrong = trees.unusable(value)
+            if wrong or value.shape != runs:
+                raise ProblemError(
+                    f"{rule} tensors, but {name!r} is {wrong or tuple(value.shape[1:])}."
+                )
             if name in recorded:
                 raise ProblemError(f"{rule} tensors; {name!r} is the name of another record.")
         return found
