@@ -13,6 +13,11 @@ from torch import Tensor
 from torch.utils import _pytree
 
 Tree = Any
+TYPES = {
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8),
+}
+"""What the operations of torch know, all but a few of them."""
 
 
 def tree_map(function: Callable[..., Any], tree: Tree, *more: Tree) -> Tree:
@@ -197,10 +202,27 @@ def check(tree: Tree, name: str, error: Callable[[str], Exception]) -> None:
     for path, leaf in pairs:
         if not isinstance(leaf, Tensor):
             raise error(f"`{name}{path}` must be a tensor, got {type(leaf).__name__}.")
+        wrong = unusable(leaf)
+        if wrong:
+            raise error(f"`{name}{path}` is {wrong}.")
         if not leaf.is_floating_point():
             raise error(f"`{name}{path}` must be floating point, got {leaf.dtype}.")
         if not leaf.isfinite().all():
             raise error(f"`{name}{path}` holds values that are not finite.")
+
+
+def unusable(leaf: Tensor) -> str:
+    """What a tensor is whose numbers cannot be computed with, and a remedy; empty if they can."""
+    if type(leaf).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        return f"a {type(leaf).__name__}, which hides its numbers: make a plain tensor of them"
+    if leaf.is_nested or leaf.layout != torch.strided:
+        kind = "nested" if leaf.is_nested else str(leaf.layout).removeprefix("torch.")
+        return f"a {kind} tensor: make a dense one of it, as `.to_dense()` does"
+    if leaf.is_meta:
+        return "a tensor on the device meta, which holds no numbers"
+    if leaf.dtype not in TYPES:
+        return f"a tensor of {leaf.dtype}, which few operations know: `.float()`, say, converts it"
+    return ""
 
 
 def _is_flat_dict(tree: Tree) -> bool:

@@ -130,7 +130,8 @@ def read_housing(path: Path, used: Sequence[str]) -> Columns:
     columns = read_columns(path)
     found = Columns(tuple(name.upper() for name in columns.names), columns.values)
     lacking = [name for name in (*used, TARGET) if name not in found.names]
-    more = [name for name in found.names if name not in (*INPUTS, TARGET)]
+    known = (*INPUTS, TARGET)
+    more = [x for x in found.names if x not in known or found.names.count(x) > 1]
     if lacking or more:
         what = [f"lacks {quoted(lacking)}"] * bool(lacking) + [f"has {quoted(more)}"] * bool(more)
         raise DataError(

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.datasets import load_breast_cancer, load_digits
 
 import bilevel
+from bilevel.core.arrays import array_of, tensor_of
 from bilevel.errors import ArgumentError
 from problems.network import Network, NetworkProblem, Width
 from problems.scaling import Scaling
@@ -58,7 +58,7 @@ class Classification(NetworkProblem):
         *,
         redraws: bool = False,
     ) -> None:
-        columns = draw(0)["train"][0].shape[1]
+        columns = array_of(draw(0)["train"][0], "inputs").shape[1]
         super().__init__(network, columns, ridge, note, weight_decay)
         self.draw, self.redraws_data = draw, redraws
         self.outputs = None if classes == 2 else classes
@@ -67,7 +67,9 @@ class Classification(NetworkProblem):
     def data(self, seed: int | None = None) -> dict[str, Any]:
         """The groups for a seed (0 where none is given), labels int64."""
         return {
-            name: bilevel.Batch(torch.from_numpy(x), torch.from_numpy(y.astype(np.int64)))
+            name: bilevel.Batch(
+                tensor_of(x, "inputs"), tensor_of(array_of(y, "labels").astype(np.int64), "labels")
+            )
             for name, (x, y) in self.draw(seed or 0).items()
         }
 

@@ -1,8 +1,6 @@
 """Columns of numbers from a CSV file; what cannot be one is refused with its line or column."""
 
-import csv
 import dataclasses
-import io
 import math
 import re
 from collections import Counter
@@ -13,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bilevel.errors import DataError, MissingDataError, unknown_name
+from bilevel.errors import DataError
 from problems import lost_digits
+from problems.csv_lines import read_lines
 
-DELIMITERS = ",;\t|"
 MISSING = {"", "na", "n/a", "#n/a", "nan", "-nan", "null", "none", "?"}
 OTHER_COLUMNS = "Columns that are not needed can be left out: --set drop=NAME,NAME in the command."
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
@@ -61,34 +59,23 @@ class Cells(NamedTuple):
     lines: Sequence[tuple[int, list[str]]]
 
 
-def read_columns(path: Path, wanted: Sequence[str] = (), drop: Sequence[str] = ()) -> Columns:
+def read_columns(path: Path) -> Columns:
     """Read a file whose first line names its columns and whose other lines are numbers.
-
-    Fields are separated by whichever of `, ; tab |` splits the first line into most names. The
-    encoding is UTF-8, with or without a byte order mark; empty lines are skipped.
-
-    Args:
-        path: the file.
-        wanted: columns that must be there.
-        drop: columns to leave out; they may hold anything.
-
-    Returns:
-        The columns that remain.
 
     Raises:
         MissingDataError: there is no such file.
-        UnknownNameError: a column of `wanted` or `drop` is not there.
         DataError: the file is no table of finite numbers; the message says where and what to do.
     """
     cells = read_cells(path)
-    for name in (*wanted, *drop):
-        if name not in cells.names:
-            raise unknown_name(f"column of {path.name}", name, cells.names)
-    return columns_of(cells, [name for name in cells.names if name not in drop])
+    return columns_of(cells, cells.names)
 
 
 def read_cells(path: Path) -> Cells:
     """Read a file whose first line names its columns; the other lines hold anything.
+
+    Fields are separated by what a line `sep=;` above the names tells, or else by whichever of
+    `, ; tab |` splits the names into most. The encoding is UTF-8, or the one that a byte order mark
+    tells; empty lines are skipped.
 
     Raises:
         MissingDataError: there is no such file.
@@ -139,39 +126,6 @@ def columns_of(
         more = f" There are {len(trouble) - 5} more such columns." if len(trouble) > 5 else ""
         raise DataError(f"{path}: {' '.join(trouble[:5])}{more} {remedy}")
     return Columns(tuple(kept), values, apart)
-
-
-def read_lines(path: Path) -> list[tuple[int, list[str]]]:
-    """The cells of every line that is not empty, with its number."""
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise MissingDataError(f"{path} {what}: name a CSV file.")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8 text: byte {error.start} cannot be read. Save it as CSV in "
-            "UTF-8; a spreadsheet offers that under 'Save as'."
-        ) from error
-    if not text.strip():
-        raise DataError(f"{path} is empty: it needs a line of column names, then rows of numbers.")
-    first = text.strip().splitlines()[0]
-    delimiter = max(DELIMITERS, key=lambda sign: len(next(csv.reader([first], delimiter=sign))))
-    rows = io.StringIO(text, newline="")
-    reader = csv.reader(rows, delimiter=delimiter, skipinitialspace=True, strict=True)
-    try:
-        return [
-            (reader.line_num, [cell.strip() for cell in cells])
-            for cells in reader
-            if any(cell.strip() for cell in cells)
-        ]
-    except csv.Error as error:
-        raise DataError(
-            f"{path}: line {reader.line_num} cannot be read as CSV: {error}. Look for a quotation "
-            "mark that is never closed."
-        ) from error
 
 
 def check_names(path: Path, header: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ import torch
 from sklearn.datasets import load_diabetes, make_friedman1, make_friedman2, make_friedman3
 
 import bilevel
+from bilevel.core.arrays import array_of
 from bilevel.errors import ArgumentError
 from problems.network import Network, NetworkProblem, Width
 from problems.scaling import Scaling
@@ -51,7 +52,7 @@ class Regression(NetworkProblem):
         names: Sequence[str] = (),
         target: str = "target",
     ) -> None:
-        columns = draw(0)["train"][0].shape[1]
+        columns = array_of(draw(0)["train"][0], "inputs").shape[1]
         super().__init__(network, columns, ridge, note, weight_decay)
         self.draw, self.names, self.target = draw, tuple(names), target
 
@@ -61,13 +62,16 @@ class Regression(NetworkProblem):
         Raises:
             DataError: a column cannot be standardised; the message names it.
         """
-        splits = self.draw(seed or 0)
+        splits = {
+            name: (x, array_of(y, "targets")[:, None])
+            for name, (x, y) in self.draw(seed or 0).items()
+        }
         inputs, targets = splits["train"]
         scale_inputs = Scaling.of(inputs, self.names)
-        scale_targets = Scaling.of(targets[:, None], (self.target,))
+        scale_targets = Scaling.of(targets, (self.target,))
         return {
             name: bilevel.Batch(
-                torch.from_numpy(scale_inputs(x)), torch.from_numpy(scale_targets(y[:, None])[:, 0])
+                torch.from_numpy(scale_inputs(x)), torch.from_numpy(scale_targets(y)[:, 0])
             )
             for name, (x, y) in splits.items()
         }

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bilevel.core.arrays import array_of
 from bilevel.errors import DataError
 
 Array = NDArray[Any]
@@ -134,5 +135,5 @@ def _units(values: Array) -> Array:
 
 
 def _floating(rows: Array) -> Array:
-    rows = np.asarray(rows)
+    rows = array_of(rows, "rows")
     return rows if rows.dtype in (np.float32, np.float64) else rows.astype(np.float64)

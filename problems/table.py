@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from bilevel.errors import ArgumentError, DataError, ShapeError
+from bilevel.core.arrays import array_of
+from bilevel.errors import ArgumentError, DataError, ShapeError, unknown_name
 from problems import lost_digits
-from problems.csv_file import LARGEST, read_columns
+from problems.csv_file import LARGEST, columns_of, read_cells
 from problems.network import Network, Width
 from problems.regression import Regression
 from problems.scaling import few_digits, only_rounding
@@ -37,7 +37,7 @@ def table(
     Args:
         file: a CSV file; its first line names the columns, everything else is numbers.
         target: the column to predict.
-        drop: columns to leave out, as a sequence or as "name,name".
+        drop: columns to leave out, as a sequence or as "name,name"; a name may hold commas.
         width: units per hidden layer, one number for all or one for each.
         depth: hidden layers.
         activation: as in `problems.network.Network`.
@@ -52,13 +52,17 @@ def table(
     Raises:
         DataError: the file cannot be used; the message says where and what to do.
         UnknownNameError: there is no such column; the nearest name is shown.
+        ArgumentError: `drop` names the target, or one column as well as several.
     """
     path, target = Path(str(file)).expanduser(), str(target)
-    dropped = drop if isinstance(drop, (tuple, list)) else str(drop).split(",")
-    names = [str(name).strip() for name in dropped if str(name).strip()]
-    if target in names:
+    cells = read_cells(path)
+    dropped = names_in(drop, cells.names)
+    for name in (target, *dropped):
+        if name not in cells.names:
+            raise unknown_name(f"column of {path.name}", name, cells.names)
+    if target in dropped:
         raise ArgumentError(f"`drop` names the target {target!r}. Drop other columns only.")
-    columns = read_columns(path, wanted=[target], drop=names)
+    columns = columns_of(cells, [name for name in cells.names if name not in dropped])
     for name, exact in columns.apart.items():  # the standardised column is the same, but right
         columns.values[:, columns.index(name)] = exact
     place = columns.index(target)
@@ -136,27 +140,41 @@ def from_arrays(
     return Regression(random_split(x, y, sizes), network, ridge, note, weight_decay)
 
 
+def names_in(listed: Any, known: Sequence[str]) -> list[str]:
+    """The names in a sequence or in "name,name", where a name may hold commas or be quoted.
+
+    Raises:
+        ArgumentError: a part of a text is one of the `known` names, and so are its own parts.
+    """
+    if isinstance(listed, Iterable) and not isinstance(listed, str):
+        return [str(name).strip() for name in listed if str(name).strip()]
+    names, longest = set(known), 1 + max((name.count(",") for name in known), default=0)
+    pieces, found = str(listed).split(","), []
+    while pieces:
+        for count in range(min(longest, len(pieces)), 0, -1):  # one piece at last
+            name = written = ",".join(pieces[:count]).strip()
+            if name not in names and name[:1] == name[-1:] == '"':
+                name = name[1:-1].replace('""', '"').strip()
+            if name in names:
+                break
+        if count > 1 and name == written and all(x.strip() in names for x in pieces[:count]):
+            raise ArgumentError(
+                f"`drop` {name!r} is the name of one column, and of {count}. Give a sequence: "
+                f"drop=({name!r},) in Python, --set 'drop=({name!r},)' in the command."
+            )
+        found += [name] if name else []
+        pieces = pieces[count:]
+    return found
+
+
 def numbers(name: str, given: Any) -> tuple[NDArray[np.float64], list[int]]:
     """A float64 copy of an argument, or an error that names it.
 
     Whole numbers that float64 does not hold are counted from the first row: the columns of which
     this is true come with the copy.
     """
-    if isinstance(given, Tensor):
-        array = given.detach().cpu()
-        found = (array.double() if array.is_floating_point() else array).numpy()
-    elif np.ma.is_masked(given):
-        raise DataError(f"`{name}` is a masked array: drop the rows with masked values.")
-    else:
-        try:
-            found = np.array(given)
-        except ValueError as error:  # lists of different lengths
-            raise ShapeError(f"`{name}` must be an array or a tensor: {error}") from error
-    if found.dtype.kind not in "biuf":
-        raise DataError(
-            f"`{name}` must hold numbers, got {found.dtype}. Encode text as columns of 0 and 1."
-        )
-    exact, found = found, found.astype(np.float64)
+    exact = array_of(given, name)
+    found = exact.astype(np.float64)
     bad = ~(np.abs(found) <= LARGEST)
     if bad.any():
         where = ""

@@ -113,10 +113,10 @@ _MESSAGES = {
         "FastSGD(lr, steps)."
     ),
     Status.NO_MINIMISER: (
-        "The head grows without end: its features separate the classes of the training rows, or "
-        "there is one class only, and nothing penalises the coefficients that do it. Set `ridge` "
-        "(or `penalty`) to a positive number, however small; with an unpenalised bias give every "
-        "batch rows of both classes."
+        "The head grows without end: its features separate the classes of the training rows, or a "
+        "class has no row there, and nothing penalises the coefficients that do it. Set `ridge` "
+        "(or `penalty`) to a positive number, however small; an unpenalised bias needs rows of "
+        "every class, or `penalize_bias = True`."
     ),
     Status.DIVERGED: (
         "Values became infinite or NaN. Use a smaller step size (below 2 / L for plain SGD), "

@@ -1,16 +1,13 @@
 """Row groups: what the data of a problem must look like."""
 
-import mmap
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.core.arrays import refusal, tensor_of
 from bilevel.core.checks import check_instance
 from bilevel.core.progress import RowCallback
 from bilevel.errors import DataError, ProblemError, ShapeError
@@ -84,10 +81,11 @@ def check_groups(groups: Any) -> Groups:
         sizes = {}
         for path, leaf in trees.named_leaves(group):
             where = f'data["{name}"]{path}'
-            if not isinstance(leaf, Tensor) or leaf.ndim == 0:
+            wrong = refusal(leaf) or ("" if leaf.ndim else "a tensor without axes")
+            if wrong:
                 raise DataError(
                     f"{where} must be a tensor with a leading row axis, or such a NumPy array of "
-                    f"numbers; got {_described(leaf)}."
+                    f"numbers; got {wrong}."
                 )
             sizes[where] = len(leaf)
         if len(set(sizes.values())) > 1:
@@ -142,53 +140,21 @@ def _check_curvature(criterion: AbstractCriterion, outputs: int | None) -> None:
 
 def _as_data(leaf: Any) -> Any:
     """NumPy numbers become tensors, tensors lose their graph; all else is left to be refused."""
-    if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf":
-        return from_array(leaf)
-    return leaf.detach() if isinstance(leaf, Tensor) else leaf
-
-
-def from_array(array: NDArray[Any]) -> Tensor:
-    """A tensor of the numbers of an array; a memory map is shared, not read, where torch can."""
-    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
-        array = array.astype(np.float64)  # torch has no long double
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    plain = all(stride >= 0 and stride % array.itemsize == 0 for stride in array.strides)
-    if plain and array.flags.aligned and is_mapped(array):
-        with warnings.catch_warnings():
-            # of a read-only array, which nothing here writes to
-            warnings.simplefilter("ignore", UserWarning)
-            return torch.from_numpy(array.view(np.ndarray))
-    # torch refuses negative strides and warns about arrays that are read-only
-    return torch.as_tensor(np.require(array, requirements=["C", "W"]))
-
-
-def is_mapped(array: NDArray[Any]) -> bool:
-    """Whether the numbers of an array lie in a memory map."""
-    owner: Any = array
-    while isinstance(owner, np.ndarray):
-        owner = owner.base
-    return isinstance(owner, mmap.mmap)
-
-
-def _described(leaf: Any) -> str:
-    """The type of a leaf that is refused, in words."""
-    if isinstance(leaf, Tensor):
-        return "a tensor without axes"
-    if isinstance(leaf, np.ndarray):
-        return f"an array of {leaf.dtype}"
-    return type(leaf).__name__
+    return leaf if refusal(leaf) else tensor_of(leaf, "data")
 
 
 def floating(values: Any, name: str) -> Tensor:
     """A tensor that shares its numbers with what was given, if it is floating point."""
-    found = _as_data(values)
-    if not isinstance(found, Tensor) or not found.is_floating_point():
-        kind = getattr(values, "dtype", type(values).__name__)
-        raise DataError(
-            f"`{name}` must be a tensor or a NumPy array of floating-point numbers, got {kind}. "
-            "Convert what you add, a piece at a time, with `.astype(float)` or `.float()`."
-        )
-    return found
+    wrong = refusal(values)
+    if not wrong:
+        found = tensor_of(values, name)
+        if found.is_floating_point():
+            return found
+        wrong = str(values.dtype)
+    raise DataError(
+        f"`{name}` must be a tensor or a NumPy array of floating-point numbers, got {wrong}. "
+        "Convert what you add, a piece at a time, with `.astype(float)` or `.float()`."
+    )
 
 
 def check_piece(some: Tensor, name: str, start: int) -> None:

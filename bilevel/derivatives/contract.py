@@ -1,5 +1,6 @@
 """Does a problem keep its contract? Checked once, before a training starts."""
 
+from numbers import Real
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from bilevel.core.generators import generator
 from bilevel.data.rows import Rows
 from bilevel.derivatives.assembly import Assembly
 from bilevel.derivatives.oracles import Oracles
-from bilevel.errors import ProblemError, ShapeError
+from bilevel.errors import BilevelError, ProblemError, ShapeError
 from bilevel.problem.auxiliary import AuxiliaryProblem
 from bilevel.problem.base import Groups, StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
@@ -40,11 +41,12 @@ def check_contract(made: Assembly) -> None:
         for key, group in one.groups.items()
     }
     if isinstance(problem, LinearHeadProblem):
-        _check_linear_head(problem, one_head, groups)
+        _check_linear_head(problem, one_body, one_head, groups)
     for function in ("head_objective", "body_objective"):
-        value = _evaluate(problem, function, one_body, one_head, groups)
-        if not isinstance(value, Tensor) or value.ndim != 0:
-            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        value = _evaluate(problem, function, groups, one_body, one_head, groups)
+        wrong = trees.unusable(value) if isinstance(value, Tensor) else type(value).__name__
+        if wrong or value.ndim != 0 or not value.is_floating_point():
+            got = wrong or f"{tuple(value.shape)} of {value.dtype}"
             raise ShapeError(
                 f"`{function}` of {name} must return a 0-dim tensor, got {got}. Average over "
                 "the batch inside it; runs are added by `solve(seeds=...)`."
@@ -60,7 +62,8 @@ def check_contract(made: Assembly) -> None:
                 "that every evaluation would see other data. Write `x = x * ...`."
             )
         shifted = trees.tree_map(lambda leaf: leaf + 1, one_head)  # a zero head would hide much
-        once, again = (_evaluate(problem, function, one_body, shifted, groups) for _ in range(2))
+        at = (one_body, shifted, groups)
+        once, again = (_evaluate(problem, function, groups, *at) for _ in range(2))
         if not torch.allclose(once, again, rtol=1e-5, equal_nan=True):
             raise ProblemError(
                 f"`{function}` of {name} gives two values at one point, {float(once)} and "
@@ -144,13 +147,13 @@ def _shapes(tree: Tree) -> str:
     return ", ".join(found) or "nothing"
 
 
-def _evaluate(
-    problem: StackelbergProblem, function: str, body: Tree, head: Tree, groups: Groups
-) -> Any:
-    """The objective at a point of one run; what torch finds wrong is said with its cause."""
+def _evaluate(problem: StackelbergProblem, function: str, groups: Groups, *arguments: Any) -> Any:
+    """A function of one run; what Python and torch find wrong is said with its cause."""
     try:
-        return getattr(problem, function)(body, head, groups)
-    except RuntimeError as error:
+        return getattr(problem, function)(*arguments)
+    except BilevelError:
+        raise
+    except (AttributeError, RuntimeError, TypeError) as error:
         kinds = {str(leaf.dtype).removeprefix("torch.") for leaf in trees.leaves(groups)}
         raise ProblemError(
             f"`{function}` of {type(problem).__name__} fails at the first initial point. Shapes "
@@ -174,8 +177,8 @@ def _check_weights(problem: LinearHeadProblem, body: Tree, head: Tensor, groups:
             )
 
 
-def _check_linear_head(problem: LinearHeadProblem, head: Any, groups: Groups) -> None:
-    """The training rows and the shape of the head of a linear head problem."""
+def _check_linear_head(problem: LinearHeadProblem, body: Tree, head: Any, groups: Groups) -> None:
+    """The training rows, the shape of the head, and what weighs rows and coefficients."""
     if "train" not in groups:
         raise ProblemError(f'{type(problem).__name__}.data must hold the group "train".')
     if not isinstance(head, Tensor):
@@ -188,3 +191,10 @@ def _check_linear_head(problem: LinearHeadProblem, head: Any, groups: Groups) ->
             f"`init_head` returned shape {tuple(head.shape)}, but `outputs = {problem.outputs}` "
             f"means {'(M,)' if ndim == 1 else f'(M, {problem.outputs})'}."
         )
+    for name, arguments in (("penalty", (body,)), ("row_weights", (body, groups))):
+        given = _evaluate(problem, name, groups, *arguments)
+        wrong = trees.unusable(given) if isinstance(given, Tensor) else type(given).__name__
+        if wrong and not isinstance(given, Real) and not (given is None and name == "row_weights"):
+            raise ProblemError(
+                f"`{name}` of {type(problem).__name__} must return a tensor, got {wrong}."
+            )

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.core.arrays import is_mapped
 from bilevel.core.checks import positive
 from bilevel.core.memory import says_memory
 from bilevel.core.progress import RowCallback, ShowProgress, reported
 from bilevel.core.status import Status
-from bilevel.data.groups import CHUNK_ROWS, check_piece, floating, is_mapped, pieces
+from bilevel.data.groups import CHUNK_ROWS, check_piece, floating, pieces
 from bilevel.errors import ArgumentError, ShapeError, SingularHeadError
 from bilevel.linear.centre import Centre
 from bilevel.linear.cholesky import EPS

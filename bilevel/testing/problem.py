@@ -8,6 +8,7 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.core.generators import generator
 from bilevel.data.draws import BLOCK
+from bilevel.data.groups import check_groups
 from bilevel.problem.base import Batch, StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.testing.bench import RUNS, Bench
@@ -81,8 +82,9 @@ def check_problem(problem: StackelbergProblem) -> list[Finding]:
 def _check_data(bench: Bench) -> Finding:
     """Rows must differ from one another."""
     rows = []
-    for name, group in bench.problem.data(0 if bench.problem.redraws_data else None).items():
-        leaves = [torch.as_tensor(leaf) for leaf in trees.leaves(group)]
+    groups = check_groups(bench.problem.data(0 if bench.problem.redraws_data else None))
+    for name, group in groups.items():
+        leaves = trees.leaves(group)
         if isinstance(group, Batch):
             fields = dict(zip(Batch._fields, leaves, strict=True))
         else:
@@ -258,8 +260,8 @@ def _check_noise(bench: Bench) -> Finding | None:
 def _check_metrics(bench: Bench) -> Finding:
     """Finite 0-dim tensors."""
     problem = bench.problem
-    data = problem.data(0 if problem.redraws_data else None)
-    data = trees.cast(trees.tree_map(torch.as_tensor, data), torch.float64)
+    data = check_groups(problem.data(0 if problem.redraws_data else None))
+    data = trees.cast(data, torch.float64)
     one = bench.alone(0)
     found = problem.metrics(trees.take(one.body, 0), trees.take(one.head, 0), data)
     for name, value in found.items():

@@ -198,8 +198,11 @@ class Recorder:
         for name, value in found.items():
             if not isinstance(name, str) or not name or not name.isprintable():
                 raise ProblemError(f"{rule} tensors by names to print on a line, got {name!r}.")
-            if value.shape != runs:
-                raise ProblemError(f"{rule} tensors, but {name!r} is {tuple(value.shape[1:])}.")
+            wrong = trees.unusable(value)
+            if wrong or value.shape != runs:
+                raise ProblemError(
+                    f"{rule} tensors, but {name!r} is {wrong or tuple(value.shape[1:])}."
+                )
             if name in recorded:
                 raise ProblemError(f"{rule} tensors; {name!r} is the name of another record.")
         return found

@@ -5,11 +5,11 @@ import os
 from pathlib import Path
 from typing import get_args
 
-import torch
 from torch import Tensor
 
 from bilevel import trees
 from bilevel.bounds.heads import BoundKind
+from bilevel.core.arrays import tensor_of
 from bilevel.core.generators import generator
 from bilevel.core.status import Status
 from bilevel.derivatives.oracles import Oracles
@@ -77,9 +77,10 @@ class Solution:
 
         Raises:
             IncompatibleError: the problem is not a `LinearHeadProblem`.
+            DataError: the inputs are no numbers, or hide some, as masked arrays do.
         """
         like = trees.leaves(self.head)[0]
-        given = torch.as_tensor(inputs)
+        given = tensor_of(inputs, "inputs")
         kept = not given.is_floating_point() and self._takes_whole_numbers()
         moved = given.to(dtype=None if kept else like.dtype, device=like.device)
         return Oracles(self.problem).predictions(self.body, self.head, moved)
@@ -88,7 +89,7 @@ class Solution:
         """Whether the inputs of the problem are whole numbers."""
         groups = self.problem.data(self.seeds[0] if self.problem.redraws_data else None)
         inputs = getattr(groups.get("train"), "inputs", None)
-        return inputs is not None and not torch.as_tensor(inputs[:1]).is_floating_point()
+        return inputs is not None and not tensor_of(inputs[:1], "inputs").is_floating_point()
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write everything but the problem to one file, for `load`.

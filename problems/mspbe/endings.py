@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import breadth_first_order
 
+from bilevel.core.arrays import array_of
 from bilevel.errors import ArgumentError
 from problems.mspbe.transitions import Transitions
 
@@ -34,7 +35,7 @@ def check_endings(rows: Transitions) -> None:
     Raises:
         ArgumentError: there are no values.
     """
-    inputs, next_inputs, _, ratios, continues, _ = (x.detach().cpu().numpy() for x in rows)
+    inputs, next_inputs, _, ratios, continues, _ = (array_of(x, "train") for x in rows)
     counted = ratios > 0
     states, following = inputs[counted], next_inputs[counted]
     ends = (continues[counted] == 0) | (following == 0).all(1)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bilevel.core.arrays import array_of
 from bilevel.core.checks import check_positive_integer
 from bilevel.core.optional import extra
 from bilevel.errors import ArgumentError
@@ -37,21 +38,22 @@ class Episodes(NamedTuple):
 
 
 def collect(
-    environment: str, policy: Policy, *, episodes: int, seed: int = 0, **options: Any
+    environment: Any, policy: Policy, episodes: int, *, seed: int = 0, **options: Any
 ) -> Episodes:
     """Play episodes of an environment of gymnasium.
 
     Args:
-        environment: its name, such as "CartPole-v1" or "Acrobot-v1".
+        environment: its name, such as "CartPole-v1" or "Acrobot-v1"; or an environment, which is
+            played from its next reset on and stays open.
         policy: `policy(observation, random)` returns an action; `random` is a NumPy generator.
         episodes: how many, until they end or are cut off.
         seed: of the environment and of the policy's random numbers.
-        **options: for `gymnasium.make`.
+        **options: for `gymnasium.make`, where the environment is a name.
 
     Raises:
         MissingPackageError: gymnasium is not installed.
         ArgumentError: `episodes` is no positive integer; there is no such environment, or its
-            observations are no vectors.
+            observations are no vectors; there are options for one that is made already.
 
     Examples:
         >>> from problems.mspbe.episodes import collect
@@ -61,9 +63,17 @@ def collect(
     """
     check_positive_integer(episodes, "`episodes`")
     gymnasium = extra("gymnasium", "rl", "collect()")
+    given = isinstance(environment, gymnasium.Env)
+    if given and options:
+        raise ArgumentError(f"{environment} is made already: leave out {', '.join(options)}.")
+    if not given and not isinstance(environment, str | gymnasium.envs.registration.EnvSpec):
+        raise ArgumentError(
+            f"`environment` must be the name of an environment of gymnasium such as "
+            f'"CartPole-v1", or a `gymnasium.Env`, got {environment!r}.'
+        )
     try:
-        env = gymnasium.make(environment, **options)
-    except gymnasium.error.Error as error:
+        env = environment if given else gymnasium.make(environment, **options)
+    except (gymnasium.error.Error, TypeError) as error:
         raise ArgumentError(f"gymnasium cannot make {environment!r}: {error}") from error
     if not isinstance(env.observation_space, gymnasium.spaces.Box) or (
         len(env.observation_space.shape) != 1
@@ -75,16 +85,18 @@ def collect(
     random = np.random.default_rng(seed)
     rows: list[tuple[Any, ...]] = []
     for episode in range(episodes):
-        state, _ = env.reset(seed=seed if episode == 0 else None)
-        over = False
+        # copies: an environment may write all its observations into one array
+        state, over = np.array(env.reset(seed=seed if episode == 0 else None)[0]), False
         while not over:
             action = policy(state, random)
-            following, reward, terminated, truncated, _ = env.step(action)
+            observed, reward, terminated, truncated, _ = env.step(action)
+            following = np.array(observed)
             rows.append(
                 (state, action, reward, following, terminated, truncated and not terminated)
             )
             state, over = following, terminated or truncated
-    env.close()
+    if not given:
+        env.close()
     return Episodes(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
@@ -105,6 +117,7 @@ def monte_carlo_returns(
         Returns (n,) and a mask (n,) of those that are complete.
     """
     gamma = check_discount(discount)
+    played = Episodes(*(array_of(x, name) for name, x in played._asdict().items()))
     n = len(played.rewards)
     returns, complete = np.zeros(n), np.zeros(n, dtype=bool)
     following, missing = 0.0, 1.0

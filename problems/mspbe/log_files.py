@@ -43,6 +43,11 @@ UNDERSTOOD = (
 FLAGS = ("terminated", "done", "truncated")
 WORDS = {"true": "1", "false": "0"}
 """What flags may be in CSV files, in small or capital letters, as pandas writes them."""
+UNREADABLE = (
+    *(OSError, EOFError, ValueError, TypeError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+"""What NumPy raises of files that are damaged, or no archive of arrays."""
 OURS = {name: ours for ours, names in NAMES.items() for name in names}
 TELLING = {
     *(word for ours in (*FLAGS, "ratios") for word in NAMES[ours]),
@@ -75,9 +80,11 @@ def read_arrays(path: Path) -> dict[str, Any]:
 
 def _from_npz(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise MissingDataError(f"{path} does not exist: name an .npz file.")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise MissingDataError(f"{path} {what}: name an .npz file.")
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        # NumPy itself leaves a damaged file open
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             unknown = [name for name in file.files if not _meaning(name, ())[0]]
             single = {name for name in unknown if _is_single(file, name)}
             places = _places(path, file.files, (), single)

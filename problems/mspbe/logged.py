@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 import bilevel
+from bilevel.core.arrays import array_of, refusal
 from bilevel.errors import DataError, ShapeError
 from problems.mspbe.linear import LinearEvaluation
 from problems.mspbe.log_files import read_arrays
@@ -52,7 +53,10 @@ def from_transitions(
         >>> rows.continues
         tensor([1., 1., 0.], dtype=torch.float64)
     """
-    x, following = _numbers("states", states), _numbers("next_states", next_states)
+    x, following = (
+        array_of(given, name).astype(np.float64)
+        for name, given in (("states", states), ("next_states", next_states))
+    )
     if x.ndim != 2 or not x.shape[1]:
         raise ShapeError(
             f"`states` must be (n, D), rows of D numbers, got {x.shape}. Write `states[:, None]` "
@@ -67,8 +71,12 @@ def from_transitions(
     _check_flags("terminated", ended)
     following = np.where(ended[:, None] == 1, 0.0, following)
     found = {"states": x, "next_states": following, "rewards": _column("rewards", rewards, n)}
-    if actions is not None and len(actions) != n:
-        raise ShapeError(f"`actions` has {len(actions)} entries, but there are {n} transitions.")
+    if np.ma.is_masked(actions) or (isinstance(actions, torch.Tensor) and refusal(actions)):
+        raise DataError(f"`actions` is {refusal(actions)}.")
+    if actions is not None and _length(actions) != n:
+        raise ShapeError(
+            f"`actions` has {_length(actions)} entries, but there are {n} transitions."
+        )
     if callable(ratios):
         if actions is None:
             raise DataError("`ratios` is a function of states and actions: give `actions` too.")
@@ -152,22 +160,17 @@ def logged_transitions(file: str | Path, discount: float = 0.99) -> LinearEvalua
     return LinearEvaluation(Logged(rows, discount, returns, Path(str(file)).name))
 
 
-def _numbers(name: str, given: Any) -> Array:
-    """A float64 copy of an argument."""
-    if isinstance(given, torch.Tensor):
-        given = given.detach().cpu().numpy()
+def _length(given: Any) -> int:
+    """How many entries there are; one in what has no length."""
     try:
-        found = np.array(given)
-    except ValueError as error:  # lists of different lengths
-        raise ShapeError(f"`{name}` must be an array or a tensor: {error}") from error
-    if found.dtype.kind not in "biuf":
-        raise DataError(f"`{name}` must hold numbers, got {found.dtype}.")
-    return found.astype(np.float64)
+        return len(given)
+    except TypeError:
+        return 1
 
 
 def _column(name: str, given: Any, n: int) -> Array:
     """A float64 copy with one entry for each transition."""
-    found = _numbers(name, given)
+    found = array_of(given, name).astype(np.float64)
     if found.shape != (n,):
         raise ShapeError(
             f"`{name}` must be ({n},), one entry for each transition, got {found.shape}."

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bilevel.core.arrays import array_of
 from bilevel.errors import ArgumentError, DataError, ShapeError
 from problems.mspbe import chains
 
@@ -100,7 +101,7 @@ class MarkovRewardProcess:
         }
         for field, shape in shapes.items():
             given = getattr(self, field)
-            if given is not None:
+            if given is not None or field in ("inputs", "rewards"):
                 array = _checked(field, given, shape)
                 if field in ("transitions", "behaviour", "start", "weights"):
                     array = _normalised(array, given)
@@ -223,20 +224,18 @@ def check_discount(discount: float) -> float:
 
 
 def _check_square(name: str, given: object) -> int:
-    array = torch.as_tensor(given)
+    array = array_of(given, name)
     if array.ndim != 2 or array.shape[0] != array.shape[1] or not len(array):
         raise ShapeError(
             f"`{name}` must be (S, S), a row of probabilities for each of S states, got "
-            f"{tuple(array.shape)}."
+            f"{array.shape}."
         )
     return len(array)
 
 
 def _checked(name: str, given: object, shape: tuple[int, ...]) -> Tensor:
     """A float64 copy of an argument of a shape (-1: any size), all of it finite."""
-    # torch makes float32 of lists
-    dtype = None if isinstance(given, Tensor | np.ndarray) else torch.float64
-    array = torch.as_tensor(given, dtype=dtype).detach().to(torch.float64, copy=True)
+    array = torch.from_numpy(array_of(given, name).astype(np.float64))
     fits = array.ndim == len(shape) and all(
         n in (-1, m) for n, m in zip(shape, array.shape, strict=True)
     )
@@ -254,8 +253,8 @@ def _checked(name: str, given: object, shape: tuple[int, ...]) -> Tensor:
 
 def _normalised(probabilities: Tensor, given: object) -> Tensor:
     """Rows (or one) that sum to 1 but for the rounding of what was given, divided by their sum."""
-    dtype = torch.as_tensor(given).dtype
-    dtype = dtype if dtype in (torch.float16, torch.bfloat16) else torch.float32
+    half = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+    dtype = half.get(str(getattr(given, "dtype", "")).removeprefix("torch."), torch.float32)
     # numbers that float32 holds have been float32 once, or are sums of powers of 2
     rounded = (probabilities == probabilities.to(dtype).double()).all(-1, keepdim=True)
     sums = probabilities.sum(-1, keepdim=True)

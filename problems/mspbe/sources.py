@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from typing_extensions import override
 
+from bilevel.data.groups import check_groups
 from bilevel.errors import ArgumentError, unknown_name
 from problems.mspbe import experience
 from problems.mspbe.endings import check_endings
@@ -173,6 +174,7 @@ class Logged(AbstractSource):
         object.__setattr__(self, "discount", check_discount(self.discount))
         if not isinstance(self.train, Transitions):
             raise ArgumentError(f"`train` must be `Transitions`, got {type(self.train).__name__}.")
+        object.__setattr__(self, "train", check_groups({"train": self.train})["train"])
         check_ratios(self.train.ratios)
         if self.discount == 1:
             check_endings(self.train)

@@ -173,7 +173,7 @@ BAD_LABELS = {
     "fractions": (SoftmaxLoss(), 3, [0.5, 1.0, 2.0], DataError, "hold fractions"),
     "int32": (SoftmaxLoss(), 3, np.array([0, 1, 2], "int32"), DataError, "astype"),
     "booleans": (LogisticLoss(), None, [False, True, True], DataError, r"bool\. .*\.long\(\)"),
-    "complex": (LogisticLoss(), None, [0j, 1j, 1j], DataError, "must be int64, got torch.complex"),
+    "complex": (LogisticLoss(), None, [0j, 1j, 1j], DataError, "got a tensor of torch.complex"),
     "beyond two": (SoftmaxLoss(), 2, [0, 1, 2], DataError, "Count them from 0, or set"),
     "one-hot": (SoftmaxLoss(), 3, np.eye(3, dtype="int64"), ShapeError, "argmax"),
     "no outputs": (SoftmaxLoss(), None, [0, 1, 1], ShapeError, "LogisticLoss"),

@@ -180,6 +180,9 @@ class Cvxpy(AbstractHeadSolver):
                 self._polish(found, heads, convex, last)
             if not bool(found.rough.any()):
                 break
+        if isinstance(convex, Everywhere) and self.constraints is None:
+            endless = (heads.objective.falling != 0).any(1) & (heads.status < int(Status.DIVERGED))
+            found.status = found.status.masked_fill(endless, int(Status.NO_MINIMISER))
         failed, residual = found.status >= int(Status.DIVERGED), found.residual
         answer = trees.where(failed, nothing, found.head)
         if centre is not None:

@@ -48,6 +48,7 @@ class Descent:
     def run(self) -> Runs:
         """Until every run has a status."""
         runs, tolerance = Runs.begin(self.place, self.factor), self.tolerance
+        runs = runs.ended((self.objective.falling != 0).any(1), Status.NO_MINIMISER)
         for _ in range(self.max_steps):
             place = runs.place
             runs = runs.ended(~place.finite, Status.DIVERGED)

@@ -113,6 +113,14 @@ class AbstractObjective(abc.ABC):
         """Whether a penalty keeps every number of a run from running away, (R,) or one for all."""
         return torch.tensor(True)
 
+    @property
+    def falling(self) -> Tensor:
+        """The sign of the direction in which g falls for ever along a number, or 0, (R, P).
+
+        Where there is one, and no bound in its way, g has no minimum. (P) may be 1 for none.
+        """
+        return torch.zeros(1, 1)
+
     def moves(self, step: Tensor) -> Tensor:
         """How much a prediction moves with a step at most, (R,); 0 for heads without any."""
         return torch.zeros_like(step[:, 0])

@@ -193,6 +193,29 @@ class LinearObjective(AbstractObjective):
         return (self.penalty > 0).flatten(1).all(1)
 
     @override
+    @property
+    def falling(self) -> Tensor:
+        # With slopes of one sign in all rows, and a feature of one sign, such as the constant one
+        # of a bias, d g is nowhere zero: a class without rows, say.
+        runs, n, _ = self.design.shape
+        free = self.penalty == 0
+        found = None
+        if bool(free.any()):
+            found = self.criterion.rising(self.targets.flatten(0, 1), self.outputs)
+        if found is None:
+            return super().falling
+        up, weights = found.reshape(runs, n, self.count), torch.as_tensor(self.weights)
+        counted = weights.expand(runs, n, 1) > 0
+        rises, falls = ((side | ~counted).all(1) for side in (up, ~up))
+        slope = rises.int() - falls.int()
+        if not bool(slope.any()):
+            return super().falling
+        counting = self.design * counted
+        low, high = counting.amin(1), counting.amax(1)
+        sign = ((low >= 0) & (high > 0)).int() - ((high <= 0) & (low < 0)).int()
+        return (-slope.unsqueeze(2) * sign.unsqueeze(1) * free).flatten(1)
+
+    @override
     def moves(self, step: Tensor) -> Tensor:
         return (self.double @ self._columns(step).mT).abs().flatten(1).amax(1)
 

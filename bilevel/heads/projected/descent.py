@@ -61,6 +61,9 @@ class ProjectedDescent:
 
     def run(self) -> Runs:
         """Until every run has a status."""
+        (low, high), falling = self.bounds, self.objective.falling
+        endless = ((falling < 0) & (low == -torch.inf)) | ((falling > 0) & (high == torch.inf))
+        self.runs = self.runs.ended(endless.any(1), Status.NO_MINIMISER)
         for _ in range(self.max_steps):
             self.runs = self.runs.ended(~self.runs.place.finite, Status.DIVERGED)
             small = self.runs.going & (self.size <= self.tolerance)

@@ -27,7 +27,7 @@ class AbstractCriterion(abc.ABC):
     `rows`, `metrics` and `check_targets` are required. `slope`, `curvature` and the two constants
     make heads quick to solve and their bounds proven: without them derivatives are taken by
     automatic differentiation and bounds are estimated. `majorant` leads `Newton` where the second
-    derivative vanishes, `atom` is what `Cvxpy` needs.
+    derivative vanishes, `rising` tells heads without a minimiser, `atom` is what `Cvxpy` needs.
     """
 
     quadratic: bool = False
@@ -75,6 +75,14 @@ class AbstractCriterion(abc.ABC):
 
     def curvature(self, predictions: Tensor, targets: Tensor) -> RowCurvature | None:
         """The second derivative of every row in its prediction (a hook); None: not known."""
+        return None
+
+    def rising(self, targets: Tensor, outputs: int | None) -> Tensor | None:
+        """Where a loss rises in its prediction, whatever that is; elsewhere it falls (a hook).
+
+        Masks (n,) or (n, K), shaped like predictions. They tell where no head is best: a free bias
+        whose rows are all on one side. None: not known, or it depends on the prediction.
+        """
         return None
 
     def majorant(self, predictions: Tensor, targets: Tensor) -> Tensor | None:

@@ -71,6 +71,10 @@ class LogisticLoss(AbstractCriterion):
         return RowCurvature(torch.sigmoid(predictions) * torch.sigmoid(-predictions))
 
     @override
+    def rising(self, targets: Tensor, outputs: int | None) -> Tensor:
+        return targets == 0
+
+    @override
     def atom(self, predictions: Any, targets: Any) -> Any:
         cvxpy = extra("cvxpy", "cvxpy", "An atom of LogisticLoss")
         return cvxpy.logistic(cvxpy.multiply(1.0 - 2.0 * targets, predictions))

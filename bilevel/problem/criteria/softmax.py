@@ -84,6 +84,10 @@ class SoftmaxLoss(AbstractCriterion):
         return RowCurvature(shares, shares)
 
     @override
+    def rising(self, targets: Tensor, outputs: int | None) -> Tensor:
+        return targets.unsqueeze(1) != torch.arange(outputs or 1, device=targets.device)
+
+    @override
     def atom(self, predictions: Any, targets: Any) -> Any:
         cvxpy = extra("cvxpy", "cvxpy", "An atom of SoftmaxLoss")
         classes = torch.eye(predictions.shape[1], dtype=torch.float64).numpy()

@@ -10,7 +10,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from bilevel import trees
-from bilevel.errors import ArgumentError, ShapeError
+from bilevel.core.arrays import tensor_of
+from bilevel.errors import ArgumentError, DataError, ShapeError
 from bilevel.problem.sets.base import ConvexSet
 from bilevel.problem.sets.face import Face, flat_pair
 from bilevel.trees import Tree
@@ -38,6 +39,9 @@ class Box(ConvexSet):
         low, high = (_limit(bound) for bound in (self.low, self.high))
         if low.isnan().any() or high.isnan().any() or (low > high).any():
             raise ArgumentError(f"A box needs low <= high, got {self.low=} and {self.high=}.")
+        for name, limit in (("low", low), ("high", high)):
+            if not isinstance(getattr(self, name), float | int | Tensor):
+                object.__setattr__(self, name, limit)
 
     @override
     def project(self, tree: Tree) -> Tree:
@@ -105,8 +109,8 @@ class Nonnegative(Box):
 def _limit(bound: Any) -> Tensor:
     """As a tensor, or an error."""
     try:
-        return torch.as_tensor(bound)
-    except (TypeError, ValueError, RuntimeError):
+        return tensor_of(bound, "bound")
+    except (DataError, ShapeError):
         raise ArgumentError(f"The bounds of a box are numbers or tensors, got {bound!r}.") from None
 
 

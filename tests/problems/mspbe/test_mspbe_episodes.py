@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import bilevel
-from bilevel.errors import ArgumentError, MissingPackageError
+from bilevel.errors import ArgumentError, DataError, MissingPackageError
 from problems.mspbe import LinearEvaluation, Logged, from_transitions, methods
 from problems.mspbe.episodes import Episodes, collect, monte_carlo_returns
 
@@ -77,6 +77,40 @@ def test_episodes_are_seeded_and_whole():
     assert not cut.terminated.any()
 
 
+def test_an_environment_takes_the_place_of_its_name():
+    gymnasium = pytest.importorskip("gymnasium")
+    made = gymnasium.make("CartPole-v1")
+    expected, found = (collect(given, lean, 3, seed=7) for given in ("CartPole-v1", made))
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    again = collect(made, lean, 3, seed=7)  # it was left open, and is seeded anew
+    np.testing.assert_array_equal(again.states, expected.states)
+    spec = collect(gymnasium.spec("CartPole-v1"), lean, 3, seed=7)
+    np.testing.assert_array_equal(spec.states, expected.states)
+    cut = gymnasium.wrappers.TimeLimit(made.unwrapped, 5)
+    assert collect(cut, lean, 2).truncated.sum() == 2
+
+
+def test_an_environment_may_write_its_observations_into_one_array():
+    gymnasium = pytest.importorskip("gymnasium")
+
+    class Counter(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(0, 10, (1,))
+        action_space = gymnasium.spaces.Discrete(1)
+
+        def reset(self, *, seed=None, options=None):
+            self.state = np.zeros(1)
+            return self.state, {}
+
+        def step(self, action):
+            self.state += 1
+            return self.state, 1.0, self.state[0] == 3, False, {}
+
+    played = collect(Counter(), lambda state, random: 0, 2)
+    assert played.states[:, 0].tolist() == [0, 1, 2] * 2
+    assert played.next_states[:, 0].tolist() == [1, 2, 3] * 2
+
+
 def test_returns_by_hand():
     played = Episodes(
         np.zeros((5, 1)),
@@ -94,13 +128,23 @@ def test_returns_by_hand():
 
 
 def test_mistakes_are_named(monkeypatch):
-    pytest.importorskip("gymnasium")
+    gymnasium = pytest.importorskip("gymnasium")
     with pytest.raises(ArgumentError, match="`episodes` must be a positive integer"):
         collect("CartPole-v1", lean, episodes=0)
     with pytest.raises(ArgumentError, match="gymnasium cannot make 'NoSuch-v9'"):
         collect("NoSuch-v9", lean, episodes=1)
     with pytest.raises(ArgumentError, match="not vectors of numbers"):
         collect("FrozenLake-v1", lean, episodes=1)
+    with pytest.raises(ArgumentError, match="is made already: leave out max_episode_steps"):
+        collect(gymnasium.make("CartPole-v1"), lean, 1, max_episode_steps=3)
+    with pytest.raises(ArgumentError, match=r"gymnasium cannot make 'CartPole-v1': .*no_such"):
+        collect("CartPole-v1", lean, 1, no_such=3)
+    for other in (None, 3, gymnasium.Env, gymnasium):
+        with pytest.raises(ArgumentError, match="`environment` must be the name of an environment"):
+            collect(other, lean, episodes=1)
+    hidden = Episodes(*np.ma.masked_less(np.arange(12.0).reshape(6, 2), 3).T[:1].repeat(6, 0))
+    with pytest.raises(DataError, match="`states` must hold numbers, got a masked array"):
+        monte_carlo_returns(hidden, 0.9)
     monkeypatch.setitem(sys.modules, "gymnasium", None)
     with pytest.raises(MissingPackageError, match=r'pip install "bilevel\[rl\]"'):
         collect("CartPole-v1", lean, episodes=1)

@@ -1,5 +1,6 @@
 """Files of logged transitions: what arrays and columns are called, and what is left over."""
 
+import contextlib
 import warnings
 
 import numpy as np
@@ -204,3 +205,30 @@ def test_remarks_on_all_transitions_are_named(tmp_path):
     path = saved(tmp_path, ".npz", ARRAYS | more)
     with pytest.warns(UserWarning, match="not used: 'discount', 'env_done', 'info'"):
         same(load_transitions(path)[0], from_transitions(STATES, None, REWARDS, NEXT))
+
+
+def test_damaged_archives_end_in_errors_of_the_library(tmp_path):
+    """No error of zip files, of zlib or of NumPy's format, in 200 damaged files."""
+    path, random = saved(tmp_path, ".npz", ARRAYS), np.random.default_rng(0)
+    np.savez_compressed(tmp_path / "small.npz", **ARRAYS)
+    np.save(tmp_path / "one.npy", STATES)
+    damaged = [b"", b"PK", (tmp_path / "one.npy").read_bytes()]
+    for whole in (path.read_bytes(), (tmp_path / "small.npz").read_bytes()):
+        for _ in range(100):
+            raw = bytearray(whole)
+            start = int(random.integers(len(raw)))
+            end = start + int(random.choice([1, 7, len(raw)]))
+            raw[start:end] = random.bytes(int(random.integers(8)))
+            damaged.append(bytes(raw))
+    for raw in damaged:
+        path.write_bytes(raw)
+        with contextlib.suppress(DataError):
+            load_transitions(path)
+    for raw in damaged[:3]:
+        path.write_bytes(raw)
+        with pytest.raises(DataError, match=r"rows.npz cannot be read as an .npz file of plain"):
+            load_transitions(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(DataError, match=r"rows.npz is a folder: name an .npz file"):
+        load_transitions(path)
