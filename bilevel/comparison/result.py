@@ -9,12 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bilevel.comparison.statistics import costs, families, judging
-from bilevel.comparison.statistics.paired import (
-    Interval,
-    PairedResult,
-    compare_pairs,
-    mean_interval,
-)
+from bilevel.comparison.statistics.paired import PairedResult, compare_pairs, mean_intervals
 from bilevel.comparison.statistics.parts import in_order
 from bilevel.comparison.statistics.thresholds import reach_common_level
 from bilevel.comparison.statistics.values import Values
@@ -164,7 +159,8 @@ class Comparison:
         metric = self._known(metric)
         values = self.final(metric) if which == "final" else self.validation_best(metric)
         pairs = [pair for pair in self.pairs if values.keys() >= set(pair)]
-        return compare_pairs(values, pairs, metric, self.settings.get("same_runs", ()))
+        same, rounding = self.settings.get("same_runs", ()), judging.rounding(self.settings)
+        return compare_pairs(values, pairs, metric, same, rounding=rounding)
 
     def steps_to_threshold(self) -> tuple[float, dict[str, float]]:
         """How fast the level is reached that half of the runs of every strategy reach.
@@ -204,12 +200,8 @@ class Comparison:
         results = [asdict(result) for result in self.paired()]
         by_pair = {(result["strategy"], result["baseline"]): result for result in results}
         beside = judging.accuracy_beside(self.headline, self.metrics)
-        right = {} if beside is None else self.final(beside)
         same = self.settings.get("same_runs", ())
-
-        def mean(name: str, runs: Array) -> Interval:
-            return mean_interval(runs[:1] if name in same else runs)
-
+        right = {} if beside is None else self._means(self.final(beside), beside)
         return {
             **vars(self),
             "runs": len(self.settings["seeds"]),
@@ -223,15 +215,17 @@ class Comparison:
             "counts": {name: _finite(runs) for name, runs in final.items()},
             "counts_validation": {name: _finite(runs) for name, runs in best.items()},
             "final": final,
-            "intervals": {name: mean(name, runs)._asdict() for name, runs in final.items()},
+            "intervals": self._means(final, self.headline),
+            "rounding": judging.rounding(self.settings),
             "score": self.score(),
             "same_runs": [name for name in self.strategies if name in same],
             "doubts": doubts.found(self.status, self.settings.get("interrupted_heads", {})),
             "body_objective": judging.body_objective(self.metrics),
-            "accuracy": {name: mean(name, runs).value for name, runs in right.items()},
-            "validation": {name: mean(name, runs)._asdict() for name, runs in best.items()},
+            "accuracy": {name: mean["value"] for name, mean in right.items()},
+            "validation": self._means(best, self.headline),
             "paired": results,
             "paired_validation": [asdict(result) for result in self.paired(which="validation")],
+            "left_out": sum(len(each.possible) - len(each.pairs) for each in self._families),
             "families": families.family_results(self._families, by_pair),
             "tuning": families.tuning_results(self.settings.get("tuning"), self._families, by_pair),
             "threshold": threshold,
@@ -325,6 +319,10 @@ class Comparison:
         if metric not in self.metrics:
             raise UnknownNameError(f"No metric {metric!r} was recorded; there are {self.metrics}.")
         return metric
+
+    def _means(self, values: dict[str, Array], metric: str) -> dict[str, dict[str, float]]:
+        same, rounding = self.settings.get("same_runs", ()), judging.rounding(self.settings)
+        return mean_intervals(values, judging.bounds(metric, self.history), same, rounding)
 
     @property
     def _unit(self) -> Unit:

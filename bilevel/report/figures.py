@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
+from bilevel.report import palette
 from bilevel.report.palette import Line
 from bilevel.report.scales import (
     EXPLODED,
@@ -21,6 +22,7 @@ from bilevel.report.scales import (
     scale_ratios,
     scale_x,
     scale_y,
+    within,
 )
 from bilevel.report.sentences import change
 from bilevel.report.svg import FAINT, INK, style
@@ -54,7 +56,8 @@ def curves(
         The figure, with a logarithmic vertical axis where all values are positive and span more
         than a factor of three, and a logarithmic horizontal one where the curves end far apart.
     """
-    rows = (len(series) + 1) // 2 if legend else 0
+    faint = [name for name in series if lines[name] == palette.FAINT]
+    rows = (len(series) - len(faint[1:]) + 1) // 2 if legend else 0
     with style():
         figure, axes = _panel(2.75, 0.21 * rows)
         axes.set_title(title)
@@ -63,8 +66,9 @@ def curves(
         places = {name: np.asarray(x, dtype=np.float64) for name, (x, _) in series.items()}
         if scale_x(axes, list(places.values())):  # the start, at 0, has no place there
             places = {name: np.where(x > 0, x, np.nan) for name, x in places.items()}
-        for name, x in places.items():
-            _draw_band(axes, x, bands[name], lines[name], name)
+        for name in dict.fromkeys([*faint, *places]):  # those lie below the rest
+            label = name if name not in faint else "_" if name in faint[1:] else palette.OTHERS
+            _draw_band(axes, places[name], bands[name], lines[name], label)
         scale_y(axes, list(bands.values()))
         if legend and series:
             figure.legend(loc="lower left", ncols=2, fontsize=9.5, handlelength=2.4)
@@ -163,14 +167,14 @@ def strip(
         axes = figure.add_subplot()
         axes.set_title(title)
         for row, (name, runs) in enumerate(values.items()):
-            dots, colour = runs[np.isfinite(runs)], lines[name].colour
+            dots, colour = within(runs[np.isfinite(runs)]), lines[name].colour
             axes.scatter(dots, np.full(dots.size, row - 0.12), s=13, color=colour, alpha=0.45,
                          linewidths=0, zorder=2)  # fmt: skip
             if dots.size == 0:
                 axes.text(0.02, row, "no finite value", transform=axes.get_yaxis_transform(),
                           va="center", color=FAINT)  # fmt: skip
                 continue
-            mean = intervals[name]
+            mean = {key: within(value) for key, value in intervals[name].items()}
             axes.plot([mean["low"], mean["high"]], [row + 0.2, row + 0.2], color=colour,
                       linewidth=2.2, solid_capstyle="butt", zorder=3)  # fmt: skip
             axes.plot(mean["value"], row + 0.2, "o", color=colour, markersize=5, zorder=4)
@@ -179,7 +183,7 @@ def strip(
         axes.grid(visible=False, axis="y")
         runs = np.concatenate([np.empty(0), *values.values()])
         finite = runs[np.isfinite(runs)]
-        if finite.size and finite.min() > 0 and finite.max() > 3 * finite.min():
+        if finite.size and finite.min() > 0 and finite.max() / 3 > finite.min():
             axes.set_xscale("log")
             logarithmic(axes, "x", *axes.get_xlim())  # intervals may reach further than dots
     return figure
@@ -215,24 +219,29 @@ def forest(
             effect = change(result).replace("less than", "<")  # there is little room
             effect = effect if result["pairs"] else "no seed with both"
             axes.text(1.0, row - 0.2, effect, ha="right", color=FAINT, **words)
-            axes.plot([result["low"], result["high"]], [row + 0.18] * 2, color=colour,
-                      linewidth=1.8, zorder=3)  # fmt: skip
-            axes.plot(result["effect"], row + 0.18, "o", color=colour, markersize=6, zorder=4,
+            value, low, high = (_effect(result, key) for key in ("effect", "low", "high"))
+            axes.plot([low, high], [row + 0.18] * 2, color=colour, linewidth=1.8, zorder=3)
+            axes.plot(value, row + 0.18, "o", color=colour, markersize=6, zorder=4,
                       markerfacecolor=colour if filled else "white")  # fmt: skip
         axes.set_ylim(len(results) - 0.45, -0.6)
         axes.yaxis.set_major_locator(NullLocator())
         axes.spines["left"].set_visible(False)
-        ends = [result[key] for result in results for key in ("effect", "low", "high")]
-        positive = [float(end) for end in ends if np.isfinite(end) and end > 0]
-        if ratio and positive:
-            scale_ratios(axes, positive)
+        ends = [_effect(result, key) for result in results for key in ("effect", "low", "high")]
+        known = [end for end in ends if np.isfinite(end)]
+        if ratio and known:
+            scale_ratios(axes, known)
     return figure
+
+
+def _effect(result: Mapping[str, Any], key: str) -> float:
+    """An effect or an end of its interval, where an axis has a place for it."""
+    return float(within(result[key], positive=result["kind"] == "ratio"))
 
 
 def _survivors(name: str, runs: Array) -> str:
     """The name, with how many runs have a value where that is not all of them."""
     finite = int(np.isfinite(runs).sum())
-    return name if finite == runs.size else f"{name}\n({finite} of {runs.size} runs)"
+    return f"{name}\n({finite} of {runs.size} runs)" if finite < runs.size > 1 else name
 
 
 def _panel(height: float, below: float = 0.0) -> tuple[Figure, Axes]:
@@ -248,11 +257,14 @@ def _panel(height: float, below: float = 0.0) -> tuple[Figure, Axes]:
 
 def _band(values: Array) -> tuple[Array, Array, Array]:
     """10 %, 50 % and 90 % quantiles over the finite runs, NaN where fewer than half are finite."""
-    values = np.where(np.isfinite(values), values, np.nan)
+    values = np.where(np.isfinite(values), within(values), np.nan)
     found = np.full((3, values.shape[0]), np.nan)
-    enough = np.isfinite(values).sum(axis=1) * 2 >= max(values.shape[1], 1)
-    if enough.any():
-        found[:, enough] = np.nanquantile(values[enough], [0.1, 0.5, 0.9], axis=1)
+    finite = np.isfinite(values).sum(axis=1)
+    whole, enough = finite == values.shape[1], finite * 2 >= max(values.shape[1], 1)
+    # `nanquantile` goes from row to row in Python
+    for rows, quantile in ((enough & whole, np.quantile), (enough & ~whole, np.nanquantile)):
+        if rows.any():
+            found[:, rows] = quantile(values[rows], [0.1, 0.5, 0.9], axis=1)
     return found[0], found[1], found[2]
 
 
@@ -261,7 +273,9 @@ def _draw_band(
 ) -> None:
     known = np.isfinite(band[1])  # some metrics are not in every record
     x, (low, middle, high) = x[known], (values[known] for values in band)
-    axes.fill_between(x, low, high, color=line.colour, alpha=0.08, linewidth=0)
-    (drawn,) = axes.plot(x, middle, color=line.colour, linewidth=1.6, label=label)
+    faint = line == palette.FAINT
+    if not faint:
+        axes.fill_between(x, low, high, color=line.colour, alpha=0.08, linewidth=0)
+    (drawn,) = axes.plot(x, middle, color=line.colour, linewidth=0.7 if faint else 1.6, label=label)
     if line.dashes:
         drawn.set_dashes(line.dashes)

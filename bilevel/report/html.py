@@ -11,7 +11,8 @@ from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
 from bilevel.core.status import FAILED, Status
-from bilevel.report import figures, palette, sentences, stationarity, tuning, verdicts, words
+from bilevel.report import figures, palette, sentences, shown, stationarity, tuning, verdicts, words
+from bilevel.report.missing import ended, listed
 from bilevel.report.svg import inline_svg, to_svg
 from bilevel.report.words import Content
 
@@ -57,8 +58,9 @@ def page(content: Content, drawn: Mapping[str, tuple[str, str]]) -> str:
     )
     files = resources.files("bilevel.report")
     template = environment.from_string(files.joinpath("template.html").read_text("utf-8"))
-    names = list(content["strategies"])
+    names, content = list(content["strategies"]), shown.of(content)
     curve_metrics, more_metrics = _metrics(content)
+    best = verdicts.ranked(content, "intervals", "counts", names)
     # Here the strategies are named once for all curves.
     plain = {name: (title, to_svg(figure)) for name, (title, figure)
              in _curves(content, legend=False).items()}  # fmt: skip
@@ -84,10 +86,13 @@ def page(content: Content, drawn: Mapping[str, tuple[str, str]]) -> str:
         more_metrics=more_metrics,
         more_files=[_curve_file(content, metric, content["unit"].budget)
                     for metric in more_metrics],
-        best=verdicts.ranked(content, "intervals", "counts", names) if len(names) > 1 else [],
+        best=best if len(best) < len(content["counts"]) else [],  # where all are equal, none is
         alone=len(names) == 1,
+        spread=any(np.isfinite(mean["low"]) for mean in content["intervals"].values()),
         worded=any(name in MEANINGS for name in names),
-        failed=_failed(content),
+        lost=listed(content),
+        all_failed=ended(content, *content["final"]) == "failed",
+        few=shown.note(content),
         failures=_first_failures(content),
         status_messages=_messages(content),
         untimed="seconds" not in content["positions"],
@@ -100,14 +105,14 @@ def draw(content: Content) -> dict[str, tuple[str, str]]:
     Returns:
         Name of a file without ending -> (what the figure shows, a complete SVG document).
     """
-    name = words.metric_name(content["headline"])
+    name, content = words.metric_name(content["headline"]), shown.of(content)
     lines, found = _lines(content), {}
     if content["final"]:
         short = sentences.final(content)
         what = "of every run, with mean and 95 % interval" if content["runs"] > 1 else "of the run"
         title = f"{short[:1].upper()}{short[1:]} {what}"
         values = {key: content["final"][key] for _, entry in _legend(content) for key in entry
-                  if key in content["final"]}  # fmt: skip
+                  if key in content["final"] and key in content["shown"]}  # fmt: skip
         figure = figures.strip(values, lines, intervals=content["intervals"], title=short)
         found["final"] = (title, figure)
     for family in content["families"]:
@@ -136,7 +141,7 @@ def curve_figure(content: Content, metric: str, *, against: str, legend: bool = 
         against: What the horizontal positions are: a key of `AGAINST`.
         legend: Whether to name the strategies.
     """
-    positions = content["positions"][against]
+    content, positions = shown.of(content), content["positions"][against]
     series = {
         name: (positions[name], table[metric])
         for name, table in content["history"].items()
@@ -157,19 +162,21 @@ def _metrics(content: Content) -> tuple[list[str], list[str]]:
     twin = f"train_{rows[2]}"
     if trained == "objective" and rows[0] in ("test", "validation") and twin in known:
         trained = twin
-    shown = [metric for metric in dict.fromkeys((trained, headline)) if metric in known]
+    main = [metric for metric in dict.fromkeys((trained, headline)) if metric in known]
     own = {"head_gap", "head_bound"}  # these have their own section
-    return shown, [metric for metric in known if metric not in own.union(shown)]
+    return main, [metric for metric in known if metric not in own.union(main)]
 
 
 def _legend(content: Content) -> list[tuple[str, list[str]]]:
     """Words and strategies of each entry: a tuned one shares the entry of the one as given."""
-    pairs = _tuned(content)
-    return [
+    pairs = tuning.pairs(content)
+    others = [name for name in content["strategies"] if name not in content["shown"]]
+    entries = [
         (name, [name, pairs[name]] if name in pairs else [name])
-        for name in content["strategies"]
+        for name in content["shown"]
         if name not in pairs.values()
     ]
+    return [*entries, *((palette.OTHERS, [name]) for name in others[:1])]
 
 
 def _meanings(content: Content) -> dict[str, str]:
@@ -186,19 +193,10 @@ def _searched(content: Content) -> list[dict[str, Any]]:
     return content["tuning"]["rows"] if content["tuning"] else []
 
 
-def _tuned(content: Content) -> dict[str, str]:
-    """Strategies -> themselves with tuned rates."""
-    return {row["strategy"]: row["tuned"] for row in _searched(content)}
-
-
 def _lines(content: Content) -> dict[str, palette.Line]:
-    return palette.lines(list(content["strategies"]), _tuned(content))
-
-
-def _failed(content: Content) -> str:
-    """How many runs of which strategies have no final value."""
-    counts = {name: int((~np.isfinite(runs)).sum()) for name, runs in content["final"].items()}
-    return words.joined([f"{count} of {name}" for name, count in counts.items() if count])
+    tuned = {name: best for name, best in tuning.pairs(content).items() if best in content["shown"]}
+    faint = dict.fromkeys(content["strategies"], palette.FAINT)
+    return faint | palette.lines(content["shown"], tuned)
 
 
 def _first_failures(content: Content) -> dict[str, str]:
@@ -232,20 +230,21 @@ def _messages(content: Content) -> dict[str, str]:
 def _curves(content: Content, *, legend: bool) -> dict[str, tuple[str, Figure]]:
     """The main metrics against every axis, the others against the budget."""
     main, more = _metrics(content)
-    shown = [(metric, against) for metric in main for against in content["positions"]]
-    shown += [(metric, content["unit"].budget) for metric in more]
+    drawn = [(metric, against) for metric in main for against in content["positions"]]
+    drawn += [(metric, content["unit"].budget) for metric in more]
     return {
         _curve_file(content, metric, against): (
             f"{words.metric_name(metric)} against {AGAINST[against]}",
             curve_figure(content, metric, against=against, legend=legend),
         )
-        for metric, against in shown
+        for metric, against in drawn
     }
 
 
 def _gap_figures(content: Content) -> dict[str, tuple[str, Figure]]:
     """One panel per strategy, all with the same axis."""
-    history = {name: table for name, table in content["history"].items() if "head_gap" in table}
+    history = {name: content["history"][name] for name in content["shown"]
+               if "head_gap" in content["history"][name]}  # fmt: skip
     parts = [table[key] for table in history.values() for key in ("head_gap", "head_bound")
              if key in table]  # fmt: skip
     limits = figures.gap_limits(parts)

@@ -24,6 +24,8 @@ class Line(NamedTuple):
     dashes: tuple[float, ...]
 
 
+OTHERS, FAINT = "others", Line("#d3d7dc", ())
+"""Of more strategies than there are lines, those that are not told apart."""
 LINES = [Line(colour, dashes) for dashes in DASHES for colour in COLOURS]
 
 

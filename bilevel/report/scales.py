@@ -16,8 +16,16 @@ Array = NDArray[Any]
 EXPLODED = 5.0
 # Numbers this far below the largest are rounding errors of zero and would flatten all the rest.
 ROUNDING = 1e-9
+# Further out there are no places on an axis: matplotlib's arithmetic would overflow.
+TINIEST, LARGEST = 1e-250, 1e250
 # Below how many decades an axis has labels with which first digits.
 DIGITS = {0.7: (1, 1.5, 2, 3, 5, 7), 1: (1, 2, 3, 5, 7), 2: (1, 2, 5), 3: (1, 3), np.inf: (1,)}
+
+
+def within(values: Array | float, *, positive: bool = False) -> Array:
+    """Values at places that axes have; NaN stays."""
+    clipped: Array = np.clip(values, TINIEST if positive else -LARGEST, LARGEST)
+    return clipped
 
 
 def scale_x(axes: Axes, positions: Sequence[Array]) -> bool:
@@ -73,8 +81,9 @@ def scale_ratios(axes: Axes, ratios: Sequence[float]) -> None:
 
 def logarithmic(axes: Axes, side: str, low: float, high: float) -> None:
     """Scale "x" or "y", with a few plain numbers, or powers of ten where the range is long."""
+    low, high = within(np.array([low, max(high, 10 * TINIEST)]), positive=True)
     axes.set(**{f"{side}scale": "log", f"{side}lim": (low, high)})
-    axis, decades = getattr(axes, f"{side}axis"), np.log10(high / low)
+    axis, decades = getattr(axes, f"{side}axis"), np.log10(high) - np.log10(low)
     digits = next(digits for most, digits in DIGITS.items() if decades < most)
     even, few = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]), LogLocator(subs=digits, numticks=7)
     axis.set_major_locator(even if decades < 0.5 else few)

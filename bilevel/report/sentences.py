@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bilevel.report.doubts import all_of, aside
+from bilevel.report.missing import both, ended
 from bilevel.report.words import (
     UNKNOWN,
     Content,
@@ -14,6 +15,7 @@ from bilevel.report.words import (
     number,
     probability,
     setting,
+    span,
 )
 
 Result = Mapping[str, Any]
@@ -24,6 +26,7 @@ ELSEWHERE = ("command", "data_note", "bound_note", "not_trained", "tuning", "sam
 
 ONE_RUN = "Since the start and the data do not depend on the seed, nor anything else that matters,"
 FEWEST = 3  # pairs for an interval of their mean
+HUGE = 1e300  # larger ones, and ratios below its inverse, are near the end of what a float holds
 
 
 def single(result: Result) -> bool:
@@ -39,22 +42,44 @@ def change(result: Result) -> str:
         '5 % below'
     """
     effect = result["effect"]
-    if not math.isfinite(effect):
+    if math.isnan(effect):
         return "not comparable with"
     centre = 1.0 if result["kind"] == "ratio" else 0.0
     if effect == centre:
         return "equal to"
     side = "below" if effect < centre else "above"
     if result["kind"] == "difference":
-        return f"{number(abs(effect))} {side}"
+        return f"{size(result, abs(effect))} {side}"
     if effect >= 2:
-        return f"{number(effect)} times"
+        return f"{size(result)} times"
+    if effect < 1 / HUGE:
+        return "a factor of more than 1e300 below"
     if effect < 0.1:
         return f"a factor of {number(1 / effect)} below"
     percent = abs(effect - 1) * 100
     if percent < 0.05:
         return f"less than 0.1 % {side}"
     return f"{percent:.0f} % {side}" if percent >= 0.95 else f"{percent:.1f} % {side}"
+
+
+def equal(result: Result) -> bool:
+    """Whether both have the same value on every seed, up to rounding."""
+    return bool(result["pairs"]) and not (result["wins"] or result["losses"] or result["lost"])
+
+
+def size(result: Result, value: float | None = None) -> str:
+    """An effect, or an end of its interval, as a number; in words where a float cannot hold it.
+
+    Examples:
+        >>> size({"kind": "ratio", "effect": 0.0}), size({"kind": "difference", "effect": 0.0})
+        ('less than 1e-300', '0')
+    """
+    value = result["effect"] if value is None else value
+    if result["kind"] == "ratio" and value < 1 / HUGE:
+        return "less than 1e-300"
+    if abs(value) > HUGE:
+        return "more than 1e300" if value > 0 else "less than -1e300"
+    return number(value)
 
 
 def interval(result: Result) -> str:
@@ -64,24 +89,29 @@ def interval(result: Result) -> str:
         Such as "0.890 to 1.01", "too few seeds" or "n/a" (all pairs are equal, or there is one
         run of each).
     """
-    if math.isfinite(result["low"]) and math.isfinite(result["high"]):
-        return f"{number(result['low'])} to {number(result['high'])}"
-    return "too few seeds" if result["pairs"] < FEWEST and not single(result) else UNKNOWN
+    low, high = (size(result, result[end]) for end in ("low", "high"))
+    if UNKNOWN in (low, high):
+        return "too few seeds" if result["pairs"] < FEWEST and not single(result) else UNKNOWN
+    if "than" in low + high:
+        return UNKNOWN if low == high else f"{low} to {high}"
+    return span(result["low"], result["high"])
 
 
 def verdict(result: Result) -> str:
     """Whether the sign test found a difference, and in whose favour.
 
     Returns:
-        "significantly better", "significantly worse", "not significant", or "not comparable"
-        where both runs failed on every seed. Of one run each: "better", "worse" or "equal in the
-        one run".
+        "significantly better", "significantly worse", "not significant", "equal on every seed", or
+        "not comparable" where no run of both has a value. Of one run each: "better", "worse" or
+        "equal in the one run".
     """
     if single(result) and (result["pairs"] or result["wins"] or result["losses"]):
         side = "better" if result["wins"] else "worse" if result["losses"] else "equal"
         return f"{side} in the one run"
     if math.isnan(result["p_value"]):
         return "not comparable"
+    if equal(result):
+        return "equal on every seed"
     if not result["significant"]:
         return "not significant"
     return f"significantly {'better' if result['wins'] > result['losses'] else 'worse'}"
@@ -99,19 +129,24 @@ def pair(content: Content, result: Result) -> str:
     name = f"{metric_name(result['metric'])} {content['at']}".rstrip()
     name += aside(content, {strategy: strategy, baseline: baseline})
     if verdict(result) == "not comparable":
-        return (
-            f"{strategy} cannot be compared with {baseline} on {name}: both failed"
-            f"{'' if single(result) else f' on all {seeds}'}."
-        )
+        ends = both(content, strategy, baseline)
+        where = f" on {'all' if ends == 'both failed' else 'any of'} {seeds}" * (not single(result))
+        return f"{strategy} cannot be compared with {baseline} on {name}: {ends}{where}."
     if single(result):
         if pairs:
             return f"{strategy} is {change(result)} {baseline} on {name}, in the one run of each."
         lost = strategy if result["failed"] else baseline
         return (
-            f"{strategy} has no {result['kind']} to {baseline} on {name}: the run of {lost} failed."
+            f"{strategy} has no {result['kind']} to {baseline} on {name}: the run of {lost} "
+            f"{ended(content, lost)}."
         )
+    if equal(result):
+        where = "both seeds" if pairs == 2 else f"all {seeds}"
+        return f"{strategy} is equal to {baseline} on {name}, on {where}."
     if pairs:
         parts = [f"{strategy} is {change(result)} {baseline} on {name}"]
+        if result["wins"] and result["losses"]:
+            parts = [parts[0].replace(" is equal to", " is on average equal to")]
         of = "" if result["kind"] == "ratio" else " of the difference"
         if pairs < FEWEST:
             parts.append("too few seeds for an interval")
@@ -122,7 +157,7 @@ def pair(content: Content, result: Result) -> str:
             f"{strategy} has no {result['kind']} to {baseline} on {name}, since on no seed did "
             "both runs end with a number"
         ]
-    parts.append(f"better on {result['wins']} of {seeds}{_aside(result)}")
+    parts.append(f"better on {result['wins']} of {seeds}{_aside(content, result)}")
     text = f"{', '.join(parts)}: {verdict(result)} "
     text += f"({probability(result['p_adjusted'])} after correction)."
     if pairs and result["lost"]:
@@ -158,13 +193,13 @@ def power(content: Content) -> str:
     tested = [result for result in content["paired"] if not single(result)]
     counting = max((result["wins"] + result["losses"] for result in tested), default=0)
     pairs = len(content["paired"])
-    if tested and pairs * 2.0 ** (1 - counting) >= 0.05:
+    if counting and pairs * 2.0 ** (1 - counting) >= 0.05:
         needed = next(n for n in range(1, 99) if pairs * 2.0 ** (1 - n) < 0.05)
         ties = f", of which no comparison can count more than {counting} (the rest are ties),"
         found.append(
             f"With {counted(seeds, 'seed')}{ties if counting < seeds else ''} and "
             f"{counted(pairs, 'comparison')} even a win on every seed would not be significant; "
-            f"that needs at least {needed} seeds."
+            f"that needs at least {needed} seeds{' that are no ties' if counting < seeds else ''}."
         )
     if same:
         found.append(
@@ -182,6 +217,13 @@ def ending(content: Content) -> str:
         why = "training was interrupted" if content["interrupted"] else "the last that all have"
         where = content["unit"].at(content["step"], content["planned"])
         found.append(f"Compared {where}; {why}.")
+    if left_out := content["left_out"]:
+        paired = [result for family in content["families"] for result in family["paired"]]
+        baselines = joined(list(dict.fromkeys(result["baseline"] for result in paired)))
+        found.append(
+            f"Only pairs with {baselines} are compared, {left_out:,} others are not: nobody reads "
+            "so many, and each would raise the p-values of all."
+        )
     if missing := content["settings"].get("not_trained"):
         found.append(f"Not trained, because of an interruption: {joined(missing)}.")
     return " ".join(found)
@@ -253,18 +295,22 @@ def rows(content: Content) -> str:
     return f"{start}, drawn with replacement, independently of all other steps (i.i.d.)."
 
 
-def _aside(result: Result) -> str:
-    """Ties and failures, in brackets."""
-    both = result["failed"] + result["baseline_failed"] - result["lost"]
-    alone = result["lost"] - both
-    parts = []
-    if equal := result["ties"] - both:
-        parts.append(f"equal on {equal}")
+def _aside(content: Content, result: Result) -> str:
+    """Ties and runs without a value, in brackets."""
+    neither = result["failed"] + result["baseline_failed"] - result["lost"]
+    alone = result["lost"] - neither
+    names, parts = (result["strategy"], result["baseline"]), []
+    if ties := result["ties"] - neither:
+        parts.append(f"equal on {ties}")
     if alone:
-        own = result["failed"] - both
-        sides = ((result["strategy"], own), (result["baseline"], alone - own))
-        runs = joined([f"{counted(count, 'run')} of {name}" for name, count in sides if count])
-        parts.append(f"{runs} failed and {'counts as a loss' if alone == 1 else 'count as losses'}")
-    if both:
-        parts.append(f"both failed on {both}, which count{'s' * (both == 1)} as equal")
+        own = result["failed"] - neither
+        sides = {
+            name: count for name, count in zip(names, (own, alone - own), strict=True) if count
+        }
+        runs = joined([f"{counted(count, 'run')} of {name}" for name, count in sides.items()])
+        lost = ended(content, *sides, runs=alone)
+        parts.append(f"{runs} {lost} and {'counts as a loss' if alone == 1 else 'count as losses'}")
+    if neither:
+        ends = both(content, *names)
+        parts.append(f"{ends} on {neither}, which count{'s' * (neither == 1)} as equal")
     return f" ({'; '.join(parts)})" if parts else ""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bilevel.core.status import FAILED
-from bilevel.report.words import Content, joined, number
+from bilevel.report.words import Content, few, joined, number
 
 Array = NDArray[Any]
 
@@ -56,7 +56,7 @@ def fall(content: Content) -> str:
         return ""
     parts = [f"{name} {number(value)}" for name, value in falls.items()]
     over = " (median over seeds)" if content["runs"] > 1 else ""
-    listed = "; ".join(parts) if any("," in name for name in falls) else joined(parts)
+    listed = "; ".join(few(parts)) if any("," in name for name in falls) else joined(parts)
     found = f"Gradient of Φ, its last size over its first{over}: {listed}."
     said = (
         f" It {fault} for {joined(rates)}: {FAULTS[fault]}."

@@ -130,8 +130,8 @@ def _means(content: words.Content, key: str, counts: str) -> list[str]:
     for name in content["strategies"]:
         mean = content[key].get(name, {"value": math.nan, "low": math.nan})
         cell = words.number(mean["value"])
-        if math.isfinite(mean["low"]):
-            cell += f" ({words.number(mean['low'])} to {words.number(mean['high'])})"
+        if not math.isnan(mean["low"]):
+            cell += f" ({words.span(mean['low'], mean['high'])})"
         count = content[counts].get(name, content["runs"])
         if count < content["runs"] > 1:  # a mean of survivors
             cell += f" ({count} of {content['runs']} runs)"

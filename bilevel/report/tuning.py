@@ -42,6 +42,8 @@ def introduction(content: Content) -> str:
     if untuned := tuning["untuned"]:
         verb = "has no rates and takes" if len(untuned) == 1 else "have no rates and take"
         text += f" {words.joined(untuned)} {verb} part in both comparisons unchanged."
+    if any(row["failed"] for row in tuning["rows"]):
+        text += " A trial with a run that failed, or has no finite value, has no score."
     codes: dict[str, list[str]] = {}
     for row in tuning["rows"]:
         code = content["strategies"][row["tuned"]]
@@ -50,6 +52,12 @@ def introduction(content: Content) -> str:
         if len(same) > 1:
             text += f" Tuned, {words.joined(same)} are one and the same strategy."
     return text
+
+
+def pairs(content: Content) -> dict[str, str]:
+    """Strategies -> themselves with tuned rates."""
+    rows = content["tuning"]["rows"] if content["tuning"] else []
+    return {row["strategy"]: row["tuned"] for row in rows}
 
 
 def factors(row: Row) -> str:
@@ -68,7 +76,7 @@ def factors(row: Row) -> str:
 def note(row: Row, seeds: int) -> str:
     """What casts doubt on the choice, or ""; with how many seeds every trial had."""
     if row["failed"] == row["trials"]:
-        return "every trial failed: this is the first of them, not the best"
+        return "no trial has a score: this is the first of them, not the best"
     heads = doubts.doubt("its trial", row.get("doubts", {}), seeds)
     return "; ".join(filter(None, [EDGE if row["edge"] else "", heads]))
 
@@ -78,7 +86,7 @@ def plain_rows(content: Content) -> list[list[str]]:
     unknown, found = {"value": float("nan")}, []
     for row in content["tuning"]["rows"]:
         means = (content["intervals"].get(row[key], unknown) for key in ("strategy", "tuned"))
-        failed = f", {row['failed']} failed" if row["failed"] else ""
+        failed = f", {row['failed']} without a score" if row["failed"] else ""
         found.append(
             [row["strategy"], *(words.number(mean["value"]) for mean in means),
              _change(row["change"]), factors(row), f"{row['trials']}{failed}",
@@ -91,7 +99,7 @@ def _change(result: sentences.Result | None) -> str:
     """The paired effect of tuning, with its interval."""
     if result is None or not result["pairs"]:
         return words.UNKNOWN
-    text = words.number(result["effect"])
+    text = sentences.size(result)
     ends = sentences.interval(result)
     return text if ends == words.UNKNOWN else f"{text} ({ends})"
 

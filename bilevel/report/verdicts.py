@@ -5,18 +5,18 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from bilevel.report.doubts import all_of, aside
-from bilevel.report.sentences import Result, change, single, verdict
-from bilevel.report.words import Content, joined, metric_name, number, score_name
+from bilevel.report.missing import ended
+from bilevel.report.sentences import Result, change, equal, single, verdict
+from bilevel.report.words import UNKNOWN, Content, joined, metric_name, number, score_name, span
 
 Family = Mapping[str, Any]
 """One of the families of `Comparison.content`."""
 WITH = {"": "", "tuned": " with tuned rates", "given": " with the rates as given"}
-EQUAL = 1e-12
-"""Means this near to one another, relatively, differ by rounding."""
 GROUPS = {
     "significantly better": "significantly better than",
     "significantly worse": "significantly worse than",
     "not significant": "no significant difference from",
+    "equal on every seed": "on every seed equal to",
     "better in the one run": "in the one run better than",
     "worse in the one run": "in the one run worse than",
     "equal in the one run": "in the one run equal to",
@@ -76,8 +76,8 @@ def ranked(content: Content, key: str, counts: str, names: Collection[str]) -> l
     }
     if not means:
         return []
-    best = (max if content["higher"] else min)(means.values())
-    return [name for name, mean in means.items() if math.isclose(mean, best, rel_tol=EQUAL)]
+    best, near = (max if content["higher"] else min)(means.values()), content["rounding"]
+    return [name for name, mean in means.items() if math.isclose(mean, best, rel_tol=near)]
 
 
 def _at_the_end(content: Content, family: Family) -> str:
@@ -94,7 +94,12 @@ def _at_the_end(content: Content, family: Family) -> str:
     value = _value(content["intervals"][best[0]]) + aside(content, names)
     if len(names) == 1:
         return f"After {spent}, the {metric} of {joined(list(names))} is {value}."
-    text = f"After {spent}, {_have(content, family, best)} {metric}: {value}."
+    same = ", equal on every seed" if min(runs, len(best)) > 1 and _equal(content, best) else ""
+    has = _have(content, family, best, "counts")
+    if len(partial) == len(names) - 1:
+        (alone,) = names.keys() - partial.keys()
+        has = f"{alone} alone can be ranked, by its"
+    text = f"After {spent}, {has} {metric}{same}: {value}."
     if partial:
         verb = "is" if len(partial) == 1 else "are"
         without = "a value of every run" if runs > 1 else "a value"
@@ -110,23 +115,31 @@ def _stopped_early(content: Content, family: Family) -> str:
     if not best:
         return ""
     value = _value(content["validation"][best[0]]) + aside(content, family["names"])
-    who = "it is" if len(family["names"]) == 1 else f"{_have(content, family, best)}:"
+    has = f"{_have(content, family, best, 'counts_validation')}:"
+    who = has if len(family["names"]) > 1 else "it is"
     return (
         f"With every run stopped where its {score_name(content['score'])} was best, {who} {value}."
     )
 
 
-def _have(content: Content, family: Family, best: Sequence[str]) -> str:
-    """Who has the best value: "a has the lowest", or "a and b share the lowest"."""
-    labels = [label for label, name in family["names"].items() if name in best]
-    verb = "has" if len(best) == 1 else "share"
-    return f"{joined(labels)} {verb} the {'highest' if content['higher'] else 'lowest'}"
+def _have(content: Content, family: Family, best: Sequence[str], counts: str) -> str:
+    """Who has it: "a has the lowest", "a and b share the lowest" or, of all, "have the same"."""
+    labels = joined([label for label, name in family["names"].items() if name in best])
+    ranked = [content[counts].get(name) == content["runs"] for name in family["names"].values()]
+    rank = "highest" if content["higher"] else "lowest"
+    several = "have the same" if len(best) == sum(ranked) else f"share the {rank}"
+    return f"{labels} {several if len(best) > 1 else f'has the {rank}'}"
+
+
+def _equal(content: Content, names: Sequence[str]) -> bool:
+    """Whether several strategies have the same final value on every seed, up to rounding."""
+    near, runs = content["rounding"], zip(*map(content["final"].get, names), strict=True)
+    return all(math.isclose(min(values), max(values), rel_tol=near) for values in runs)
 
 
 def _value(mean: Mapping[str, float]) -> str:
-    if not math.isfinite(mean["low"]):
-        return number(mean["value"])
-    return f"{number(mean['value'])}, 95 % interval {number(mean['low'])} to {number(mean['high'])}"
+    ends = span(mean["low"], mean["high"])
+    return number(mean["value"]) + ("" if ends == UNKNOWN else f", 95 % interval {ends}")
 
 
 def _card(content: Content, family: Family, name: str) -> list[tuple[str, str, str]]:
@@ -160,6 +173,8 @@ def _short(results: Sequence[Result]) -> str:
         return f"In the one run, {answer}" if alone else answer.capitalize()
     if found == {"not comparable"}:
         return "Cannot be said."
+    if found == {"equal on every seed"}:
+        return "No: they are equal." if len(results) == 1 else "No: all are equal."
     return "Not in the one run." if alone else "No." if worse else "Not shown."
 
 
@@ -167,7 +182,7 @@ def _reasons(content: Content, family: Family, results: Sequence[Result]) -> str
     """Group baselines by verdict: "Significantly better than a (5 % below); no ... b (...)."."""
     parts = []
     for word, start in GROUPS.items():
-        group = [_brief(result) for result in results if verdict(result) == word]
+        group = [_brief(content, family, result) for result in results if verdict(result) == word]
         if group:
             parts.append(f"{start} {joined(group)}")
     text = "; ".join(parts)
@@ -176,14 +191,18 @@ def _reasons(content: Content, family: Family, results: Sequence[Result]) -> str
     return f"{text[:1].upper()}{text[1:]}{', though ' * bool(said)}{said}."
 
 
-def _brief(result: Result) -> str:
+def _brief(content: Content, family: Family, result: Result) -> str:
+    names = [family["names"][result[key]] for key in ("strategy", "baseline")]
+    failed = result["failed"], result["baseline_failed"]
+    lost = [name for name, count in zip(names, failed, strict=True) if count]
     if result["pairs"] == 0 and single(result):
-        failed = result["failed"], result["baseline_failed"]
-        return f"{result['baseline']} ({'both' if all(failed) else 'one of the two'} failed)"
+        who = "both" if all(failed) else "one of the two"
+        return f"{result['baseline']} ({who} {ended(content, *lost, runs=len(lost))})"
     if result["pairs"] == 0:
         return f"{result['baseline']} (no seed on which both runs ended with a number)"
     words = change(result)
-    if words == "equal to" and single(result):
+    if words == "equal to" and (single(result) or equal(result)):
         return str(result["baseline"])
-    words = "equal" if words == "equal to" else words
-    return f"{result['baseline']} ({words}{', failed runs aside' if result['lost'] else ''})"
+    words = "equal on average" if words == "equal to" else words
+    runs = "failed runs" if ended(content, *lost) == "failed" else "runs without a value"
+    return f"{result['baseline']} ({words}{f', {runs} aside' if lost else ''})"

@@ -22,6 +22,7 @@ ABBREVIATIONS = {"r2": "R²"} | {
     name: name.upper() for name in ("mse", "mae", "rmse", "msve", "mspbe", "rmspbe", "msbe", "lstd")
 }
 UNKNOWN = "n/a"
+MANY = 12
 TUNED = ", tuned"
 """What `compare` puts behind the name of a strategy whose rates were searched."""
 STATUSES = {
@@ -74,7 +75,7 @@ def score_name(score: str | None) -> str:
     return "objective F" if score == "body_objective" else "validation score"
 
 
-def number(value: float) -> str:
+def number(value: float, digits: int = 3) -> str:
     """Three significant digits; "n/a" for what is not known.
 
     Examples:
@@ -86,10 +87,23 @@ def number(value: float) -> str:
     if math.isinf(value):
         return "∞" if value > 0 else "-∞"
     if value == 0 or 1e-4 <= abs(value) < 1e7:
-        digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
-        return f"{value:,.{digits}f}"
-    mantissa, exponent = f"{value:.2e}".split("e")
+        places = max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value else 0
+        return f"{value:,.{places}f}"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
     return f"{mantissa}e{int(exponent)}"
+
+
+def span(low: float, high: float) -> str:
+    """The ends of an interval, with as many digits as tell them apart; "n/a" if not known.
+
+    Examples:
+        >>> span(0.89, 1.01), span(2.9996, 3.0004)
+        ('0.890 to 1.01', '2.9996 to 3.0004')
+    """
+    if math.isnan(low) or math.isnan(high):
+        return UNKNOWN
+    digits = next((n for n in range(3, 17) if f"{low:.{n}g}" != f"{high:.{n}g}"), 3)
+    return f"{number(low, digits)} to {number(high, digits)}"
 
 
 def reached(steps: float | None) -> str:
@@ -99,13 +113,20 @@ def reached(steps: float | None) -> str:
     return "never" if math.isinf(steps) else f"{steps:,.0f}"
 
 
+def few(parts: Sequence[str]) -> list[str]:
+    """The first of many: a sentence of more than `MANY` parts says how many are left."""
+    left = len(parts) - MANY + 1
+    return [*parts[: MANY - 1], f"{left:,} more"] if left > 1 else [*parts]
+
+
 def joined(parts: Sequence[str], last: str = "and") -> str:
-    """Join words with commas and a last "and".
+    """Join words with commas and a last "and"; many are not all said.
 
     Examples:
         >>> joined(["a", "b", "c"])
         'a, b and c'
     """
+    parts = few(parts)
     if len(parts) < 2:
         return "".join(parts)
     return f"{', '.join(parts[:-1])} {last} {parts[-1]}"

@@ -71,7 +71,7 @@ def test_plot_is_against_the_budget():
 def test_the_words_count_gradient_evaluations():
     text = words_of(measured())
     for expected in (
-        "After 20 gradient evaluations, slow has the lowest mean test MSE: 4.00",
+        "After 20 gradient evaluations, slow alone can be ranked, by its mean test MSE: 4.00",
         "Gradient evaluations to reach 4.00",
         "Gradient evaluations are medians over seeds",
         "20 gradient evaluations for every strategy, so that one whose steps are dearer makes",

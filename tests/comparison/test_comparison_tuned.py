@@ -108,7 +108,7 @@ def test_both_results_stand_side_by_side():
     assert rows["uniform"][:2] == [f"{given.mean():.2f}", f"{best.mean():.2f}"]
     ratio = np.exp(np.log(best / given).mean())
     assert rows["uniform"][2].startswith(f"{ratio:.3f}")
-    assert rows["uniform"][3:] == ["body_lr and head_lr × 10", "9, 2 failed", tuning.EDGE]
+    assert rows["uniform"][3:] == ["body_lr and head_lr × 10", "9, 2 without a score", tuning.EDGE]
     assert rows["two"][3:] == ["body_lr × 10, head_lr × 1", "9", ""]
     ratio = np.exp(np.log(np.array(FINAL["two, tuned"]) / FINAL["two"]).mean())
     assert re.match(rf"{ratio:.3f} \(0\.\d+ to \d\.\d+\)", rows["two"][2])
@@ -138,7 +138,7 @@ def changed(**changes):
 def test_unequal_grids_and_failed_searches_are_said_so():
     expected = "as equal an effort as grids of different numbers of rates allow: 8 to 9 trials"
     assert expected in words_of(changed(trials=8))
-    assert "every trial failed: this is the first of them" in words_of(changed(failed=9))
+    assert "no trial has a score: this is the first of them" in words_of(changed(failed=9))
 
 
 @pytest.mark.usefixtures("unrendered")

@@ -8,8 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as draw
 from scipy import stats
 
-from bilevel.comparison.statistics.judging import higher_is_better
-from bilevel.comparison.statistics.paired import compare_pairs, holm, mean_interval
+from bilevel.comparison.statistics.judging import (
+    ROUNDING,
+    bounds,
+    higher_is_better,
+    rounding,
+)
+from bilevel.comparison.statistics.paired import (
+    compare_pairs,
+    holm,
+    mean_interval,
+)
 from bilevel.comparison.statistics.thresholds import steps_to_threshold
 from bilevel.comparison.statistics.values import best_values, last_values
 
@@ -44,6 +53,74 @@ def test_mean_interval_does_not_guess(values, mean):
     assert found.value == pytest.approx(mean, nan_ok=True)
     assert math.isnan(found.low)
     assert math.isnan(found.high)
+
+
+@pytest.mark.parametrize("scale", [1.0, 3e-200, 1e-305, 2e200, 1.1e307])
+def test_an_interval_of_numbers_of_any_size_is_that_of_plain_arithmetic(scale):
+    """Bit for bit where plain arithmetic works, and where it overflows up to rounding."""
+    values = np.random.default_rng(2).normal(3.0, 1.0, 7)
+    mean, error = values.mean(), values.std(ddof=1) / np.sqrt(7)
+    half = float(stats.t.ppf(0.975, 6)) * error
+    expected = (mean * scale, (mean - half) * scale, (mean + half) * scale)
+    found = mean_interval(values * scale)
+    assert tuple(found) == (expected if scale == 1 else pytest.approx(expected, rel=1e-12, abs=0))
+
+
+def test_an_interval_is_cut_where_no_mean_can_be():
+    whole = mean_interval(np.array([0.001, 0.002, 5.0]))
+    assert whole.low < 0
+    assert mean_interval(np.array([0.001, 0.002, 5.0]), least=0.0) == whole._replace(low=0.0)
+    share = mean_interval(np.array([0.9, 1.0, 1.0]), least=0.0, most=1.0)
+    assert share.high == 1.0
+    assert 0 < share.low < share.value < 1
+    assert (share.low, share.value) == pytest.approx((0.823, 0.967), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "expected"),
+    [("test_mse", [0.0, 2.0], (0, INF)), ("test_mse", [-1.0, 2.0], (-INF, INF)),
+     ("test_r2", [0.1, 0.9], (-INF, 1)), ("test_accuracy", [0.1, 0.9], (0, 1)),
+     ("test_accuracy", [10.0, 90.0], (0, INF)), ("loss", [NAN, INF], (0, INF))],
+)  # fmt: skip
+def test_what_a_mean_can_be(metric, values, expected):
+    known = {"a": {metric: np.array([values])}, "b": {"other": np.array([[-1.0, 7.0]])}}
+    assert bounds(metric, known) == expected
+    known["b"][metric] = np.array([[-1.0], [7.0]])  # all that was recorded counts
+    assert bounds(metric, known) == (-INF, INF)
+
+
+@pytest.mark.parametrize("values", [[2.0, 2.0, 2.0], [0.0, 0.0], [0.3, 0.1 + 0.2], [1e300] * 4])
+def test_equal_values_have_no_interval(values):
+    found = mean_interval(np.array(values))
+    assert found.value == values[0] or found.value == pytest.approx(values[0], rel=1e-15)
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+
+
+def test_differences_by_rounding_are_ties():
+    first = np.array([1.0, 2.0, 3.0, 400.0, 5e-9])
+    second = first * (1 + 1e-7 * np.array([1, -1, 1, -1, 1]))
+    values = {"a": first, "b": second, "c": first * 1.001}
+    pairs = [("b", "a"), ("c", "a")]
+    rough, clear = compare_pairs(values, pairs, "test_mse", rounding=ROUNDING["float32"])
+    assert (rough.wins, rough.losses, rough.ties, rough.effect) == (0, 0, 5, 1.0)
+    assert math.isnan(rough.low)
+    assert (clear.losses, clear.ties) == (5, 0)
+    (exact, _) = compare_pairs(values, pairs, "test_mse", rounding=ROUNDING["float64"])
+    assert (exact.wins, exact.losses, exact.ties) == (2, 3, 0)
+    assert rounding({"dtype": "float32"}) == ROUNDING["float32"]
+    assert rounding({}) == rounding({"dtype": ["odd"]}) == ROUNDING["float64"]
+
+
+def test_effects_that_no_float_holds():
+    small, large = [1e-200, 2e-200, 3e-200], [1e200, 2e200, 2e200]
+    assert one(small, large).effect == 0.0
+    assert one(large, small).effect == INF
+    huge = one([1e308, 1.5e308, 1e308], [-1e308, -1e308, -1.7e308])
+    assert (huge.kind, huge.effect, huge.losses) == ("difference", INF, 3)
+    near = one([1e308, -1.5e308, 1e308], [0.9e308, -1.6e308, 0.8e308])
+    assert near.effect == pytest.approx(1.3333333333e307)
+    assert (near.low, near.high) == pytest.approx((1e307, 2e307), rel=0.1)
 
 
 def test_ratio_by_hand():

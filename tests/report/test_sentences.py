@@ -29,8 +29,12 @@ RESULT = {
 }
 
 
+FAILURES = {"status": {name: ["DIVERGED"] for name in ("two-timescale", "uniform slow")},
+            "final": {name: [NAN] for name in ("two-timescale", "uniform slow")}}  # fmt: skip
+
+
 def sentence(**changes):
-    return sentences.pair({"at": "", "doubts": {}, "runs": 12}, RESULT | changes)
+    return sentences.pair({"at": "", "doubts": {}, "runs": 12, **FAILURES}, RESULT | changes)
 
 
 def test_the_sentence_of_the_specification():
@@ -54,7 +58,9 @@ def test_the_sentence_of_the_specification():
          "count as losses; both failed on 1, which counts as equal): not"),
         ({"pairs": 1, "lost": 1, "low": NAN}, "too few seeds for an interval"),
         ({"pairs": 2, "low": NAN}, "too few seeds for an interval"),
-        ({"effect": 1.0, "low": NAN}, "is equal to uniform slow on test MSE, better on"),
+        ({"effect": 1.0}, "is on average equal to uniform slow on test MSE, interval 0.890 to"),
+        ({"effect": 1.0, "low": NAN, "wins": 0, "losses": 0, "ties": 12},
+         "is equal to uniform slow on test MSE, on all 12 seeds."),
         ({"pairs": 0, "lost": 12, "effect": NAN, "wins": 0, "failed": 12, "losses": 12,
           "significant": True}, "two-timescale failed and count as losses): significantly worse"),
         ({"pairs": 0, "lost": 12, "effect": NAN, "wins": 0, "losses": 0, "p_value": NAN},
@@ -76,6 +82,10 @@ def test_sentences(changes, expected):
         (2.41, "2.41 times"),
         (0.004, "a factor of 250 below"),
         (1.0, "equal to"),
+        (0.0, "a factor of more than 1e300 below"),
+        (5e-324, "a factor of more than 1e300 below"),
+        (math.inf, "more than 1e300 times"),
+        (NAN, "not comparable with"),
     ],
 )
 def test_change(effect, expected):
@@ -89,6 +99,23 @@ def test_change(effect, expected):
 )  # fmt: skip
 def test_number(value, expected):
     assert words.number(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "low", "high", "expected"),
+    [("ratio", 0.0, 2.0, "less than 1e-300 to 2.00"), ("ratio", 0.0, 5e-324, "n/a"),
+     ("ratio", 2.0, math.inf, "2.00 to more than 1e300"), ("ratio", NAN, NAN, "n/a"),
+     ("difference", 0.0, 3.0, "0 to 3.00"), ("ratio", 0.99991, 0.99994, "0.99991 to 0.99994"),
+     ("difference", -math.inf, 1.0, "less than -1e300 to 1.00")],
+)  # fmt: skip
+def test_intervals_tell_their_ends_apart(kind, low, high, expected):
+    assert sentences.interval(RESULT | {"kind": kind, "low": low, "high": high}) == expected
+
+
+def test_many_parts_are_not_all_said():
+    names = [f"s{number}" for number in range(2000)]
+    assert words.joined(names[:12]) == f"{', '.join(names[:11])} and s11"
+    assert words.joined(names, "or") == f"{', '.join(names[:11])} or 1,989 more"
 
 
 def test_a_rounded_p_value_never_contradicts_the_verdict():
@@ -116,6 +143,7 @@ def lead(best, mean, metric="test_mse", **changes):
         "families": [{"kind": "", "names": {name: name for name in "abc"}}],
         "intervals": dict.fromkeys(best, mean),
         "validation": {},
+        "rounding": 1e-12,
         "counts": dict.fromkeys("abc", 3) | changes.pop("counts", {}),
         "runs": 3,
         "doubts": {},
@@ -130,10 +158,11 @@ def lead(best, mean, metric="test_mse", **changes):
 
 
 def test_headlines():
-    means = {"a": {"value": 0.9, "low": 0.8, "high": 1.0}, "b": {"value": 0.5, "low": NAN},
-             "c": {"value": NAN, "low": NAN}}  # fmt: skip
+    unknown = {"low": NAN, "high": NAN}
+    means = {"a": {"value": 0.9, "low": 0.8, "high": 1.0}, "b": {"value": 0.5, **unknown},
+             "c": {"value": NAN, **unknown}}  # fmt: skip
     counts = {"a": 3, "b": 3, "c": 0}
-    content = {"intervals": means, "counts": counts, "runs": 3}
+    content = {"intervals": means, "counts": counts, "runs": 3, "rounding": 1e-12}
     best = [verdicts.ranked(content | {"higher": higher}, "intervals", "counts", "abc")
             for higher in (True, False)]  # fmt: skip
     assert best == [["a"], ["b"]]

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from bilevel.report.words import TUNED
 
 Pair = tuple[str, str]
+MOST = 300
+"""Pairs of a family: all of 25 strategies. More than these nobody reads."""
 Result = Mapping[str, Any]
 """Fields of the `PairedResult` of a pair."""
 
@@ -25,7 +27,7 @@ class Family(NamedTuple):
     baselines: list[str]
 
     @property
-    def pairs(self) -> list[Pair]:
+    def possible(self) -> list[Pair]:
         """(strategy, baseline): the others against each baseline, then the others in pairs."""
         names = list(self.names.values())
         others = [name for name in names if name not in self.baselines]
@@ -33,6 +35,16 @@ class Family(NamedTuple):
             return [(name, names[0]) for name in names[1:]]
         pairs = [(name, baseline) for name in others for baseline in self.baselines]
         return pairs + [(later, early) for early, later in itertools.combinations(others, 2)]
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """The same; if these are more than `MOST`, those with as many baselines as keep to it."""
+        pairs = self.possible
+        if len(pairs) <= MOST:
+            return pairs
+        others = len(self.names) - len(self.baselines)
+        first = self.baselines[: max(1, MOST // others)] or list(self.names.values())[:1]
+        return [(name, other) for name, other in pairs if other in first]
 
     @property
     def changes(self) -> list[Pair]:

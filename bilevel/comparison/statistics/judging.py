@@ -3,7 +3,20 @@
 `metrics` are the names of what was recorded, in that order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+ROUNDING = {"float32": 2e-6, "float64": 1e-12}
+"""dtype of a training -> by what part of their size values may differ by rounding alone."""
+
+
+def rounding(settings: Mapping[str, Any]) -> float:
+    """Values that differ by no more than this part of their size are equal."""
+    return ROUNDING.get(str(settings.get("dtype")), ROUNDING["float64"])
 
 
 def higher_is_better(metric: str) -> bool:
@@ -14,6 +27,23 @@ def higher_is_better(metric: str) -> bool:
         (True, False)
     """
     return metric.endswith(("accuracy", "r2"))
+
+
+def bounds(metric: str, history: Mapping[str, Mapping[str, Array]]) -> tuple[float, float]:
+    """What a mean of the metric must lie between, judged by all values that were recorded.
+
+    From 0 where none is negative (but for r2), to 1 where larger is better and none is above.
+
+    Examples:
+        >>> bounds("test_accuracy", {"a": {"test_accuracy": np.array([[0.1], [0.9]])}})
+        (0.0, 1.0)
+    """
+    known = [np.ravel(table[metric]) for table in history.values() if metric in table]
+    values = np.concatenate([np.empty(0), *known])
+    values = values[np.isfinite(values)]
+    positive = not metric.endswith("r2") and (values >= 0).all()
+    share = higher_is_better(metric) and (values <= 1).all()
+    return 0.0 if positive else -np.inf, 1.0 if share else np.inf
 
 
 def accuracy_beside(metric: str, metrics: Sequence[str]) -> str | None:

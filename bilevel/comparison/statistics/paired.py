@@ -4,6 +4,7 @@ A seed fixes the initial point, the data and the rows of every step, so the diff
 strategies on one seed is due to the strategies. All statistics here are of those differences.
 """
 
+import functools
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -39,14 +40,15 @@ class PairedResult:
         metric: Name of the metric.
         kind: "ratio" (geometric mean of strategy / baseline) or "difference" (mean of
             strategy - baseline).
-        effect: That mean, over `pairs`; NaN without pairs.
+        effect: That mean, over `pairs`; NaN without pairs. It is 0 or infinite where it is too
+            small or too large for a float, and so are the ends of its interval.
         low: Lower end of its 95 % expanded bootstrap interval; NaN with fewer than three pairs,
             and where all pairs are equal.
         high: Upper end, like `low`.
         wins: Seeds on which the strategy is better, by the direction of the metric, or the
-            baseline alone failed.
-        losses: Seeds on which it is worse, or failed alone.
-        ties: Seeds on which both are equal, or both failed.
+            baseline alone has no finite value.
+        losses: Seeds on which it is worse, or alone has no finite value.
+        ties: Seeds on which both are equal up to rounding, or neither has a finite value.
         pairs: Seeds on which both values are finite: what `effect` is over. Strategies that make
             the same run for every seed have one pair.
         lost: Seeds on which at least one value is not finite. pairs + lost is the number of seeds,
@@ -78,14 +80,23 @@ class PairedResult:
     significant: bool
 
 
-def mean_interval(values: Array) -> Interval:
-    """Mean of the finite values and its 95 % Student interval.
+def mean_interval(
+    values: Array, least: float = -np.inf, most: float = np.inf, rounding: float = 1e-12
+) -> Interval:
+    """Mean of the finite values and its 95 % Student interval, cut where no mean can be.
+
+        max(least, m - t s / sqrt(n))  to  min(most, m + t s / sqrt(n))
+
+    Since the true mean is within the bounds, this interval covers it whenever the whole one does.
 
     Args:
         values: (R,) values; those that are not finite are left out.
+        least: What the mean cannot be below; see `judging.bounds`.
+        most: What it cannot be above.
+        rounding: Values that differ by no more than this part of their size are equal.
 
     Returns:
-        The mean and interval; one value says nothing about the spread.
+        The mean and interval; one value, or equal ones, say nothing about the spread.
 
     Examples:
         >>> mean_interval(np.array([1.0, 3.0, np.nan])).value
@@ -94,12 +105,23 @@ def mean_interval(values: Array) -> Interval:
     finite = _finite(np.asarray(values, dtype=np.float64))
     if finite.size == 0:
         return Interval(np.nan, np.nan, np.nan)
-    mean = float(finite.mean())
-    if finite.size == 1:
-        return Interval(mean, np.nan, np.nan)
-    error = float(finite.std(ddof=1)) / np.sqrt(finite.size)
-    half = _student_quantile(finite.size) * error
-    return Interval(mean, mean - half, mean + half)
+    unit = _unit(finite)
+    finite = np.ldexp(finite, -unit)
+    mean, half = finite.mean(), np.nan
+    if np.ptp(finite) > rounding * np.abs(finite).max():  # a width of zero would claim certainty
+        half = _student_quantile(finite.size) * (finite.std(ddof=1) / np.sqrt(finite.size))
+    with np.errstate(over="ignore"):
+        value, *ends = np.ldexp([mean, mean - half, mean + half], unit)
+    return Interval(float(value), *(np.clip(ends, least, most) + 0.0).tolist())  # 0, not -0
+
+
+def mean_intervals(
+    values: Mapping[str, Array], known: tuple[float, float], same: Container[str], rounding: float
+) -> dict[str, dict[str, float]]:
+    """The same by strategy, between `known` bounds; of one run of those that make the `same`."""
+    counted = {name: runs[:1] if name in same else runs for name, runs in values.items()}
+    found = {name: mean_interval(runs, *known, rounding) for name, runs in counted.items()}
+    return {name: interval._asdict() for name, interval in found.items()}
 
 
 def compare_pairs(
@@ -107,6 +129,8 @@ def compare_pairs(
     pairs: Sequence[tuple[str, str]],
     metric: str,
     same: Container[str] = (),
+    *,
+    rounding: float = 1e-12,
 ) -> list[PairedResult]:
     """Compare strategies with baselines seed by seed.
 
@@ -120,6 +144,7 @@ def compare_pairs(
         metric: Name of the metric; gives the direction.
         same: Names of strategies whose runs are one and the same for every seed. Two of them are
             compared once, and without a p-value: there is no chance to test against.
+        rounding: Values that differ by no more than this part of their size are equal.
 
     Returns:
         One result per pair, in the order of `pairs`.
@@ -138,7 +163,7 @@ def compare_pairs(
     for pair in pairs:
         seeds = slice(1 if all(name in same for name in pair) else None)
         strategy, baseline = (values[name][seeds] for name in pair)
-        results.append(_compare(strategy, baseline, pair, metric, kind))
+        results.append(_compare(strategy, baseline, pair, metric, kind, rounding))
     adjusted = holm(np.array([result.p_value for result in results]))
     return [
         replace(result, p_adjusted=float(p), significant=bool(p < LEVEL))
@@ -174,14 +199,24 @@ def _compare(
     names: tuple[str, str],
     metric: str,
     kind: Literal["ratio", "difference"],
+    rounding: float,
 ) -> PairedResult:
     """Everything about one pair except the correction, which needs all pairs."""
     ended, other_ended = np.isfinite(strategy), np.isfinite(baseline)
     both = ended & other_ended
     first, second = strategy[both], baseline[both]
-    effect = _bootstrap(np.log(first) - np.log(second) if kind == "ratio" else first - second)
-    centre, low, high = np.exp(effect).tolist() if kind == "ratio" else effect
-    above, below = int((first > second).sum()), int((first < second).sum())
+    size = np.maximum(np.abs(first), np.abs(second))
+    unit = _unit(size)
+    with np.errstate(over="ignore"):
+        apart = np.abs(first - second) > rounding * size
+        if kind == "ratio":
+            change, noise = np.log(first) - np.log(second), rounding
+        else:
+            change = np.ldexp(first, -unit) - np.ldexp(second, -unit)
+            noise = rounding * np.ldexp(size.max(initial=0.0), -unit)
+        effect = _bootstrap(np.where(apart, change, 0.0), noise)
+        centre, low, high = (np.exp(effect) if kind == "ratio" else np.ldexp(effect, unit)).tolist()
+    above, below = int((apart & (first > second)).sum()), int((apart & (first < second)).sum())
     better, worse = (above, below) if higher_is_better(metric) else (below, above)
     wins = better + int((ended & ~other_ended).sum())
     losses = worse + int((other_ended & ~ended).sum())
@@ -205,7 +240,7 @@ def _compare(
     )
 
 
-def _bootstrap(change: Array) -> tuple[float, float, float]:
+def _bootstrap(change: Array, noise: float) -> tuple[float, float, float]:
     """Mean with its expanded percentile-bootstrap interval; an unknown one is NaN, not zero width.
 
     The plain percentile interval of n values is too narrow twice over: the spread of resamples
@@ -222,16 +257,23 @@ def _bootstrap(change: Array) -> tuple[float, float, float]:
         return np.nan, np.nan, np.nan
     mean = float(change.mean())
     # Equal values resample to themselves: a width of zero would claim certainty.
-    if n < FEWEST or np.ptp(change) <= 1e-12 * np.abs(change).max():
+    if n < FEWEST or np.ptp(change) <= max(noise, 1e-12 * np.abs(change).max()):
         return mean, np.nan, np.nan
-    from scipy import stats
-
-    tail = float(stats.norm.cdf(-np.sqrt(n / (n - 1)) * _student_quantile(n)))
-    drawn = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
+    drawn, tail = _resamples(n)
     low, high = np.quantile(change[drawn].mean(axis=1), [tail, 1 - tail])
     return mean, float(low), float(high)
 
 
+@functools.lru_cache(maxsize=4)  # all pairs share their resamples
+def _resamples(n: int) -> tuple[Array, float]:
+    """Indices of the resamples of n values, (RESAMPLES, n), and the expanded level on a side."""
+    from scipy import stats
+
+    tail = float(stats.norm.cdf(-np.sqrt(n / (n - 1)) * _student_quantile(n)))
+    return np.random.default_rng(0).integers(0, n, (RESAMPLES, n)), tail
+
+
+@functools.cache
 def _student_quantile(n: int) -> float:
     """t_{1 - alpha / 2, n - 1}, of intervals of the mean of n values."""
     from scipy import stats  # takes a second to import, for which no training waits
@@ -239,6 +281,7 @@ def _student_quantile(n: int) -> float:
     return float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1))
 
 
+@functools.cache
 def _sign_test(wins: int, losses: int, pairs: int) -> float:
     """Two-sided exact sign test; nothing but ties is no evidence, nothing but failures no test."""
     if wins + losses == 0:
@@ -246,6 +289,14 @@ def _sign_test(wins: int, losses: int, pairs: int) -> float:
     from scipy import stats
 
     return float(stats.binomtest(wins, wins + losses, 0.5).pvalue)
+
+
+def _unit(values: Array) -> int:
+    """Exponent of a power of two above all values.
+
+    Divided by it, which rounds nothing, values can be summed and squared whatever their size.
+    """
+    return int(np.frexp(np.abs(values).max(initial=0.0))[1]) + 1
 
 
 def _finite(values: Array) -> Array:
