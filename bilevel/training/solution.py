@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import get_args
 
+import torch
 from torch import Tensor
 
 from bilevel import trees

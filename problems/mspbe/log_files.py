@@ -43,11 +43,6 @@ UNDERSTOOD = (
 FLAGS = ("terminated", "done", "truncated")
 WORDS = {"true": "1", "false": "0"}
 """What flags may be in CSV files, in small or capital letters, as pandas writes them."""
-UNREADABLE = (
-    *(OSError, EOFError, ValueError, TypeError, RuntimeError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error),
-)
-"""What NumPy raises of files that are damaged, or no archive of arrays."""
 OURS = {name: ours for ours, names in NAMES.items() for name in names}
 TELLING = {
     *(word for ours in (*FLAGS, "ratios") for word in NAMES[ours]),
