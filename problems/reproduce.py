@@ -15,8 +15,8 @@ from typing import Annotated, Any
 import tyro
 
 import bilevel
-from bilevel.commands.compare import set_threads
 from bilevel.commands.display import displayed
+from bilevel.commands.options import set_threads
 from bilevel.comparison.result import Comparison
 from bilevel.comparison.statistics.paired import mean_interval
 from bilevel.errors import ArgumentError, unknown_name

@@ -5,8 +5,8 @@ import sys
 
 import tyro
 
-from bilevel.commands.compare import parse_option
 from bilevel.commands.exit_codes import FAILED, OK
+from bilevel.commands.options import parse_option
 from bilevel.errors import CheckError
 from bilevel.problem import registry
 

@@ -1,6 +1,5 @@
 """`bilevel compare`."""
 
-import ast
 import dataclasses
 import datetime
 import shlex
@@ -14,6 +13,7 @@ import tyro
 from bilevel.commands.display import displayed
 from bilevel.commands.ending import how_to_go_on, say, told_to_end
 from bilevel.commands.exit_codes import FAILED, OK, SIGNAL
+from bilevel.commands.options import parse_option, set_threads
 from bilevel.errors import (
     AllRunsFailedError,
     ArgumentError,
@@ -26,9 +26,6 @@ from bilevel.problem import registry
 if TYPE_CHECKING:
     from bilevel.comparison.result import Comparison
     from bilevel.storage.folder import HeldFolder
-
-MOST_THREADS = 1024
-"""Of which no system runs out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,26 +250,6 @@ class Compare:
                 },
                 callback=show,
             )
-
-
-def parse_option(text: str) -> tuple[str, Any]:
-    """`width=128` as ("width", 128); values that are no Python literal stay strings."""
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise ArgumentError(f"Options of a problem are written key=value, got {text!r}.")
-    try:
-        return key.strip(), ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return key.strip(), value
-
-
-def set_threads(threads: int) -> None:
-    """How many threads torch uses from now on."""
-    import torch
-
-    if not 1 <= threads <= MOST_THREADS:
-        raise ArgumentError(f"`threads` must be from 1 to {MOST_THREADS}, got {threads}.")
-    torch.set_num_threads(threads)
 
 
 def command_line(partial: Path) -> str:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bilevel import SingleLoop
-from bilevel.commands.compare import set_threads
+from bilevel.commands.options import set_threads
 from bilevel.data.training_data import TrainingData
 from bilevel.derivatives.assembly import Assembly
 from bilevel.errors import ArgumentError, unknown_name

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 import bilevel
-from bilevel.commands.compare import set_threads
+from bilevel.commands.options import set_threads
 from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
 from bilevel.hypergradients.base import fine

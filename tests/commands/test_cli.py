@@ -10,7 +10,8 @@ import pytest
 from command_line import PAIR, TINY, run
 
 import bilevel
-from bilevel.commands.compare import Compare, parse_option
+from bilevel.commands.compare import Compare
+from bilevel.commands.options import parse_option
 from bilevel.comparison.result import Comparison
 from problems.reproduce import STRATEGIES
 

@@ -1,0 +1,29 @@
+"""Options that several commands have."""
+
+import ast
+from typing import Any
+
+from bilevel.errors import ArgumentError
+
+MOST_THREADS = 1024
+"""Of which no system runs out."""
+
+
+def parse_option(text: str) -> tuple[str, Any]:
+    """`width=128` as ("width", 128); values that are no Python literal stay strings."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ArgumentError(f"Options of a problem are written key=value, got {text!r}.")
+    try:
+        return key.strip(), ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key.strip(), value
+
+
+def set_threads(threads: int) -> None:
+    """How many threads torch uses from now on."""
+    import torch
+
+    if not 1 <= threads <= MOST_THREADS:
+        raise ArgumentError(f"`threads` must be from 1 to {MOST_THREADS}, got {threads}.")
+    torch.set_num_threads(threads)
