@@ -5,9 +5,6 @@ from typing import Any
 
 from bilevel.errors import ArgumentError
 
-MOST_THREADS = 1024
-"""Of which no system runs out."""
-
 
 def parse_option(text: str) -> tuple[str, Any]:
     """`width=128` as ("width", 128); values that are no Python literal stay strings."""
@@ -24,6 +21,6 @@ def set_threads(threads: int) -> None:
     """How many threads torch uses from now on."""
     import torch
 
-    if not 1 <= threads <= MOST_THREADS:
-        raise ArgumentError(f"`threads` must be from 1 to {MOST_THREADS}, got {threads}.")
+    if not 1 <= threads <= 1024:
+        raise ArgumentError(f"`threads` must be from 1 to 1024, got {threads}.")
     torch.set_num_threads(threads)

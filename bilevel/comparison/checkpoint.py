@@ -19,16 +19,14 @@ from bilevel.data.training_data import TrainingData
 from bilevel.errors import ArgumentError, ResultsError
 from bilevel.storage.folder import HeldFolder, plain, write_json
 from bilevel.storage.reading import read_json
-from bilevel.storage.schema import ANYTHING, NATURAL, Schema, check
-from bilevel.storage.tensors import REMEDY, check_tensors, read_tensors, under, write_tensors
-from bilevel.training.state import SCHEMA as STATE
+from bilevel.storage.schema import ANYTHING, NATURAL, Schema
+from bilevel.storage.tensors import REMEDY, check_kinds, read_tensors, under, write_tensors
 from bilevel.training.state import TrainingState
 from bilevel.training.training import Training
 
 OBJECTIVES = {"objective", "body_objective"}
 """Of the first record: what tells problems apart."""
-SCHEMA: Schema = {**STATE, "recorded": [NATURAL], "comparison": str, "training": str}
-"""What the file of a training holds beside tensors."""
+SCHEMA: Schema = {"recorded": [NATURAL], "comparison": str, "training": str}
 SECONDS = 10.0
 """At most this much work is lost; saving more often would slow small trainings."""
 
@@ -88,10 +86,13 @@ class Checkpoint:
             tensors, content = read_tensors(path)
             if content.get("comparison") != self._digest or content.get("training") != name:
                 raise ResultsError(f"{path} belongs to another comparison or training.")
-            check(content, SCHEMA, path, REMEDY)
-            recorded, state = content["recorded"], TrainingState.unpack(path, tensors, content)
-            runs = len(training.data.seeds)
-            check_tensors(path, tensors, {"record.*": (torch.float64, (len(recorded), runs))})
+            state, recorded = (
+                TrainingState.unpack(path, tensors, content, SCHEMA),
+                content["recorded"],
+            )
+            records = under("record.", tensors)
+            shape = len(recorded), len(training.data.seeds)
+            check_kinds(path, tensors, {"record.*": f"float64 {shape}"})
             if recorded[:1] != [0] or recorded != sorted({*recorded}) or recorded[-1] > state.step:
                 raise ResultsError(f"{path} is malformed: no records at {recorded}. {REMEDY}")
         except ResultsError as error:
@@ -99,7 +100,6 @@ class Checkpoint:
                 f"{error} Delete it to train its strategies anew; what the other files of "
                 f"{self.folder} hold is kept."
             ) from error
-        records = under("record.", tensors)
         names = self._check_start(path, training, records)
         # a file holds its tensors in the order of the alphabet, a history in that of the records
         ordered = {name: records[name] for name in names}

@@ -10,21 +10,15 @@ from bilevel.errors import NotEnoughMemoryError
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
-SIGNS = (
-    "out of memory",
-    "not enough memory",  # torch on Windows
-    "can't allocate memory",
-    "Storage size calculation overflowed",
-    "ALLOC_FAILED",
-)
-"""What errors of torch say where memory is short, which are of no class of their own on a CPU."""
+SIGNS = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED",
+         "Storage size calculation overflowed")  # fmt: skip
+"""What torch says where memory is short; its errors on a CPU are of no class of their own."""
 
 
 def says_memory(function: Callable[P, Result]) -> Callable[P, Result]:
-    """The function, which raises a `NotEnoughMemoryError` where memory that ran out is the cause.
+    """The function, which raises a `NotEnoughMemoryError` where the cause of an error is memory.
 
-    Functions of a problem run inside of it: what fails there may have been given another name on
-    its way, such as a `ProblemError` about shapes.
+    Functions of a problem run inside: on its way an error may have been made one about shapes.
     """
 
     @functools.wraps(function)
@@ -32,10 +26,12 @@ def says_memory(function: Callable[P, Result]) -> Callable[P, Result]:
         try:
             return function(*arguments, **options)
         except Exception as error:
-            short = None if isinstance(error, NotEnoughMemoryError) else _shortage(error)
-            if short is None:
+            cause: BaseException | None = error
+            while cause is not None and not _short(cause):
+                cause = cause.__cause__
+            if cause is None or isinstance(error, NotEnoughMemoryError):
                 raise
-            said = str(short).partition("\n")[0].rstrip(".") or type(short).__name__
+            said = str(cause).partition("\n")[0].rstrip(".") or type(cause).__name__
             raise NotEnoughMemoryError(
                 f"Memory ran out: {said}. Compute fewer runs at once (`max_runs_at_once` of "
                 "`solve` and `compare`) or fewer rows (`batch_size`; `chunk_rows` of a linear head "
@@ -45,12 +41,6 @@ def says_memory(function: Callable[P, Result]) -> Callable[P, Result]:
     return call
 
 
-def _shortage(error: BaseException) -> BaseException | None:
-    """The error of memory among an error and its causes."""
-    found: BaseException | None = error
-    while found is not None:
-        kinds = isinstance(found, MemoryError | torch.OutOfMemoryError)
-        if kinds or (isinstance(found, RuntimeError) and any(s in str(found) for s in SIGNS)):
-            return found
-        found = found.__cause__
-    return None
+def _short(error: BaseException) -> bool:
+    signs = isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
+    return signs or isinstance(error, MemoryError | torch.OutOfMemoryError)

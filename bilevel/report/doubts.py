@@ -63,7 +63,7 @@ def doubt(name: str, counts: Mapping[str, int], runs: int) -> str:
     for status, count in counts.items():
         where = f"{count} of {runs} runs" if count < runs else "every run"
         where = "the run" if runs == 1 else where
-        parts.append(f"in {where} of {name} {WORDS[status]}")
+        parts.append(f"in {where} of {name} {WORDS.get(status, status)}")
     return joined(parts)
 
 

@@ -21,8 +21,6 @@ AGAINST = {
     "gradients": "gradient evaluations",
     "seconds": "seconds per run",
 }
-LONGEST = 150
-"""Bytes of a name that go into that of a file: systems take 255 with all that is around it."""
 MEANINGS = {
     "uniform slow": "Body and head share the small step size that two-timescale gives its body.",
     "uniform fast": "Body and head share the large step size that two-timescale gives its head.",
@@ -269,14 +267,11 @@ def _curve_file(content: Content, metric: str, against: str) -> str:
 
 
 def _slugs(names: Sequence[str], between: str = "-") -> dict[str, str]:
-    """Names for files: all different, also where a file system ignores capitals; not too long.
-
-    What is neither letter nor digit becomes the sign `between`.
-    """
+    """Names for files: all different, also where a file system ignores capitals; 150 bytes long."""
     found: dict[str, str] = {}
     for name in names:
         plain = "".join(letter if letter.isalnum() else between for letter in name)
-        plain = plain.encode()[:LONGEST].decode(errors="ignore") or between
+        plain = plain.encode()[:150].decode(errors="ignore") or between
         numbered = (f"{plain}{between}{number}" for number in itertools.count(2))
         taken = {slug.casefold() for slug in found.values()}
         found[name] = next(slug for slug in itertools.chain([plain], numbered)

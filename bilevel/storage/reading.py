@@ -11,17 +11,11 @@ from bilevel.errors import ResultsError
 from bilevel.storage.schema import ANYTHING, Schema, check
 
 REMEDY = "Put back a copy of the folder, or compare anew."
-DEEPEST = 50
-"""Levels of a file; all that looks at it afterwards goes down by recursion."""
+DEEPEST = 50  # levels: what looks at a content afterwards goes down by recursion
 
 
 def read_json(path: Path, schema: Schema = ANYTHING, remedy: str = REMEDY) -> dict[str, Any]:
     """The content of a file that `write_json` wrote.
-
-    Args:
-        path: the file.
-        schema: what must be in it.
-        remedy: what to do where that is not so.
 
     Raises:
         ResultsError: If it is missing, is not JSON or does not hold what the schema says; names the

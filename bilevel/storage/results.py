@@ -17,45 +17,29 @@ FORMAT = 1
 PLAIN = ("problem", "settings", "status", "gradients_per_step", "seconds_per_step", "baselines",
          "headline", "bound_kind")  # fmt: skip
 
-TRIED: Schema = {
-    "trials": NATURAL, "failed": NATURAL, "factors": {"*": float}, "score": (float, None),
-    "edge": bool, "doubts?": {"*": NATURAL},
-}  # fmt: skip
+TRIED: Schema = {"trials": NATURAL, "failed": NATURAL, "factors": {"*": float}, "edge": bool,
+                 "score": (float, None), "doubts?": {"*": NATURAL}}  # fmt: skip
 # What the library reads; callers of `compare` may add more.
 SETTINGS: Schema = {
-    "seeds": [NATURAL],
-    "seeds_asked?": [NATURAL],
-    "steps?": NATURAL,
-    "every?": NATURAL,
-    "batch_size?": (NATURAL, None, {"*": (NATURAL, None)}),
-    "budget?": ("steps", "gradients"),
-    "sampling?": str,
-    "dtype?": str,
-    "device?": str,
-    "threads?": NATURAL,
-    "data_note?": (str, None),
-    "bound_note?": str,
-    "same_runs?": [str],
-    "not_trained?": [str],
+    "seeds": [NATURAL], "seeds_asked?": [NATURAL], "steps?": NATURAL, "every?": NATURAL,
+    "batch_size?": (NATURAL, None, {"*": (NATURAL, None)}), "budget?": ("steps", "gradients"),
+    "sampling?": str, "dtype?": str, "device?": str, "threads?": NATURAL, "data_note?": (str, None),
+    "bound_note?": str, "same_runs?": [str], "not_trained?": [str],
     "interrupted_heads?": {"*": [str]},
     "tuning?": {"metric": str, "seeds": [NATURAL], "factors": [float], "strategies": {"*": TRIED}},
     "*": object,
-}
+}  # fmt: skip
 CONFIG: Schema = {
-    "format": int,
-    "problem": str,
-    "settings": SETTINGS,
-    "status": {"*": [str]},
-    "gradients_per_step": {"*": float},
-    "seconds_per_step": {"*": (float, None)},
-    "baselines": [str],
-    "headline": str,
-    "bound_kind": ("proven", "estimated", "unknown"),
+    "format": int, "problem": str, "settings": SETTINGS, "status": {"*": [str]},
+    "gradients_per_step": {"*": float}, "seconds_per_step": {"*": (float, None)},
+    "baselines": [str], "headline": str, "bound_kind": ("proven", "estimated", "unknown"),
     "strategies": [{"name": str, "code": str}],
-}
-ENVIRONMENT: Schema = {"packages?": {"*": (str, None)}, "commit?": (str, None), "python?": str,
-                       "platform?": str, "processors?": (int, None), "threads?": (int, None),
-                       "dtype?": (str, None), "device?": (str, None), "*": object}  # fmt: skip
+}  # fmt: skip
+ENVIRONMENT: Schema = {
+    "packages?": {"*": (str, None)}, "commit?": (str, None), "python?": str, "platform?": str,
+    "processors?": (int, None), "threads?": (int, None), "dtype?": (str, None),
+    "device?": (str, None), "*": object,
+}  # fmt: skip
 
 
 def write_results(folder: Path, fields: Mapping[str, Any]) -> None:

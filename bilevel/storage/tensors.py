@@ -17,10 +17,8 @@ from torch import Tensor
 from bilevel.errors import ResultsError
 from bilevel.storage.folder import write_whole
 from bilevel.storage.reading import parsed
-from bilevel.storage.schema import ANYTHING, Schema
+from bilevel.storage.schema import ANYTHING, Schema, check
 
-Kind = tuple[torch.dtype, tuple[int, ...]]
-"""The type and the shape of a tensor."""
 REMEDY = "Put back a copy of the file, or train anew."
 
 
@@ -38,12 +36,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], content: Mapping[st
     write_whole(path, safetensors.torch.save(own, metadata))
 
 
-def read_tensors(path: Path, schema: Schema = ANYTHING) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors, on the CPU, and the content that `write_tensors` wrote.
-
-    Args:
-        path: the file.
-        schema: what the content must hold.
 
     Raises:
         ResultsError: If it is missing, cut off, changed or of another kind; names the file.
@@ -62,28 +56,13 @@ def read_tensors(path: Path, schema: Schema = ANYTHING) -> tuple[dict[str, Tenso
         raise ResultsError(f"{path} is damaged: it was cut off or changed ({error}).") from error
     if not whole:
         raise ResultsError(f"{path} is damaged: its checksum does not fit what it holds.")
-    return tensors, parsed(text, path, schema, REMEDY)
+    return tensors, parsed(text, path, ANYTHING, REMEDY)
 
 
-def check_tensors(path: Path, tensors: Mapping[str, Tensor], kinds: Mapping[str, Kind]) -> None:
-    """Raise unless the tensors of a file have the types and the shapes that they must have.
-
-    Args:
-        path: the file.
-        tensors: all of it.
-        kinds: by name; "NAME*" is for all names that begin so.
-
-    Raises:
-        ResultsError: One is missing or of another kind; names it.
-    """
-    for name, kind in kinds.items():
-        begin = name.removesuffix("*")
-        for key in (k for k in tensors if k.startswith(begin)) if begin != name else (name,):
-            found = (tensors[key].dtype, tuple(tensors[key].shape)) if key in tensors else "missing"
-            if found != kind:
-                raise ResultsError(
-                    f"{path} is malformed: its tensor {key!r} is {found}, expected {kind}. {REMEDY}"
-                )
+def check_kinds(path: Path, tensors: Mapping[str, Tensor], kinds: Schema) -> None:
+    """Raise unless the tensors of a file are of kinds such as "float64 (3, 2)", by their names."""
+    found = {name: f"{x.dtype} {tuple(x.shape)}"[6:] for name, x in tensors.items()}
+    check(found, {**kinds, "*": str}, path, REMEDY)
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:

@@ -17,25 +17,17 @@ from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ResultsError
 from bilevel.problem.base import StackelbergProblem
 from bilevel.storage.folder import located, reserve
-from bilevel.storage.schema import Schema, check
+from bilevel.storage.schema import Schema
 from bilevel.storage.stored_tree import StoredTree
-from bilevel.storage.tensors import REMEDY, Kind, check_tensors, read_tensors, under, write_tensors
-from bilevel.training.state import SCHEMA as STATE
+from bilevel.storage.tensors import REMEDY, check_kinds, read_tensors, under, write_tensors
 from bilevel.training.state import TrainingState
 from bilevel.trees import Tree
 
 KIND = "bilevel solution 1"
 """What a file says it is, with the version of its format."""
-SCHEMA: Schema = {
-    **STATE,
-    "kind": str,
-    "problem": str,
-    "status": [tuple(Status.__members__)],
-    "history?": [str],
-    "bound_kind": get_args(BoundKind),
-    "bound_note": str,
-}
-"""What it holds beside tensors."""
+SCHEMA: Schema = {"kind": str, "problem": str, "status": [tuple(Status.__members__)],
+                  "history?": [str], "bound_kind": get_args(BoundKind),
+                  "bound_note": str}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -146,26 +138,20 @@ class Solution:
         tensors, content = read_tensors(path)
         if content.get("kind") != KIND:
             raise ResultsError(f"{path} holds no solution: `Solution.save` writes such files.")
-        check(content, SCHEMA, path, REMEDY)
-        state = TrainingState.unpack(path, tensors, content)
+        state = TrainingState.unpack(path, tensors, content, SCHEMA)
         runs, steps = len(state.seeds), tensors.get("steps", torch.empty(0)).flatten().tolist()
-        kind: Kind = (torch.float64, (len(steps), runs))
-        check_tensors(path, tensors, {"steps": (torch.int64, (len(steps),)), "history.*": kind})
+        kinds = {"steps": f"int64 {(len(steps),)}", "history.*": f"float64 {(len(steps), runs)}"}
+        check_kinds(path, tensors, kinds)
         kept = under("history.", tensors)
         names = content.get("history", list(kept))
         fits = len(content["status"]) == runs and sorted(names) == sorted(kept)
         if not fits or not steps or steps != sorted({*steps}):
-            raise ResultsError(
-                f"{path} is malformed: its statuses, records and steps do not fit its {runs} runs. "
-                f"{REMEDY}"
-            )
+            raise ResultsError(f"{path} is malformed: its records do not fit its runs. {REMEDY}")
         levels = {}
         for level in ("body", "head"):
             one = getattr(problem, f"init_{level}")(generator(0, level))
             stored = under(level, tensors)
-            lengths = {x.shape[:1] for x in stored.values()}
-            floats = {x.dtype for x in stored.values()} <= {torch.float32, torch.float64}
-            fits = lengths == {(runs,)} and floats
+            fits = all(x.shape[:1] == (runs,) and x.is_floating_point() for x in stored.values())
             levels[level] = StoredTree(stored, {}).fill(one) if fits else None
             if levels[level] is None or not trees.same_structure(trees.take(levels[level], 0), one):
                 raise ResultsError(

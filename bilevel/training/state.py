@@ -11,19 +11,14 @@ from bilevel import trees
 from bilevel.core import parts
 from bilevel.core.status import Status
 from bilevel.errors import ResultsError
-from bilevel.storage.schema import NATURAL, Schema
+from bilevel.storage.schema import NATURAL, Schema, check
 from bilevel.storage.stored_tree import StoredTree
-from bilevel.storage.tensors import REMEDY, check_tensors, under
+from bilevel.storage.tensors import REMEDY, check_kinds, under
 
 ACTIVE = -1
 """The code of a run that can go on."""
-SCHEMA: Schema = {
-    "step": NATURAL,
-    "seeds": [NATURAL],
-    "structure": str,
-    "plain": {"*": (bool, int, float, str, None)},
-}
-"""What files hold of a state beside its tensors."""
+SCHEMA: Schema = {"step": NATURAL, "seeds": [NATURAL], "structure": str,
+                  "plain": {"*": (bool, int, float, str, None)}}  # fmt: skip
 
 
 class TrainingState(NamedTuple):
@@ -70,26 +65,19 @@ class TrainingState(NamedTuple):
 
     @classmethod
     def unpack(
-        cls, path: Path, tensors: dict[str, Tensor], content: dict[str, Any]
+        cls, path: Path, tensors: dict[str, Tensor], content: dict[str, Any], further: Schema
     ) -> "TrainingState":
         """What was packed; its strategy's state is a `StoredTree` until a training takes it.
 
-        Args:
-            path: the file that it comes from.
-            tensors: all of it.
-            content: with what `SCHEMA` says, at least.
-
         Raises:
-            ResultsError: a tensor is missing, or not what it must be.
+            ResultsError: the file does not hold it, or not the `further` content either.
         """
+        check(content, {**SCHEMA, **further}, path, REMEDY)
         runs = (len(content["seeds"]),)
-        kinds = {"codes": (torch.int64, runs), "first_norm*": (torch.float64, runs)}
-        check_tensors(path, tensors, kinds)
+        check_kinds(path, tensors, {"codes": f"int64 {runs}", "first_norm?": f"float64 {runs}"})
         codes = tensors["codes"]
         if not set(codes.tolist()) <= {ACTIVE, *Status}:
-            raise ResultsError(
-                f"{path} is malformed: {codes.tolist()} are no codes of runs. {REMEDY}"
-            )
+            raise ResultsError(f"{path} is malformed: no runs end as {codes.tolist()}. {REMEDY}")
         unknown = torch.full_like(codes, torch.nan, dtype=torch.float64)
         return cls(
             content["step"],

@@ -222,7 +222,7 @@ def test_a_damaged_folder_names_the_file(folder, tmp_path, name, damage):
     ("change", "message"),
     [
         ({"format": 2}, "has format 2, expected 1"),
-        ({"headline": None}, "`headline` is missing, expected a text"),
+        ({"headline": None}, "`headline` is missing"),
         ({"strategies": [{"name": "a"}]}, r"`strategies\[0\]\.code` is missing"),
         ({"settings": {}}, r"`settings\.seeds` is missing"),
         ({"status": 3}, r"`status` is 3 \(a whole number\), expected an object"),

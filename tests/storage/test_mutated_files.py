@@ -1,12 +1,13 @@
 """Whatever stands in a file that is read back, the answer is a result or an error of ours.
 
-pytest -m slow tests/storage/test_mutated_files.py      # every mutation; here a sample of them
+pytest -m slow tests/storage/test_mutated_files.py      # thousands; else a sample
 """
 
 import contextlib
 import io
 import os
 import random
+import re
 import shutil
 import warnings
 
@@ -24,6 +25,14 @@ from problems.toy import ScalarProduct
 
 SAMPLE = {"report": 80, "checkpoint": 15, "partial": 10, "solution": 40}
 """How many mutations of each file the default suite looks at."""
+MANY = {"report": 3000, "checkpoint": 300, "partial": 200, "solution": 600}
+"""How many are looked at with `-m slow`; those of checkpoints train a little each."""
+FREE = re.compile(
+    r"^\.settings\.(options|arguments|command|batch_size)"  # whatever the caller gave
+    r"|(score|seconds_per_step|commit|packages|_note|device|dtype|threads|processors).*null"
+    r"|content\.plain"
+)
+"""Values that may be of several types."""
 STRATEGIES = {"two": bilevel.TwoTimescale(0.01, 0.1), "exact": bilevel.BestResponse(0.01)}
 OPTIONS = {"seeds": 2, "steps": 4, "every": 2}
 COMMAND = ["compare", "scalar-product", "--seeds", "2", "--steps", "4", "--every", "2",
@@ -42,7 +51,7 @@ def read_report(folder):
 
 
 def read_checkpoint(folder):
-    compare_(STRATEGIES, folder)
+    compare_({"two": STRATEGIES["two"]}, folder)
 
 
 def compare_(strategies, folder):
@@ -69,8 +78,7 @@ def report_folder(folder):
     silently(*COMMAND, "--output", folder)
 
 
-def checkpoint_folder(folder):
-    compare_(STRATEGIES, folder)
+checkpoint_folder = read_checkpoint
 
 
 def partial_folder(folder):
@@ -158,6 +166,9 @@ def checked(made, kind, file, tmp_path, count=None):
         with open(os.environ["MUTATED"], "a") as log:
             for name, outcome in found.items():
                 print(kind, file, name, "->", outcome, file=log)
+    accepted = [name for name, outcome in found.items() if outcome == "accepted"]
+    swapped = [name for name in accepted if " for " in name and not FREE.search(name)]
+    assert kind in ("checkpoint", "partial") or not swapped, swapped
     bare = {k: v for k, v in found.items() if v not in ("refused", "accepted")}
     assert not bare, f"{len(bare)} bare errors of {len(found)}: {dict(list(bare.items())[:20])}"
 
@@ -169,5 +180,5 @@ def test_a_mutated_file_is_refused_or_a_result(kind, file, made, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "file"), CASES)
-def test_every_mutated_file_is_refused_or_a_result(kind, file, made, tmp_path):
-    checked(made, kind, file, tmp_path)
+def test_many_mutated_files_are_refused_or_results(kind, file, made, tmp_path):
+    checked(made, kind, file, tmp_path, MANY[kind])

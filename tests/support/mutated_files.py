@@ -35,7 +35,12 @@ def of_json(text: str) -> Iterator[Mutation]:
         same = json.dumps(original)
         for value in VALUES:
             if value != same:
-                yield f"{place} = {value[:12]}", holed.replace(json.dumps(HOLE), value, 1).encode()
+                kinds = _kind(value), _kind(same)
+                swap = "" if kinds[0] == kinds[1] else f" ({kinds[0]} for {kinds[1]})"
+                yield (
+                    f"{place} = {value[:12]}{swap}",
+                    holed.replace(json.dumps(HOLE), value, 1).encode(),
+                )
         kept = delete()
         yield f"{place} deleted", json.dumps(content).encode()
         kept()
@@ -45,6 +50,12 @@ def of_json(text: str) -> Iterator[Mutation]:
             back()
     for added in ('"more": 1', '"": []', '"format": 2'):
         yield f"added {added}", (text.rstrip().rstrip("}") + f", {added}}}").encode()
+
+
+def _kind(text: str) -> str:
+    """The JSON type of a value."""
+    kinds = {'"': "text", "[": "list", "{": "object", "n": "null", "t": "truth", "f": "truth"}
+    return kinds.get(text[0], "number")
 
 
 def _places(node: Any, place: str = "") -> Iterator[tuple[str, Any, Any, Any]]:

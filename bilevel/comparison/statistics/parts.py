@@ -5,7 +5,6 @@ from typing import Any
 
 from bilevel.core.status import Status
 from bilevel.errors import ResultsError
-from bilevel.report import doubts
 from bilevel.report.units import UNITS
 
 PARTS = ("history", "status", "gradients_per_step", "seconds_per_step")
@@ -29,20 +28,12 @@ def in_order(fields: Mapping[str, Any]) -> dict[str, Any]:
     if fields["headline"] not in {m for table in fields["history"].values() for m in table}:
         raise ResultsError(f"The headline {fields['headline']!r} is no metric of the history.")
     of_heads = fields["settings"].get("interrupted_heads", {})
-    for part in (of_heads, fields["settings"].get("same_runs", ())):
-        if unknown := set(part) - set(names):
-            raise ResultsError(f"The settings tell of {sorted(unknown)}, not among {names}.")
-    searched = (fields["settings"].get("tuning") or {}).get("strategies", {})
-    for tried in searched.values():
-        if unknown := set(tried.get("doubts", {})) - doubts.WORDS.keys():
-            raise ResultsError(f"The search for rates tells of unknown doubts: {sorted(unknown)}.")
     shape = len(fields["steps"]), len(seeds)
     for name in names:
         for statuses in (fields["status"][name], of_heads.get(name, fields["status"][name])):
             if len(statuses) != len(seeds) or not set(statuses) <= Status.__members__.keys():
                 raise ResultsError(
-                    f"`status` of {name!r} must have {len(seeds)} entries, one a seed, names "
-                    f"of `bilevel.Status`; got {statuses}."
+                    f"`status` of {name!r} must have {len(seeds)} entries, names of `Status`."
                 )
         for metric, values in fields["history"][name].items():
             if values.shape != shape:
