@@ -203,6 +203,8 @@ def forest(
         The figure; a filled marker means significant, an empty one not.
     """
     ratio = all(result["kind"] == "ratio" for result in results)
+    rows = [(result["effect"], result["low"], result["high"]) for result in results]
+    places = within(np.reshape(rows, (-1, 3)), positive=ratio)
     height = 0.75 + 0.44 * max(len(results), 1)
     with style():
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
@@ -219,23 +221,17 @@ def forest(
             effect = change(result).replace("less than", "<")  # there is little room
             effect = effect if result["pairs"] else "no seed with both"
             axes.text(1.0, row - 0.2, effect, ha="right", color=FAINT, **words)
-            value, low, high = (_effect(result, key) for key in ("effect", "low", "high"))
+            value, low, high = places[row]
             axes.plot([low, high], [row + 0.18] * 2, color=colour, linewidth=1.8, zorder=3)
             axes.plot(value, row + 0.18, "o", color=colour, markersize=6, zorder=4,
                       markerfacecolor=colour if filled else "white")  # fmt: skip
         axes.set_ylim(len(results) - 0.45, -0.6)
         axes.yaxis.set_major_locator(NullLocator())
         axes.spines["left"].set_visible(False)
-        ends = [_effect(result, key) for result in results for key in ("effect", "low", "high")]
-        known = [end for end in ends if np.isfinite(end)]
-        if ratio and known:
+        known = places[np.isfinite(places)]
+        if ratio and known.size:
             scale_ratios(axes, known)
     return figure
-
-
-def _effect(result: Mapping[str, Any], key: str) -> float:
-    """An effect or an end of its interval, where an axis has a place for it."""
-    return float(within(result[key], positive=result["kind"] == "ratio"))
 
 
 def _survivors(name: str, runs: Array) -> str:

@@ -4,7 +4,6 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
@@ -182,13 +181,9 @@ def _meanings(content: Content) -> dict[str, str]:
     tuned = {
         row["tuned"]: f"{row['strategy']} with the rates that did best in the search: "
         f"{tuning.factors(row)}."
-        for row in _searched(content)
+        for row in tuning.rows(content)
     }
     return {**MEANINGS, **tuned}
-
-
-def _searched(content: Content) -> list[dict[str, Any]]:
-    return content["tuning"]["rows"] if content["tuning"] else []
 
 
 def _lines(content: Content) -> dict[str, palette.Line]:

@@ -12,27 +12,30 @@ def ended(content: Content, *names: str, runs: int = 1) -> str:
     Returns:
         "failed", "have no finite value" ("has" of one run), or "failed or have no finite value".
     """
-    failed, others = (sum(_counts(content, which, name) for name in names) for which in (1, 0))
+    failed, others = (
+        any(_count(content, name, which) for name in names) for which in (True, False)
+    )
     lacks = f"{'has' if runs == 1 else 'have'} no finite value"
     return f"failed or {lacks}" if failed and others else lacks if others else "failed"
 
 
 def both(content: Content, *names: str) -> str:
     """The same of both runs of a seed."""
-    failed = ended(content, *names) == "failed"
-    return "both failed" if failed else "neither has a finite value"
+    return "both failed" if ended(content, *names) == "failed" else "neither has a finite value"
 
 
 def listed(content: Content) -> str:
     """How many runs of which strategies have no final value, and why; "" if all have one."""
-    kinds = {}
-    for start, which in (("failed runs", 1), ("runs without a finite value", 0)):
-        counts = {name: _counts(content, which, name) for name in content["final"]}
-        kinds[start] = joined([f"{count} of {name}" for name, count in counts.items() if count])
-    return joined([f"{start} ({named})" for start, named in kinds.items() if named])
+    parts = []
+    for start, failed in (("failed runs", True), ("runs without a finite value", False)):
+        counts = {name: _count(content, name, failed) for name in content["final"]}
+        if any(counts.values()):
+            named = joined([f"{count} of {name}" for name, count in counts.items() if count])
+            parts.append(f"{start} ({named})")
+    return joined(parts)
 
 
-def _counts(content: Content, failed: int, name: str) -> int:
+def _count(content: Content, name: str, failed: bool) -> int:
     """How many runs without a final value failed, or did not."""
-    ends = zip(content["status"].get(name, ()), content["final"].get(name, ()), strict=False)
+    ends = zip(content["status"][name], content["final"][name], strict=True)
     return sum((code in FAILED) == failed for code, value in ends if not math.isfinite(value))

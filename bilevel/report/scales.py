@@ -22,10 +22,9 @@ TINIEST, LARGEST = 1e-250, 1e250
 DIGITS = {0.7: (1, 1.5, 2, 3, 5, 7), 1: (1, 2, 3, 5, 7), 2: (1, 2, 5), 3: (1, 3), np.inf: (1,)}
 
 
-def within(values: Array | float, *, positive: bool = False) -> Array:
+def within(values: Array | float, *, positive: bool = False) -> Any:
     """Values at places that axes have; NaN stays."""
-    clipped: Array = np.clip(values, TINIEST if positive else -LARGEST, LARGEST)
-    return clipped
+    return np.clip(values, TINIEST if positive else -LARGEST, LARGEST)
 
 
 def scale_x(axes: Axes, positions: Sequence[Array]) -> bool:
@@ -71,7 +70,9 @@ def scale_ratios(axes: Axes, ratios: Sequence[float]) -> None:
     below, above = max(-logs.min(), logs.max() / 4), max(logs.max(), -logs.min() / 4)
     low, high = np.exp(-below), np.exp(above)
     logarithmic(axes, "x", low / 1.02, high * 1.02)
-    ticks = {1.0, *(float(f"{tick:g}") for tick in axes.get_xticks() if low <= tick <= high)}
+    near = 0.12 * (below + above)  # no room for a label beside that of 1
+    found = [tick for tick in axes.get_xticks() if low <= tick <= high and abs(np.log(tick)) > near]
+    ticks = {1.0, *(float(f"{tick:g}") for tick in found)}
     if min(ticks) == 1:
         ticks.add(round(low, 2))
     if max(ticks) == 1:

@@ -68,12 +68,7 @@ def equal(result: Result) -> bool:
 
 
 def size(result: Result, value: float | None = None) -> str:
-    """An effect, or an end of its interval, as a number; in words where a float cannot hold it.
-
-    Examples:
-        >>> size({"kind": "ratio", "effect": 0.0}), size({"kind": "difference", "effect": 0.0})
-        ('less than 1e-300', '0')
-    """
+    """An effect, or an end of its interval, as a number; in words where a float cannot hold it."""
     value = result["effect"] if value is None else value
     if result["kind"] == "ratio" and value < 1 / HUGE:
         return "less than 1e-300"

@@ -54,10 +54,14 @@ def introduction(content: Content) -> str:
     return text
 
 
+def rows(content: Content) -> list[dict[str, Any]]:
+    """One for each strategy whose rates were searched."""
+    return content["tuning"]["rows"] if content["tuning"] else []
+
+
 def pairs(content: Content) -> dict[str, str]:
     """Strategies -> themselves with tuned rates."""
-    rows = content["tuning"]["rows"] if content["tuning"] else []
-    return {row["strategy"]: row["tuned"] for row in rows}
+    return {row["strategy"]: row["tuned"] for row in rows(content)}
 
 
 def factors(row: Row) -> str:
