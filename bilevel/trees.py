@@ -190,8 +190,8 @@ def cast(tree: Tree, dtype: torch.dtype, device: torch.device | str | None = Non
 
 
 def detach(tree: Tree) -> Tree:
-    """The same numbers without a graph."""
-    return tree_map(lambda leaf: leaf.detach(), tree)
+    """The same numbers without a graph; those of `inference_mode`, which never have one, anew."""
+    return tree_map(lambda leaf: leaf.clone() if leaf.is_inference() else leaf.detach(), tree)
 
 
 def check(tree: Tree, name: str, error: Callable[[str], Exception]) -> None:

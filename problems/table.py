@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bilevel.core.arrays import array_of
-from bilevel.errors import ArgumentError, DataError, ShapeError, unknown_name
+from bilevel.errors import ArgumentError, DataError, ShapeError, counted, unknown_name
+from bilevel.storage.folder import located
 from problems import lost_digits
 from problems.csv_file import LARGEST, columns_of, read_cells
 from problems.network import Network, Width
@@ -54,7 +55,7 @@ def table(
         UnknownNameError: there is no such column; the nearest name is shown.
         ArgumentError: `drop` names the target, or one column as well as several.
     """
-    path, target = Path(str(file)).expanduser(), str(target)
+    path, target = located(file), str(target)
     cells = read_cells(path)
     dropped = names_in(drop, cells.names)
     for name in (target, *dropped):
@@ -70,7 +71,8 @@ def table(
     others = [name for name in columns.names if name != target]
     check_table(inputs, targets, f"{path}: ", f"column {target!r}")
     sizes = sizes_of_fractions(len(targets), validation, test)
-    note = f"{path.name}: {len(targets)} rows, target {target!r} from {len(others)} columns."
+    note = f"{path.name}: {len(targets)} rows, target {target!r} from "
+    note += f"{counted(len(others), 'column')}."
     note += remarks(inputs, targets, [*map(repr, others), repr(target)], map(repr, columns.apart))
     note += describe(targets, validation, test)
     network, draw = Network(width, depth, activation), random_split(inputs, targets, sizes)
@@ -132,7 +134,7 @@ def from_arrays(
         )
     check_table(x, y, "", "`targets`")
     sizes = sizes_of_fractions(len(y), validation, test)
-    note = note or f"Arrays: {len(y)} rows of {x.shape[1]} columns."
+    note = note or f"Arrays: {len(y)} rows of {counted(x.shape[1], 'column')}."
     called = [*(f"column {place} (from 0)" for place in range(x.shape[1])), "`targets`"]
     note += remarks(x, y, called, [called[place] for place in whole] + called[-1:] * len(wide))
     note += describe(y, validation, test)
@@ -247,7 +249,11 @@ def remarks(
 
 def describe(targets: NDArray[np.float64], validation: float, test: float) -> str:
     """Sentences for the note: how the rows are split, and whether the target looks like classes."""
-    shares = f"{validation:.0%} validation, {test:.0%} test" if validation else f"{test:.0%} test"
+    shares = (
+        f"{float(validation):.0%} validation, {float(test):.0%} test"
+        if validation
+        else f"{float(test):.0%} test"
+    )
     note = f" Split anew for every seed, {shares}; standardised with training rows."
     values = len(np.unique(targets))
     if values <= FEW_VALUES and (targets == np.round(targets)).all():

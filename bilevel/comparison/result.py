@@ -13,6 +13,7 @@ from bilevel.comparison.statistics.paired import PairedResult, compare_pairs, me
 from bilevel.comparison.statistics.parts import in_order
 from bilevel.comparison.statistics.thresholds import reach_common_level
 from bilevel.comparison.statistics.values import Values
+from bilevel.core.checks import check_one_of
 from bilevel.errors import ArgumentError, ResultsError, UnknownNameError
 from bilevel.report import doubts, tables
 from bilevel.report.units import UNITS, Unit
@@ -156,6 +157,7 @@ class Comparison:
         Returns:
             One result per pair whose two strategies have the values.
         """
+        check_one_of(which, Literal["final", "validation"], "which")
         metric = self._known(metric)
         values = self.final(metric) if which == "final" else self.validation_best(metric)
         pairs = [pair for pair in self.pairs if values.keys() >= set(pair)]
@@ -250,8 +252,8 @@ class Comparison:
         """
         from bilevel.report import html  # a training does not wait for matplotlib
 
-        places, against = self._positions(), against or self._unit.budget
-        if against not in places:
+        places, against = self._positions(), self._unit.budget if against is None else against
+        if not isinstance(against, str) or against not in places:
             raise ArgumentError(
                 f"`against` must be one of {list(places)} here, got {against!r}"
                 + (": seconds were not measured." if against == "seconds" else ".")
@@ -315,8 +317,8 @@ class Comparison:
             raise ResultsError(f"{path / 'config.json'} is malformed: {error} {REMEDY}") from error
 
     def _known(self, metric: str | None) -> str:
-        metric = metric or self.headline
-        if metric not in self.metrics:
+        metric = self.headline if metric is None else metric
+        if not isinstance(metric, str) or metric not in self.metrics:
             raise UnknownNameError(f"No metric {metric!r} was recorded; there are {self.metrics}.")
         return metric
 

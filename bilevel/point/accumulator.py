@@ -8,7 +8,8 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.core.arrays import is_mapped
-from bilevel.core.checks import positive
+from bilevel.core.checks import check_flag, single
+from bilevel.core.graph import ordinary
 from bilevel.core.memory import says_memory
 from bilevel.core.progress import RowCallback, ShowProgress, reported
 from bilevel.core.status import Status
@@ -55,6 +56,8 @@ class GramAccumulator:
     """
 
     def __init__(self, *, fit_bias: bool = False, penalize_bias: bool = False) -> None:
+        check_flag(fit_bias, "fit_bias")
+        check_flag(penalize_bias, "penalize_bias")
         self.fit_bias, self.penalize_bias = fit_bias, penalize_bias
         self._centre: Centre | None = None
         self._exact: Sums | None = None
@@ -70,6 +73,7 @@ class GramAccumulator:
         return sum(sums.rows for sums in (self._exact, self._quick) if sums is not None)
 
     @says_memory
+    @ordinary()
     def add(
         self, inputs: Any, targets: Any, *, progress: ShowProgress = False
     ) -> "GramAccumulator":
@@ -106,6 +110,7 @@ class GramAccumulator:
         return self
 
     @says_memory
+    @ordinary()
     def solve(self, ridge: float = 0.0, *, progress: ShowProgress = False) -> HeadResponse:
         """theta of all rows so far.
 
@@ -122,7 +127,7 @@ class GramAccumulator:
             ArgumentError: no rows were added, or `ridge` is negative.
             SingularHeadError: Z'Z/n + ridge I is numerically singular.
         """
-        ridge = float(positive(ridge, "`ridge`", zero_allowed=True))
+        ridge = single(ridge, "`ridge`", zero_allowed=True)
         if not self.rows:
             raise ArgumentError("No rows were added: call `add(inputs, targets)` first.")
         with reported(progress, "solving") as report:

@@ -14,8 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bilevel.errors import BilevelError, ResultsError, ResultsExistError, UnwritableError
+from bilevel.errors import BilevelError, ResultsError, ResultsExistError, UnwritableError, spell
 from bilevel.storage.lock import locked
+
+LONGEST = 200
+"""Characters of a name that file systems take, with what is added to it while it is written."""
 
 
 def located(path: str | os.PathLike[str]) -> Path:
@@ -25,9 +28,11 @@ def located(path: str | os.PathLike[str]) -> Path:
         ResultsError: If there is no such home.
     """
     try:
+        if "\0" in os.fspath(path) or len(Path(path).name) > LONGEST:
+            raise ValueError("names of files are shorter, without NUL")
         return Path(path).expanduser()
-    except RuntimeError as error:
-        raise ResultsError(f"{os.fspath(path)!r} names no place: {error}") from error
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ResultsError(f"{spell(path)} names no place: {error}") from error
 
 
 def reserve(folder: str | os.PathLike[str]) -> Path:

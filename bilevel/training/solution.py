@@ -11,10 +11,12 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.bounds.heads import BoundKind
 from bilevel.core.arrays import tensor_of
+from bilevel.core.checks import check_instance
 from bilevel.core.generators import generator
+from bilevel.core.graph import ordinary
 from bilevel.core.status import Status
 from bilevel.derivatives.oracles import Oracles
-from bilevel.errors import ResultsError
+from bilevel.errors import ResultsError, counted
 from bilevel.problem.base import StackelbergProblem
 from bilevel.storage.folder import located, reserve
 from bilevel.storage.schema import Schema
@@ -58,6 +60,7 @@ class Solution:
     bound_note: str
     state: TrainingState
 
+    @ordinary()
     def predict(self, inputs: Tensor) -> Tensor:
         """Predictions of every run.
 
@@ -134,6 +137,7 @@ class Solution:
             >>> bool((bilevel.Solution.load(path, ScalarProduct()).body == solved.body).all())
             True
         """
+        check_instance(problem, StackelbergProblem, "problem", "an instance of your problem")
         path = located(path)
         tensors, content = read_tensors(path)
         if content.get("kind") != KIND:
@@ -176,6 +180,7 @@ class Solution:
         """One line per outcome."""
         counts = {status: self.status.count(status) for status in sorted(set(self.status))}
         name = type(self.problem).__name__
-        lines = [f"Solution of {name}: {len(self.seeds)} runs, {self.state.step} steps"]
+        runs, steps = counted(len(self.seeds), "run"), counted(self.state.step, "step")
+        lines = [f"Solution of {name}: {runs}, {steps}"]
         lines += [f"  {n} {status.name}: {status.message}" for status, n in counts.items()]
         return "\n".join(lines)

@@ -8,6 +8,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import breadth_first_order
 
 from bilevel.core.arrays import array_of
+from bilevel.core.checks import check_instance
 from bilevel.errors import ArgumentError
 from problems.mspbe.transitions import Transitions
 
@@ -35,6 +36,7 @@ def check_endings(rows: Transitions) -> None:
     Raises:
         ArgumentError: there are no values.
     """
+    check_instance(rows, Transitions, "rows", "what `from_transitions` returns")
     inputs, next_inputs, _, ratios, continues, _ = (array_of(x, "train") for x in rows)
     counted = ratios > 0
     states, following = inputs[counted], next_inputs[counted]

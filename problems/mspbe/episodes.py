@@ -7,7 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bilevel.core.arrays import array_of
-from bilevel.core.checks import check_positive_integer
+from bilevel.core.checks import (
+    check_function,
+    check_instance,
+    check_positive_integer,
+    check_seed,
+    single,
+)
 from bilevel.core.optional import extra
 from bilevel.errors import ArgumentError
 from problems.mspbe.process import check_discount
@@ -62,6 +68,8 @@ def collect(
         (4, 3)
     """
     check_positive_integer(episodes, "`episodes`")
+    check_function(policy, "policy", "policy(observation, random)", 2)
+    check_seed(seed, "`seed`")
     gymnasium = extra("gymnasium", "rl", "collect()")
     given = isinstance(environment, gymnasium.Env)
     if given and options:
@@ -116,7 +124,8 @@ def monte_carlo_returns(
     Returns:
         Returns (n,) and a mask (n,) of those that are complete.
     """
-    gamma = check_discount(discount)
+    check_instance(played, Episodes, "played", "what `collect` returns")
+    gamma, tolerance = check_discount(discount), single(tolerance, "`tolerance`", zero_allowed=True)
     played = Episodes(*(array_of(x, name) for name, x in played._asdict().items()))
     n = len(played.rewards)
     returns, complete = np.zeros(n), np.zeros(n, dtype=bool)

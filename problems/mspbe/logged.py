@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 import bilevel
 from bilevel.core.arrays import array_of, refusal
 from bilevel.errors import DataError, ShapeError
+from bilevel.storage.folder import located
 from problems.mspbe.linear import LinearEvaluation
 from problems.mspbe.log_files import read_arrays
 from problems.mspbe.sources import Logged
@@ -126,7 +127,7 @@ def load_transitions(file: str | Path) -> tuple[Transitions, bilevel.Batch | Non
         DataError: the file cannot be used; two names mean the same; a name is not understood that
             may say where episodes end or what transitions count. Others are named in a warning.
     """
-    path = Path(str(file)).expanduser()
+    path = located(file)
     arrays = read_arrays(path)
     try:
         rows = from_transitions(

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from bilevel.core.arrays import array_of
-from bilevel.errors import ArgumentError, DataError, ShapeError
+from bilevel.core.checks import single
+from bilevel.errors import ArgumentError, DataError, ShapeError, spell
 from problems.mspbe import chains
 
 ROUNDING = 1e-10
@@ -214,12 +215,9 @@ class MarkovRewardProcess:
 
 def check_discount(discount: float) -> float:
     """The discount as a float, or an error unless it is in [0, 1]."""
-    try:
-        value = float(discount)
-    except (TypeError, ValueError):
-        raise ArgumentError(f"`discount` must be a number, got {discount!r}.") from None
-    if not 0 <= value <= 1:
-        raise ArgumentError(f"`discount` (gamma) must be in [0, 1], got {discount!r}.")
+    value = single(discount, "`discount` (gamma), in [0, 1],", zero_allowed=True)
+    if value > 1:
+        raise ArgumentError(f"`discount` (gamma) must be in [0, 1], got {spell(discount)}.")
     return value
 
 

@@ -24,9 +24,9 @@ def linear_layers(module: nn.Module) -> dict[str, nn.Linear]:
 def head_layer(module: nn.Module, head: str) -> nn.Linear:
     """The linear layer called `head`."""
     known = linear_layers(module)
-    if head not in known:
+    if not isinstance(head, str) or head not in known:
         children = dict(module.named_modules(remove_duplicate=False))
-        if head in children and head:
+        if isinstance(head, str) and head and head in children:
             raise ArgumentError(
                 f"The head {head!r} must be an `nn.Linear` (not a class derived from it), got "
                 f"{type(children[head]).__name__}. Linear layers: {', '.join(sorted(known))}."

@@ -4,7 +4,7 @@ Beside its neighbours the only file that knows `nn.Module`. A module mixes one s
 with its code; here the code becomes functions of parameters, which can train many runs at once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,14 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bilevel import trees
-from bilevel.errors import ArgumentError, ProblemError, ShapeError
+from bilevel.core.checks import (
+    check_function,
+    check_instance,
+    check_positive_integer,
+    is_ordered,
+)
+from bilevel.core.graph import ordinary
+from bilevel.errors import ArgumentError, BilevelError, ProblemError, ShapeError, spell
 from bilevel.problem.network import layers
 from bilevel.problem.network.agreement import Agreement, Called
 from bilevel.problem.network.tap import Tap
@@ -41,6 +48,7 @@ class SplitModule:
                 f"a start of its own; got {type(make_module).__name__}. Write "
                 '`split(lambda: Net(...), head="...")`.'
             )
+        check_function(make_module, "make_module", "lambda: Net(...)", 0)
         self._head_name, self._make_module = head, make_module
         self._module, second = self._draw(0), self._draw(1)
         layer = layers.head_layer(self._module, head)
@@ -75,6 +83,7 @@ class SplitModule:
         if example is not None:
             self._look_at(example)
 
+    @ordinary()
     def init_body(self, generator: torch.Generator) -> dict[str, Tensor]:
         """The body of a new module, initialised as its own code does it.
 
@@ -82,6 +91,7 @@ class SplitModule:
         """
         return self._body_of(self._new(generator))
 
+    @ordinary()
     def init_head(self, generator: torch.Generator) -> Tensor:
         """The head of a new module, of shape `head_shape`.
 
@@ -126,7 +136,12 @@ class SplitModule:
             )
         to = example.device, example.dtype if example.is_floating_point() else None
         body = self._body_of(self._module)
-        self.features({name: leaf.to(*to) for name, leaf in body.items()}, example)
+        try:
+            self.features({name: leaf.to(*to) for name, leaf in body.items()}, example)
+        except BilevelError:
+            raise
+        except Exception as error:
+            raise ArgumentError(f"The module cannot be called on `example`: {error}") from error
 
     def _body_of(self, module: nn.Module) -> dict[str, Tensor]:
         parameters = dict(module.named_parameters())
@@ -212,6 +227,7 @@ class SplitModule:
         return Called(returned, heard[0], given)
 
 
+@ordinary()
 def split(
     make_module: Callable[[], nn.Module], head: str = "fc", *, example: Tensor | None = None
 ) -> SplitModule:
@@ -281,9 +297,20 @@ def assign(
         >>> net(torch.ones(1, 1)).item()
         7.0
     """
+    check_instance(module, nn.Module, "module", "the network that was split")
+    check_instance(body, Mapping, "body", "a dict of tensors by name")
+    for name, leaf in (*body.items(), ("the head", head)):
+        if not isinstance(leaf, Tensor) or not is_ordered(leaf):
+            raise ShapeError(
+                f"A solution is made of tensors of numbers, but {name} is {spell(leaf)}."
+            )
     if run is not None:
-        if not 0 <= run < len(head):
-            raise ArgumentError(f"`run` must be from 0 to {len(head) - 1}, got {run}.")
+        check_positive_integer(run, "`run`", zero_allowed=True)
+        runs = len(head) if head.ndim else 0
+        if run >= runs:
+            raise ArgumentError(f"`run` must be from 0 to {runs - 1}, got {run}.")
+        if short := [name for name, leaf in body.items() if not leaf.ndim or run >= len(leaf)]:
+            raise ShapeError(f"There is no run {run} of {', '.join(short)}.")
         body, head = {name: leaf[run] for name, leaf in body.items()}, head[run]
     named = dict(module.named_parameters())
     name, layer = _missing_layer(module, body)
