@@ -183,8 +183,9 @@ class OwnLoop(AbstractStrategy):
         except StopIteration:
             raise ArgumentError(
                 f"The own loop {name} stopped after {counted(k, 'step')}; it must yield once per "
-                "batch until it is closed: go through `batches` without a limit, `solve` and `compare` decide "
-                "how many there are (`compare` makes further steps to measure their time)."
+                "batch until it is closed: go through `batches` without a limit, `solve` and "
+                "`compare` decide how many there are (`compare` makes further steps to measure "
+                "their time)."
             ) from None
         if not batches.give(None):
             raise ArgumentError(
