@@ -226,8 +226,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table; floats keep all their digits, None is an empty cell."""
-    with path.open("w", encoding="utf-8", newline="") as file:
+    """Write a table; floats keep all their digits, None is an empty cell.
+
+    Raises:
+        UnwritableError: If it cannot be written.
+    """
+    with writing(path), path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows([_cell(value) for value in row] for row in rows)
