@@ -215,8 +215,12 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table; floats keep all their digits, None is an empty cell."""
-    with path.open("w", encoding="utf-8", newline="") as file:
+    """Write a table; floats keep all their digits, None is an empty cell.
+
+    Raises:
+        UnwritableError: If it cannot be written.
+    """
+    with writing(path), path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows([_cell(value) for value in row] for row in rows)

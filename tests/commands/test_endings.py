@@ -89,7 +89,16 @@ PLACES = {
     "the report": (html, "page", 0),
     "the table": (Comparison, "table", 0),
 }
-CELLS = [("SIGINT", place) for place in PLACES] + [("SIGTERM", "the report"), ("SIGHUP", "a step")]
+CELLS = [
+    ("SIGINT", "a step"),
+    ("SIGINT", "keeping"),
+    ("SIGTERM", "the report"),
+    ("SIGHUP", "the table"),
+    *(
+        pytest.param(name, place, marks=pytest.mark.slow)
+        for name, place in [("SIGINT", "a record"), ("SIGINT", "the report"), ("SIGHUP", "a step")]
+    ),
+]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent")
@@ -260,7 +269,7 @@ def deaf(monkeypatch, error, *names):
         monkeypatch.setattr(sys, name, stream)
 
 
-@pytest.mark.parametrize("names", [("stdout",), ("stderr",), ("stdout", "stderr")])
+@pytest.mark.parametrize("names", [("stdout",), ("stdout", "stderr")])
 def test_a_comparison_that_nobody_reads_is_written(names, tmp_path, monkeypatch, expected):
     with monkeypatch.context() as patch:
         deaf(patch, BrokenPipeError(32, "Broken pipe"), *names)

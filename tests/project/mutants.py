@@ -235,14 +235,14 @@ MISTAKES = [
     ),
     Mistake(
         "a checkpoint takes its place before it is on the disk",
-        "bilevel/storage/tensors.py",
-        "os.fsync(file.fileno())",
-        "file.fileno()",
+        "bilevel/storage/folder.py",
+        "file.flush()\n                os.fsync(file.fileno())",
+        "file.flush()",
         ("storage/test_storage.py",),
     ),
     Mistake(
         "a checkpoint is written over the one before",
-        "bilevel/storage/tensors.py",
+        "bilevel/storage/folder.py",
         "hidden.replace(path)",
         "path.write_bytes(hidden.read_bytes())",
         ("storage/test_storage.py",),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bilevel.errors import ResultsError, ResultsExistError
+from bilevel.errors import ResultsError, ResultsExistError, UnwritableError
 from bilevel.storage import environment as environment_module
 from bilevel.storage.environment import environment
 from bilevel.storage.folder import (
@@ -228,3 +228,13 @@ def test_tensors_are_on_the_disk_before_they_take_the_place_of_others(tmp_path, 
     assert seen == [("synced", True), ("replaced", True)]
     assert read_tensors(path)[1] == {"step": 2}
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("write", [write_json, lambda path, content: write_csv(path, content, [])])
+def test_files_that_cannot_be_written_are_named(tmp_path, write):
+    with pytest.raises(
+        UnwritableError, match=r"a\.txt cannot be written: .*No such file"
+    ) as caught:
+        write(tmp_path / "missing" / "a.txt", {})
+    assert isinstance(caught.value, OSError)
+    assert isinstance(caught.value, ResultsError)
