@@ -82,7 +82,7 @@ def scale_ratios(axes: Axes, ratios: Sequence[float]) -> None:
 
 def logarithmic(axes: Axes, side: str, low: float, high: float) -> None:
     """Scale "x" or "y", with a few plain numbers, or powers of ten where the range is long."""
-    low, high = within(np.array([low, max(high, 10 * TINIEST)]), positive=True)
+    low, high = np.clip([low, high], [TINIEST, 10 * TINIEST], [LARGEST / 10, LARGEST])
     axes.set(**{f"{side}scale": "log", f"{side}lim": (low, high)})
     axis, decades = getattr(axes, f"{side}axis"), np.log10(high) - np.log10(low)
     digits = next(digits for most, digits in DIGITS.items() if decades < most)

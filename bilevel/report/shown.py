@@ -15,10 +15,11 @@ def of(content: Content) -> Content:
     if "shown" in content or len(given) <= len(palette.LINES):
         return {"shown": list(content["strategies"]), **content}
     means, counts = content["intervals"], content["counts"]
-    rank = {name: (-counts.get(name, 0), sign * means[name]["value"] if name in means else 0.0)
-            for name in given}  # fmt: skip
+    best = {name: tuned.get(name, name) for name in given}  # tuned rates come first in all
+    rank = {name: (-counts.get(each, 0), sign * means[each]["value"] if each in means else 0.0)
+            for name, each in best.items()}  # fmt: skip
     first = [*sorted(given, key=rank.__getitem__)[:MANY], *content["baselines"][:MANY]]
-    names = {*first, *(tuned.get(name, name) for name in first)}
+    names = {*first, *(best.get(name, name) for name in first)}
     families = [
         {**family, "paired": [each for each in family["paired"] if each["strategy"] in names]}
         for family in content["families"]

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bilevel.core.status import FAILED
-from bilevel.report.words import Content, few, joined, number
+from bilevel.report.sentences import size
+from bilevel.report.words import Content, few, joined
 
 Array = NDArray[Any]
 
@@ -37,6 +38,7 @@ FAULTS = {
 Run = tuple[Array, Array]
 
 
+@np.errstate(over="ignore")
 def fall(content: Content) -> str:
     """How far |grad Phi| of every strategy fell, and whose goes up and down or stopped falling.
 
@@ -54,7 +56,7 @@ def fall(content: Content) -> str:
             faulty[fault].append(_rate(name, content["strategies"][name]))
     if not falls:
         return ""
-    parts = [f"{name} {number(value)}" for name, value in falls.items()]
+    parts = [f"{name} {size({'kind': 'difference'}, value)}" for name, value in falls.items()]
     over = " (median over seeds)" if content["runs"] > 1 else ""
     listed = "; ".join(few(parts)) if any("," in name for name in falls) else joined(parts)
     found = f"Gradient of Φ, its last size over its first{over}: {listed}."

@@ -79,3 +79,13 @@ def test_those_that_are_not_told_apart_are_faint_and_named_once():
     assert (len(faint), len(axes.lines)) == (27, 40)
     names = [text.get_text() for text in axes.figure.legends[0].get_texts()]
     assert names == [palette.OTHERS, "s0", *NAMES[-12:]]
+
+
+def test_of_many_that_were_tuned_the_best_with_tuned_rates_are_shown():
+    row = {"trials": 4, "failed": 0, "factors": {"body_lr": 2.0}, "score": 1.0, "edge": False}
+    tuning = {"metric": "test_mse", "seeds": [8], "strategies": dict.fromkeys(NAMES[:30], row)}
+    final = {name: [40.0 - i, 41.0 - i] for i, name in enumerate(NAMES[:30])}
+    final |= {f"{name}, tuned": [1.0 + i, 2.0 + i] for i, name in enumerate(NAMES[:30])}
+    content = odd(final, settings={"tuning": tuning}, start=60.0).content()
+    names = NAMES[:12]
+    assert shown.of(content)["shown"] == [*names, *(f"{name}, tuned" for name in names)]

@@ -264,3 +264,14 @@ def test_odd_results_are_told_as_they_are(name):
 @pytest.mark.parametrize("name", EXTREME)
 def test_numbers_of_any_size_are_told_and_drawn(name):
     check(EXTREME[name])
+
+
+@pytest.mark.parametrize("scale", [5e-324, 1e-200, 0.0, 1.5e308])
+def test_curves_and_gaps_of_any_size_are_drawn(scale):
+    comparison = odd({"a": [scale] * 3, "b": [scale, scale / 2, -scale]}, start=scale)
+    for table in comparison.history.values():
+        falling = np.array([[1.0, 0.9, 0.8], [0.5, 0.4, 0.3], [0.2, 0.1, 0.05]]) * scale
+        table |= dict.fromkeys(("phi", "head_gap", "head_bound"), falling)
+        table["phi_gradient_norm"] = np.vstack([falling[:2], np.full((1, 3), 1e10)])
+    text = told(comparison)
+    assert ("first (median over seeds): a more than 1e300 and b more" in text) == (scale == 5e-324)

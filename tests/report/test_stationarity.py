@@ -9,6 +9,7 @@ from small_problems import Scalar
 import bilevel
 from bilevel import SGD, BestResponse
 from bilevel.report import html, stationarity
+from bilevel.report.words import number
 
 RECORDS, RATES = 21, {"good": 2.0, "beyond": 12.0}
 
@@ -156,7 +157,7 @@ LOWER = "lower the body's rate, or let it decay."
 def test_phi_tells_what_is_wrong_with_a_rate(norm, phi, words):
     one = content({"mine": (written(0.5), norm)})
     one["history"]["mine"][stationarity.PHI] = phi
-    known, told = stationarity.fall(one), stationarity.number(np.median(norm[-1] / norm[0]))
+    known, told = stationarity.fall(one), number(np.median(norm[-1] / norm[0]))
     assert known.partition(f": mine {told}.")[2] == words
 
 
