@@ -4,6 +4,7 @@ import contextlib
 import os
 import platform
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +79,8 @@ def _open(path: Path) -> int:
 
 def _holder(path: Path) -> str:
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        if text := path.read_text(encoding="utf-8").strip():
-            return text
+        for _ in range(25):  # who has just taken the lock writes next
+            time.sleep(0.02)
+            if text := path.read_text(encoding="utf-8").strip():
+                return text
     return "another process"

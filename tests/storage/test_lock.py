@@ -123,6 +123,16 @@ def test_a_lock_that_was_removed_meanwhile_is_taken_anew(tmp_path, monkeypatch):
             held(tmp_path).__enter__()
 
 
+def test_who_has_just_taken_the_lock_is_waited_for(tmp_path, monkeypatch):
+    """Its process is not in the file yet."""
+    with held(tmp_path):
+        text = (tmp_path / LOCK).read_text()
+        (tmp_path / LOCK).write_text("")
+        monkeypatch.setattr(lock_module.time, "sleep", lambda _: (tmp_path / LOCK).write_text(text))
+        with pytest.raises(ResultsInUseError, match=f"by process {os.getpid()} on"):
+            held(tmp_path).__enter__()
+
+
 def test_results_that_are_being_written_are_refused_at_once(tmp_path):
     with write_atomically(tmp_path / "run") as hidden:
         (hidden / "a.txt").write_text("a")
