@@ -196,7 +196,10 @@ def detach(tree: Tree) -> Tree:
 
 def check(tree: Tree, name: str, error: Callable[[str], Exception]) -> None:
     """Raise `error` unless `tree` has leaves and all of them are finite floating tensors."""
-    pairs = named_leaves(tree)
+    try:
+        pairs = named_leaves(tree)
+    except RecursionError:
+        raise error(f"`{name}` holds itself.") from None
     if not pairs:
         raise error(f"`{name}` holds no tensor.")
     for path, leaf in pairs:

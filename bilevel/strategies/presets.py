@@ -64,8 +64,9 @@ def preset_strategies(
         single(rate, f"`{name}`")
     if body_lr >= head_lr:
         raise ArgumentError(
-            f"`body_lr` (alpha) must be below `head_lr` (beta), got {body_lr:g} and {head_lr:g}: "
-            "the presets are a slow body, a fast head and their controls, and are named so. For "
+            f"`body_lr` (alpha) must be below `head_lr` (beta), got {float(body_lr):g} "
+            f"and {float(head_lr):g}: the presets are a slow body, a fast head and "
+            "their controls, and are named so. For "
             "other rates build the strategies yourself, such as TwoTimescale(body_lr, head_lr) "
             "and uniform(lr), and give them to `compare` under names of your own."
         )

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel.core.checks import check_flag, check_positive_integer
+from bilevel.core.checks import check_flag, check_positive_integer, is_ordered
 from bilevel.errors import ArgumentError, ShapeError
 from problems.linear_networks.initial import checked_size
 from problems.linear_networks.rates import Steps, broadcast, checked_step, checked_steps
@@ -200,7 +200,7 @@ def _phases(spectrum: Tensor) -> Tensor:
     if not isinstance(spectrum, Tensor) or spectrum.ndim not in (1, 2) or spectrum.numel() == 0:
         raise ShapeError("`spectrum` must be (h,) phases or the (h, h) matrix Q' W_1 W_2.")
     spectrum = spectrum.double()
-    if not bool(spectrum.isfinite().all()):
+    if not is_ordered(spectrum) or not bool(spectrum.isfinite().all()):
         raise ArgumentError("`spectrum` has entries that are not finite.")
     if spectrum.ndim == 1:
         return spectrum

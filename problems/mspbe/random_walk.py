@@ -43,6 +43,7 @@ def random_walk(
     for name, p in (("right", right), ("behaviour_right", behaviour_right)):
         if single(p, f"`{name}`", zero_allowed=True) in (0, 1) or p > 1:
             raise ArgumentError(f"`{name}` must be a probability in (0, 1), got {p!r}.")
+    right, behaviour_right = float(right), float(behaviour_right)
     start = torch.zeros(states)
     start[states // 2] = 1
     ends = torch.zeros(states)

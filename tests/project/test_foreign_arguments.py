@@ -31,7 +31,9 @@ OBJECTS = {
     StepPolynomial: lambda: StepPolynomial(legal.doubles(0, 3, 3)),
 }
 """Whose methods are called."""
-CALLED = ("callback", "constraints", "function", "make_module", "make_process", "progress")
+CALLED = (
+    *("callback", "constraints", "function", "make_module", "make_process", "policy", "progress"),
+)
 """Functions of users: what they raise is theirs."""
 SLOW = (("compile", "True"), ("problems", "None"))
 """Legal, and takes seconds."""

@@ -4,7 +4,7 @@ Beside its neighbours the only file that knows `nn.Module`. A module mixes one s
 with its code; here the code becomes functions of parameters, which can train many runs at once.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,12 +15,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from bilevel import trees
 from bilevel.core.checks import (
     check_function,
-    check_instance,
-    check_positive_integer,
-    is_ordered,
 )
 from bilevel.core.graph import ordinary
-from bilevel.errors import ArgumentError, BilevelError, ProblemError, ShapeError, spell
+from bilevel.errors import ArgumentError, BilevelError, ProblemError, ShapeError
 from bilevel.problem.network import layers
 from bilevel.problem.network.agreement import Agreement, Called
 from bilevel.problem.network.tap import Tap
@@ -297,20 +294,8 @@ def assign(
         >>> net(torch.ones(1, 1)).item()
         7.0
     """
-    check_instance(module, nn.Module, "module", "the network that was split")
-    check_instance(body, Mapping, "body", "a dict of tensors by name")
-    for name, leaf in (*body.items(), ("the head", head)):
-        if not isinstance(leaf, Tensor) or not is_ordered(leaf):
-            raise ShapeError(
-                f"A solution is made of tensors of numbers, but {name} is {spell(leaf)}."
-            )
+    layers.check_solution(module, body, head, run)
     if run is not None:
-        check_positive_integer(run, "`run`", zero_allowed=True)
-        runs = len(head) if head.ndim else 0
-        if run >= runs:
-            raise ArgumentError(f"`run` must be from 0 to {runs - 1}, got {run}.")
-        if short := [name for name, leaf in body.items() if not leaf.ndim or run >= len(leaf)]:
-            raise ShapeError(f"There is no run {run} of {', '.join(short)}.")
         body, head = {name: leaf[run] for name, leaf in body.items()}, head[run]
     named = dict(module.named_parameters())
     name, layer = _missing_layer(module, body)
