@@ -3,8 +3,6 @@
 import difflib
 import re
 import warnings
-import zipfile
-import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,11 +41,6 @@ UNDERSTOOD = (
 FLAGS = ("terminated", "done", "truncated")
 WORDS = {"true": "1", "false": "0"}
 """What flags may be in CSV files, in small or capital letters, as pandas writes them."""
-UNREADABLE = (
-    *(OSError, EOFError, ValueError, TypeError, RuntimeError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error),
-)
-"""What NumPy raises of files that are damaged, or no archive of arrays."""
 OURS = {name: ours for ours, names in NAMES.items() for name in names}
 TELLING = {
     *(word for ours in (*FLAGS, "ratios") for word in NAMES[ours]),
@@ -86,9 +79,9 @@ def _from_npz(path: Path) -> dict[str, Any]:
             single = {name for name in unknown if _is_single(file, name)}
             places = _places(path, file.files, (), single)
             return {ours: file[names[0]] for ours, names in places.items()}
-    except UNREADABLE as error:
-        if isinstance(error, DataError):
-            raise
+    except DataError:
+        raise
+    except Exception as error:  # of damaged files NumPy, zipfile and zlib raise anything
         raise DataError(
             f"{path} cannot be read as an .npz file of plain arrays: {error}. Write it with "
             "np.savez(file, states=..., rewards=..., next_states=...)."
