@@ -71,7 +71,9 @@ def from_transitions(
     found = {"states": x, "next_states": following, "rewards": _column("rewards", rewards, n)}
     if np.ma.is_masked(actions) or (isinstance(actions, torch.Tensor) and refusal(actions)):
         raise DataError(f"`actions` is {refusal(actions)}.")
-    count = len(actions) if isinstance(actions, Sized) and np.iterable(actions) else 1
+    shape = getattr(actions, "shape", None)
+    shape = (len(actions),) if shape is None and isinstance(actions, Sized) else shape
+    count = (*(shape or ()), 1)[0]  # what has no length is one
     if actions is not None and count != n:
         raise ShapeError(f"`actions` has {count} entries, but there are {n} transitions.")
     if callable(ratios):

@@ -195,8 +195,7 @@ class LinearObjective(AbstractObjective):
     @override
     @property
     def falling(self) -> Tensor:
-        # With slopes of one sign in all rows, and a feature of one sign, such as the constant one
-        # of a bias, d g is nowhere zero: a class without rows, say.
+        # slopes of one sign, as of a class without rows, and features of one sign: d g is never 0
         free, up = self.penalty == 0, None
         if bool(free.any()):
             up = self.criterion.rising(self.targets.flatten(0, 1), self.outputs)
