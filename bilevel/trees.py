@@ -13,11 +13,8 @@ from torch import Tensor
 from torch.utils import _pytree
 
 Tree = Any
-TYPES = {
-    *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool),
-    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8),
-}
-"""What the operations of torch know, all but a few of them."""
+FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+WHOLE = {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
 
 
 def tree_map(function: Callable[..., Any], tree: Tree, *more: Tree) -> Tree:
@@ -219,11 +216,10 @@ def unusable(leaf: Tensor) -> str:
     if type(leaf).__torch_dispatch__ is not Tensor.__torch_dispatch__:
         return f"a {type(leaf).__name__}, which hides its numbers: make a plain tensor of them"
     if leaf.is_nested or leaf.layout != torch.strided:
-        kind = "nested" if leaf.is_nested else str(leaf.layout).removeprefix("torch.")
-        return f"a {kind} tensor: make a dense one of it, as `.to_dense()` does"
+        return f"a {'nested' if leaf.is_nested else leaf.layout} tensor: use `.to_dense()`"
     if leaf.is_meta:
         return "a tensor on the device meta, which holds no numbers"
-    if leaf.dtype not in TYPES:
+    if leaf.dtype not in FLOATS | WHOLE:
         return f"a tensor of {leaf.dtype}, which few operations know: `.float()`, say, converts it"
     return ""
 

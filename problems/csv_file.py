@@ -60,12 +60,7 @@ class Cells(NamedTuple):
 
 
 def read_columns(path: Path) -> Columns:
-    """Read a file whose first line names its columns and whose other lines are numbers.
-
-    Raises:
-        MissingDataError: there is no such file.
-        DataError: the file is no table of finite numbers; the message says where and what to do.
-    """
+    """All columns of a file of numbers; see `read_cells` and `columns_of` for what is refused."""
     cells = read_cells(path)
     return columns_of(cells, cells.names)
 

@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from bilevel.errors import DataError, MissingDataError
 
@@ -24,12 +24,7 @@ MARKS = {  # without one UTF-16 is not guessed at
 
 
 def read_lines(path: Path) -> list[tuple[int, list[str]]]:
-    """The cells of every line that is not empty, at least one, with its number.
-
-    Raises:
-        MissingDataError: there is no such file.
-        DataError: it is no text, holds nothing, or cannot be taken apart.
-    """
+    """The cells of every line that is not empty, at least one, with its number."""
     rows, above = opened(path), 0
     told = TOLD.fullmatch(rows.readline())
     if told is None:
@@ -43,7 +38,7 @@ def read_lines(path: Path) -> list[tuple[int, list[str]]]:
                 f"{path}: its first line says that {delimiter!r} separates the values, which is a "
                 "part of them. Write another sign there, or leave that line out."
             )
-    reader = _reader(rows, delimiter)
+    reader = csv.reader(rows, delimiter=delimiter, skipinitialspace=delimiter != " ", strict=True)
     try:
         lines = [(above + reader.line_num, cells) for cells in _filled(reader)]
     except csv.Error as error:
@@ -83,11 +78,6 @@ def opened(path: Path) -> TextIO:
     return io.TextIOWrapper(io.BytesIO(raw), encoding, newline="")
 
 
-def _reader(rows: TextIO, delimiter: str) -> Any:
-    skipped = delimiter != " "
-    return csv.reader(rows, delimiter=delimiter, skipinitialspace=skipped, strict=True)
-
-
 def _filled(lines: Iterable[list[str]]) -> Iterator[list[str]]:
     """The lines in which there is something, without the spaces around it."""
     for cells in lines:
@@ -100,6 +90,7 @@ def _first(rows: TextIO, delimiter: str) -> list[str]:
     """The cells of the first line by a separator, none where it cannot be that one."""
     rows.seek(0)
     try:
-        return next(_filled(_reader(rows, delimiter)), [])
+        lines = csv.reader(rows, delimiter=delimiter, skipinitialspace=True, strict=True)
+        return next(_filled(lines), [])
     except csv.Error:  # a value too long, or quotation marks inside of one
         return []

@@ -53,7 +53,7 @@ def table(
     Raises:
         DataError: the file cannot be used; the message says where and what to do.
         UnknownNameError: there is no such column; the nearest name is shown.
-        ArgumentError: `drop` names the target, or one column as well as several.
+        ArgumentError: `drop` names the target.
     """
     path, target = located(file), str(target)
     cells = read_cells(path)
@@ -143,28 +143,20 @@ def from_arrays(
 
 
 def names_in(listed: Any, known: Sequence[str]) -> list[str]:
-    """The names in a sequence or in "name,name", where a name may hold commas or be quoted.
-
-    Raises:
-        ArgumentError: a part of a text is one of the `known` names, and so are its own parts.
-    """
+    """The names in a sequence or in "name,name", where a name may hold commas or be quoted."""
     if isinstance(listed, Iterable) and not isinstance(listed, str):
         return [str(name).strip() for name in listed if str(name).strip()]
-    names, longest = set(known), 1 + max((name.count(",") for name in known), default=0)
-    pieces, found = str(listed).split(","), []
+    pieces, found, names = str(listed).split(","), [], {"", *known}
+    plain = names.issuperset(map(str.strip, pieces))
+    longest = 1 if plain else 1 + max(name.count(",") for name in names)
     while pieces:
         for count in range(min(longest, len(pieces)), 0, -1):  # one piece at last
-            name = written = ",".join(pieces[:count]).strip()
+            name = ",".join(pieces[:count]).strip()
             if name not in names and name[:1] == name[-1:] == '"':
                 name = name[1:-1].replace('""', '"').strip()
             if name in names:
                 break
-        if count > 1 and name == written and all(x.strip() in names for x in pieces[:count]):
-            raise ArgumentError(
-                f"`drop` {name!r} is the name of one column, and of {count}. Give a sequence: "
-                f"drop=({name!r},) in Python, --set 'drop=({name!r},)' in the command."
-            )
-        found += [name] if name else []
+        found += [name] * bool(name)
         pieces = pieces[count:]
     return found
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.errors import DataError, ShapeError
 
-WIDER = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64}
+WIDER = {"uint16": np.int32, "uint32": np.int64}
 """Whole numbers that operations of torch lack, as others that hold them."""
 
 
@@ -31,12 +31,7 @@ def refusal(given: Any) -> str:
 
 
 def tensor_of(given: Any, name: str) -> Tensor:
-    """The numbers of a tensor, or of what `array_of` takes, as a tensor; shared where torch can.
-
-    Raises:
-        DataError: see `array_of`.
-        ShapeError: likewise.
-    """
+    """The numbers of a tensor, or of what `array_of` takes, as a tensor; shared where torch can."""
     if isinstance(given, Tensor) and not refusal(given):
         return trees.detach(given)  # type: ignore[no-any-return]
     return from_array(array_of(given, name))
@@ -52,7 +47,9 @@ def array_of(given: Any, name: str) -> NDArray[Any]:
     try:
         if isinstance(given, Tensor):
             wrong = refusal(given)
-            found = np.empty(0) if wrong else _plain(given)
+            # NumPy has no bfloat16
+            given = given.float() if given.dtype == torch.bfloat16 else given
+            found = np.empty(0) if wrong else given.numpy(force=True)
         else:
             # of sequences the masks of their parts count, too
             take = np.ma.array if isinstance(given, list | tuple) else np.asanyarray
@@ -67,25 +64,10 @@ def array_of(given: Any, name: str) -> NDArray[Any]:
     return np.asarray(found)
 
 
-def _plain(tensor: Tensor) -> NDArray[Any]:
-    tensor = tensor.float() if tensor.dtype == torch.bfloat16 else tensor  # which NumPy lacks
-    found: NDArray[Any] = tensor.numpy(force=True)
-    return found
-
-
 def from_array(array: NDArray[Any]) -> Tensor:
-    """A tensor of the numbers of an array; a memory map is shared, not read, where torch can.
-
-    Raises:
-        DataError: whole numbers are too large for torch.
-    """
+    """A tensor of the numbers of an array; a memory map is shared, not read, where torch can."""
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)  # torch has no long double
-    if array.dtype.name == "uint64" and array.size and array.max() >= 2**63:
-        raise DataError(
-            "An array of uint64 holds numbers beyond 2^63 - 1, the largest of torch. If they are "
-            "quantities, `.astype(float)` makes floating-point numbers of them."
-        )
     array = array.astype(WIDER.get(array.dtype.name, array.dtype.newbyteorder("=")), copy=False)
     plain = all(stride >= 0 and stride % array.itemsize == 0 for stride in array.strides)
     if plain and array.flags.aligned and is_mapped(array):

@@ -76,7 +76,8 @@ def check_groups(groups: Any) -> Groups:
     unknown = set(groups) - set(GROUPS)
     if unknown:
         raise DataError(f"Unknown row groups {sorted(unknown)}; there are {', '.join(GROUPS)}.")
-    found: Groups = trees.tree_map(_as_data, groups)
+    # what cannot be taken is left, to be refused by its place
+    found: Groups = trees.tree_map(lambda x: x if refusal(x) else tensor_of(x, "data"), groups)
     for name, group in found.items():
         sizes = {}
         for path, leaf in trees.named_leaves(group):
@@ -136,11 +137,6 @@ def _check_curvature(criterion: AbstractCriterion, outputs: int | None) -> None:
                 "in the prediction, but its curvature differs. Scale it (`row_weights` weighs "
                 "rows), or set `quadratic = False`."
             )
-
-
-def _as_data(leaf: Any) -> Any:
-    """NumPy numbers become tensors, tensors lose their graph; all else is left to be refused."""
-    return leaf if refusal(leaf) else tensor_of(leaf, "data")
 
 
 def floating(values: Any, name: str) -> Tensor:

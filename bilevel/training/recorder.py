@@ -202,9 +202,8 @@ class Recorder:
                 raise ProblemError(f"{rule} tensors by names to print on a line, got {name!r}.")
             wrong = trees.unusable(value)
             if wrong or value.shape != runs:
-                raise ProblemError(
-                    f"{rule} tensors, but {name!r} is {wrong or tuple(value.shape[1:])}."
-                )
+                wrong = wrong or str(tuple(value.shape[1:]))
+                raise ProblemError(f"{rule} tensors, but {name!r} is {wrong}.")
             if name in recorded:
                 raise ProblemError(f"{rule} tensors; {name!r} is the name of another record.")
         return found

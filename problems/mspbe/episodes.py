@@ -72,17 +72,11 @@ def collect(
     check_seed(seed, "`seed`")
     gymnasium = extra("gymnasium", "rl", "collect()")
     given = isinstance(environment, gymnasium.Env)
-    if given and options:
-        raise ArgumentError(f"{environment} is made already: leave out {', '.join(options)}.")
-    if not given and not isinstance(environment, str | gymnasium.envs.registration.EnvSpec):
-        raise ArgumentError(
-            f"`environment` must be the name of an environment of gymnasium such as "
-            f'"CartPole-v1", or a `gymnasium.Env`, got {environment!r}.'
-        )
     try:
-        env = environment if given else gymnasium.make(environment, **options)
-    except (gymnasium.error.Error, TypeError) as error:
-        raise ArgumentError(f"gymnasium cannot make {environment!r}: {error}") from error
+        env = environment if given and not options else gymnasium.make(environment, **options)
+    except (gymnasium.error.Error, AttributeError, TypeError) as error:
+        remedy = 'Name one, such as "CartPole-v1", or pass a `gymnasium.Env` without options.'
+        raise ArgumentError(f"gymnasium cannot make {environment!r}: {error}. {remedy}") from error
     if not isinstance(env.observation_space, gymnasium.spaces.Box) or (
         len(env.observation_space.shape) != 1
     ):

@@ -3,8 +3,6 @@
 import difflib
 import re
 import warnings
-import zipfile
-import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,9 +82,9 @@ def _from_npz(path: Path) -> dict[str, Any]:
             single = {name for name in unknown if _is_single(file, name)}
             places = _places(path, file.files, (), single)
             return {ours: file[names[0]] for ours, names in places.items()}
-    except UNREADABLE as error:
-        if isinstance(error, DataError):
-            raise
+    except DataError:
+        raise
+    except Exception as error:  # of damaged files NumPy, zipfile and zlib raise anything
         raise DataError(
             f"{path} cannot be read as an .npz file of plain arrays: {error}. Write it with "
             "np.savez(file, states=..., rewards=..., next_states=...)."

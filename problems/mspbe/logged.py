@@ -1,6 +1,6 @@
 """Logged transitions: from arrays, from `.npz` and CSV files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +54,8 @@ def from_transitions(
         >>> rows.continues
         tensor([1., 1., 0.], dtype=torch.float64)
     """
-    x, following = (
-        array_of(given, name).astype(np.float64)
-        for name, given in (("states", states), ("next_states", next_states))
-    )
+    x = array_of(states, "states").astype(np.float64)
+    following = array_of(next_states, "next_states").astype(np.float64)
     if x.ndim != 2 or not x.shape[1]:
         raise ShapeError(
             f"`states` must be (n, D), rows of D numbers, got {x.shape}. Write `states[:, None]` "
@@ -74,10 +72,11 @@ def from_transitions(
     found = {"states": x, "next_states": following, "rewards": _column("rewards", rewards, n)}
     if np.ma.is_masked(actions) or (isinstance(actions, torch.Tensor) and refusal(actions)):
         raise DataError(f"`actions` is {refusal(actions)}.")
-    if actions is not None and _length(actions) != n:
-        raise ShapeError(
-            f"`actions` has {_length(actions)} entries, but there are {n} transitions."
-        )
+    shape = getattr(actions, "shape", None)
+    shape = (len(actions),) if shape is None and isinstance(actions, Sized) else shape
+    count = (*(shape or ()), 1)[0]  # what has no length is one
+    if actions is not None and count != n:
+        raise ShapeError(f"`actions` has {count} entries, but there are {n} transitions.")
     if callable(ratios):
         if actions is None:
             raise DataError("`ratios` is a function of states and actions: give `actions` too.")
@@ -159,14 +158,6 @@ def logged_transitions(file: str | Path, discount: float = 0.99) -> LinearEvalua
     """
     rows, returns = load_transitions(file)
     return LinearEvaluation(Logged(rows, discount, returns, Path(str(file)).name))
-
-
-def _length(given: Any) -> int:
-    """How many entries there are; one in what has no length."""
-    try:
-        return len(given)
-    except TypeError:
-        return 1
 
 
 def _column(name: str, given: Any, n: int) -> Array:

@@ -193,6 +193,8 @@ def test_actions_are_not_hidden_either():
             from_transitions(INPUTS, actions, TARGETS, INPUTS)
     words = np.array(["left", "right"] * 12)
     assert from_transitions(INPUTS, words, TARGETS, INPUTS).rewards.shape == (24,)
+    for actions in (["left", "right"] * 12, NO_ARRAYS["scipy"](INPUTS)):  # as they are
+        assert from_transitions(INPUTS, actions, TARGETS, INPUTS).rewards.shape == (24,)
     for actions in (np.float64(3), torch.zeros(()), 3):
         with pytest.raises(BilevelError, match="`actions` has 1 entries"):
             from_transitions(INPUTS, actions, TARGETS, INPUTS)

@@ -86,10 +86,13 @@ REFUSED = {
         "a MaskedTensor, which hides its numbers",
     ),
     **{
-        layout: (_sparse(layout), r"a sparse_\w+ tensor: make a dense one")
+        layout: (_sparse(layout), r"a torch\.sparse_\w+ tensor: `")
         for layout in ("coo", "csr", "csc", "bsr", "bsc")
     },
-    "mkldnn": (lambda x: torch.from_numpy(x).float().to_mkldnn(), "a _mkldnn tensor: make a dense"),
+    "mkldnn": (
+        lambda x: torch.from_numpy(x).float().to_mkldnn(),
+        r"a torch\._mkldnn tensor",
+    ),
     "nested": (
         _quietly(lambda x: torch.nested.nested_tensor([row.reshape(-1) for row in x])),
         "a nested tensor",

@@ -115,10 +115,7 @@ class AbstractObjective(abc.ABC):
 
     @property
     def falling(self) -> Tensor:
-        """The sign of the direction in which g falls for ever along a number, or 0, (R, P).
-
-        Where there is one, and no bound in its way, g has no minimum. (P) may be 1 for none.
-        """
+        """The signs with which g falls for ever along single numbers, else 0, (R, P) or (1, 1)."""
         return torch.zeros(1, 1)
 
     def moves(self, step: Tensor) -> Tensor:

@@ -195,19 +195,15 @@ class LinearObjective(AbstractObjective):
     @override
     @property
     def falling(self) -> Tensor:
-        # With slopes of one sign in all rows, and a feature of one sign, such as the constant one
-        # of a bias, d g is nowhere zero: a class without rows, say.
-        runs, n, _ = self.design.shape
-        free = self.penalty == 0
-        found = None
+        # slopes of one sign, as of a class without rows, and features of one sign: d g is never 0
+        free, up = self.penalty == 0, None
         if bool(free.any()):
-            found = self.criterion.rising(self.targets.flatten(0, 1), self.outputs)
-        if found is None:
+            up = self.criterion.rising(self.targets.flatten(0, 1), self.outputs)
+        if up is None:
             return super().falling
-        up, weights = found.reshape(runs, n, self.count), torch.as_tensor(self.weights)
-        counted = weights.expand(runs, n, 1) > 0
-        rises, falls = ((side | ~counted).all(1) for side in (up, ~up))
-        slope = rises.int() - falls.int()
+        up = up.reshape(*self.design.shape[:2], self.count)
+        counted = torch.as_tensor(self.weights).expand(*up.shape[:2], 1) > 0
+        slope = (up | ~counted).all(1).int() - (~up | ~counted).all(1).int()
         if not bool(slope.any()):
             return super().falling
         counting = self.design * counted

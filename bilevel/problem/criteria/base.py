@@ -78,10 +78,9 @@ class AbstractCriterion(abc.ABC):
         return None
 
     def rising(self, targets: Tensor, outputs: int | None) -> Tensor | None:
-        """Where a loss rises in its prediction, whatever that is; elsewhere it falls (a hook).
+        """Where losses rise in every prediction, True, or fall, (n,) or (n, K) (a hook).
 
-        Masks (n,) or (n, K), shaped like predictions. They tell where no head is best: a free bias
-        whose rows are all on one side. None: not known, or it depends on the prediction.
+        A free bias whose rows are all on one side has no best value. None: not known, or neither.
         """
         return None
 

@@ -135,12 +135,12 @@ def test_mistakes_are_named(monkeypatch):
         collect("NoSuch-v9", lean, episodes=1)
     with pytest.raises(ArgumentError, match="not vectors of numbers"):
         collect("FrozenLake-v1", lean, episodes=1)
-    with pytest.raises(ArgumentError, match="is made already: leave out max_episode_steps"):
+    with pytest.raises(ArgumentError, match=r"cannot make .*`gymnasium.Env` without options"):
         collect(gymnasium.make("CartPole-v1"), lean, 1, max_episode_steps=3)
     with pytest.raises(ArgumentError, match=r"gymnasium cannot make 'CartPole-v1': .*no_such"):
         collect("CartPole-v1", lean, 1, no_such=3)
     for other in (None, 3, gymnasium.Env, gymnasium):
-        with pytest.raises(ArgumentError, match="`environment` must be the name of an environment"):
+        with pytest.raises(ArgumentError, match=r"gymnasium cannot make .*Name one, such as"):
             collect(other, lean, episodes=1)
     hidden = Episodes(*np.ma.masked_less(np.arange(12.0).reshape(6, 2), 3).T[:1].repeat(6, 0))
     with pytest.raises(DataError, match="`states` must hold numbers, got a masked array"):
