@@ -16,8 +16,7 @@ from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
-from bilevel.core.checks import check_name
-from bilevel.errors import ArgumentError, ProblemError
+from bilevel.errors import ArgumentError, ProblemError, unknown_name
 
 PROBLEMS, COMMANDS = "bilevel.problems", "bilevel.commands"
 REQUIRED = inspect.Parameter.empty
@@ -36,7 +35,8 @@ def load(name: str, group: str = PROBLEMS) -> Callable[..., Any]:
         ProblemError: its module cannot be imported; the file that is in the way is named.
     """
     entries = {entry.name: entry for entry in metadata.entry_points(group=group)}
-    check_name(name, entries, "problem" if group == PROBLEMS else "command")
+    if not isinstance(name, str) or name not in entries:
+        raise unknown_name("problem" if group == PROBLEMS else "command", name, entries)
     entry = entries[name]
     try:
         return entry.load()  # type: ignore[no-any-return]
@@ -70,7 +70,8 @@ def make(name: str, /, **options: Any) -> Any:
     factory = load(name)
     known = options_of(factory)
     for option in options:
-        check_name(option, known, f"option of {name}")
+        if option not in known:
+            raise unknown_name(f"option of {name}", option, known)
     lacking = [option for option in required_options(factory) if option not in options]
     if lacking:
         raise ArgumentError(

@@ -48,9 +48,6 @@ TELLING = {
     "gamma", "gammas", "importance",
 }  # fmt: skip
 """Words of names that may say where episodes end or what rows count: never left out in silence."""
-UNREADABLE = (OSError, ValueError, TypeError, LookupError, EOFError, RuntimeError, MemoryError,
-              zipfile.BadZipFile, zlib.error)  # fmt: skip
-"""What NumPy and the archives below it raise at bytes that they did not write."""
 ALONE = {"mask", "masks"}
 """Names that may say so as they are, and not as a part of others (`action_mask`)."""
 
