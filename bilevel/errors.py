@@ -8,6 +8,9 @@ an error but a `bilevel.Status`.
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 100
+"""Characters of a value that messages show."""
+
 
 class BilevelError(Exception):
     """Base class of all errors of this library."""
@@ -57,12 +60,27 @@ class UnknownNameError(BilevelError, LookupError):
     """A name is not known; the message shows the nearest one."""
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
     """The error for a name that is not among `known`, with the nearest one."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    text = name[:LONGEST] if isinstance(name, str) else ""
+    near = difflib.get_close_matches(text, names, n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return UnknownNameError(f"There is no {kind} {name!r}.{hint} Known: {', '.join(names)}.")
+    return UnknownNameError(f"There is no {kind} {spell(name)}.{hint} Known: {', '.join(names)}.")
+
+
+def counted(count: int, noun: str) -> str:
+    """A number and what is counted: one of it has no s."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def spell(value: object) -> str:
+    """What was given, for a message: on one line, and not a page of it."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # integers of thousands of digits have no repr, nor need other objects
+        text = f"an object of {type(value).__name__}"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
 class AllRunsFailedError(BilevelError, RuntimeError):

@@ -185,18 +185,25 @@ def cast(tree: Tree, dtype: torch.dtype, device: torch.device | str | None = Non
 
 
 def detach(tree: Tree) -> Tree:
-    """The same numbers without a graph."""
-    return tree_map(lambda leaf: leaf.detach(), tree)
+    """The same numbers without a graph; those of `inference_mode`, which never have one, anew."""
+    return tree_map(lambda leaf: leaf.clone() if leaf.is_inference() else leaf.detach(), tree)
 
 
 def check(tree: Tree, name: str, error: Callable[[str], Exception]) -> None:
     """Raise `error` unless `tree` has leaves and all of them are finite floating tensors."""
-    pairs = named_leaves(tree)
+    try:
+        pairs = named_leaves(tree)
+    except RecursionError:
+        raise error(f"`{name}` holds itself.") from None
     if not pairs:
         raise error(f"`{name}` holds no tensor.")
     for path, leaf in pairs:
         if not isinstance(leaf, Tensor):
             raise error(f"`{name}{path}` must be a tensor, got {type(leaf).__name__}.")
+        if leaf.is_meta or leaf.layout != torch.strided:
+            raise error(
+                f"`{name}{path}` must hold its numbers, got a {leaf.layout} {leaf.device} one."
+            )
         if not leaf.is_floating_point():
             raise error(f"`{name}{path}` must be floating point, got {leaf.dtype}.")
         if not leaf.isfinite().all():

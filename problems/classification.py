@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_breast_cancer, load_digits
 
 import bilevel
-from bilevel.errors import ArgumentError
+from bilevel.core.checks import check_flag, check_seed
 from problems.network import Network, NetworkProblem, Width
 from problems.scaling import Scaling
 from problems.splits import random_split, sizes_of_fractions
@@ -96,6 +96,7 @@ def digits(
         standardise: False: pixels over 16; True: standardised with the training rows.
         weight_decay: of the hidden layers, at least 0.
     """
+    check_flag(standardise, "standardise")
     inputs, labels = load_digits(return_X_y=True)
     note = "Digits (Alpaydin, Kaynak 1998, in scikit-learn): 1,797 images of 8 x 8 pixels."
     return _table(inputs if standardise else inputs / 16, labels, note, locals())
@@ -142,12 +143,9 @@ def _table(
 ) -> Classification:
     """A problem on rows that are split at random."""
     split, standardise = options["split"], options["standardise"]
-    check_flag("standardise", standardise)
-    if split is not None and (isinstance(split, bool) or not isinstance(split, int) or split < 0):
-        raise ArgumentError(
-            f"`split` must be None, for a split of its own for every seed, or the number of one "
-            f"split for all, 0 or more; got {split!r}."
-        )
+    check_flag(standardise, "standardise")
+    if split is not None:
+        check_seed(split, "`split`, the number of one split for all seeds, or None,")
     validation, test = options["validation"], options["test"]
     sizes = sizes_of_fractions(len(labels), validation, test)
     divide = random_split(inputs, labels, sizes, split)
@@ -158,7 +156,7 @@ def _table(
 
     how = "Split anew for every seed" if split is None else f"One split (number {split}) for all"
     scaling = "standardised with training rows" if standardise else "pixels divided by 16"
-    note += f" {how}, {validation:.0%} validation, {test:.0%} test; {scaling}."
+    note += f" {how}, {float(validation):.0%} validation, {float(test):.0%} test; {scaling}."
     network = Network(options["width"], options["depth"], options["activation"])
     return Classification(
         draw,
@@ -169,9 +167,3 @@ def _table(
         options["weight_decay"],
         redraws=split is None,
     )
-
-
-def check_flag(name: str, value: object) -> None:
-    """Raise unless an option is True or False: "false" on a command line is a word, and true."""
-    if not isinstance(value, bool):
-        raise ArgumentError(f"`{name}` must be True or False, got {value!r}.")

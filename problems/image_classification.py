@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bilevel.core.checks import check_flag, check_instance, check_positive_integer
 from bilevel.errors import ArgumentError
-from problems.classification import Classification, Labelled, check_flag, standardised
+from problems.classification import Classification, Labelled, standardised
 from problems.images import load
 from problems.images.formats import Bytes
 from problems.images.sources import CIFAR10, FASHION_MNIST, MNIST, Source
@@ -97,11 +98,13 @@ def image_problem(source: Source, options: Mapping[str, Any]) -> Classification:
         ArgumentError: more rows than there are.
     """
     for name in ("standardise", "download"):
-        check_flag(name, options[name])
+        check_flag(options[name], name)
     for name in ROWS:
         rows = options[name]
-        if isinstance(rows, bool) or not isinstance(rows, int) or rows < 0 or rows == 1:
+        check_positive_integer(rows, f"`{name}`", zero_allowed=True)
+        if rows == 1:
             raise ArgumentError(f"`{name}` is a number of rows, 0 or at least 2, got {rows!r}.")
+    check_instance(options["data_dir"], str | Path | None, "data_dir", '"folder"')
     network = Network(options["width"], options["depth"], options["activation"])
     images = load(source, options["data_dir"] or None, download=options["download"])
     there, validation = len(images.train[0]), options["validation"]

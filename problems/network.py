@@ -10,7 +10,8 @@ from torch.nn import functional
 from typing_extensions import override
 
 import bilevel
-from bilevel.errors import ArgumentError, unknown_name
+from bilevel.core.checks import check_name, check_positive_integer, single
+from bilevel.errors import ArgumentError
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -46,8 +47,7 @@ class Network:
         if isinstance(self.width, Sequence) and not isinstance(self.width, str):
             object.__setattr__(self, "width", tuple(self.width))
         for size in (self.depth, *(self.width if isinstance(self.width, tuple) else [self.width])):
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise ArgumentError(f"`width` and `depth` must be positive integers, got {self}.")
+            check_positive_integer(size, "`width` and `depth`")
         if isinstance(self.width, tuple) and self.depth not in (1, len(self.width)):
             raise ArgumentError(
                 f"`width` names {len(self.width)} layers and `depth` {self.depth}: leave out "
@@ -55,8 +55,7 @@ class Network:
             )
         if not self.widths:
             raise ArgumentError("`width` is empty: a network has at least one hidden layer.")
-        if self.activation not in ACTIVATIONS:
-            raise unknown_name("activation", self.activation, ACTIVATIONS)
+        check_name(self.activation, ACTIVATIONS, "activation")
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -115,10 +114,9 @@ class NetworkProblem(bilevel.LinearHeadProblem):
         self, network: Network, columns: int, ridge: float, note: str, weight_decay: float
     ) -> None:
         for name, value in (("ridge", ridge), ("weight_decay", weight_decay)):
-            if not value >= 0:
-                raise ArgumentError(f"`{name}` must be at least 0, got {value}.")
-        self.network, self.columns, self.ridge, self.note = network, columns, ridge, note
-        self.weight_decay = weight_decay
+            single(value, f"`{name}`", zero_allowed=True)
+        self.network, self.columns, self.note = network, columns, note
+        self.ridge, self.weight_decay = float(ridge), float(weight_decay)
 
     def init_body(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Weights and biases of the hidden layers."""

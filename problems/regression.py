@@ -7,6 +7,7 @@ import torch
 from sklearn.datasets import load_diabetes, make_friedman1, make_friedman2, make_friedman3
 
 import bilevel
+from bilevel.core.checks import check_positive_integer, single
 from bilevel.errors import ArgumentError
 from problems.network import Network, NetworkProblem, Width
 from problems.scaling import Scaling
@@ -132,29 +133,30 @@ def diabetes(
     draw = random_split(inputs, targets, sizes_of_fractions(len(targets), validation, test))
     note = (
         "Diabetes (Efron et al. 2004, in scikit-learn): 442 patients, 10 measurements, target: "
-        f"disease progression after a year. Split anew for every seed, {validation:.0%} "
-        f"validation, {test:.0%} test; standardised with training rows."
+        f"disease progression after a year. Split anew for every seed, {float(validation):.0%} "
+        f"validation, {float(test):.0%} test; standardised with training rows."
     )
     return Regression(draw, Network(width, depth, activation), ridge, note, weight_decay)
 
 
 def _friedman(number: int, make: Callable[..., Arrays], options: dict[str, Any]) -> Regression:
     sizes = {name: options[name] for name in ("train", "validation", "test")}
-    if min(sizes.values()) < 2 or options["noise"] < 0:
-        raise ArgumentError(
-            f"Friedman data need at least 2 rows per group and noise >= 0: {sizes}."
-        )
+    for name, size in sizes.items():
+        check_positive_integer(size, f"`{name}`")
+    noise = single(options["noise"], "`noise`", zero_allowed=True)
+    if min(sizes.values()) < 2:
+        raise ArgumentError(f"Friedman data need at least 2 rows per group: {sizes}.")
 
     def draw(seed: int) -> Splits:
         total = sum(sizes.values())
-        inputs, targets = make(n_samples=total, noise=options["noise"], random_state=seed)
+        inputs, targets = make(n_samples=total, noise=noise, random_state=seed)
         return last_rows(
             inputs, targets, {"test": sizes["test"], "validation": sizes["validation"]}
         )
 
     note = (
         f"Friedman {number} (Friedman 1991, Breiman 1996, in scikit-learn), noise "
-        f"{options['noise']:g}, {sizes['train']} training, {sizes['validation']} validation and "
+        f"{noise:g}, {sizes['train']} training, {sizes['validation']} validation and "
         f"{sizes['test']} test rows, drawn anew for every seed; standardised with training rows."
     )
     network = Network(options["width"], options["depth"], options["activation"])

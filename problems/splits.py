@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bilevel.core.checks import single
 from bilevel.errors import ArgumentError, DataError
 
 Arrays = tuple[NDArray[np.float64], NDArray[Any]]
@@ -18,6 +19,10 @@ def sizes_of_fractions(rows: int, validation: float, test: float) -> dict[str, i
     Raises:
         ArgumentError: fractions that leave less than a tenth for training, or groups of one row.
     """
+    validation, test = (
+        single(share, f"`{name}`, one of two fractions,", zero_allowed=True)
+        for name, share in (("validation", validation), ("test", test))
+    )
     if not (0 < test < 1 and 0 <= validation < 1 and test + validation <= 0.9):
         raise ArgumentError(
             f"`validation` and `test` are fractions that leave at least a tenth for training, got "

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bilevel.errors import ArgumentError, DataError, ShapeError
+from bilevel.errors import ArgumentError, DataError, ShapeError, counted
+from bilevel.storage.folder import located
 from problems import lost_digits
 from problems.csv_file import LARGEST, read_columns
 from problems.network import Network, Width
@@ -53,7 +54,7 @@ def table(
         DataError: the file cannot be used; the message says where and what to do.
         UnknownNameError: there is no such column; the nearest name is shown.
     """
-    path, target = Path(str(file)).expanduser(), str(target)
+    path, target = located(file), str(target)
     dropped = drop if isinstance(drop, (tuple, list)) else str(drop).split(",")
     names = [str(name).strip() for name in dropped if str(name).strip()]
     if target in names:
@@ -66,7 +67,8 @@ def table(
     others = [name for name in columns.names if name != target]
     check_table(inputs, targets, f"{path}: ", f"column {target!r}")
     sizes = sizes_of_fractions(len(targets), validation, test)
-    note = f"{path.name}: {len(targets)} rows, target {target!r} from {len(others)} columns."
+    note = f"{path.name}: {len(targets)} rows, target {target!r} from "
+    note += f"{counted(len(others), 'column')}."
     note += remarks(inputs, targets, [*map(repr, others), repr(target)], map(repr, columns.apart))
     note += describe(targets, validation, test)
     network, draw = Network(width, depth, activation), random_split(inputs, targets, sizes)
@@ -128,7 +130,7 @@ def from_arrays(
         )
     check_table(x, y, "", "`targets`")
     sizes = sizes_of_fractions(len(y), validation, test)
-    note = note or f"Arrays: {len(y)} rows of {x.shape[1]} columns."
+    note = note or f"Arrays: {len(y)} rows of {counted(x.shape[1], 'column')}."
     called = [*(f"column {place} (from 0)" for place in range(x.shape[1])), "`targets`"]
     note += remarks(x, y, called, [called[place] for place in whole] + called[-1:] * len(wide))
     note += describe(y, validation, test)
@@ -229,7 +231,11 @@ def remarks(
 
 def describe(targets: NDArray[np.float64], validation: float, test: float) -> str:
     """Sentences for the note: how the rows are split, and whether the target looks like classes."""
-    shares = f"{validation:.0%} validation, {test:.0%} test" if validation else f"{test:.0%} test"
+    shares = (
+        f"{float(validation):.0%} validation, {float(test):.0%} test"
+        if validation
+        else f"{float(test):.0%} test"
+    )
     note = f" Split anew for every seed, {shares}; standardised with training rows."
     values = len(np.unique(targets))
     if values <= FEW_VALUES and (targets == np.round(targets)).all():

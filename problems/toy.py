@@ -7,6 +7,7 @@ from torch import Tensor
 from typing_extensions import override
 
 import bilevel
+from bilevel.core.checks import single
 
 
 class ScalarProduct(bilevel.StackelbergProblem):
@@ -35,12 +36,9 @@ class ScalarProduct(bilevel.StackelbergProblem):
     def __init__(
         self, ridge: float = 1.0, curvature: float = 0.1, noise_scale: float = 0.0
     ) -> None:
-        if not ridge > 0 or curvature < 0 or noise_scale < 0:
-            raise bilevel.errors.ArgumentError(
-                f"ScalarProduct needs ridge > 0, curvature >= 0 and noise_scale >= 0, got "
-                f"{ridge=}, {curvature=}, {noise_scale=}."
-            )
-        self.ridge, self.curvature, self.noise_scale = ridge, curvature, noise_scale
+        self.ridge = single(ridge, "`ridge`")
+        self.curvature = single(curvature, "`curvature`", zero_allowed=True)
+        self.noise_scale = single(noise_scale, "`noise_scale`", zero_allowed=True)
 
     @override
     def data(self, seed: int | None = None) -> dict[str, Any]:

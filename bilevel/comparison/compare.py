@@ -18,11 +18,13 @@ from bilevel.comparison.statistics.judging import shown
 from bilevel.comparison.timing import seconds_per_step
 from bilevel.comparison.tuning import Tuning, tune_strategies
 from bilevel.core import parts
+from bilevel.core.checks import check_function, check_instance, check_name, check_names
+from bilevel.core.graph import ordinary
 from bilevel.core.status import Status
 from bilevel.data.draws import Sampling
 from bilevel.data.sampler import BatchSize
 from bilevel.data.training_data import TrainingData
-from bilevel.errors import AllRunsFailedError, ArgumentError, unknown_name
+from bilevel.errors import AllRunsFailedError, ArgumentError
 from bilevel.problem.base import StackelbergProblem
 from bilevel.report.words import TUNED
 from bilevel.storage.environment import environment
@@ -33,6 +35,7 @@ from bilevel.training.arguments import check_strategy, float_type, seed_list
 Array = NDArray[np.float64]
 
 
+@ordinary()
 def compare(
     problem: StackelbergProblem,
     strategies: Mapping[str, AbstractStrategy | Callable[..., Any]],
@@ -107,6 +110,10 @@ def compare(
         >>> sorted(comparison.final("body_error"))
         ['slow', 'two']
     """
+    if callback is not None:
+        check_function(callback, "callback", "callback(progress)", 1)
+    check_instance(name, str | None, "name", '"my problem"')
+    check_instance(settings, Mapping | None, "settings", '{"command": "..."}')
     entries = _entries(strategies)
     baselines = _baselines(entries, baselines)
     data = TrainingData(problem, seed_list(seeds), float_type(dtype), device)
@@ -156,8 +163,8 @@ def _prepare(
     asked = side_by_side.data.seeds
     side_by_side = side_by_side.of_distinct_runs()
     names = side_by_side.recorded_names()
-    if headline is not None and headline not in names:
-        raise unknown_name("metric", headline, names)
+    if headline is not None:
+        check_name(headline, names, "metric")
     costs = side_by_side.gradients_per_step()
     budget = Budget(kind, steps, every, max(costs.values()))
     if kind == "gradients" and (free := [key for key, cost in costs.items() if not cost > 0]):
@@ -297,9 +304,7 @@ def _baselines(
     strategies: Mapping[str, AbstractStrategy], asked: Sequence[str] | None
 ) -> Sequence[str]:
     if asked is not None:
-        for name in asked:
-            if name not in strategies:
-                raise unknown_name("strategy", name, strategies)
+        check_names(asked, strategies, "strategy", "baselines")
         return asked
     found = [
         name

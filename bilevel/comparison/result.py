@@ -18,7 +18,7 @@ from bilevel.comparison.statistics.paired import (
 from bilevel.comparison.statistics.parts import in_order
 from bilevel.comparison.statistics.thresholds import reach_common_level
 from bilevel.comparison.statistics.values import Values
-from bilevel.errors import ArgumentError, UnknownNameError
+from bilevel.errors import ArgumentError, unknown_name
 from bilevel.report import doubts, tables
 from bilevel.report.units import UNITS, Unit
 from bilevel.storage.folder import located, write_atomically, write_csv
@@ -161,7 +161,7 @@ class Comparison:
             One result per pair whose two strategies have the values.
         """
         metric = self._known(metric)
-        values = self.final(metric) if which == "final" else self.validation_best(metric)
+        values = (self.final if str(which) == "final" else self.validation_best)(metric)
         pairs = [pair for pair in self.pairs if values.keys() >= set(pair)]
         return compare_pairs(values, pairs, metric, self.settings.get("same_runs", ()))
 
@@ -255,11 +255,11 @@ class Comparison:
         """
         from bilevel.report import html  # a training does not wait for matplotlib
 
-        places, against = self._positions(), against or self._unit.budget
-        if against not in places:
+        places, against = self._positions(), against if against is not None else self._unit.budget
+        if not isinstance(against, str) or against not in places:
             raise ArgumentError(
                 f"`against` must be one of {list(places)} here, got {against!r}"
-                + (": seconds were not measured." if against == "seconds" else ".")
+                + (": seconds were not measured." if str(against) == "seconds" else ".")
             )
         return html.curve_figure(self.content(), self._known(metric), against=against)
 
@@ -320,9 +320,9 @@ class Comparison:
             raise malformed(path, error) from error
 
     def _known(self, metric: str | None) -> str:
-        metric = metric or self.headline
-        if metric not in self.metrics:
-            raise UnknownNameError(f"No metric {metric!r} was recorded; there are {self.metrics}.")
+        metric = self.headline if metric is None else metric
+        if not isinstance(metric, str) or metric not in self.metrics:
+            raise unknown_name("recorded metric", metric, self.metrics)
         return metric
 
     @property

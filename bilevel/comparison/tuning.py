@@ -12,7 +12,7 @@ from bilevel.comparison.budget import Budget
 from bilevel.comparison.checkpoint import Checkpoint
 from bilevel.comparison.side_by_side import Outcome, SideBySide
 from bilevel.comparison.statistics.judging import higher_is_better, selecting
-from bilevel.core.checks import positive
+from bilevel.core.checks import single
 from bilevel.core.schedules import AbstractSchedule
 from bilevel.core.status import FAILED
 from bilevel.data.training_data import TrainingData
@@ -54,7 +54,7 @@ class Tuning:
 
     def __post_init__(self) -> None:
         try:
-            factors = tuple(float(positive(factor, "`tune`")) for factor in self.factors)
+            factors = tuple(single(factor, "`tune`") for factor in self.factors)
         except TypeError:
             raise ArgumentError(
                 f"`tune` must be factors such as (0.1, 1, 10), or a Tuning, got {self.factors!r}."

@@ -1,10 +1,32 @@
-"""Gradients by autograd, for trees of tensors."""
+"""Gradients by autograd, for trees of tensors, and the modes of torch that they need."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
 
 from bilevel import trees
 from bilevel.trees import Tree
+
+
+@contextmanager
+def ordinary() -> Iterator[None]:
+    """What torch does by default: around every public function that computes, as a decorator.
+
+    Whoever calls it may be in `inference_mode`, `no_grad`, `autocast` or `detect_anomaly`, or have
+    another default device; none of them changes a number.
+    """
+    with ExitStack() as modes:
+        modes.enter_context(torch.inference_mode(False))
+        modes.enter_context(torch.enable_grad())
+        modes.enter_context(torch.autograd.set_detect_anomaly(False))
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                modes.enter_context(torch.autocast(device, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            modes.enter_context(torch.device("cpu"))
+        yield
 
 
 def variable(tree: Tree) -> Tree:

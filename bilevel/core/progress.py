@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from bilevel.errors import ArgumentError
+from bilevel.core.checks import check_function
 
 RowCallback = Callable[[int, int], object]
 """Called as `report(done, total)`, in rows, after each chunk of a pass."""
@@ -23,10 +23,9 @@ def reported(progress: ShowProgress, what: str) -> Iterator[RowCallback | None]:
     Raises:
         ArgumentError: `progress` is neither a bool nor callable.
     """
-    if not isinstance(progress, bool) and not callable(progress):
-        known = "True, False or a function of (rows done, rows in all)"
-        raise ArgumentError(f"`progress` must be {known}, got {progress!r}.")
     if not isinstance(progress, bool):
+        example = "progress(rows done, rows in all), or True or False"
+        check_function(progress, "progress", example, 2)
         yield progress
         return
     if not progress or not sys.stderr.isatty():

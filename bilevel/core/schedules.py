@@ -3,9 +3,10 @@
 import abc
 import dataclasses
 
+from torch import Tensor
 from typing_extensions import override
 
-from bilevel.core.checks import Number, positive
+from bilevel.core.checks import Number, check_instance, is_real, positive
 
 
 class AbstractSchedule(abc.ABC):
@@ -42,7 +43,7 @@ class Constant(AbstractSchedule):
 
     @override
     def scaled(self, factor: float) -> "Constant":
-        return Constant(self.value * factor)
+        return Constant(self.value * positive(factor, "`factor`"))
 
     def __repr__(self) -> str:
         return f"Constant({self.value!r})"
@@ -97,7 +98,7 @@ class Polynomial(AbstractSchedule):
 
     def scaled(self, factor: float) -> "Polynomial":
         """The same fall from another start."""
-        return dataclasses.replace(self, initial=self.initial * factor)
+        return dataclasses.replace(self, initial=self.initial * positive(factor, "`factor`"))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -131,6 +132,8 @@ def as_schedule(value: Rate, name: str) -> AbstractSchedule:
     """A schedule as it is, a number as `Constant`; `name` is the argument's, for the message."""
     if isinstance(value, AbstractSchedule):
         return value
+    if not isinstance(value, Tensor) and not is_real(value):
+        check_instance(value, AbstractSchedule, name, "0.1 or Polynomial(0.1, 0.5)")
     return Constant(positive(value, f"`{name}`"))
 
 

@@ -1,12 +1,11 @@
 """Which rows a step sees: drawn, permuted or in order."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from bilevel.core.generators import generator
-from bilevel.errors import ArgumentError
 
 BLOCK = 256
 
@@ -43,12 +42,3 @@ def sequential_rows(total: int, size: int, block: int) -> Tensor:
     """
     start = block * BLOCK * size % total
     return (start + torch.arange(BLOCK * size)).remainder(total).reshape(BLOCK, size)
-
-
-def check_sampling(sampling: object) -> None:
-    """Raise unless `sampling` names a way to draw rows."""
-    if sampling not in get_args(Sampling):
-        raise ArgumentError(
-            '`sampling` must be "iid" (with replacement), "epochs" (every row once per epoch) or '
-            f'"sequential" (in the order of the data, as a trajectory is), got {sampling!r}.'
-        )

@@ -144,7 +144,7 @@ def _as_data(leaf: Any) -> Any:
     """NumPy numbers become tensors, tensors lose their graph; all else is left to be refused."""
     if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf":
         return from_array(leaf)
-    return leaf.detach() if isinstance(leaf, Tensor) else leaf
+    return trees.detach(leaf) if isinstance(leaf, Tensor) else leaf
 
 
 def from_array(array: NDArray[Any]) -> Tensor:

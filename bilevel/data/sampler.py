@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.core.checks import check_batch_size
+from bilevel.core.checks import check_batch_size, check_one_of
 from bilevel.core.generators import generator
 from bilevel.data.draws import (
     BLOCK,
     Sampling,
-    check_sampling,
     epoch_rows,
     iid_rows,
     sequential_rows,
@@ -28,6 +27,8 @@ from bilevel.data.training_data import TrainingData
 from bilevel.errors import ArgumentError, ShapeError
 from bilevel.trees import Tree
 
+MOST_ROWS = 100_000
+"""Of a batch that draws more rows than there are: blocks of their numbers are kept in memory."""
 BatchSize = int | Mapping[str, int | None] | None
 """Rows per step: for every group, by group, or None for all rows."""
 
@@ -64,7 +65,7 @@ class Sampler:
         groups: Sequence[str],
         sampling: Sampling = "iid",
     ) -> None:
-        check_sampling(sampling)
+        check_one_of(sampling, Sampling, "sampling")
         self.data, self.sampling = data, sampling
         names = [name for name in groups if name in data.groups]
         if isinstance(batch_size, Mapping):
@@ -79,6 +80,11 @@ class Sampler:
             self.batch_sizes = dict.fromkeys(names, batch_size)
         for name, size in self.batch_sizes.items():
             check_batch_size(size, f"`batch_size` of {name}")
+            if size is not None and size > max(data.sizes[name], MOST_ROWS):
+                raise ArgumentError(
+                    f"`batch_size` of {name} must be at most {MOST_ROWS:,}, or its "
+                    f"{data.sizes[name]:,} rows, got {size:,}."
+                )
         example = data.problem.noise(generator(0, "noise", 0), BLOCK)
         self.noisy = example is not None
         if self.noisy:

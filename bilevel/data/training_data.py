@@ -12,7 +12,7 @@ from bilevel.core.generators import generator
 from bilevel.data.groups import check_finite, check_groups, check_targets
 from bilevel.data.packed import PackedRows
 from bilevel.data.rows import Rows, chunks_of
-from bilevel.errors import ArgumentError, ProblemError, ShapeError
+from bilevel.errors import ArgumentError, ProblemError, ShapeError, spell
 from bilevel.problem.base import Groups, StackelbergProblem
 from bilevel.trees import Tree
 
@@ -179,8 +179,9 @@ def _redrawn(problem: StackelbergProblem, seeds: Sequence[int]) -> Groups:
 
 def check_device(device: torch.device | str) -> None:
     """Raise unless torch can put a tensor there."""
+    check_instance(device, str | torch.device, "device", 'torch.device("cpu"), or its name')
     try:
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()  # "meta" holds no numbers
     except (RuntimeError, AssertionError) as error:  # torch raises both
-        reason = str(error).partition("\n")[0]
-        raise ArgumentError(f"`device` {str(device)!r} cannot be used here: {reason}.") from error
+        reason, given = str(error).partition("\n")[0], spell(str(device))
+        raise ArgumentError(f"`device` {given} cannot be used here: {reason}.") from error

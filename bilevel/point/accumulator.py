@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.core.checks import positive
+from bilevel.core.checks import check_flag, single
+from bilevel.core.graph import ordinary
 from bilevel.core.progress import RowCallback, ShowProgress, reported
 from bilevel.core.status import Status
 from bilevel.data.groups import CHUNK_ROWS, check_piece, floating, is_mapped, pieces
@@ -53,6 +54,8 @@ class GramAccumulator:
     """
 
     def __init__(self, *, fit_bias: bool = False, penalize_bias: bool = False) -> None:
+        check_flag(fit_bias, "fit_bias")
+        check_flag(penalize_bias, "penalize_bias")
         self.fit_bias, self.penalize_bias = fit_bias, penalize_bias
         self._centre: Centre | None = None
         self._exact: Sums | None = None
@@ -67,6 +70,7 @@ class GramAccumulator:
         """How many rows were added."""
         return sum(sums.rows for sums in (self._exact, self._quick) if sums is not None)
 
+    @ordinary()
     def add(
         self, inputs: Any, targets: Any, *, progress: ShowProgress = False
     ) -> "GramAccumulator":
@@ -102,6 +106,7 @@ class GramAccumulator:
         self._columns, self._outputs = z.shape[1], outputs
         return self
 
+    @ordinary()
     def solve(self, ridge: float = 0.0, *, progress: ShowProgress = False) -> HeadResponse:
         """theta of all rows so far.
 
@@ -118,7 +123,7 @@ class GramAccumulator:
             ArgumentError: no rows were added, or `ridge` is negative.
             SingularHeadError: Z'Z/n + ridge I is numerically singular.
         """
-        ridge = float(positive(ridge, "`ridge`", zero_allowed=True))
+        ridge = single(ridge, "`ridge`", zero_allowed=True)
         if not self.rows:
             raise ArgumentError("No rows were added: call `add(inputs, targets)` first.")
         with reported(progress, "solving") as report:

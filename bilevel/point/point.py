@@ -8,6 +8,7 @@ from bilevel import trees
 from bilevel.bounds.gradients import GradientBound, GradientCertifier
 from bilevel.bounds.heads import BoundKind, Certifier
 from bilevel.core.checks import check_instance
+from bilevel.core.graph import ordinary
 from bilevel.core.parts import run_counts
 from bilevel.core.progress import RowCallback, ShowProgress, reported
 from bilevel.core.status import Status
@@ -78,6 +79,7 @@ class Hypergradient:
     note: str
 
 
+@ordinary()
 def best_response(
     problem: StackelbergProblem,
     body: Tree,
@@ -115,6 +117,7 @@ def best_response(
         return _Point(problem, body, batch, solver, report).respond()
 
 
+@ordinary()
 def hypergradient(
     problem: StackelbergProblem,
     body: Tree,
@@ -158,8 +161,10 @@ def hypergradient(
     """
     with reported(progress, "hypergradient") as report:
         point = _Point(problem, body, batch, solver, report)
-        method = method or default_gradient(point.oracles.is_stackelberg)
+        if method is None:
+            method = default_gradient(point.oracles.is_stackelberg)
         check_instance(method, AbstractHypergradient, "method", "Envelope()")
+        _check_single(method)
         method.check(problem, point.solver)
         response = point.respond()
         head, at = trees.single(response.head), (point.oracles, point.body)
@@ -204,13 +209,10 @@ class _Point:
             )
         made = dataclasses.replace(made, body=trees.single(trees.detach(body)))
         check_contract(made)
-        self.solver = solver or default_solver(problem)
+        self.solver = default_solver(problem) if solver is None else solver
         check_instance(self.solver, AbstractHeadSolver, "solver", "ClosedForm()")
         self.solver.check(problem)
-        if dataclasses.is_dataclass(self.solver) and run_counts(self.solver) - {1}:
-            raise ArgumentError(
-                f"At a single point hyper-parameters are single numbers, got {self.solver}."
-            )
+        _check_single(self.solver)
         self.oracles, self.rows, self.stated = made.oracles, made.sampler.full, data.own
         self.body, self.head = made.body, made.head
         self.double = self.rows.cast(torch.float64)
@@ -256,6 +258,12 @@ class _Point:
         envelope = isinstance(method, Envelope)
         bound = made.envelope(slope) if envelope else made.implicit(slope, adjoint)
         return bound._replace(kind="unknown") if bool(bound.bound.isnan()) else bound
+
+
+def _check_single(part: object) -> None:
+    """Raise if a part holds numbers for several runs."""
+    if dataclasses.is_dataclass(part) and run_counts(part) - {1}:
+        raise ArgumentError(f"At a single point hyper-parameters are single numbers, got {part}.")
 
 
 def _shapes(tree: Tree) -> str:

@@ -35,7 +35,7 @@ def load(name: str, group: str = PROBLEMS) -> Callable[..., Any]:
         ProblemError: its module cannot be imported; the file that is in the way is named.
     """
     entries = {entry.name: entry for entry in metadata.entry_points(group=group)}
-    if name not in entries:
+    if not isinstance(name, str) or name not in entries:
         raise unknown_name("problem" if group == PROBLEMS else "command", name, entries)
     entry = entries[name]
     try:

@@ -12,7 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bilevel.errors import ResultsError, ResultsExistError
+from bilevel.errors import ResultsError, ResultsExistError, spell
+
+LONGEST = 200
+"""Characters of a name that file systems take, with what is added to it while it is written."""
 
 
 def located(path: str | os.PathLike[str]) -> Path:
@@ -22,9 +25,11 @@ def located(path: str | os.PathLike[str]) -> Path:
         ResultsError: If there is no such home.
     """
     try:
+        if "\0" in os.fspath(path) or len(Path(path).name) > LONGEST:
+            raise ValueError("names of files are shorter, without NUL")
         return Path(path).expanduser()
-    except RuntimeError as error:
-        raise ResultsError(f"{os.fspath(path)!r} names no place: {error}") from error
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ResultsError(f"{spell(path)} names no place: {error}") from error
 
 
 def reserve(folder: str | os.PathLike[str]) -> Path:
@@ -110,6 +115,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a table; floats keep all their digits, None is an empty cell."""
+    if path.is_dir():
+        raise ResultsExistError(f"{path} is a folder: name a file.")
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
@@ -165,5 +172,6 @@ def _cell(value: Any) -> Any:
 
 
 def _free_name(path: Path) -> Path:
+    path = path if path.name else path.absolute()
     names = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
     return next(name for name in names if not os.path.lexists(name))

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import inspect
 import math
-import numbers
+import sys
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -14,10 +14,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from bilevel import trees
+from bilevel.core.checks import is_real
 from bilevel.core.cost import Cost
 from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
-from bilevel.errors import ArgumentError, ShapeError
+from bilevel.errors import ArgumentError, ShapeError, counted, spell
 from bilevel.problem.base import Groups, StackelbergProblem
 from bilevel.strategies.base import AbstractStrategy
 from bilevel.trees import Tree
@@ -118,9 +119,8 @@ class OwnLoop(AbstractStrategy):
         if dataclasses.is_dataclass(self.function):  # whose numbers must not be stacked over runs
             object.__setattr__(self, "function", self.function.__call__)
         count = self.gradients
-        real = isinstance(count, numbers.Real) and not isinstance(count, bool)
-        if not real or not 0 < count < math.inf:
-            raise ArgumentError(f"`gradients` must be a positive number, got {count!r}.")
+        if not is_real(count) or not 0 < count <= sys.float_info.max:
+            raise ArgumentError(f"`gradients` must be a positive number, got {spell(count)}.")
         # static, unlike a float: strategies that are trained as one cost the same
         object.__setattr__(self, "gradients", Fraction(float(count)))
 
@@ -182,9 +182,10 @@ class OwnLoop(AbstractStrategy):
                 made = next(loop)
         except StopIteration:
             raise ArgumentError(
-                f"The own loop {name} stopped after {k} steps; it must yield once per batch until "
-                "it is closed: go through `batches` without a limit, `solve` and `compare` decide "
-                "how many there are (`compare` makes further steps to measure their time)."
+                f"The own loop {name} stopped after {counted(k, 'step')}; it must yield once per "
+                "batch until it is closed: go through `batches` without a limit, `solve` and "
+                "`compare` decide how many there are (`compare` makes further steps to measure "
+                "their time)."
             ) from None
         if not batches.give(None):
             raise ArgumentError(

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from bilevel.core.checks import positive
-from bilevel.errors import ArgumentError, unknown_name
+from bilevel.core.checks import check_names, single
+from bilevel.errors import ArgumentError
 from bilevel.heads import ClosedForm, RunningData
 from bilevel.optimizers import AbstractOptimizer, RMSProp
 from bilevel.strategies.base import AbstractStrategy
@@ -61,15 +61,16 @@ def preset_strategies(
         ClosedForm(data=RunningData(decay=0.95, extra_ridge=0.001))
     """
     for name, rate in (("body_lr", body_lr), ("head_lr", head_lr)):
-        positive(rate, f"`{name}`")
+        single(rate, f"`{name}`")
     if body_lr >= head_lr:
         raise ArgumentError(
-            f"`body_lr` (alpha) must be below `head_lr` (beta), got {body_lr:g} and {head_lr:g}: "
-            "the presets are a slow body, a fast head and their controls, and are named so. For "
+            f"`body_lr` (alpha) must be below `head_lr` (beta), got {float(body_lr):g} "
+            f"and {float(head_lr):g}: the presets are a slow body, a fast head and "
+            "their controls, and are named so. For "
             "other rates build the strategies yourself, such as TwoTimescale(body_lr, head_lr) "
             "and uniform(lr), and give them to `compare` under names of your own."
         )
-    optimizer = optimizer or RMSProp()
+    optimizer = RMSProp() if optimizer is None else optimizer
     middle = (body_lr * head_lr) ** 0.5
     made: dict[str, AbstractStrategy] = {
         "uniform slow": uniform(body_lr, optimizer, order=order),
@@ -87,7 +88,5 @@ def by_name(
     strategies: Mapping[str, AbstractStrategy], names: Sequence[str], kind: str
 ) -> dict[str, AbstractStrategy]:
     """The strategies that are asked for, in the order of `names`; errors call one a `kind`."""
-    for name in names:
-        if name not in strategies:
-            raise unknown_name(kind, name, strategies)
+    check_names(names, strategies, kind, "names")
     return {name: strategies[name] for name in names}

@@ -6,7 +6,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.core.checks import check_instance
+from bilevel.core.checks import check_instance, single
+from bilevel.core.graph import ordinary
 from bilevel.core.status import Status
 from bilevel.errors import IncompatibleError
 from bilevel.heads import AbstractHeadSolver, HeadSolution
@@ -40,6 +41,7 @@ class _Solved(NamedTuple):
     codes: list[Status]
 
 
+@ordinary()
 def check_head_solver(
     solver: AbstractHeadSolver,
     problem: StackelbergProblem | None = None,
@@ -72,6 +74,8 @@ def check_head_solver(
         6
     """
     with refusals():
+        tolerance = single(tolerance, "`tolerance`")
+        check_instance(problem, StackelbergProblem | None, "problem", "an instance of yours")
         check_instance(solver, AbstractHeadSolver, "solver", "ClosedForm()")
         found, refused = [], []
         for one in quadratics() if problem is None else [problem]:

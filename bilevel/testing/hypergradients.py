@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from bilevel import trees
-from bilevel.core.checks import check_instance
+from bilevel.core.checks import check_instance, single
 from bilevel.core.generators import generator
+from bilevel.core.graph import ordinary
 from bilevel.core.status import Status
 from bilevel.errors import IncompatibleError
 from bilevel.heads import AbstractHeadSolver
@@ -29,6 +30,7 @@ from bilevel.testing.quadratics import quadratics
 from bilevel.trees import Tree
 
 
+@ordinary()
 def check_hypergradient(
     method: AbstractHypergradient,
     solver: AbstractHeadSolver | None = None,
@@ -68,12 +70,14 @@ def check_hypergradient(
         6
     """
     with refusals():
+        tolerance = single(tolerance, "`tolerance`")
+        check_instance(problems, list | tuple | None, "problems", "[problem]")
         check_instance(method, AbstractHypergradient, "method", "Implicit()")
         found, refused = [], []
         for problem in quadratics() if problems is None else problems:
             check_instance(problem, StackelbergProblem, "problems", "an instance of your problem")
             try:
-                own = solver or default_solver(problem)
+                own = default_solver(problem) if solver is None else solver
                 check_instance(own, AbstractHeadSolver, "solver", "ClosedForm()")
                 own.check(problem)
                 method.check(problem, own)

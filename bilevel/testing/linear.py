@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.core.checks import check_instance
+from bilevel.core.checks import check_instance, single
 from bilevel.core.generators import generator
+from bilevel.core.graph import ordinary
 from bilevel.core.status import Status
 from bilevel.linear import AbstractLinearSolver, LinearSolution, Operator
 from bilevel.testing.finding import (
@@ -25,6 +26,7 @@ RUNS, SIZE, LARGEST = 3, 12, 2.0
 GOOD = (Status.COMPLETED, Status.CONVERGED)
 
 
+@ordinary()
 def check_linear_solver(
     solver: AbstractLinearSolver, *, condition: float = 1e4, tolerance: float = 1e-6
 ) -> list[Finding]:
@@ -54,6 +56,8 @@ def check_linear_solver(
         ['condition 1', 'condition 100', 'condition 10000']
     """
     with refusals():
+        condition = single(condition, "`condition`")
+        tolerance = single(tolerance, "`tolerance`")
         check_instance(solver, AbstractLinearSolver, "solver", "CG()")
         found = []
         for number in sorted({min(c, condition) for c in (1.0, 1e2, 1e4, condition)}):

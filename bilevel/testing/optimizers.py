@@ -9,6 +9,7 @@ from bilevel import trees
 from bilevel.core import parts
 from bilevel.core.checks import check_instance
 from bilevel.core.generators import generator
+from bilevel.core.graph import ordinary
 from bilevel.optimizers import AbstractOptimizer
 from bilevel.testing.finding import (
     Finding,
@@ -26,6 +27,7 @@ from bilevel.trees import Tree
 RUNS, STEPS = 3, 7
 
 
+@ordinary()
 def check_optimizer(optimizer: AbstractOptimizer) -> list[Finding]:
     """Check an optimiser on random gradients of trees, in float64.
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.core.generators import generator
+from bilevel.core.graph import ordinary
 from bilevel.data.draws import BLOCK
 from bilevel.problem.base import Batch, StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
@@ -23,6 +24,7 @@ from bilevel.training.repetition import start_alike
 LARGEST_HESSIAN = 256
 
 
+@ordinary()
 def check_problem(problem: StackelbergProblem) -> list[Finding]:
     """Check what the library relies on and cannot see from the outside.
 

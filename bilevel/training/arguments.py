@@ -1,6 +1,8 @@
 """The arguments of a training, checked before it starts."""
 
+import contextlib
 import dataclasses
+import itertools
 import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,23 +12,30 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.core import parts
-from bilevel.errors import ArgumentError
+from bilevel.core.checks import meant
+from bilevel.errors import ArgumentError, counted, spell
 from bilevel.storage.stored_tree import StoredTree
 from bilevel.strategies import AbstractStrategy
 from bilevel.training.state import TrainingState
+
+MOST_SEEDS = 10**6
+"""More runs than that are a slip of the pen."""
 
 
 def seed_list(seeds: int | Sequence[int]) -> list[int]:
     """The seeds: a count means 0, 1, ...; they must be distinct and not negative."""
     found: list[int] = []
     if isinstance(seeds, int) and not isinstance(seeds, bool):
-        found = list(range(seeds))
+        found = list(range(min(seeds, MOST_SEEDS + 1)))
     elif isinstance(seeds, Iterable) and not isinstance(seeds, str):
-        found = [_seed(seed) for seed in seeds]
+        with contextlib.suppress(TypeError):  # tensors and arrays may be one number
+            found = [_seed(seed) for seed in itertools.islice(seeds, MOST_SEEDS + 1)]
     if not found or min(found) < 0 or len(set(found)) < len(found):
         raise ArgumentError(
-            f"`seeds` must be a positive count, or distinct integers from 0, got {seeds!r}."
+            f"`seeds` must be a positive count, or distinct integers from 0, got {spell(seeds)}."
         )
+    if len(found) > MOST_SEEDS:
+        raise ArgumentError(f"`seeds` must be at most {MOST_SEEDS:,}, got {spell(seeds)}.")
     return found
 
 
@@ -40,8 +49,8 @@ def _seed(value: Any) -> int:
 
 def float_type(dtype: object) -> torch.dtype:
     """float32 or float64, or a clear error."""
-    if dtype not in (torch.float32, torch.float64):
-        raise ArgumentError(f"`dtype` must be torch.float32 or torch.float64, got {dtype!r}.")
+    if not isinstance(dtype, torch.dtype) or dtype not in (torch.float32, torch.float64):
+        raise ArgumentError(f"`dtype` must be torch.float32 or torch.float64, got {spell(dtype)}.")
     return dtype
 
 
@@ -83,11 +92,11 @@ def check_strategy(strategy: Any, runs: int) -> None:
     if not isinstance(strategy, AbstractStrategy) or not dataclasses.is_dataclass(strategy):
         raise ArgumentError(
             f"A strategy is an instance of a dataclass that derives from AbstractStrategy, got "
-            f"{strategy!r}."
+            f"{spell(strategy)}.{meant(strategy, AbstractStrategy)}"
         )
     counts = parts.run_counts(strategy) - {runs}
     if counts:
         raise ArgumentError(
-            f"The strategy has hyper-parameters for {sorted(counts)} runs, but there are {runs} "
-            "seeds."
+            f"The strategy has hyper-parameters for {sorted(counts)} runs, but "
+            f"{counted(runs, 'seed')}."
         )

@@ -14,7 +14,7 @@ from bilevel.core.checks import check_positive_integer
 from bilevel.data.rows import Rows
 from bilevel.derivatives.assembly import Assembly
 from bilevel.derivatives.head_point import HeadPoint
-from bilevel.errors import BilevelError, ProblemError
+from bilevel.errors import ArgumentError, BilevelError, ProblemError
 from bilevel.heads.projected.solver import has_bounds
 from bilevel.heads.quadratic import LARGEST_GENERAL_HEAD
 from bilevel.hypergradients.condition import Condition
@@ -22,6 +22,8 @@ from bilevel.problem.base import StackelbergProblem
 from bilevel.training.best_responses import Answered, BestResponses, response_bytes
 from bilevel.trees import Tree
 
+MOST_RECORDS = 10**6
+"""They are kept in memory, name by name and run by run."""
 RECORD_BYTES = 2**27
 """Memory that a record may hold at its peak beside the data; runs that do not fit take turns.
 
@@ -223,5 +225,10 @@ def record_steps(start: int, steps: int, every: int) -> list[int]:
     """The first and the last of `steps` steps, and the multiples of `every` between them."""
     check_positive_integer(steps, "`steps`")
     check_positive_integer(every, "`every`")
+    if steps // every > MOST_RECORDS:
+        raise ArgumentError(
+            f"{steps:,} steps would have {steps // every:,} records: `every` must be at least "
+            f"{steps // MOST_RECORDS + 1:,}."
+        )
     last = start + steps
     return sorted({start, last, *range(start + -start % every, last, every)})

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.bounds.heads import BoundKind
+from bilevel.core.checks import check_instance
 from bilevel.core.generators import generator
+from bilevel.core.graph import ordinary
 from bilevel.core.status import Status
 from bilevel.derivatives.oracles import Oracles
-from bilevel.errors import ResultsError
+from bilevel.errors import DataError, ResultsError, counted, spell
 from bilevel.problem.base import StackelbergProblem
 from bilevel.storage.folder import located, reserve
 from bilevel.storage.stored_tree import StoredTree
@@ -52,6 +54,7 @@ class Solution:
     bound_note: str
     state: TrainingState
 
+    @ordinary()
     def predict(self, inputs: Tensor) -> Tensor:
         """Predictions of every run.
 
@@ -66,7 +69,12 @@ class Solution:
             IncompatibleError: the problem is not a `LinearHeadProblem`.
         """
         like = trees.leaves(self.head)[0]
-        given = torch.as_tensor(inputs)
+        try:
+            given = torch.as_tensor(inputs)
+            if given.is_meta:
+                raise TypeError("it holds no numbers")
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(f"`inputs` must be numbers, got {spell(inputs)}.") from error
         kept = not given.is_floating_point() and self._takes_whole_numbers()
         moved = given.to(dtype=None if kept else like.dtype, device=like.device)
         return Oracles(self.problem).predictions(self.body, self.head, moved)
@@ -127,6 +135,7 @@ class Solution:
             >>> bool((bilevel.Solution.load(path, ScalarProduct()).body == solved.body).all())
             True
         """
+        check_instance(problem, StackelbergProblem, "problem", "an instance of your problem")
         path = located(path)
         tensors, content = read_tensors(path)
         if content.get("kind") != KIND:
@@ -159,6 +168,7 @@ class Solution:
         """One line per outcome."""
         counts = {status: self.status.count(status) for status in sorted(set(self.status))}
         name = type(self.problem).__name__
-        lines = [f"Solution of {name}: {len(self.seeds)} runs, {self.state.step} steps"]
+        runs, steps = counted(len(self.seeds), "run"), counted(self.state.step, "step")
+        lines = [f"Solution of {name}: {runs}, {steps}"]
         lines += [f"  {n} {status.name}: {status.message}" for status, n in counts.items()]
         return "\n".join(lines)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 
 from bilevel.core import parts
+from bilevel.core.checks import check_flag
+from bilevel.core.graph import ordinary
 from bilevel.data.draws import Sampling
 from bilevel.data.sampler import BatchSize
 from bilevel.data.training_data import TrainingData
@@ -19,6 +21,7 @@ from bilevel.training.state import TrainingState
 from bilevel.training.training import ONE_RUN, Callback, Training
 
 
+@ordinary()
 def solve(
     problem: StackelbergProblem,
     strategy: AbstractStrategy,
@@ -82,6 +85,7 @@ def solve(
         >>> round(float(solution.body.mean()), 3)
         1.47
     """
+    check_flag(throw, "throw")
     data = TrainingData(problem, seed_list(seeds), float_type(dtype), device)
     training = Training(
         strategy,
@@ -94,13 +98,15 @@ def solve(
     if state is not None:
         training.go_on_from(state)
     if len(data.seeds) > 1 and not parts.run_counts(strategy) and training.one_run():
-        warnings.warn(ONE_RUN.format(runs=len(data.seeds)), stacklevel=2)
+        warnings.warn(ONE_RUN.format(runs=len(data.seeds)), stacklevel=3)
     solution = training.run(
         record_steps(training.step, steps, every), tolerance=tolerance, callback=callback
     )
     if throw and all(status.failed for status in solution.status):
+        runs = len(solution.status)
+        failed = f"All {runs} runs" if runs > 1 else "The one run"
         raise AllRunsFailedError(
-            f"All {len(solution.status)} runs failed. {solution.status[0].message} Pass "
+            f"{failed} failed. {solution.status[0].message} Pass "
             "`throw=False` to look at the history.",
             solution,
         )

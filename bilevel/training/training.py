@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.core import parts
-from bilevel.core.checks import check_positive_integer, positive
+from bilevel.core.checks import check_flag, check_function, check_positive_integer, single
 from bilevel.core.status import Status
 from bilevel.data.draws import Sampling
 from bilevel.data.sampler import BatchSize
@@ -67,6 +67,7 @@ class Training:
         check_strategy(strategy, runs)
         if max_runs_at_once is not None:
             check_positive_integer(max_runs_at_once, "`max_runs_at_once`")
+        check_flag(compile, "compile")
         first = Assembly.of(data.part(slice(0, 1)), batch_size, sampling)
         strategy = strategy.fitted(data.problem)
         strategy.check(data.problem)
@@ -170,7 +171,9 @@ class Training:
         Records that were made already are kept and not made again.
         """
         if tolerance is not None:
-            tolerance = float(positive(tolerance, "`tolerance`"))
+            tolerance = single(tolerance, "`tolerance`")
+        if callback is not None:
+            check_function(callback, "callback", "callback(step, values)", 2)
         ending = Status.COMPLETED if tolerance is None else Status.NOT_STATIONARY
         apart = max(1, math.ceil((len(records) - 1) / DEAR_RECORDS))
         try:

@@ -6,7 +6,7 @@ are classes with options. All are `AnalyticProblem`s.
 
 from collections.abc import Callable
 
-from bilevel.errors import unknown_name
+from bilevel.core.checks import check_name
 from problems.analytic.base import AnalyticProblem, Curvature, Lipschitz, Optimum
 from problems.analytic.boxes import BOXES
 from problems.analytic.feature_regression import FeatureRegression
@@ -64,8 +64,5 @@ def analytic(name: str = "A13") -> AnalyticProblem:
         >>> problem.solution
         Optimum(body=tensor(1., dtype=torch.float64), value=0.0)
     """
-    if name in _FORMULAS:
-        return _FORMULAS[name]
-    if name in _CLASSES:
-        return _CLASSES[name]()
-    raise unknown_name("analytic problem", name, NAMES)
+    check_name(name, NAMES, "analytic problem")
+    return _FORMULAS[name] if name in _FORMULAS else _CLASSES[name]()

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from torch import Tensor
 
+from bilevel.core.checks import check_flag
 from bilevel.errors import ArgumentError
 from problems.linear_networks.initial import checked_size
 from problems.linear_networks.rates import checked_rate, checked_step
@@ -68,6 +69,7 @@ def equal_window(h: int, signal_only: bool = True) -> Window:
         (0.031838, 2.806622)
     """
     checked_size("h", h)
+    check_flag(signal_only, "signal_only")
     unit = h**1.5
 
     def excess(sigma: Array) -> Array:

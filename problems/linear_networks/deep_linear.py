@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bilevel.errors import ArgumentError, DataError, ShapeError
+from bilevel.core.checks import check_flag, is_ordered, single
+from bilevel.errors import ArgumentError, DataError, ShapeError, spell
 from problems.linear_networks.rates import Steps, checked_steps
 from problems.linear_networks.step_polynomial import Constraint, OptimalRates, StepPolynomial
 
@@ -63,10 +64,11 @@ class DeepLinearProblem:
     Sigma_test: Tensor | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.weights, Sequence):
+            raise ArgumentError(f"`weights` must be a list of matrices, got {spell(self.weights)}.")
         if len(self.weights) == 0:
             raise ArgumentError("A network needs at least one layer: `weights` is empty.")
-        if not 0 < self.kappa < float("inf"):
-            raise ArgumentError(f"`kappa` must be positive and finite, got {self.kappa}.")
+        single(self.kappa, "`kappa`")
         object.__setattr__(self, "weights", tuple(
             _matrix(f"weights[{k}]", weight) for k, weight in enumerate(self.weights)
         ))  # fmt: skip
@@ -223,6 +225,8 @@ class DeepLinearProblem:
 
     def _checked_layers(self, layers: tuple[int, int]) -> tuple[int, int]:
         known = range(len(self.weights))
+        if not isinstance(layers, tuple | list) or not all(isinstance(k, int) for k in layers):
+            raise ArgumentError(f"`layers` must be two numbers of layers, got {spell(layers)}.")
         if len(set(layers)) != 2 or not set(layers) <= set(known):
             raise ArgumentError(
                 f"`layers` must be two different numbers from 0 to {len(known) - 1}, got {layers}."
@@ -230,6 +234,7 @@ class DeepLinearProblem:
         return layers
 
     def _gradients(self, weights: Sequence[Tensor], signal_only: bool) -> list[Tensor]:
+        check_flag(signal_only, "signal_only")
         if signal_only:
             return self._to_layers(weights, -self.C)
         return self._to_layers(weights, self.kappa * self.Sigma @ chain(weights) - self.C)
@@ -268,6 +273,6 @@ def _matrix(name: str, value: Tensor) -> Tensor:
             f"`{name}` must be a tensor with two axes, got {shape}. A vector of h weights or "
             "targets is a matrix with one column: `x[:, None]`."
         )
-    if not bool(value.detach().isfinite().all()):
-        raise DataError(f"`{name}` has entries that are not finite.")
+    if not is_ordered(value) or not bool(value.detach().isfinite().all()):
+        raise DataError(f"`{name}` has entries that are not finite real numbers.")
     return value.double()

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from bilevel.errors import ArgumentError, unknown_name
+from bilevel.core.checks import check_name, single
 from problems.linear_networks.deep_linear import DeepLinearProblem
 from problems.linear_networks.initial import (
     checked_size,
@@ -57,8 +57,7 @@ def paper_network(
     checked_size("depth", depth, least=2)
     checked_size("h", h)
     d = h if d is None else checked_size("d", d)
-    if weights not in get_args(Weights):
-        raise unknown_name("kind of weights", str(weights), get_args(Weights))
+    check_name(weights, get_args(Weights), "kind of weights")
     if weights == "orthogonal":
         layers = [orthonormal_columns(d, h, generator)]
         layers += [haar(h, generator) for _ in range(max(depth - 2, 1))]
@@ -91,10 +90,8 @@ def rows(
         ArgumentError: n < d for a whitened design; `noise` is negative or not finite.
         UnknownNameError: no such design.
     """
-    if not 0 <= noise < float("inf"):
-        raise ArgumentError(f"`noise` is a variance, finite and at least 0, got {noise}.")
-    if design not in get_args(Design):
-        raise unknown_name("design", str(design), get_args(Design))
+    noise = single(noise, "`noise`, a variance,", zero_allowed=True)
+    check_name(design, get_args(Design), "design")
     draw = whitened_design if design == "whitened" else gaussian
     inputs = draw(checked_size("n", n), len(beta), generator)
     targets = inputs @ beta

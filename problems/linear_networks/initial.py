@@ -1,20 +1,25 @@
 """Random matrices of the ensembles: Haar rotations, orthonormal columns, whitened designs."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from bilevel.core.checks import check_instance, check_positive_integer
 from bilevel.errors import ArgumentError
 
 
-def checked_size(name: str, value: object, least: int = 1) -> int:
+def checked_size(name: str, value: Any, least: int = 1) -> int:
     """`value`, if it is an integer of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    check_positive_integer(value, f"`{name}`")
+    if value < least:
         raise ArgumentError(f"`{name}` must be an integer of at least {least}, got {value!r}.")
-    return value
+    return value  # type: ignore[no-any-return]
 
 
 def gaussian(rows: int, columns: int, generator: torch.Generator) -> Tensor:
     """Independent N(0, 1) entries, (rows, columns), float64."""
+    check_instance(generator, torch.Generator, "generator", "torch.Generator()")
     return torch.randn(rows, columns, generator=generator, dtype=torch.float64)
 
 

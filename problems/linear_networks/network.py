@@ -7,8 +7,9 @@ from torch import Tensor
 from typing_extensions import override
 
 import bilevel
+from bilevel.core.checks import check_name, single
 from bilevel.core.generators import generator as stream
-from bilevel.errors import ArgumentError, unknown_name
+from bilevel.errors import ArgumentError
 from problems.linear_networks.deep_linear import DeepLinearProblem
 from problems.linear_networks.ensembles import Design, rows, target
 from problems.linear_networks.initial import (
@@ -71,19 +72,17 @@ class LinearNetwork(bilevel.LinearHeadProblem):
                 f"Orthonormal layers need outputs <= width <= inputs, got {outputs = }, {width = } "
                 f"and inputs = {self.inputs}."
             )
-        if design not in get_args(Design):
-            raise unknown_name("design", str(design), get_args(Design))
+        check_name(design, get_args(Design), "design")
         if design == "whitened" and self.rows < self.inputs:
             raise ArgumentError(f"A whitened design needs rows >= inputs = {self.inputs}.")
         for name, value in (("noise", noise), ("ridge", ridge)):
-            if not 0 <= value < float("inf"):
-                raise ArgumentError(f"`{name}` must be finite and at least 0, got {value}.")
-        self.row_design, self.noise_variance, self.ridge = design, noise, ridge
+            single(value, f"`{name}`", zero_allowed=True)
+        self.row_design, self.noise_variance, self.ridge = design, float(noise), float(ridge)
         self.kappa = self.width**-0.5 if self.outputs is None else 1 / self.width
         self.note = (
             f"A linear network of {self.depth} layers of width {self.width} on {self.rows} "
             f"{design} rows of {self.inputs} inputs, targets of a random linear map with noise of "
-            f"variance {noise:g}; all drawn anew for every seed."
+            f"variance {self.noise_variance:g}; all drawn anew for every seed."
         )
 
     def data(self, seed: int | None = None) -> dict[str, Any]:

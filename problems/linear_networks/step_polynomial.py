@@ -9,7 +9,7 @@ from numpy.polynomial import polynomial
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bilevel.core.checks import check_one_of
+from bilevel.core.checks import check_instance, check_one_of
 from bilevel.errors import ArgumentError, ShapeError
 
 Constraint = Literal["free", "nonneg", "budget"]
@@ -53,6 +53,7 @@ class StepPolynomial:
     coefficients: Tensor
 
     def __post_init__(self) -> None:
+        check_instance(self.coefficients, Tensor, "coefficients", "a tensor (3, 3)")
         if tuple(self.coefficients.shape) != (3, 3):
             raise ShapeError(f"C must be (3, 3), got {tuple(self.coefficients.shape)}.")
         if not bool(self.coefficients.isfinite().all()):

@@ -21,13 +21,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bilevel.core.checks import check_one_of
+from bilevel.core.checks import check_flag, check_one_of, check_positive_integer
 from bilevel.errors import ArgumentError
 from problems.linear_networks.initial import checked_size
 from problems.linear_networks.quadrature import beta_rule, chi_square_rule
 from problems.linear_networks.rates import (
     Steps,
     broadcast,
+    checked_number,
     checked_rate,
     checked_step,
     checked_steps,
@@ -202,6 +203,7 @@ def script_formula(h: int, eta1: float | Tensor, eta2: float | Tensor, step: int
 
     Source: the authors' code, three-layer theory script.
     """
+    check_positive_integer(step, "`step`")
     first, second = checked_step("(eta1, eta2)", (eta1, eta2), 2)
     return _script(float(checked_size("h", h)), first + second, first * second, step)
 
@@ -229,7 +231,7 @@ def _checked_scalars(
     A: float | Tensor, B: float | Tensor, c: float | Tensor, outside: float | Tensor = 0.0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     a, b, rest = checked_rate("A", A), checked_rate("B", B), checked_rate("outside", outside)
-    inner = torch.as_tensor(c, dtype=torch.float64)
+    inner = checked_number("c", c)
     inside = b - rest
     possible = (inside >= -1e-12 * b) & (inner**2 <= a * inside.clamp(min=0) * (1 + 1e-12))
     if not bool(possible.all()):  # NaN is not possible either
@@ -250,6 +252,7 @@ def _losses(
     signal_only: bool,
 ) -> Iterator[Tensor]:
     """The recursion of the module's docstring; `inside` is |p|^2."""
+    check_flag(signal_only, "signal_only")
     a, inside, c, outside = broadcast(a, inside, c, outside)
     zero, one, root = torch.zeros_like(a), torch.ones_like(a), math.sqrt(h)
     outer = _stacked([[a, c, zero], [c, inside, zero], [zero, zero, outside]])

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bilevel.core.checks import check_flag, check_positive_integer, is_ordered
 from bilevel.errors import ArgumentError, ShapeError
 from problems.linear_networks.initial import checked_size
 from problems.linear_networks.rates import Steps, broadcast, checked_step, checked_steps
@@ -152,6 +153,7 @@ def script_formula(h: int, eta1: float | Tensor, eta2: float | Tensor, step: int
 
     Source: the authors' code, two-layer theory script.
     """
+    check_positive_integer(step, "`step`")
     first, second = checked_step("(eta1, eta2)", (eta1, eta2), 2)
     return _script(float(checked_size("h", h)), first + second, first * second, step)
 
@@ -175,6 +177,7 @@ def _squares(
     h: int, phases: Tensor, steps: list[list[Tensor]], signal_only: bool
 ) -> Iterator[Tensor]:
     """|rho_t|^2 for t = 0, 1, ..., each (..., points)."""
+    check_flag(signal_only, "signal_only")
     eps = h**-0.5
     x1 = torch.polar(torch.ones_like(phases), phases)
     x2 = torch.ones_like(x1)
@@ -197,7 +200,7 @@ def _phases(spectrum: Tensor) -> Tensor:
     if not isinstance(spectrum, Tensor) or spectrum.ndim not in (1, 2) or spectrum.numel() == 0:
         raise ShapeError("`spectrum` must be (h,) phases or the (h, h) matrix Q' W_1 W_2.")
     spectrum = spectrum.double()
-    if not bool(spectrum.isfinite().all()):
+    if not is_ordered(spectrum) or not bool(spectrum.isfinite().all()):
         raise ArgumentError("`spectrum` has entries that are not finite.")
     if spectrum.ndim == 1:
         return spectrum

@@ -3,13 +3,14 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 import bilevel
-from bilevel.errors import ArgumentError, IncompatibleError, unknown_name
+from bilevel.core.checks import check_instance, check_name, check_positive_integer
+from bilevel.errors import ArgumentError, IncompatibleError
 from bilevel.trees import Tree
 from problems.network import ACTIVATIONS
 
@@ -22,6 +23,7 @@ SLOPES: dict[str, Callable[[Tensor], Tensor]] = {
 """sigma'(x) as a function of h = sigma(x), where it is one."""
 
 
+@runtime_checkable
 class Body(Protocol):
     """What a network must know: how a body is drawn, and its features."""
 
@@ -67,13 +69,12 @@ class Layers:
     activation: str = "tanh"
 
     def __post_init__(self) -> None:
+        check_instance(self.widths, tuple | list, "widths", "(5,)")
         for size in (self.columns, *self.widths):
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise ArgumentError(f"`columns` and `widths` must be positive integers: {self}.")
+            check_positive_integer(size, "`columns` and `widths`")
         if not self.widths:
             raise ArgumentError("`widths` is empty: there must be a layer.")
-        if self.activation not in ACTIVATIONS:
-            raise unknown_name("activation", self.activation, ACTIVATIONS)
+        check_name(self.activation, ACTIVATIONS, "activation")
 
     @property
     def width(self) -> int:

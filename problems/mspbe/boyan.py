@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from bilevel.core.checks import single
 from problems.mspbe.process import MarkovRewardProcess
 from problems.mspbe.random_process import normal_inputs
 
@@ -67,7 +68,7 @@ def restarting_chain(
     return MarkovRewardProcess(
         inputs=normal_inputs(ROWS + 1, seed),
         transitions=steps,
-        rewards=scale * rewards,
+        rewards=single(scale, "`scale`", zero_allowed=True) * rewards,
         discount=discount,
         name="restarting chain",
     )

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-from bilevel.errors import unknown_name
+from bilevel.core.checks import check_name, check_positive_integer
 from problems.mspbe.baird import baird
 from problems.mspbe.bodies import Layers
 from problems.mspbe.boyan import boyan, restarting_chain
@@ -41,8 +41,7 @@ def process(name: str, discount: float | None = None) -> MarkovRewardProcess:
     Raises:
         UnknownNameError: there is no such process; the nearest name is shown.
     """
-    if name not in PROCESSES:
-        raise unknown_name("process", name, PROCESSES)
+    check_name(name, PROCESSES, "process")
     made = PROCESSES[name]()
     return made if discount is None else dataclasses.replace(made, discount=discount)
 
@@ -95,14 +94,13 @@ def neural_policy_evaluation(
         UnknownNameError: there is no such process, objective, kind or activation.
     """
     source = Known(_process(process, discount), kind, length)  # type: ignore[arg-type]
+    check_positive_integer(depth, "`depth`")
+    check_name(objective, ("mspbe", "msve", "msbe", "least squares"), "objective")
     network = Layers(source.columns, (width,) * depth, activation)
     if objective == "mspbe":
         return NeuralMSPBE(source, network)
     if objective == "least squares":
         return LeastSquaresValues(source, network)
-    if objective not in ("msve", "msbe"):
-        known = ("mspbe", "msve", "msbe", "least squares")
-        raise unknown_name("objective", objective, known)
     return LSTDValues(objective, source, network)  # type: ignore[arg-type]
 
 

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import breadth_first_order
 
+from bilevel.core.checks import check_instance
 from bilevel.errors import ArgumentError
 from problems.mspbe.transitions import Transitions
 
@@ -34,6 +35,7 @@ def check_endings(rows: Transitions) -> None:
     Raises:
         ArgumentError: there are no values.
     """
+    check_instance(rows, Transitions, "rows", "what `from_transitions` returns")
     inputs, next_inputs, _, ratios, continues, _ = (x.detach().cpu().numpy() for x in rows)
     counted = ratios > 0
     states, following = inputs[counted], next_inputs[counted]

@@ -6,7 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bilevel.core.checks import check_positive_integer
+from bilevel.core.checks import (
+    check_function,
+    check_instance,
+    check_positive_integer,
+    check_seed,
+    single,
+)
 from bilevel.core.optional import extra
 from bilevel.errors import ArgumentError
 from problems.mspbe.process import check_discount
@@ -60,10 +66,12 @@ def collect(
         (4, 3)
     """
     check_positive_integer(episodes, "`episodes`")
+    check_function(policy, "policy", "policy(observation, random)", 2)
+    check_seed(seed, "`seed`")
     gymnasium = extra("gymnasium", "rl", "collect()")
     try:
         env = gymnasium.make(environment, **options)
-    except gymnasium.error.Error as error:
+    except (gymnasium.error.Error, TypeError) as error:
         raise ArgumentError(f"gymnasium cannot make {environment!r}: {error}") from error
     if not isinstance(env.observation_space, gymnasium.spaces.Box) or (
         len(env.observation_space.shape) != 1
@@ -104,7 +112,8 @@ def monte_carlo_returns(
     Returns:
         Returns (n,) and a mask (n,) of those that are complete.
     """
-    gamma = check_discount(discount)
+    check_instance(played, Episodes, "played", "what `collect` returns")
+    gamma, tolerance = check_discount(discount), single(tolerance, "`tolerance`", zero_allowed=True)
     n = len(played.rewards)
     returns, complete = np.zeros(n), np.zeros(n, dtype=bool)
     following, missing = 0.0, 1.0

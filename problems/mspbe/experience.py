@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bilevel.core.checks import check_positive_integer
-from bilevel.errors import unknown_name
+from bilevel.core.checks import check_instance, check_name, check_positive_integer, check_seed
 from problems.mspbe import chains
 from problems.mspbe.process import MarkovRewardProcess
 from problems.mspbe.transitions import Transitions
@@ -32,6 +31,7 @@ class Outcomes(NamedTuple):
 
 def outcomes(process: MarkovRewardProcess) -> Outcomes:
     """What can happen, and how often."""
+    check_instance(process, MarkovRewardProcess, "process", "random_walk()")
     walked = with_end(process.walked)
     joint = process.state_weights.unsqueeze(1) * walked
     states, next_states = (joint > 0).nonzero(as_tuple=True)
@@ -40,6 +40,7 @@ def outcomes(process: MarkovRewardProcess) -> Outcomes:
 
 def rows_of(process: MarkovRewardProcess, states: Tensor, next_states: Tensor) -> Transitions:
     """The transitions between states, each of weight 1; S is the end of an episode."""
+    check_instance(process, MarkovRewardProcess, "process", "random_walk()")
     target, walked = with_end(process.transitions), with_end(process.walked)
     end_rewards = process.end_rewards
     if end_rewards is None:
@@ -85,11 +86,11 @@ def draw(process: MarkovRewardProcess, kind: str, length: int, seed: int) -> Tra
         (tensor([1., 0., 0., 0.], dtype=torch.float64), 0.12)
     """
     check_positive_integer(length, "`length`")
+    check_seed(seed, "`seed`")
+    check_name(kind, get_args(Experience)[1:], "kind of experience")
     random = np.random.default_rng(seed)
     if kind == "markovian":
         return rows_of(process, *_walk(process, length, random))
-    if kind != "iid":
-        raise unknown_name("kind of experience", kind, get_args(Experience)[1:])
     found = outcomes(process)
     probabilities = (found.probabilities / found.probabilities.sum()).numpy()
     drawn = torch.from_numpy(random.choice(len(probabilities), size=length, p=probabilities))

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from bilevel.core.checks import check_instance
 from bilevel.strategies import AbstractStrategy
 from problems.mspbe import exact, methods
 from problems.mspbe.exact import Moments
@@ -39,6 +40,7 @@ class LinearEvaluation(NeuralMSPBE):
     def __init__(self, source: AbstractSource | MarkovRewardProcess, shift: float = 0.0) -> None:
         if isinstance(source, MarkovRewardProcess):
             source = Known(source)
+        check_instance(source, AbstractSource, "source", "random_walk()")
         super().__init__(source, Fixed(source.columns), shift)
         self.note = f"{source.description}; gamma = {self.discount:g}."
 

@@ -9,7 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 import bilevel
-from bilevel.errors import DataError, ShapeError
+from bilevel.core.checks import is_ordered
+from bilevel.errors import DataError, ShapeError, spell
+from bilevel.storage.folder import located
 from problems.mspbe.linear import LinearEvaluation
 from problems.mspbe.log_files import read_arrays
 from problems.mspbe.sources import Logged
@@ -67,8 +69,10 @@ def from_transitions(
     _check_flags("terminated", ended)
     following = np.where(ended[:, None] == 1, 0.0, following)
     found = {"states": x, "next_states": following, "rewards": _column("rewards", rewards, n)}
-    if actions is not None and len(actions) != n:
-        raise ShapeError(f"`actions` has {len(actions)} entries, but there are {n} transitions.")
+    if actions is not None and _length(actions) != n:
+        raise ShapeError(
+            f"`actions` has {_length(actions)} entries, but there are {n} transitions."
+        )
     if callable(ratios):
         if actions is None:
             raise DataError("`ratios` is a function of states and actions: give `actions` too.")
@@ -118,7 +122,7 @@ def load_transitions(file: str | Path) -> tuple[Transitions, bilevel.Batch | Non
         DataError: the file cannot be used; two names mean the same; a name is not understood that
             may say where episodes end or what transitions count. Others are named in a warning.
     """
-    path = Path(str(file)).expanduser()
+    path = located(file)
     arrays = read_arrays(path)
     try:
         rows = from_transitions(
@@ -152,9 +156,19 @@ def logged_transitions(file: str | Path, discount: float = 0.99) -> LinearEvalua
     return LinearEvaluation(Logged(rows, discount, returns, Path(str(file)).name))
 
 
+def _length(given: Any) -> int:
+    """How many entries there are; one in what has no length."""
+    try:
+        return len(given)
+    except TypeError:
+        return 1
+
+
 def _numbers(name: str, given: Any) -> Array:
     """A float64 copy of an argument."""
     if isinstance(given, torch.Tensor):
+        if not is_ordered(given):
+            raise DataError(f"`{name}` must be dense real numbers, got {spell(given)}.")
         given = given.detach().cpu().numpy()
     try:
         found = np.array(given)

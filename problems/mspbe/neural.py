@@ -6,7 +6,7 @@ from typing_extensions import override
 
 import bilevel
 from bilevel import trees
-from bilevel.core.checks import positive
+from bilevel.core.checks import check_instance, single
 from bilevel.errors import ShapeError
 from bilevel.problem.base import Groups
 from bilevel.trees import Tree
@@ -54,10 +54,12 @@ class Evaluation(bilevel.StackelbergProblem):
         shift: float = 0.0,
         ridge: float = 0.0,
     ) -> None:
+        check_instance(source, AbstractSource, "source", "Known(random_walk())")
+        check_instance(network, Body | None, "network", "Layers(source.columns)")
         self.source = source
         self.network: Body = Layers(source.columns) if network is None else network
-        self.shift = float(positive(shift, "`shift`", zero_allowed=True))
-        self.ridge = float(positive(ridge, "`ridge`", zero_allowed=True))
+        self.shift = single(shift, "`shift`", zero_allowed=True)
+        self.ridge = single(ridge, "`ridge`", zero_allowed=True)
         self.discount, self.redraws_data = source.discount, source.redraws
         self.note = f"{source.description}; gamma = {self.discount:g}."
 
@@ -237,6 +239,7 @@ class NeuralMSPBE(bilevel.AuxiliaryProblem, Evaluation):
 
 def check_model(model: Model) -> Model:
     """The model, or an error unless its rows are all states: expectations need them."""
+    check_instance(model, Model, "model", "random_walk().model")
     rows, states = model.transitions.shape[-2:]
     if rows != states:
         raise ShapeError(

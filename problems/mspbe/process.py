@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bilevel.errors import ArgumentError, DataError, ShapeError
+from bilevel.core.checks import is_ordered, single
+from bilevel.errors import ArgumentError, DataError, ShapeError, spell
 from problems.mspbe import chains
 
 ROUNDING = 1e-10
@@ -100,7 +101,7 @@ class MarkovRewardProcess:
         }
         for field, shape in shapes.items():
             given = getattr(self, field)
-            if given is not None:
+            if given is not None or field in ("inputs", "rewards"):
                 array = _checked(field, given, shape)
                 if field in ("transitions", "behaviour", "start", "weights"):
                     array = _normalised(array, given)
@@ -213,17 +214,14 @@ class MarkovRewardProcess:
 
 def check_discount(discount: float) -> float:
     """The discount as a float, or an error unless it is in [0, 1]."""
-    try:
-        value = float(discount)
-    except (TypeError, ValueError):
-        raise ArgumentError(f"`discount` must be a number, got {discount!r}.") from None
-    if not 0 <= value <= 1:
-        raise ArgumentError(f"`discount` (gamma) must be in [0, 1], got {discount!r}.")
+    value = single(discount, "`discount` (gamma), in [0, 1],", zero_allowed=True)
+    if value > 1:
+        raise ArgumentError(f"`discount` (gamma) must be in [0, 1], got {spell(discount)}.")
     return value
 
 
 def _check_square(name: str, given: object) -> int:
-    array = torch.as_tensor(given)
+    array = _numbers(name, given)
     if array.ndim != 2 or array.shape[0] != array.shape[1] or not len(array):
         raise ShapeError(
             f"`{name}` must be (S, S), a row of probabilities for each of S states, got "
@@ -232,11 +230,22 @@ def _check_square(name: str, given: object) -> int:
     return len(array)
 
 
-def _checked(name: str, given: object, shape: tuple[int, ...]) -> Tensor:
-    """A float64 copy of an argument of a shape (-1: any size), all of it finite."""
+def _numbers(name: str, given: object) -> Tensor:
+    """A tensor of real numbers."""
     # torch makes float32 of lists
     dtype = None if isinstance(given, Tensor | np.ndarray) else torch.float64
-    array = torch.as_tensor(given, dtype=dtype).detach().to(torch.float64, copy=True)
+    try:
+        array = torch.as_tensor(given, dtype=dtype)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        array = None
+    if array is None or not is_ordered(array) or np.ma.isMaskedArray(given):
+        raise DataError(f"`{name}` must be a tensor or an array of numbers, got {spell(given)}.")
+    return array
+
+
+def _checked(name: str, given: object, shape: tuple[int, ...]) -> Tensor:
+    """A float64 copy of an argument of a shape (-1: any size), all of it finite."""
+    array = _numbers(name, given).detach().to(torch.float64, copy=True)
     fits = array.ndim == len(shape) and all(
         n in (-1, m) for n, m in zip(shape, array.shape, strict=True)
     )

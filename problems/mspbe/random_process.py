@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bilevel.core.checks import check_positive_integer, check_seed
 from bilevel.errors import ArgumentError
 from problems.mspbe.process import MarkovRewardProcess
 
@@ -38,10 +39,13 @@ def random_process(
         (torch.Size([30, 30]), True)
     """
     for name, value, least in (("states", states, 2), ("branching", branching, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        check_positive_integer(value, f"`{name}`")
+        if value < least:
             raise ArgumentError(f"`{name}` must be an integer of at least {least}, got {value!r}.")
     if branching > states:
         raise ArgumentError(f"`branching` = {branching} exceeds `states` = {states}.")
+    check_seed(seed, "`seed`")
+    check_positive_integer(input_width, "`input_width`")
     random = np.random.default_rng(seed)
     transitions = np.zeros((states, states))
     for row in transitions:
@@ -59,5 +63,6 @@ def random_process(
 
 def normal_inputs(states: int, seed: int, width: int = 8) -> Tensor:
     """Standard normals / sqrt(width), (states, width)."""
+    check_seed(seed, "`seed`")
     random = np.random.default_rng([seed, width])
     return torch.from_numpy(random.standard_normal((states, width)) / np.sqrt(width))

@@ -5,7 +5,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from bilevel.errors import ArgumentError, unknown_name
+from bilevel.core.checks import check_name, check_positive_integer, single
+from bilevel.errors import ArgumentError
 from problems.mspbe.process import MarkovRewardProcess
 
 Features = Literal["tabular", "inverted", "dependent"]
@@ -36,11 +37,13 @@ def random_walk(
         >>> random_walk(3, right=0.5).values[1:]
         tensor([0.0000, 0.5000], dtype=torch.float64)
     """
-    if isinstance(states, bool) or not isinstance(states, int) or states < 3 or states % 2 == 0:
+    check_positive_integer(states, "`states`")
+    if states < 3 or states % 2 == 0:
         raise ArgumentError(f"`states` must be an odd integer of at least 3, got {states!r}.")
     for name, p in (("right", right), ("behaviour_right", behaviour_right)):
-        if not 0 < p < 1:
+        if single(p, f"`{name}`", zero_allowed=True) in (0, 1) or p > 1:
             raise ArgumentError(f"`{name}` must be a probability in (0, 1), got {p!r}.")
+    right, behaviour_right = float(right), float(behaviour_right)
     start = torch.zeros(states)
     start[states // 2] = 1
     ends = torch.zeros(states)
@@ -65,15 +68,14 @@ def walk(states: int, right: float) -> Tensor:
 
 def walk_features(states: int, kind: str) -> Tensor:
     """The features of a kind, (states, M)."""
+    check_name(kind, get_args(Features), "kind of features")
     if kind == "tabular":
         return torch.eye(states, dtype=torch.float64)
     if kind == "inverted":
         drawn = 1 - torch.eye(states, dtype=torch.float64)
-    elif kind == "dependent":
+    else:
         half = states // 2 + 1
         lower = torch.ones(half, half, dtype=torch.float64).tril()
         drawn = torch.cat([lower, lower[:-1].flip(0, 1)])
-    else:
-        raise unknown_name("kind of features", kind, get_args(Features))
     norms: Tensor = torch.linalg.vector_norm(drawn, dim=1, keepdim=True)
     return drawn / norms

@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 from typing_extensions import override
 
-from bilevel.errors import ArgumentError, unknown_name
+import bilevel
+from bilevel.core.checks import check_function, check_instance, check_name, check_positive_integer
+from bilevel.errors import ArgumentError
 from problems.mspbe import experience
 from problems.mspbe.endings import check_endings
 from problems.mspbe.process import MarkovRewardProcess, check_discount
@@ -64,8 +66,9 @@ class Known(AbstractSource):
     length: int = 20_000
 
     def __post_init__(self) -> None:
-        if self.kind not in ("expected", "iid", "markovian"):
-            raise unknown_name("kind of experience", self.kind, ("expected", "iid", "markovian"))
+        check_instance(self.process, MarkovRewardProcess, "process", "random_walk()")
+        check_name(self.kind, ("expected", "iid", "markovian"), "kind of experience")
+        check_positive_integer(self.length, "`length`")
 
     @property
     def discount(self) -> float:  # type: ignore[override]
@@ -122,6 +125,10 @@ class Redrawn(AbstractSource):
     kind: Literal["expected", "iid", "markovian"] = "expected"
     length: int = 20_000
 
+    def __post_init__(self) -> None:
+        check_function(self.make_process, "make_process", "of a seed", 1)
+        Known(self.make_process(0), self.kind, self.length)
+
     @property
     def discount(self) -> float:  # type: ignore[override]
         """Of the process of seed 0, as of all others."""
@@ -173,6 +180,10 @@ class Logged(AbstractSource):
         object.__setattr__(self, "discount", check_discount(self.discount))
         if not isinstance(self.train, Transitions):
             raise ArgumentError(f"`train` must be `Transitions`, got {type(self.train).__name__}.")
+        check_instance(
+            self.validation, bilevel.Batch | None, "validation", "Batch(inputs, returns)"
+        )
+        check_instance(self.name, str, "name", '"my log"')
         check_ratios(self.train.ratios)
         if self.discount == 1:
             check_endings(self.train)

@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from bilevel.errors import ArgumentError, unknown_name
+from bilevel.core.checks import check_instance, check_name, single
+from bilevel.errors import ArgumentError
 from problems.mspbe.exact import RANK, Moments
 
 Method = Literal["td", "gtd2", "tdc", "tdrc"]
@@ -55,8 +56,9 @@ def expected_update(
         >>> stability.expected_update(found, "td").matrix    # (5 - 6 gamma) / 2: TD diverges
         tensor([[-0.2000]], dtype=torch.float64)
     """
-    if method not in get_args(Method):
-        raise unknown_name("method", method, get_args(Method))
+    check_name(method, get_args(Method), "method")
+    check_instance(found, Moments, "found", "exact.moments(...)")
+    eta, beta = single(eta, "`eta`"), single(beta, "`beta`", zero_allowed=True)
     a, b, c = found
     if method == "td":
         return ExpectedUpdate(a, b)
@@ -123,8 +125,9 @@ def threshold(
         >>> round(stability.threshold(found, "tdc", "eta", 0.01, 1.0), 6)    # (3 gamma - 2.5) / 2.5
         0.188
     """
-    if name not in ("eta", "beta"):
-        raise unknown_name("parameter", name, ("eta", "beta"))
+    check_name(name, ("eta", "beta"), "parameter")
+    low, high = (single(value, name, zero_allowed=True) for value in (low, high))
+    tolerance = single(tolerance, "`tolerance`")
 
     def converges(value: float) -> bool:
         eta, beta = (value, 1.0) if name == "eta" else (1.0, value)
@@ -137,14 +140,14 @@ def threshold(
             f"{'converges' if below else 'does not converge'} at {low:g} and at {high:g}. Choose "
             "`low` and `high` on its two sides."
         )
-    while high - low > tolerance:
-        middle = (low + high) / 2
+    while high - low > tolerance and low < (middle := (low + high) / 2) < high:
         low, high = (middle, high) if converges(middle) == below else (low, middle)
     return (low + high) / 2
 
 
 def reduced(found: Moments) -> Moments:
     """The moments in coordinates of the directions in which some state has a feature."""
+    check_instance(found, Moments, "found", "exact.moments(...)")
     a, b, c = found
     stacked = torch.cat([c, a, a.mT])
     _, sizes, directions = torch.linalg.svd(stacked, full_matrices=False)

@@ -6,7 +6,8 @@ from torch import Tensor
 from typing_extensions import override
 
 import bilevel
-from bilevel.errors import IncompatibleError, unknown_name
+from bilevel.core.checks import check_name
+from bilevel.errors import IncompatibleError
 from bilevel.problem.base import Groups
 from bilevel.trees import Tree
 from problems.mspbe import exact
@@ -63,8 +64,7 @@ class LSTDValues(Evaluation):
         ridge: float = 0.0,
     ) -> None:
         super().__init__(source, network, shift, ridge)
-        if upper not in get_args(Upper):
-            raise unknown_name("upper objective", upper, get_args(Upper))
+        check_name(upper, get_args(Upper), "upper objective")
         group = "validation" if upper == "return error" else "test"
         if group not in source.groups(0 if source.redraws else None):
             needed = "Monte-Carlo returns" if group == "validation" else "a known process"

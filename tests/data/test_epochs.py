@@ -148,5 +148,5 @@ def test_independent_draws_are_the_default_and_stay_as_they_were():
 
 @pytest.mark.parametrize("mode", ["epoch", "IID", None, 1, ["iid"], True], ids=repr)
 def test_other_ways_to_draw_are_refused(mode):
-    with pytest.raises(ArgumentError, match=r'`sampling` must be "iid" .* or "sequential"'):
+    with pytest.raises(ArgumentError, match=r'`sampling` must be "iid", .* or "sequential"'):
         source(sampling_mode=mode)

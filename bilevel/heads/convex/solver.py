@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.core.checks import check_function
 from bilevel.core.cost import Cost
 from bilevel.core.optional import extra
 from bilevel.core.status import Status
@@ -105,11 +106,9 @@ class Cvxpy(AbstractHeadSolver):
     draws, cost = False, Cost(solves=1, passes=1)
 
     def __post_init__(self) -> None:
-        if self.constraints is not None and not callable(self.constraints):
-            raise ArgumentError(
-                "`constraints` must be a function of the head, such as lambda theta: "
-                f"[cvxpy.norm1(theta) <= 1], got {self.constraints!r}."
-            )
+        if self.constraints is not None:
+            example = "such as lambda theta: [cvxpy.norm1(theta) <= 1]"
+            check_function(self.constraints, "constraints", example, 1)
         if self.solver is not None and not isinstance(self.solver, str):
             raise ArgumentError(f'`solver` must be a name such as "OSQP", got {self.solver!r}.')
         if self.options is None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from bilevel.core.optional import extra
-from bilevel.errors import ArgumentError
+from bilevel.errors import ArgumentError, spell
 from bilevel.problem.criteria.base import AbstractCriterion, RowCurvature
 from bilevel.problem.criteria.squared_error import SquaredError, difference
 
@@ -46,8 +46,9 @@ class HuberLoss(AbstractCriterion):
 
     def __post_init__(self) -> None:
         real = isinstance(self.delta, int | float) and not isinstance(self.delta, bool)
-        if not (real and 0 < self.delta < math.inf):
-            raise ArgumentError(f"`delta` must be a positive number, got {self.delta!r}.")
+        largest = math.inf if isinstance(self.delta, float) else 2**53  # of tensors' integers
+        if not (real and 0 < self.delta < largest):
+            raise ArgumentError(f"`delta` must be a positive number, got {spell(self.delta)}.")
 
     def rows(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """The losses, summed over outputs."""

@@ -1,11 +1,15 @@
 """What a network is made of: its linear layers, and what cannot be trained as body and head."""
 
-from torch import nn
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 
-from bilevel.errors import ArgumentError, unknown_name
+from bilevel.core.checks import check_instance, check_positive_integer, is_ordered
+from bilevel.errors import ArgumentError, ShapeError, spell, unknown_name
 
 _BACKWARD = {"backward hooks": "_backward_hooks", "backward pre-hooks": "_backward_pre_hooks"}
 _HOOKS = {"forward hooks": "_forward_hooks", "forward pre-hooks": "_forward_pre_hooks", **_BACKWARD}
@@ -24,9 +28,9 @@ def linear_layers(module: nn.Module) -> dict[str, nn.Linear]:
 def head_layer(module: nn.Module, head: str) -> nn.Linear:
     """The linear layer called `head`."""
     known = linear_layers(module)
-    if head not in known:
+    if not isinstance(head, str) or head not in known:
         children = dict(module.named_modules(remove_duplicate=False))
-        if head in children and head:
+        if isinstance(head, str) and head and head in children:
             raise ArgumentError(
                 f"The head {head!r} must be an `nn.Linear` (not a class derived from it), got "
                 f"{type(children[head]).__name__}. Linear layers: {', '.join(sorted(known))}."
@@ -171,3 +175,21 @@ def unfuse(module: nn.Module) -> None:
             if isinstance(child, nn.MultiheadAttention):
                 child.dropout = 0.0  # in training mode it was 0, or the module was refused
             child.training = True
+
+
+def check_solution(module: object, body: Any, head: Any, run: int | None) -> None:
+    """Raise unless a module can be given a body and a head, those of one `run` or of all."""
+    check_instance(module, nn.Module, "module", "the network that was split")
+    check_instance(body, Mapping, "body", "a dict of tensors by name")
+    for name, leaf in (*body.items(), ("the head", head)):
+        if not isinstance(leaf, Tensor) or not is_ordered(leaf):
+            raise ShapeError(
+                f"A solution is made of tensors of numbers, but {name} is {spell(leaf)}."
+            )
+    if run is not None:
+        check_positive_integer(run, "`run`", zero_allowed=True)
+        runs = len(head) if head.ndim else 0
+        if run >= runs:
+            raise ArgumentError(f"`run` must be from 0 to {runs - 1}, got {run}.")
+        if short := [name for name, leaf in body.items() if not leaf.ndim or run >= len(leaf)]:
+            raise ShapeError(f"There is no run {run} of {', '.join(short)}.")

@@ -13,7 +13,11 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bilevel import trees
-from bilevel.errors import ArgumentError, ProblemError, ShapeError
+from bilevel.core.checks import (
+    check_function,
+)
+from bilevel.core.graph import ordinary
+from bilevel.errors import ArgumentError, BilevelError, ProblemError, ShapeError
 from bilevel.problem.network import layers
 from bilevel.problem.network.agreement import Agreement, Called
 from bilevel.problem.network.tap import Tap
@@ -41,6 +45,7 @@ class SplitModule:
                 f"a start of its own; got {type(make_module).__name__}. Write "
                 '`split(lambda: Net(...), head="...")`.'
             )
+        check_function(make_module, "make_module", "lambda: Net(...)", 0)
         self._head_name, self._make_module = head, make_module
         self._module, second = self._draw(0), self._draw(1)
         layer = layers.head_layer(self._module, head)
@@ -75,6 +80,7 @@ class SplitModule:
         if example is not None:
             self._look_at(example)
 
+    @ordinary()
     def init_body(self, generator: torch.Generator) -> dict[str, Tensor]:
         """The body of a new module, initialised as its own code does it.
 
@@ -82,6 +88,7 @@ class SplitModule:
         """
         return self._body_of(self._new(generator))
 
+    @ordinary()
     def init_head(self, generator: torch.Generator) -> Tensor:
         """The head of a new module, of shape `head_shape`.
 
@@ -126,7 +133,12 @@ class SplitModule:
             )
         to = example.device, example.dtype if example.is_floating_point() else None
         body = self._body_of(self._module)
-        self.features({name: leaf.to(*to) for name, leaf in body.items()}, example)
+        try:
+            self.features({name: leaf.to(*to) for name, leaf in body.items()}, example)
+        except BilevelError:
+            raise
+        except Exception as error:
+            raise ArgumentError(f"The module cannot be called on `example`: {error}") from error
 
     def _body_of(self, module: nn.Module) -> dict[str, Tensor]:
         parameters = dict(module.named_parameters())
@@ -212,6 +224,7 @@ class SplitModule:
         return Called(returned, heard[0], given)
 
 
+@ordinary()
 def split(
     make_module: Callable[[], nn.Module], head: str = "fc", *, example: Tensor | None = None
 ) -> SplitModule:
@@ -281,9 +294,8 @@ def assign(
         >>> net(torch.ones(1, 1)).item()
         7.0
     """
+    layers.check_solution(module, body, head, run)
     if run is not None:
-        if not 0 <= run < len(head):
-            raise ArgumentError(f"`run` must be from 0 to {len(head) - 1}, got {run}.")
         body, head = {name: leaf[run] for name, leaf in body.items()}, head[run]
     named = dict(module.named_parameters())
     name, layer = _missing_layer(module, body)

@@ -1,7 +1,7 @@
 """Balls around the origin."""
 
 import dataclasses
-import numbers
+import sys
 from typing import Any
 
 import torch
@@ -9,12 +9,16 @@ from torch import Tensor
 from typing_extensions import override
 
 from bilevel import trees
+from bilevel.core.checks import is_real
 from bilevel.core.optional import extra
-from bilevel.errors import ArgumentError
+from bilevel.errors import ArgumentError, spell
 from bilevel.problem.sets.base import ConvexSet, Derivative
 from bilevel.problem.sets.face import Face, flat_pair
 from bilevel.problem.sets.simplex import centred, on_simplex, rounding
 from bilevel.trees import Tree
+
+LARGEST = 2**53
+"""Larger integers are rounded to floats: their squares may be too large for tensors."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,8 +38,7 @@ class Ball(ConvexSet):
     radius: float
 
     def __post_init__(self) -> None:
-        if not (_real(self.radius) and self.radius > 0):
-            raise ArgumentError(f"A ball needs a positive radius, got {self.radius=}.")
+        object.__setattr__(self, "radius", _radius(self.radius, "A ball"))
 
     def project(self, tree: Tree) -> Tree:
         """Shrink the runs that lie outside."""
@@ -71,7 +74,7 @@ class Ball(ConvexSet):
             torch.ones_like(points, dtype=torch.bool),
             points,
             normal=torch.where(outside.unsqueeze(1), points, 0.0),
-            gap=torch.where(outside, (self.radius**2 - square) / 2, 0.0),
+            gap=torch.where(outside, (self.radius * self.radius - square) / 2, 0.0),
             shift=torch.where(outside, multiplier.clamp(min=0), 0.0),
         )
 
@@ -105,8 +108,7 @@ class L1Ball(ConvexSet):
     radius: float
 
     def __post_init__(self) -> None:
-        if not (_real(self.radius) and 0 < self.radius < float("inf")):
-            raise ArgumentError(f"An l1 ball needs a positive radius, got {self.radius=}.")
+        object.__setattr__(self, "radius", _radius(self.radius, "An l1 ball", float("inf")))
 
     def project(self, tree: Tree) -> Tree:
         """Shrink the runs that lie outside."""
@@ -153,6 +155,9 @@ class L1Ball(ConvexSet):
         return [cvxpy.norm(cvxpy.vec(variable, order="C"), 1) <= self.radius]
 
 
-def _real(radius: object) -> bool:
-    """Whether it is one number."""
-    return isinstance(radius, numbers.Real) and not isinstance(radius, bool)
+def _radius(given: float, what: str, limit: float | None = None) -> float:
+    """One positive number, below `limit`, that tensors take: integers may be larger than theirs."""
+    if not is_real(given) or not given > 0 or (limit is not None and given >= limit):
+        raise ArgumentError(f"{what} needs a positive radius, got {spell(given)}.")
+    plain = isinstance(given, int | float) and (given < LARGEST or given == float("inf"))
+    return given if plain else float(min(given, sys.float_info.max))

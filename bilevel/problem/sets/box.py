@@ -1,8 +1,9 @@
 """Sets whose bounds are coordinate planes."""
 
+import contextlib
 import dataclasses
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from bilevel import trees
-from bilevel.errors import ArgumentError, ShapeError
+from bilevel.core.checks import is_ordered, is_real
+from bilevel.errors import ArgumentError, ShapeError, spell
 from bilevel.problem.sets.base import ConvexSet
 from bilevel.problem.sets.face import Face, flat_pair
 from bilevel.trees import Tree
@@ -42,7 +44,7 @@ class Box(ConvexSet):
     @override
     def project(self, tree: Tree) -> Tree:
         def clip(leaf: Tensor) -> Tensor:
-            if isinstance(self.low, float | int) and isinstance(self.high, float | int):
+            if _fits(self.low, leaf) and _fits(self.high, leaf):
                 return leaf.clamp(self.low, self.high)  # the same in one operation
             low, high = self._bounds(leaf)
             return torch.minimum(torch.maximum(leaf, low), high)
@@ -69,9 +71,8 @@ class Box(ConvexSet):
         return _above(variable, low) + _above(-variable, -high)
 
     def _bounds(self, leaf: Tensor) -> tuple[Tensor, Tensor]:
-        low = torch.as_tensor(self.low, dtype=leaf.dtype, device=leaf.device)
-        high = torch.as_tensor(self.high, dtype=leaf.dtype, device=leaf.device)
-        return low, high
+        low, high = (torch.as_tensor(x, dtype=torch.float64) for x in (self.low, self.high))
+        return low.to(leaf), high.to(leaf)  # infinite where its type holds no such number
 
     def check(self, tree: Tree) -> None:
         """Bounds that are tensors must broadcast against every leaf, without enlarging it."""
@@ -102,12 +103,21 @@ class Nonnegative(Box):
     high: float = dataclasses.field(default=math.inf, init=False, repr=False)
 
 
+def _fits(bound: float | Tensor, leaf: Tensor) -> TypeGuard[float]:
+    """Whether it is a number, and one that the type of a leaf has."""
+    if not isinstance(bound, float | int):
+        return False
+    return math.isinf(bound) or abs(bound) <= torch.finfo(leaf.dtype).max
+
+
 def _limit(bound: Any) -> Tensor:
     """As a tensor, or an error."""
-    try:
-        return torch.as_tensor(bound)
-    except (TypeError, ValueError, RuntimeError):
-        raise ArgumentError(f"The bounds of a box are numbers or tensors, got {bound!r}.") from None
+    if is_real(bound) or isinstance(bound, Tensor | np.ndarray | list):
+        with contextlib.suppress(TypeError, ValueError, RuntimeError):
+            found = torch.as_tensor(bound)
+            if is_ordered(found) and found.numel() and not np.ma.isMaskedArray(bound):
+                return found
+    raise ArgumentError(f"The bounds of a box are numbers or tensors, got {spell(bound)}.")
 
 
 def _above(variable: Any, low: np.ndarray) -> list[Any]:

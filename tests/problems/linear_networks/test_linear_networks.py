@@ -161,7 +161,7 @@ EYE = torch.eye(7, dtype=torch.float64)
         (lambda: StepPolynomial(EYE[:3, :3] / 0), ArgumentError, "finite"),
         (lambda: orthonormal_columns(3, 4, torch.Generator()), ArgumentError, "h <= d"),
         (lambda: whitened_design(3, 4, torch.Generator()), ArgumentError, "n >= d"),
-        (lambda: haar(0, torch.Generator()), ArgumentError, "at least 1"),
+        (lambda: haar(0, torch.Generator()), ArgumentError, "positive"),
         (lambda: paper_network(2, 4, torch.Generator(), d=3), ArgumentError, "h <= d"),
         (lambda: paper_network(2, 4, torch.Generator(), n=3), ArgumentError, "n >= d"),
         (lambda: paper_network(2, 4, torch.Generator(), noise=-1), ArgumentError, "variance"),

@@ -242,20 +242,20 @@ def test_an_unknown_activation_shows_the_nearest():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Network(width=0), "positive integers"),
-        (lambda: Network(depth=0), "positive integers"),
-        (lambda: Network(width=2.5), "positive integers"),
-        (lambda: Network(width=True), "positive integers"),
+        (lambda: Network(width=0), "a positive integer"),
+        (lambda: Network(depth=0), "a positive integer"),
+        (lambda: Network(width=2.5), "a positive integer"),
+        (lambda: Network(width=True), "a positive integer"),
         (lambda: diabetes(ridge=-1e-9), "`ridge` must be at least 0"),
         (lambda: diabetes(ridge=float("nan")), "`ridge` must be at least 0"),
         (lambda: diabetes(test=0.0), "fractions"),
         (lambda: diabetes(test=0.5, validation=0.45), "fractions"),
         (lambda: diabetes(test=1e-4), "2 rows each"),
         (lambda: friedman1(train=1), "at least 2 rows"),
-        (lambda: friedman2(noise=-1.0), "noise >= 0"),
-        (lambda: ScalarProduct(ridge=0.0), "ridge > 0"),
-        (lambda: ScalarProduct(curvature=-0.1), "curvature >= 0"),
-        (lambda: ScalarProduct(noise_scale=-0.1), "noise_scale >= 0"),
+        (lambda: friedman2(noise=-1.0), "`noise` must be at least 0"),
+        (lambda: ScalarProduct(ridge=0.0), "`ridge` must be positive"),
+        (lambda: ScalarProduct(curvature=-0.1), "`curvature` must be at least 0"),
+        (lambda: ScalarProduct(noise_scale=-0.1), "`noise_scale` must be at least 0"),
     ],
 )
 def test_bad_options_are_refused_when_the_problem_is_made(make, message):
