@@ -11,7 +11,7 @@ from bilevel.core.checks import positive
 from bilevel.core.progress import RowCallback, ShowProgress, reported
 from bilevel.core.status import Status
 from bilevel.data.groups import CHUNK_ROWS, check_piece, floating, is_mapped, pieces
-from bilevel.errors import ArgumentError, ShapeError, SingularHeadError
+from bilevel.errors import ArgumentError, IncompatibleError, ShapeError, SingularHeadError
 from bilevel.linear.centre import Centre
 from bilevel.linear.cholesky import EPS
 from bilevel.linear.gram import QUICK_ROUNDING, ROWS_AT_ONCE, Sums, add_rows, nothing
@@ -85,7 +85,14 @@ class GramAccumulator:
             ShapeError: the arrays do not fit each other, or the rows before.
             DataError: they are not floating point, or hold NaN or infinite values; nothing of this
                 call is added then.
+            IncompatibleError: they require gradients.
         """
+        for name, rows in (("inputs", inputs), ("targets", targets)):
+            if isinstance(rows, Tensor) and rows.requires_grad:
+                raise IncompatibleError(
+                    f"`{name}` require gradients, and sums over rows carry none. Use "
+                    "`bilevel.exact.ridge_head`, which is differentiable, or `.detach()` them."
+                )
         z, t = floating(inputs, "inputs"), floating(targets, "targets")
         self._check_shapes(z, t)
         outputs = None if t.ndim == 1 else t.shape[1]

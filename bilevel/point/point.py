@@ -15,10 +15,18 @@ from bilevel.data.training_data import TrainingData
 from bilevel.derivatives.assembly import Assembly
 from bilevel.derivatives.contract import check_contract
 from bilevel.derivatives.head_point import HeadPoint
+from bilevel.derivatives.implicit_head import Pull, implicit_head
 from bilevel.errors import ArgumentError, ShapeError
 from bilevel.heads import AbstractHeadSolver
 from bilevel.heads.default import default_solver
-from bilevel.hypergradients import AbstractHypergradient, Answer, BodyGradient, Envelope
+from bilevel.hypergradients import (
+    AbstractHypergradient,
+    Answer,
+    BodyGradient,
+    Envelope,
+    Implicit,
+)
+from bilevel.hypergradients.condition import Condition
 from bilevel.hypergradients.default import default_gradient
 from bilevel.problem.base import Groups, StackelbergProblem
 from bilevel.trees import Tree
@@ -88,6 +96,10 @@ def best_response(
 ) -> HeadResponse:
     """theta*(w) = argmin over theta of g(w, theta), with a bound on its error.
 
+    Where a leaf of the body requires gradients, so does the head: a backward pass from it is one
+    solve with its Hessian, by the solver's factor if it has one, whatever the solver did. First
+    derivatives only; see `bilevel.exact.ridge_head` for further ones.
+
     Args:
         problem: the problem.
         body: w, a tree of floating tensors without a run axis; its type is the type of the
@@ -103,6 +115,7 @@ def best_response(
     Raises:
         SingularHeadError: the head has no unique minimiser.
         IncompatibleError: the solver cannot solve this head; without one: none is exact for it.
+            With a body that requires gradients: the head has no derivative that is known.
         MissingPackageError: only `Cvxpy` is exact for it, and cvxpy is not installed.
 
     Examples:
@@ -112,7 +125,17 @@ def best_response(
         tensor(0.4000)
     """
     with reported(progress, "best response") as report:
-        return _Point(problem, body, batch, solver, report).respond()
+        if not (torch.is_grad_enabled() and any(x.requires_grad for x in trees.leaves(body))):
+            return _Point(problem, body, batch, solver, report).respond()
+        found: list[HeadResponse] = []
+
+        def solve(plain: Tree) -> tuple[Tree, Pull]:
+            point = _Point(problem, plain, batch, solver, report)
+            found.append(point.respond())
+            return found[0].head, point.pull(found[0].head)
+
+        head = implicit_head(solve, body)
+        return dataclasses.replace(found[0], head=head)
 
 
 def hypergradient(
@@ -242,6 +265,21 @@ class _Point:
             certifier.note,
             words,
         )
+
+    def pull(self, head: Tree) -> Pull:
+        """From cotangents of the head that was solved to those of the body."""
+        given = (self.oracles, self.body, trees.single(head), self.rows)
+        implicit = Implicit()
+        implicit.check(self.oracles.problem, self.solver)
+        implicit.init(*given)
+        condition, factor = Condition(HeadPoint(*given)), self.factor
+
+        def pulled(slope: Tree) -> Tree:
+            adjoint = condition.solve(trees.single(slope), factor=factor)
+            crossed = condition.point.cross_vjp(adjoint.value)
+            return trees.take(trees.tree_map(torch.neg, crossed), 0)
+
+        return pulled
 
     def bound(
         self, method: AbstractHypergradient, found: BodyGradient, head: Tree
