@@ -153,12 +153,12 @@ def _mapped(
     head: Callable[..., Found], size: int, dims: tuple[Any, ...], given: tuple[Any, ...]
 ) -> tuple[Found, tuple[int, ...]]:
     """`head` under `vmap`: further heads of one call; values cannot raise."""
-    found = head(*_flattened(size, dims, given)[:6], False)
+    found = head(*flattened(size, dims, given)[:6], False)
     theta, *factor = (x.reshape(size, len(x) // size, *x.shape[1:]) for x in found)
     return (theta, factor[0], factor[1], factor[2]), (0, 0, 0, 0)
 
 
-def _flattened(size: int, dims: tuple[Any, ...], given: tuple[Any, ...]) -> list[Any]:
+def flattened(size: int, dims: tuple[Any, ...], given: tuple[Any, ...]) -> list[Any]:
     """Arguments with the mapped axis in the first one."""
     found = []
     for value, dim in zip(given, dims, strict=True):
@@ -311,7 +311,7 @@ class RidgeAdjoint(torch.autograd.Function):
             columns = given[0].movedim(dims[0], 2)
             found = solve(columns.flatten(2), *given[1:])
             return found.reshape(columns.shape), 2
-        found = solve(*_flattened(info.batch_size, dims, given))
+        found = solve(*flattened(info.batch_size, dims, given))
         size = info.batch_size
         return found.reshape(size, len(found) // size, *found.shape[1:]), 0
 

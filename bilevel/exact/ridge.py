@@ -54,11 +54,11 @@ def ridge_head(
         >>> from bilevel.exact import ridge_head
         >>> z = torch.tensor([[1.0], [2.0]], requires_grad=True)
         >>> theta = ridge_head(z, torch.tensor([1.0, 2.0]), 0.5)    # 2.5 / (2.5 + 0.5)
-        >>> theta
-        tensor([0.8333], grad_fn=<...>)
+        >>> theta.detach()
+        tensor([0.8333])
         >>> theta.sum().backward(); z.grad
         tensor([[-0.1111],
-                [-0.0556]])
+                [-0.2222]])
     """
     made = given(
         features, targets, ridge, row_weights, fit_bias=fit_bias, penalize_bias=penalize_bias
