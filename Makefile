@@ -40,7 +40,7 @@ lint: $(LINT) ## check style, types, import directions and dependencies
 docs: $(DOCS) ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-BENCH ?= core large grid memory streaming tdc cvxpy_head linear_networks newton
+BENCH ?= core large grid memory streaming tdc cvxpy_head linear_networks newton exact
 bench: $(RUN) ## print speed and memory: make bench BENCH=core (or large, grid, memory, streaming, tdc)
 	@for part in $(BENCH); do OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$part.py $(ARGS) || exit 1; done
 

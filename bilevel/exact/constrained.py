@@ -34,7 +34,7 @@ def constrained_head(
         features: z, (..., n, M).
         targets: t, (..., n), or (..., n, K) for K outputs.
         ridge: p, as in `ridge_head`.
-        set: a `Box`, `Nonnegative()` or another set with bounds, for a head (M[+ 1][, K]): they
+        set: a `Box`, `Nonnegative()` or another set with bounds, for the head of one batch: they
             are those of all leading axes, and of the bias too.
         row_weights: s >= 0, (..., n); None: 1.
         fit_bias: whether a constant feature is added; its coefficient is the last one.

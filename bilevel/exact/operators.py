@@ -78,7 +78,8 @@ def head_of_rows(
     inner = factor.inner if isinstance(factor, CentredFactor) else factor
     hessian = inner.hessian[:, 0] if isinstance(inner, PrimalFactor) else nothing
     origin = factor.origin if isinstance(factor, CentredFactor) else nothing.clone()
-    return theta.contiguous(), inner.cholesky[:, 0].contiguous(), hessian.contiguous(), origin
+    cholesky = inner.cholesky[:, 0].mT.contiguous().mT  # as LAPACK leaves it
+    return theta.contiguous(), cholesky, hessian.contiguous(), origin
 
 
 def adjoint_of_rows(
@@ -146,7 +147,7 @@ def _fake_head(
         (runs, m) if bias is not None and m > 1 and not dual else (runs, 0),
     ]
     theta, *factor = (design.new_empty(shape, dtype=torch.float64) for shape in shapes)
-    return theta, factor[0], factor[1], factor[2]
+    return theta, factor[0].mT, factor[1], factor[2]
 
 
 def _mapped(
@@ -178,12 +179,14 @@ def _quickly(design: Tensor, targets: Tensor, penalty: Tensor) -> Found | None:
     hessian.diagonal(dim1=1, dim2=2).add_(penalty)
     cholesky, info = torch.linalg.cholesky_ex(hessian)
     pivots, entries = (x.diagonal(dim1=1, dim2=2) for x in (cholesky, hessian))
-    if bool(info.any()) or not bool((pivots.square() >= DOUBTFUL * entries).all()):
+    if bool(info.any()) or not float((pivots.square() / entries).min()) > DOUBTFUL:
         return None
     factor = PrimalFactor(cholesky.unsqueeze(1), hessian.unsqueeze(1))
-    theta = factor.solve(design.mT @ targets / n)
+    theta = factor.solve((targets.mT @ design / n).mT)
+    if not math.isfinite(theta.sum()):
+        return None
     nothing = theta.new_empty(2, len(theta), 0)
-    return (theta, cholesky, hessian, nothing[0]) if math.isfinite(theta.sum()) else None
+    return theta.contiguous(), cholesky, hessian, nothing[0]
 
 
 def _sure(status: Tensor, factor: Factor, least: float) -> bool:

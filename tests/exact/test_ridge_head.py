@@ -128,6 +128,7 @@ def test_compiled_without_a_break(bias, rows, ridge):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of the compiler itself
 def test_compiled_by_the_default_compiler():
     """`python -m pytest -m slow tests/exact/test_ridge_head.py`."""
     z, t = normal(2, 6, 3).requires_grad_(), normal(2, 6)
