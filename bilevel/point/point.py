@@ -1,6 +1,7 @@
 """The head and the hypergradient at a single point: for notebooks, tests and debugging."""
 
 import dataclasses
+import functools
 
 import torch
 
@@ -115,7 +116,7 @@ def best_response(
     Raises:
         SingularHeadError: the head has no unique minimiser.
         IncompatibleError: the solver cannot solve this head; without one: none is exact for it.
-            With a body that requires gradients: the head has no derivative that is known.
+            From a backward pass: the head has no derivative that is known.
         MissingPackageError: only `Cvxpy` is exact for it, and cvxpy is not installed.
 
     Examples:
@@ -268,15 +269,22 @@ class _Point:
 
     def pull(self, head: Tree) -> Pull:
         """From cotangents of the head that was solved to those of the body."""
-        given = (self.oracles, self.body, trees.single(head), self.rows)
-        implicit = Implicit()
-        implicit.check(self.oracles.problem, self.solver)
-        implicit.init(*given)
-        condition, factor = Condition(HeadPoint(*given)), self.factor
+        point, factor = (
+            HeadPoint(self.oracles, self.body, trees.single(head), self.rows),
+            self.factor,
+        )
+
+        @functools.cache
+        def condition() -> Condition:
+            # checked by the first backward pass: a head that nobody differentiates needs no more
+            implicit = Implicit()
+            implicit.check(point.problem, self.solver)
+            implicit.init(point.oracles, point.body, point.head, point.rows)
+            return Condition(point)
 
         def pulled(slope: Tree) -> Tree:
-            adjoint = condition.solve(trees.single(slope), factor=factor)
-            crossed = condition.point.cross_vjp(adjoint.value)
+            adjoint = condition().solve(trees.single(slope), factor=factor)
+            crossed = point.cross_vjp(adjoint.value)
             return trees.take(trees.tree_map(torch.neg, crossed), 0)
 
         return pulled
