@@ -1,6 +1,5 @@
 """The arguments of the exact heads: checked, broadcast, and with one leading axis."""
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -70,33 +69,35 @@ def given(
             "The leading axes of `features`, `targets`, `ridge` and `row_weights` must be the "
             f"same, or 1, got {[tuple(lead) for lead in leads]}."
         ) from None
-    penalty = ridge.expand(m + held) if ridge.ndim == 0 else ridge
-    design = features
+    penalty, design = ridge, features
     if fit_bias:
+        penalty = ridge.expand(m + held) if ridge.ndim == 0 else ridge
         design = torch.cat([features, torch.ones_like(features[..., :1])], -1)
         penalty = penalty if held else torch.nn.functional.pad(penalty, (0, 1))
     dtype = features.dtype
     if not labels:
         dtype = torch.promote_types(dtype, targets.dtype)
         targets = targets.double()
-        targets = targets.unsqueeze(-1) if targets.ndim < features.ndim else targets
+        if shape and targets.ndim < features.ndim:
+            targets = targets.unsqueeze(-1)
+    n, size = design.shape[-2:]
+    aims = (n,) if labels else (n, targets.shape[-1] if targets.ndim == features.ndim else 1)
     return Given(
-        _flat(design, shape, 2),
-        _flat(targets, shape, 1 if labels else 2),
-        _flat(penalty, shape, 1),
-        None if row_weights is None else _flat(row_weights.double(), shape, 1),
+        _flat(design, shape, n, size),
+        _flat(targets, shape, *aims),
+        penalty.expand(*(shape or (1,)), size).reshape(-1, size),
+        None if row_weights is None else _flat(row_weights.double(), shape, n),
         ("penalised" if held else "free") if fit_bias else None,
         shape,
         dtype,
     )
 
 
-def _flat(tensor: Tensor, shape: torch.Size, own: int) -> Tensor:
-    """Leading axes broadcast to `shape` and flattened; the last `own` axes stay."""
-    if not shape:
-        return tensor.unsqueeze(0)
-    rest = tensor.shape[tensor.ndim - own :]
-    return tensor.expand(*shape, *rest).reshape(math.prod(shape), *rest)
+def _flat(tensor: Tensor, shape: torch.Size, *own: int) -> Tensor:
+    """Leading axes broadcast to `shape` and flattened, (B, *own)."""
+    if not shape:  # in one step, as small heads take no longer than a few
+        return tensor.reshape(1, *own)
+    return tensor.expand(*shape, *own).reshape(-1, *own)
 
 
 def _number(ridge: float | Tensor) -> float | Tensor:

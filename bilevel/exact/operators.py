@@ -24,8 +24,9 @@ from bilevel.errors import ArgumentError, SingularHeadError
 from bilevel.linear.factor import CentredFactor, DualFactor, Factor, PrimalFactor
 from bilevel.linear.systems import AbstractSystem, DualSystem, linear_system
 
-DOUBTFUL = 1e-8
-"""What is left of a diagonal entry by which a matrix may be singular: its eigenvalues tell."""
+SURE, DOUBTFUL = 1e-2, 1e-8
+"""What is left of each diagonal entry where a matrix is well conditioned, and where it may be
+singular: its eigenvalues tell."""
 Found = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -51,12 +52,13 @@ def head_of_rows(
 
     Returns:
         theta (B, m, K), float64; the factor L, (B, m, m), or (B, n, n) of the dual form; H, (B, m,
-        m) or (B, 0); and the origin that features were counted from, (B, m) or (B, 0).
+        m), or (B, 0) of the dual form and where solutions need no refinement; and the origin that
+        features were counted from, (B, m) or (B, 0).
     """
     least = float(penalty.min())
     if check and least < 0:
         raise ArgumentError(f"`ridge` must be at least 0, got {least:.4g}.")
-    if form != "dual" and bias is None and weights is None:
+    if form == "auto" and bias is None and weights is None:
         quick = _quickly(design.double(), targets, penalty)
         if quick is not None and least >= 0:
             return quick
@@ -96,6 +98,8 @@ def adjoint_of_rows(
     if hessian.numel():
         factor = PrimalFactor(cholesky.unsqueeze(1), hessian.unsqueeze(1))
         factor = CentredFactor(factor, origin) if origin.numel() else factor
+    elif design.shape[1] >= design.shape[2]:
+        return torch.cholesky_solve(columns, cholesky)
     else:
         rows = design.double()
         rows = rows if weights is None else rows * weights.double().sqrt().unsqueeze(2)
@@ -171,7 +175,10 @@ def flattened(size: int, dims: tuple[Any, ...], given: tuple[Any, ...]) -> list[
 
 
 def _quickly(design: Tensor, targets: Tensor, penalty: Tensor) -> Found | None:
-    """The heads by few operations, if no pivot is small: others take as long as to solve one."""
+    """The heads by few operations, if no pivot is small: each takes as long as a small head.
+
+    Refinement would change no digit that counts; `PrimalSystem` makes it for all others.
+    """
     n, m = design.shape[1:]
     if n < m:
         return None
@@ -179,14 +186,13 @@ def _quickly(design: Tensor, targets: Tensor, penalty: Tensor) -> Found | None:
     hessian.diagonal(dim1=1, dim2=2).add_(penalty)
     cholesky, info = torch.linalg.cholesky_ex(hessian)
     pivots, entries = (x.diagonal(dim1=1, dim2=2) for x in (cholesky, hessian))
-    if bool(info.any()) or not float((pivots.square() / entries).min()) > DOUBTFUL:
+    if bool(info.any()) or not float((pivots.square() / entries).min()) > SURE:
         return None
-    factor = PrimalFactor(cholesky.unsqueeze(1), hessian.unsqueeze(1))
-    theta = factor.solve((targets.mT @ design / n).mT)
+    theta = torch.cholesky_solve((targets.mT @ design / n).mT, cholesky)
     if not math.isfinite(theta.sum()):
         return None
     nothing = theta.new_empty(2, len(theta), 0)
-    return theta.contiguous(), cholesky, hessian, nothing[0]
+    return theta, cholesky, nothing[0], nothing[1]
 
 
 def _sure(status: Tensor, factor: Factor, least: float) -> bool:
