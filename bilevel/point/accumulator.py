@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from bilevel import trees
 from bilevel.core.arrays import is_mapped
@@ -14,7 +15,7 @@ from bilevel.core.memory import says_memory
 from bilevel.core.progress import RowCallback, ShowProgress, reported
 from bilevel.core.status import Status
 from bilevel.data.groups import CHUNK_ROWS, check_piece, floating, pieces
-from bilevel.errors import ArgumentError, ShapeError, SingularHeadError
+from bilevel.errors import ArgumentError, IncompatibleError, ShapeError, SingularHeadError
 from bilevel.linear.centre import Centre
 from bilevel.linear.cholesky import EPS
 from bilevel.linear.gram import QUICK_ROUNDING, ROWS_AT_ONCE, Sums, add_rows, nothing
@@ -92,11 +93,16 @@ class GramAccumulator:
             ShapeError: the arrays do not fit each other, or the rows before.
             DataError: they are not floating point, or hold NaN or infinite values; nothing of this
                 call is added then.
+            IncompatibleError: they require gradients.
         """
+        if any(isinstance(rows, Tensor) and rows.requires_grad for rows in (inputs, targets)):
+            raise IncompatibleError(
+                "The rows require gradients, and sums over them carry none. Use "
+                "`bilevel.exact.ridge_head`, which is differentiable, or `.detach()` them."
+            )
         z, t = floating(inputs, "inputs"), floating(targets, "targets")
         self._check_shapes(z, t)
-        outputs = None if t.ndim == 1 else t.shape[1]
-        t = t.unsqueeze(1) if t.ndim == 1 else t
+        outputs, t = (None, t.unsqueeze(1)) if t.ndim == 1 else (t.shape[1], t)
         quick = z.dtype == torch.float32 and isinstance(inputs, np.ndarray) and is_mapped(inputs)
         before = self._quick if quick else self._exact
         with reported(progress, "adding rows") as report:
@@ -180,8 +186,7 @@ class GramAccumulator:
                 break
             moved = theta - factor.solve(slope)
             there = self._slope(moved, ridge, report)
-            gained = bool(trees.norm(there / roots) <= 0.1 * size)
-            if gained:
+            if bool(trees.norm(there / roots) <= 0.1 * size):
                 theta, slope = moved, there
             elif bool(size > self._rounding_of_each(theta, roots)):
                 return None
@@ -194,8 +199,7 @@ class GramAccumulator:
         """How much of the gradient may be rounding, every entry relative to its feature's size."""
         n, m, aims = self.rows, theta.shape[1], self._squares()[1]
         terms = m * trees.norm(theta * roots) + (m * aims / n).sqrt()
-        found: Tensor = EPS * ((n + m) ** 0.5 + 10) * terms
-        return found
+        return EPS * ((n + m) ** 0.5 + 10) * terms  # type: ignore[no-any-return]
 
     def _settle(self, report: RowCallback | None) -> None:
         """Multiply the maps in float64 and forget them."""
@@ -238,10 +242,10 @@ class GramAccumulator:
         if not self.rows:  # in numbers that float32 has, too
             means = (x.double().mean(0, keepdim=True).float() for x in (inputs, targets))
             origin, level = (x.double().nan_to_num(0.0, 0.0, 0.0) for x in means)
-            self._centre = Centre(_with_zero(origin), level)
+            self._centre = Centre(pad(origin, (0, 1)), level)
         assert self._centre is not None
         origin, level = self._centre
-        return empty._replace(centre=Centre(origin[:, :-1], _with_zero(level)))
+        return empty._replace(centre=Centre(origin[:, :-1], pad(level, (0, 1))))
 
     def _total(self) -> Sums:
         """The sums over all rows."""
@@ -344,7 +348,3 @@ class GramAccumulator:
                 f"Rows so far have `inputs` (c, {self._columns}) and `targets` {before}, got "
                 f"{tuple(inputs.shape)} and {tuple(targets.shape)}."
             )
-
-
-def _with_zero(numbers: Tensor) -> Tensor:
-    return torch.cat([numbers, torch.zeros_like(numbers[:, :1])], 1)

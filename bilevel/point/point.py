@@ -1,8 +1,10 @@
 """The head and the hypergradient at a single point: for notebooks, tests and debugging."""
 
 import dataclasses
+import functools
 
 import torch
+from torch import Tensor
 
 from bilevel import trees
 from bilevel.bounds.gradients import GradientBound, GradientCertifier
@@ -17,10 +19,18 @@ from bilevel.data.training_data import TrainingData
 from bilevel.derivatives.assembly import Assembly
 from bilevel.derivatives.contract import check_contract
 from bilevel.derivatives.head_point import HeadPoint
+from bilevel.derivatives.implicit_head import Pull, implicit_head
 from bilevel.errors import ArgumentError, ShapeError
 from bilevel.heads import AbstractHeadSolver
 from bilevel.heads.default import default_solver
-from bilevel.hypergradients import AbstractHypergradient, Answer, BodyGradient, Envelope
+from bilevel.hypergradients import (
+    AbstractHypergradient,
+    Answer,
+    BodyGradient,
+    Envelope,
+    Implicit,
+)
+from bilevel.hypergradients.condition import Condition
 from bilevel.hypergradients.default import default_gradient
 from bilevel.problem.base import Groups, StackelbergProblem
 from bilevel.trees import Tree
@@ -81,7 +91,6 @@ class Hypergradient:
 
 
 @says_memory
-@ordinary()
 def best_response(
     problem: StackelbergProblem,
     body: Tree,
@@ -91,6 +100,10 @@ def best_response(
     progress: ShowProgress = False,
 ) -> HeadResponse:
     """theta*(w) = argmin over theta of g(w, theta), with a bound on its error.
+
+    Where a leaf of the body requires gradients, so does the head: a backward pass from it is one
+    solve with its Hessian, by the solver's factor if it has one, whatever the solver did. First
+    derivatives only; see `bilevel.exact.ridge_head` for further ones.
 
     Args:
         problem: the problem.
@@ -107,6 +120,7 @@ def best_response(
     Raises:
         SingularHeadError: the head has no unique minimiser.
         IncompatibleError: the solver cannot solve this head; without one: none is exact for it.
+            From a backward pass: the head has no derivative that is known.
         MissingPackageError: only `Cvxpy` is exact for it, and cvxpy is not installed.
 
     Examples:
@@ -115,8 +129,21 @@ def best_response(
         >>> bilevel.best_response(ScalarProduct(), torch.tensor(2.0)).head    # w / (w^2 + 1)
         tensor(0.4000)
     """
-    with reported(progress, "best response") as report:
-        return _Point(problem, body, batch, solver, report).respond()
+    grows = torch.is_grad_enabled() and any(
+        isinstance(leaf, Tensor) and leaf.requires_grad for leaf in trees.leaves(body)
+    )
+    with ordinary(), reported(progress, "best response") as report:
+        if not grows:
+            return _Point(problem, body, batch, solver, report).respond()
+        found: list[HeadResponse] = []
+
+        def solve(plain: Tree) -> tuple[Tree, Pull]:
+            point = _Point(problem, plain, batch, solver, report)
+            found.append(point.respond())
+            return found[0].head, point.pull(found[0].head)
+
+        head = implicit_head(solve, body)
+        return dataclasses.replace(found[0], head=head)
 
 
 @says_memory
@@ -247,6 +274,29 @@ class _Point:
             certifier.note,
             words,
         )
+
+    def pull(self, head: Tree) -> Pull:
+        """From cotangents of the head that was solved to those of the body."""
+        point, factor = (
+            HeadPoint(self.oracles, self.body, trees.single(head), self.rows),
+            self.factor,
+        )
+
+        @functools.cache
+        def condition() -> Condition:
+            # checked by the first backward pass: a head that nobody differentiates needs no more
+            implicit = Implicit()
+            implicit.check(point.problem, self.solver)
+            implicit.init(point.oracles, point.body, point.head, point.rows)
+            return Condition(point)
+
+        @ordinary()
+        def pulled(slope: Tree) -> Tree:
+            adjoint = condition().solve(trees.single(slope), factor=factor)
+            crossed = point.cross_vjp(adjoint.value)
+            return trees.take(trees.tree_map(torch.neg, crossed), 0)
+
+        return pulled
 
     def bound(
         self, method: AbstractHypergradient, found: BodyGradient, head: Tree

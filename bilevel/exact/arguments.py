@@ -1,0 +1,136 @@
+"""The arguments of the exact heads: checked, broadcast, and with one leading axis."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bilevel.core.checks import positive
+from bilevel.errors import DataError, ShapeError
+from bilevel.linear.centre import Bias
+
+
+class Given(NamedTuple):
+    """What a head is made of, B heads side by side; all but the features in float64.
+
+    Attributes:
+        design: features, the constant one included, (B, n, m).
+        targets: (B, n, K); class labels (B, n).
+        penalty: (B, m), a zero for a free bias.
+        weights: of the rows, (B, n); None: 1.
+        bias: how the constant feature is treated; None: there is none.
+        shape: the leading axes.
+        dtype: of what is returned.
+    """
+
+    design: Tensor
+    targets: Tensor
+    penalty: Tensor
+    weights: Tensor | None
+    bias: Bias | None
+    shape: torch.Size
+    dtype: torch.dtype
+
+    def head(self, theta: Tensor, *, flat: bool) -> Tensor:
+        """theta (B, m, K) with the leading axes, without an axis of outputs if `flat`."""
+        own = theta.shape[1:2] if flat else theta.shape[1:]
+        return theta.reshape(*self.shape, *own).to(self.dtype)
+
+
+def given(
+    features: Tensor,
+    targets: Tensor,
+    ridge: float | Tensor,
+    row_weights: Tensor | None,
+    *,
+    fit_bias: bool,
+    penalize_bias: bool,
+    labels: bool = False,
+) -> Given:
+    """The arguments of an exact head, see `ridge_head`; `labels`: targets are class labels."""
+    _check(features, targets, row_weights, labels)
+    m, held = features.shape[-1], fit_bias and penalize_bias
+    ridge = torch.as_tensor(_number(ridge), dtype=torch.float64, device=features.device)
+    if ridge.ndim and (ridge.shape[-1] != m + held or ridge.ndim not in (1, features.ndim - 1)):
+        bias = " and the bias" if held else ""
+        raise ShapeError(
+            f"`ridge` must be a number, or end in ({m + held},) for the {m} features{bias}, with "
+            f"the leading axes of `features` or none before it, got {tuple(ridge.shape)} for "
+            f"features of shape {tuple(features.shape)}."
+        )
+    leads = [features.shape[:-2], targets.shape[: features.ndim - 2], ridge.shape[:-1]]
+    leads += [] if row_weights is None else [row_weights.shape[:-1]]
+    shape = torch.Size()
+    try:
+        if any(leads):  # torch takes longer for it than for a small head
+            shape = torch.broadcast_shapes(*leads)  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        raise ShapeError(
+            "The leading axes of `features`, `targets`, `ridge` and `row_weights` must be the "
+            f"same, or 1, got {[tuple(lead) for lead in leads]}."
+        ) from None
+    penalty, design = ridge, features
+    if fit_bias:
+        penalty = ridge.expand(m + held) if ridge.ndim == 0 else ridge
+        design = torch.cat([features, torch.ones_like(features[..., :1])], -1)
+        penalty = penalty if held else torch.nn.functional.pad(penalty, (0, 1))
+    dtype = features.dtype
+    if not labels:
+        dtype = torch.promote_types(dtype, targets.dtype)
+        targets = targets.double()
+        if shape and targets.ndim < features.ndim:
+            targets = targets.unsqueeze(-1)
+    n, size = design.shape[-2:]
+    aims = (n,) if labels else (n, targets.shape[-1] if targets.ndim == features.ndim else 1)
+    return Given(
+        _flat(design, shape, n, size),
+        _flat(targets, shape, *aims),
+        penalty.expand(*(shape or (1,)), size).reshape(-1, size),
+        None if row_weights is None else _flat(row_weights.double(), shape, n),
+        ("penalised" if held else "free") if fit_bias else None,
+        shape,
+        dtype,
+    )
+
+
+def _flat(tensor: Tensor, shape: torch.Size, *own: int) -> Tensor:
+    """Leading axes broadcast to `shape` and flattened, (B, *own)."""
+    if not shape:  # in one step, as small heads take no longer than a few
+        return tensor.reshape(1, *own)
+    return tensor.expand(*shape, *own).reshape(-1, *own)
+
+
+def _number(ridge: float | Tensor) -> float | Tensor:
+    """Tensors as they are, and all in compiled code: values are looked at where they can be."""
+    if isinstance(ridge, Tensor) or torch.compiler.is_compiling():
+        return ridge
+    return positive(ridge, "`ridge`", zero_allowed=True)
+
+
+def _check(features: Tensor, targets: Tensor, row_weights: Tensor | None, labels: bool) -> None:
+    """Types and shapes."""
+    if features.ndim < 2 or 0 in features.shape:
+        raise ShapeError(
+            f"`features` must be (..., n, M), at least one row of numbers, got "
+            f"{tuple(features.shape)}."
+        )
+    real = {"features": features} | ({} if labels else {"targets": targets})
+    real |= {} if row_weights is None else {"row_weights": row_weights}
+    for name, tensor in real.items():
+        if not tensor.is_floating_point():
+            raise DataError(f"`{name}` must be floating point, got {tensor.dtype}.")
+    rows, axes = features.shape[-2], features.ndim - 1
+    allowed = (axes,) if labels else (axes, axes + 1)
+    if targets.ndim not in allowed or targets.shape[axes - 1] != rows or 0 in targets.shape:
+        more = "" if labels else f", or (..., {rows}, K) for K outputs"
+        raise ShapeError(
+            f"`targets` must be (..., {rows}){more}, with the leading axes of `features` "
+            f"(1 where they are broadcast), got {tuple(targets.shape)} for features of shape "
+            f"{tuple(features.shape)}."
+        )
+    if row_weights is not None and (row_weights.ndim != axes or row_weights.shape[-1] != rows):
+        raise ShapeError(
+            f"`row_weights` must be (..., {rows}), one weight for each row, with the leading axes "
+            f"of `features` (1 where they are broadcast), got {tuple(row_weights.shape)} for "
+            f"features of shape {tuple(features.shape)}."
+        )

@@ -1,0 +1,143 @@
+"""The heads of classes as functions of tensors."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bilevel.errors import DataError, ShapeError
+from bilevel.exact.arguments import Given, given
+from bilevel.exact.curved import HEADS, CurvedHead
+from bilevel.exact.solvers import Found
+
+
+def softmax_head(
+    features: Tensor,
+    targets: Tensor,
+    ridge: float | Tensor,
+    *,
+    row_weights: Tensor | None = None,
+    fit_bias: bool = False,
+    penalize_bias: bool = False,
+    classes: int | None = None,
+    start: Tensor | None = None,
+) -> Tensor:
+    """theta* = argmin of 1/n sum_i s_i c(z_i theta, y_i) + 1/2 theta' diag(p) theta, K classes.
+
+    c(u, y) = log sum_k e^(u_k) - u_y, as `bilevel.SoftmaxLoss`. Solved by `bilevel.Newton`, to
+    rounding, and differentiable once in features, penalties and row weights: a backward pass is a
+    solve with the last factor of Newton's method, refined to 1e-12. `vmap`, `torch.compile`,
+    `torch.autocast` and leading axes are as in `ridge_head`.
+
+    With a free bias the biases of the classes are determined but for their sum, which is made zero.
+
+    Args:
+        features: z, (..., n, M).
+        targets: int64 labels y, (..., n), from 0 to K - 1.
+        ridge: p, as in `ridge_head`; the same for all classes.
+        row_weights: s >= 0, (..., n); None: 1.
+        fit_bias: whether a constant feature is added; its coefficients are the last row.
+        penalize_bias: whether `ridge` covers it.
+        classes: K; None: that of `start`, or else the largest label and one more, which neither
+            `vmap` nor `torch.compile` can see.
+        start: a head near the answer, shaped like it: it saves time and changes nothing else.
+
+    Returns:
+        theta*, (..., M[+ 1], K), in the type of the features.
+
+    Raises:
+        SingularHeadError: there is no unique minimiser: features depend on each other, or separate
+            the classes, and nothing penalises what is not determined. NaN instead under `vmap` and
+            `compile`.
+        ShapeError: shapes do not fit each other.
+        DataError: labels are not int64, or not among the classes.
+
+    Examples:
+        >>> import torch
+        >>> from bilevel.exact import softmax_head
+        >>> softmax_head(torch.tensor([[1.0], [-1.0]]), torch.tensor([0, 1]), 0.5)
+        tensor([[ 0.5213, -0.5213]])
+    """
+    made = _made(features, targets, ridge, row_weights, (fit_bias, penalize_bias))
+    if classes is None:
+        classes = int(targets.max()) + 1 if start is None else start.shape[-1]
+    return _solved("softmax", made, targets, start, classes)
+
+
+def logistic_head(
+    features: Tensor,
+    targets: Tensor,
+    ridge: float | Tensor,
+    *,
+    row_weights: Tensor | None = None,
+    fit_bias: bool = False,
+    penalize_bias: bool = False,
+    start: Tensor | None = None,
+) -> Tensor:
+    """theta* = argmin of 1/n sum_i s_i c(z_i theta, y_i) + 1/2 theta' diag(p) theta, two classes.
+
+    c(u, y) = log(1 + e^u) - y u, as `bilevel.LogisticLoss`. All else is as in `softmax_head`.
+
+    Args:
+        features: z, (..., n, M).
+        targets: int64 labels y, (..., n), 0 or 1.
+        ridge: p, as in `ridge_head`.
+        row_weights: s >= 0, (..., n); None: 1.
+        fit_bias: whether a constant feature is added; its coefficient is the last one.
+        penalize_bias: whether `ridge` covers it.
+        start: a head near the answer, shaped like it.
+
+    Returns:
+        theta*, (..., M[+ 1]), in the type of the features.
+
+    Raises:
+        SingularHeadError: there is no unique minimiser, see `softmax_head`.
+        ShapeError: shapes do not fit each other.
+        DataError: labels are not int64, or neither 0 nor 1.
+
+    Examples:
+        >>> import torch
+        >>> from bilevel.exact import logistic_head
+        >>> logistic_head(torch.tensor([[1.0], [-1.0]]), torch.tensor([1, 0]), 0.5)
+        tensor([0.6748])
+    """
+    made = _made(features, targets, ridge, row_weights, (fit_bias, penalize_bias))
+    return _solved("logistic", made, targets, start, None)
+
+
+def _made(
+    features: Tensor,
+    targets: Tensor,
+    ridge: float | Tensor,
+    row_weights: Tensor | None,
+    bias: tuple[bool, bool],
+) -> Given:
+    if targets.dtype != torch.int64:
+        raise DataError(
+            f"`targets` must be class labels of type int64, got {targets.dtype}. Convert them with "
+            "`.long()`; for real targets use `ridge_head`."
+        )
+    fit, penalise = bias
+    options = {"fit_bias": fit, "penalize_bias": penalise, "labels": True}
+    return given(features, targets, ridge, row_weights, **options)
+
+
+def _solved(
+    kind: str, made: Given, targets: Tensor, start: Tensor | None, classes: int | None
+) -> Tensor:
+    compiling = torch.compiler.is_compiling()
+    own = (made.design.shape[2],) if classes is None else (made.design.shape[2], classes)
+    if start is None:
+        begin = made.penalty.new_zeros(len(made.design), own[0], classes or 1)
+    elif start.shape != (*made.shape, *own):
+        raise ShapeError(
+            f"`start` must have the shape of the head, {(*made.shape, *own)}, got "
+            f"{tuple(start.shape)}."
+        )
+    else:
+        begin = start.detach().double().reshape(-1, own[0], classes or 1)
+    solve: Callable[..., Found] = HEADS if compiling else CurvedHead.apply
+    form = kind if made.bias is None else f"{kind} {made.bias}"
+    parts = (made.design, made.targets, made.penalty, made.weights)
+    theta = solve(*parts, begin, None, form, not compiling)[0]
+    return made.head(theta, flat=classes is None)
