@@ -13,8 +13,7 @@ from bilevel.comparison.statistics.paired import PairedResult, compare_pairs, me
 from bilevel.comparison.statistics.parts import in_order
 from bilevel.comparison.statistics.thresholds import reach_common_level
 from bilevel.comparison.statistics.values import Values
-from bilevel.core.checks import check_name, check_one_of
-from bilevel.errors import ArgumentError, ResultsError
+from bilevel.errors import ArgumentError, ResultsError, unknown_name
 from bilevel.report import doubts, tables
 from bilevel.report.units import UNITS, Unit
 from bilevel.storage.folder import located, write_atomically, write_csv
@@ -157,9 +156,13 @@ class Comparison:
         Returns:
             One result per pair whose two strategies have the values.
         """
-        check_one_of(which, Literal["final", "validation"], "which")
-        metric = self._known(metric)
-        values = (self.final if which == "final" else self.validation_best)(metric)
+        metric, kinds = (
+            self._known(metric),
+            {"final": self.final, "validation": self.validation_best},
+        )
+        if str(which) not in kinds:
+            raise unknown_name("kind of values", which, kinds)
+        values = kinds[which](metric)
         pairs = [pair for pair in self.pairs if values.keys() >= set(pair)]
         same, rounding = self.settings.get("same_runs", ()), judging.rounding(self.settings)
         return compare_pairs(values, pairs, metric, same, rounding=rounding)
@@ -253,7 +256,7 @@ class Comparison:
         from bilevel.report import html  # a training does not wait for matplotlib
 
         places, against = self._positions(), against if against is not None else self._unit.budget
-        if not isinstance(against, str) or against not in places:
+        if str(against) not in places:
             raise ArgumentError(
                 f"`against` must be one of {list(places)} here, got {against!r}"
                 + (": seconds were not measured." if against == "seconds" else ".")
@@ -318,7 +321,8 @@ class Comparison:
 
     def _known(self, metric: str | None) -> str:
         metric = self.headline if metric is None else metric
-        check_name(metric, self.metrics, "recorded metric")
+        if not isinstance(metric, str) or metric not in self.metrics:
+            raise unknown_name("recorded metric", metric, self.metrics)
         return metric
 
     def _means(self, values: dict[str, Array], metric: str) -> dict[str, dict[str, float]]:

@@ -167,7 +167,7 @@ def test_heads_without_a_derivative_are_refused():
 def test_sums_of_rows_refuse_a_graph(name):
     given = {"inputs": normal(5, 2), "targets": normal(5)}
     given[name].requires_grad_()
-    with pytest.raises(IncompatibleError, match="rows require gradients.*exact.ridge_head"):
+    with pytest.raises(IncompatibleError, match=r"rows require gradients.*exact.ridge_head"):
         bilevel.GramAccumulator().add(**given)
 
 

@@ -35,7 +35,10 @@ CALLED = (
     *("callback", "constraints", "function", "make_module", "make_process", "policy", "progress"),
 )
 """Functions of users: what they raise is theirs."""
-SLOW = (("compile", "True"), ("problems", "None"))
+SLOW = (
+    *(("compile", "True"), ("problems", "None"), ("ridge", "1e-320")),
+    *(("folder", value) for value in ("text", "name", "path", "lone surrogate")),  # of a report
+)
 """Legal, and takes seconds."""
 FUNCTIONS = ("class", "torch layer", "torch optimiser")
 DRAWS = [
