@@ -77,9 +77,9 @@ def clear(folder: Path, result: Path | None = None) -> list[str]:
     reported = [] if result is None else os.listdir(result)
     own = [folder / place / name for place in (REPORT, NEW_REPORT) for name in reported]
     own += [path for path in folder.glob("*") if _TRAINING.fullmatch(path.name)]
-    for path in [*own, folder / DESCRIPTION, folder / FINISHED]:
-        with contextlib.suppress(OSError):
-            path.unlink()
+    with contextlib.suppress(OSError):  # not what comes after a file that cannot be removed
+        for path in [*own, folder / DESCRIPTION, folder / FINISHED]:
+            path.unlink(missing_ok=True)
     sweep(folder)
     for place in filter(None, (folder / NEW_REPORT, result)):
         with contextlib.suppress(ResultsError):

@@ -179,6 +179,17 @@ def test_a_sample_of_faults_leaves_what_can_be_finished(scenario, seen, expected
     assert {way for way, _ in found} == {*ways}
 
 
+def test_what_cannot_be_removed_leaves_a_comparison_that_is_finished(
+    seen, expected, tmp_path, capsys
+):
+    last = [i for i, name in enumerate(seen[whole]) if name == "unlink"][-4:]
+    for number in last:
+        root = tmp_path / str(number)
+        root.mkdir()
+        fails(whole, root, number, "denied", capsys)
+        assert_whole(root, expected)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_all_faults_leave_what_can_be_finished(scenario, seen, expected, tmp_path, capsys):
