@@ -7,6 +7,7 @@ an error but a `bilevel.Status`.
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 LONGEST = 100
 """Characters of a value that messages show."""
@@ -67,6 +68,12 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameEr
     near = difflib.get_close_matches(text, names, n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return UnknownNameError(f"There is no {kind} {spell(name)}.{hint} Known: {', '.join(names)}.")
+
+
+def check_name(name: Any, known: Iterable[str], kind: str) -> None:
+    """Raise an `UnknownNameError` unless `name` is among those `known`."""
+    if not isinstance(name, str) or name not in known:
+        raise unknown_name(kind, name, known)
 
 
 def counted(count: int, noun: str) -> str:

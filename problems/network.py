@@ -10,8 +10,8 @@ from torch.nn import functional
 from typing_extensions import override
 
 import bilevel
-from bilevel.core.checks import check_name, check_positive_integer, single
-from bilevel.errors import ArgumentError
+from bilevel.core.checks import check_positive_integer, single
+from bilevel.errors import ArgumentError, check_name
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,

@@ -18,13 +18,13 @@ from bilevel.comparison.statistics.judging import shown
 from bilevel.comparison.timing import seconds_per_step
 from bilevel.comparison.tuning import Tuning, tune_strategies
 from bilevel.core import parts
-from bilevel.core.checks import check_function, check_instance, check_name, check_names
+from bilevel.core.checks import check_function, check_instance, check_names
 from bilevel.core.graph import ordinary
 from bilevel.core.status import Status
 from bilevel.data.draws import Sampling
 from bilevel.data.sampler import BatchSize
 from bilevel.data.training_data import TrainingData
-from bilevel.errors import AllRunsFailedError, ArgumentError
+from bilevel.errors import AllRunsFailedError, ArgumentError, check_name
 from bilevel.problem.base import StackelbergProblem
 from bilevel.report.words import TUNED
 from bilevel.storage.environment import environment

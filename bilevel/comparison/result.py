@@ -13,7 +13,7 @@ from bilevel.comparison.statistics.paired import PairedResult, compare_pairs, me
 from bilevel.comparison.statistics.parts import in_order
 from bilevel.comparison.statistics.thresholds import reach_common_level
 from bilevel.comparison.statistics.values import Values
-from bilevel.errors import ArgumentError, ResultsError, unknown_name
+from bilevel.errors import ArgumentError, ResultsError, check_name
 from bilevel.report import doubts, tables
 from bilevel.report.units import UNITS, Unit
 from bilevel.storage.folder import located, write_atomically, write_csv
@@ -156,12 +156,9 @@ class Comparison:
         Returns:
             One result per pair whose two strategies have the values.
         """
-        metric, kinds = (
-            self._known(metric),
-            {"final": self.final, "validation": self.validation_best},
-        )
-        if str(which) not in kinds:
-            raise unknown_name("kind of values", which, kinds)
+        kinds = {"final": self.final, "validation": self.validation_best}
+        check_name(which, kinds, "kind of values")
+        metric = self._known(metric)
         values = kinds[which](metric)
         pairs = [pair for pair in self.pairs if values.keys() >= set(pair)]
         same, rounding = self.settings.get("same_runs", ()), judging.rounding(self.settings)
@@ -321,8 +318,7 @@ class Comparison:
 
     def _known(self, metric: str | None) -> str:
         metric = self.headline if metric is None else metric
-        if not isinstance(metric, str) or metric not in self.metrics:
-            raise unknown_name("recorded metric", metric, self.metrics)
+        check_name(metric, self.metrics, "recorded metric")
         return metric
 
     def _means(self, values: dict[str, Array], metric: str) -> dict[str, dict[str, float]]:

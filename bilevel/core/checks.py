@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bilevel.errors import ArgumentError, counted, spell, unknown_name
+from bilevel.errors import ArgumentError, check_name, counted, spell
 
 Number = float | Tensor
 """A hyper-parameter: a float for all runs, or (R,) numbers, one for each run."""
@@ -114,12 +114,6 @@ def _parts(base: Any) -> Iterator[type]:
             if part.__name__ in sys.modules["bilevel"].__all__ and not inspect.isabstract(part):
                 yield part
             yield from _parts(part)
-
-
-def check_name(name: Any, known: Iterable[str], kind: str) -> None:
-    """Raise an `UnknownNameError` unless `name` is among those `known`."""
-    if not isinstance(name, str) or name not in known:
-        raise unknown_name(kind, name, known)
 
 
 def check_names(names: Any, known: Iterable[str], kind: str, argument: str) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
-from bilevel.errors import ArgumentError, ProblemError, unknown_name
+from bilevel.errors import ArgumentError, ProblemError, check_name
 
 PROBLEMS, COMMANDS = "bilevel.problems", "bilevel.commands"
 REQUIRED = inspect.Parameter.empty
@@ -35,8 +35,7 @@ def load(name: str, group: str = PROBLEMS) -> Callable[..., Any]:
         ProblemError: its module cannot be imported; the file that is in the way is named.
     """
     entries = {entry.name: entry for entry in metadata.entry_points(group=group)}
-    if not isinstance(name, str) or name not in entries:
-        raise unknown_name("problem" if group == PROBLEMS else "command", name, entries)
+    check_name(name, entries, "problem" if group == PROBLEMS else "command")
     entry = entries[name]
     try:
         return entry.load()  # type: ignore[no-any-return]
@@ -70,8 +69,7 @@ def make(name: str, /, **options: Any) -> Any:
     factory = load(name)
     known = options_of(factory)
     for option in options:
-        if option not in known:
-            raise unknown_name(f"option of {name}", option, known)
+        check_name(option, known, f"option of {name}")
     lacking = [option for option in required_options(factory) if option not in options]
     if lacking:
         raise ArgumentError(

@@ -6,7 +6,7 @@ are classes with options. All are `AnalyticProblem`s.
 
 from collections.abc import Callable
 
-from bilevel.core.checks import check_name
+from bilevel.errors import check_name
 from problems.analytic.base import AnalyticProblem, Curvature, Lipschitz, Optimum
 from problems.analytic.boxes import BOXES
 from problems.analytic.feature_regression import FeatureRegression

@@ -5,7 +5,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from bilevel.core.checks import check_name, single
+from bilevel.core.checks import single
+from bilevel.errors import check_name
 from problems.linear_networks.deep_linear import DeepLinearProblem
 from problems.linear_networks.initial import (
     checked_size,

@@ -7,9 +7,9 @@ from torch import Tensor
 from typing_extensions import override
 
 import bilevel
-from bilevel.core.checks import check_name, single
+from bilevel.core.checks import single
 from bilevel.core.generators import generator as stream
-from bilevel.errors import ArgumentError
+from bilevel.errors import ArgumentError, check_name
 from problems.linear_networks.deep_linear import DeepLinearProblem
 from problems.linear_networks.ensembles import Design, rows, target
 from problems.linear_networks.initial import (

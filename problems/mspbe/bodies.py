@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import bilevel
-from bilevel.core.checks import check_instance, check_name, check_positive_integer
-from bilevel.errors import ArgumentError, IncompatibleError
+from bilevel.core.checks import check_instance, check_positive_integer
+from bilevel.errors import ArgumentError, IncompatibleError, check_name
 from bilevel.trees import Tree
 from problems.network import ACTIVATIONS
 

@@ -4,7 +4,8 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-from bilevel.core.checks import check_name, check_positive_integer
+from bilevel.core.checks import check_positive_integer
+from bilevel.errors import check_name
 from problems.mspbe.baird import baird
 from problems.mspbe.bodies import Layers
 from problems.mspbe.boyan import boyan, restarting_chain

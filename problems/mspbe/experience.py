@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bilevel.core.checks import check_instance, check_name, check_positive_integer, check_seed
+from bilevel.core.checks import check_instance, check_positive_integer, check_seed
+from bilevel.errors import check_name
 from problems.mspbe import chains
 from problems.mspbe.process import MarkovRewardProcess
 from problems.mspbe.transitions import Transitions

@@ -5,8 +5,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from bilevel.core.checks import check_name, check_positive_integer, single
-from bilevel.errors import ArgumentError
+from bilevel.core.checks import check_positive_integer, single
+from bilevel.errors import ArgumentError, check_name
 from problems.mspbe.process import MarkovRewardProcess
 
 Features = Literal["tabular", "inverted", "dependent"]

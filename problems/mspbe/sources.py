@@ -8,9 +8,9 @@ from typing import Any, Literal
 from typing_extensions import override
 
 import bilevel
-from bilevel.core.checks import check_function, check_instance, check_name, check_positive_integer
+from bilevel.core.checks import check_function, check_instance, check_positive_integer
 from bilevel.data.groups import check_groups
-from bilevel.errors import ArgumentError
+from bilevel.errors import ArgumentError, check_name
 from problems.mspbe import experience
 from problems.mspbe.endings import check_endings
 from problems.mspbe.process import MarkovRewardProcess, check_discount

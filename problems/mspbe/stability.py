@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from bilevel.core.checks import check_instance, check_name, single
-from bilevel.errors import ArgumentError
+from bilevel.core.checks import check_instance, single
+from bilevel.errors import ArgumentError, check_name
 from problems.mspbe.exact import RANK, Moments
 
 Method = Literal["td", "gtd2", "tdc", "tdrc"]

@@ -6,8 +6,7 @@ from torch import Tensor
 from typing_extensions import override
 
 import bilevel
-from bilevel.core.checks import check_name
-from bilevel.errors import IncompatibleError
+from bilevel.errors import IncompatibleError, check_name
 from bilevel.problem.base import Groups
 from bilevel.trees import Tree
 from problems.mspbe import exact
