@@ -15,6 +15,8 @@ from problems.mspbe.bodies import Layers, Module
 from problems.mspbe.sources import AbstractSource
 
 PAGES = Path(__file__).parents[2] / "docs" / "api"
+EXTENDING = PAGES / "extending.md"
+"""What parts of one's own are given and call: the library made it, or they check it themselves."""
 PARTS = (
     bilevel.AbstractOptimizer, bilevel.AbstractSchedule, bilevel.ConvexSet,
     bilevel.AbstractHeadSolver, bilevel.AbstractHypergradient, bilevel.AbstractLinearSolver,
@@ -35,7 +37,7 @@ def public():
     found = {f"bilevel.{name}": getattr(bilevel, name) for name in bilevel.__all__}
     for name in bilevel.testing.__all__:
         found[f"bilevel.testing.{name}"] = getattr(bilevel.testing, name)
-    for page in sorted(PAGES.glob("*.md")):
+    for page in sorted(set(PAGES.glob("*.md")) - {EXTENDING}):
         for name in re.findall(r"^::: (\S+)", page.read_text(encoding="utf-8"), re.M):
             found |= _members(name, _at(name))
     found |= {f"problem {name}": registry.load(name) for name in registry.names()}
