@@ -1,11 +1,12 @@
 """The arguments of the exact heads: checked, broadcast, and with one leading axis."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from bilevel.core.checks import positive
+from bilevel import trees
+from bilevel.core.checks import check_flag, check_instance, positive
 from bilevel.errors import DataError, ShapeError
 from bilevel.linear.centre import Bias
 
@@ -49,6 +50,8 @@ def given(
 ) -> Given:
     """The arguments of an exact head, see `ridge_head`; `labels`: targets are class labels."""
     _check(features, targets, row_weights, labels)
+    check_flag(fit_bias, "fit_bias")
+    check_flag(penalize_bias, "penalize_bias")
     m, held = features.shape[-1], fit_bias and penalize_bias
     ridge = torch.as_tensor(_number(ridge), dtype=torch.float64, device=features.device)
     if ridge.ndim and (ridge.shape[-1] != m + held or ridge.ndim not in (1, features.ndim - 1)):
@@ -103,22 +106,34 @@ def _flat(tensor: Tensor, shape: torch.Size, *own: int) -> Tensor:
 def _number(ridge: float | Tensor) -> float | Tensor:
     """Tensors as they are, and all in compiled code: values are looked at where they can be."""
     if isinstance(ridge, Tensor) or torch.compiler.is_compiling():
+        check_tensor(ridge, "ridge")
         return ridge
     return positive(ridge, "`ridge`", zero_allowed=True)
 
 
+def check_tensor(given: Any, name: str) -> None:
+    """Raise unless it is a tensor that holds numbers; compiled code has been looked at before."""
+    if torch.compiler.is_compiling():
+        return
+    check_instance(given, Tensor, name, "torch.ones(5, 2)")
+    wrong = trees.unusable(given)
+    if wrong:
+        raise DataError(f"`{name}` is {wrong}.")
+
+
 def _check(features: Tensor, targets: Tensor, row_weights: Tensor | None, labels: bool) -> None:
     """Types and shapes."""
+    rows_of = {"features": features, "targets": targets}
+    rows_of |= {} if row_weights is None else {"row_weights": row_weights}
+    for name, tensor in rows_of.items():
+        check_tensor(tensor, name)
+        if not tensor.is_floating_point() and not (labels and name == "targets"):
+            raise DataError(f"`{name}` must be floating point, got {tensor.dtype}.")
     if features.ndim < 2 or 0 in features.shape:
         raise ShapeError(
             f"`features` must be (..., n, M), at least one row of numbers, got "
             f"{tuple(features.shape)}."
         )
-    real = {"features": features} | ({} if labels else {"targets": targets})
-    real |= {} if row_weights is None else {"row_weights": row_weights}
-    for name, tensor in real.items():
-        if not tensor.is_floating_point():
-            raise DataError(f"`{name}` must be floating point, got {tensor.dtype}.")
     rows, axes = features.shape[-2], features.ndim - 1
     allowed = (axes,) if labels else (axes, axes + 1)
     if targets.ndim not in allowed or targets.shape[axes - 1] != rows or 0 in targets.shape:

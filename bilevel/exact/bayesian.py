@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bilevel.core.checks import positive
+from bilevel.core.checks import check_flag, check_instance, check_positive_integer, positive
 from bilevel.errors import ArgumentError, DataError, ShapeError
-from bilevel.exact.arguments import Given, given
+from bilevel.exact.arguments import Given, check_tensor, given
 from bilevel.exact.operators import Found, RidgeAdjoint, RidgeHead
 
 
@@ -73,6 +73,7 @@ class BayesianHead:
             SingularHeadError: see `ridge_head`.
             ShapeError: shapes do not fit each other.
         """
+        check_tensor(targets, "targets")
         if not targets.is_floating_point():
             raise DataError(
                 f"`targets` are {targets.dtype}, such as class labels, and this posterior is that "
@@ -116,6 +117,7 @@ class BayesianHead:
         Returns:
             (..., r) or (..., r, K).
         """
+        check_flag(with_noise, "with_noise")
         n, m = self._made.design.shape[1:]
         design = self._design(rows)
         r = design.shape[-2]
@@ -146,6 +148,8 @@ class BayesianHead:
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Heads drawn from the posterior, (n, ..., M[+ 1]) or (n, ..., M[+ 1], K)."""
+        check_positive_integer(n, "`n`")
+        check_instance(generator, torch.Generator | None, "generator", "torch.Generator()")
         made, (rows, m) = self._made, self._made.design.shape[1:]
         heads, outputs = len(made.design), made.targets.shape[2]
         normal = torch.randn(
@@ -174,6 +178,7 @@ class BayesianHead:
     def _design(self, rows: Tensor) -> Tensor:
         """Features with the constant one, float64."""
         m = self._made.design.shape[2] - (self._made.bias is not None)
+        check_tensor(rows, "rows")
         if rows.ndim < 2 or rows.shape[-1] != m:
             raise ShapeError(f"`rows` must be (..., r, {m}), got {tuple(rows.shape)}.")
         rows = rows.double()
@@ -219,6 +224,7 @@ def _variances(noise: float | Tensor, made: Given, shape: tuple[int, ...]) -> Te
     """`noise` of every output, checked."""
     if not isinstance(noise, Tensor):
         noise = torch.tensor(positive(noise, "`noise`"), dtype=torch.float64)
+    check_tensor(noise, "noise")
     noise = noise.to(made.design.device, torch.float64)
     if not bool(((noise > 0) & noise.isfinite()).all()):
         raise ArgumentError(f"`noise` is a variance, positive and finite, got {noise}.")

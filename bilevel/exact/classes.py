@@ -5,8 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from bilevel.core.checks import check_positive_integer
 from bilevel.errors import DataError, ShapeError
-from bilevel.exact.arguments import Given, given
+from bilevel.exact.arguments import Given, check_tensor, given
 from bilevel.exact.curved import HEADS, CurvedHead
 from bilevel.exact.solvers import Found
 
@@ -59,8 +60,13 @@ def softmax_head(
         tensor([[ 0.5213, -0.5213]])
     """
     made = _made(features, targets, ridge, row_weights, (fit_bias, penalize_bias))
-    if classes is None:
-        classes = int(targets.max()) + 1 if start is None else start.shape[-1]
+    if classes is not None:
+        check_positive_integer(classes, "`classes`")
+    elif start is None:
+        classes = int(targets.max()) + 1
+    else:
+        check_tensor(start, "start")
+        classes = start.shape[-1] if start.ndim else 1
     return _solved("softmax", made, targets, start, classes)
 
 
@@ -112,6 +118,7 @@ def _made(
     row_weights: Tensor | None,
     bias: tuple[bool, bool],
 ) -> Given:
+    check_tensor(targets, "targets")
     if targets.dtype != torch.int64:
         raise DataError(
             f"`targets` must be class labels of type int64, got {targets.dtype}. Convert them with "
@@ -127,6 +134,8 @@ def _solved(
 ) -> Tensor:
     compiling = torch.compiler.is_compiling()
     own = (made.design.shape[2],) if classes is None else (made.design.shape[2], classes)
+    if start is not None:
+        check_tensor(start, "start")
     if start is None:
         begin = made.penalty.new_zeros(len(made.design), own[0], classes or 1)
     elif start.shape != (*made.shape, *own):

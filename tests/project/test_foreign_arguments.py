@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import bilevel
+from bilevel.exact import BayesianHead
 from problems import image_classification
 from problems.images.loading import Images
 from problems.images.places import places
@@ -27,6 +28,7 @@ OBJECTS = {
     bilevel.Solution: legal.solution,
     bilevel.Comparison: legal.comparison,
     bilevel.GramAccumulator: legal.accumulator,
+    BayesianHead: legal.posterior,
     DeepLinearProblem: lambda: DeepLinearProblem(**legal.deep()),
     StepPolynomial: lambda: StepPolynomial(legal.doubles(0, 3, 3)),
 }

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 import bilevel
+from bilevel.exact import BayesianHead
 from bilevel.storage.results import write_results
 from problems.mspbe.episodes import Episodes
 from problems.mspbe.exact import Moments, moments
@@ -24,6 +25,7 @@ from tests.support.small_problems import doubles, grouped
 ROWS = grouped(0)
 X, Y = (leaf.numpy() for leaf in ROWS["train"])
 FEATURES = doubles(3, 5, 2)
+AIMS, CLASSES = doubles(4, 5), torch.arange(5) % 2
 RATES = [[0.1, 0.2], [0.1, 0.1]]
 COUNT = itertools.count()
 FEW = {"steps": 2, "seeds": 2, "every": 1}
@@ -104,6 +106,10 @@ def network():
     return bilevel.split(Net)
 
 
+def posterior():
+    return BayesianHead.of(FEATURES, AIMS, 0.1)
+
+
 def accumulator():
     return bilevel.GramAccumulator(fit_bias=True).add(X, Y)
 
@@ -180,6 +186,19 @@ LEGAL = {
     "bilevel.TwoTimescale": lambda: {"body_lr": 0.1, "head_lr": 0.1},
     "bilevel.Unrolled": lambda: {"steps": 3},
     "bilevel.assign": lambda: {"module": Net(), **module_parts()},
+    "bilevel.exact.BayesianHead.mean": lambda: {"rows": FEATURES},
+    "bilevel.exact.BayesianHead.of": lambda: {"features": FEATURES, "targets": AIMS, "ridge": 0.1},
+    "bilevel.exact.BayesianHead.sample": lambda: {"n": 2},
+    "bilevel.exact.BayesianHead.variance": lambda: {"rows": FEATURES},
+    "bilevel.exact.constrained_head": lambda: {
+        "features": FEATURES,
+        "targets": AIMS,
+        "ridge": 0.1,
+        "set": bilevel.Nonnegative(),
+    },
+    "bilevel.exact.logistic_head": lambda: {"features": FEATURES, "targets": CLASSES, "ridge": 0.1},
+    "bilevel.exact.ridge_head": lambda: {"features": FEATURES, "targets": AIMS, "ridge": 0.1},
+    "bilevel.exact.softmax_head": lambda: {"features": FEATURES, "targets": CLASSES, "ridge": 0.1},
     "bilevel.best_response": lambda: {"problem": Linear(), "body": torch.tensor(1.0)},
     "bilevel.check_problem": lambda: {"problem": ScalarProduct()},
     "bilevel.testing.check_problem": lambda: {"problem": ScalarProduct()},
