@@ -46,8 +46,9 @@ class Network:
     def __post_init__(self) -> None:
         if isinstance(self.width, Sequence) and not isinstance(self.width, str):
             object.__setattr__(self, "width", tuple(self.width))
-        for size in (self.depth, *(self.width if isinstance(self.width, tuple) else [self.width])):
-            check_positive_integer(size, "`width` and `depth`")
+        check_positive_integer(self.depth, "`depth`")
+        for size in self.width if isinstance(self.width, tuple) else [self.width]:
+            check_positive_integer(size, "`width`")
         if isinstance(self.width, tuple) and self.depth not in (1, len(self.width)):
             raise ArgumentError(
                 f"`width` names {len(self.width)} layers and `depth` {self.depth}: leave out "

@@ -32,7 +32,7 @@ def located(path: str | os.PathLike[str]) -> Path:
             raise ValueError("names of files are shorter, without NUL")
         return Path(path).expanduser()
     except (RuntimeError, TypeError, ValueError) as error:
-        raise ResultsError(f"{spell(path)} names no place: {error}") from error
+        raise ResultsError(f"{spell(str(path))} names no place: {error}") from error
 
 
 def reserve(folder: str | os.PathLike[str]) -> Path:

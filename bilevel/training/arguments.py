@@ -97,6 +97,6 @@ def check_strategy(strategy: Any, runs: int) -> None:
     counts = parts.run_counts(strategy) - {runs}
     if counts:
         raise ArgumentError(
-            f"The strategy has hyper-parameters for {sorted(counts)} runs, but "
-            f"{counted(runs, 'seed')}."
+            f"The strategy has hyper-parameters for {sorted(counts)} runs, but there "
+            f"{'is' if runs == 1 else 'are'} {counted(runs, 'seed')}."
         )

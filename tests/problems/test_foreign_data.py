@@ -157,7 +157,9 @@ def test_every_layout_gives_the_same_numbers(place):
     plain, use = PLACES[place]
     expected = trees.leaves(use(plain))
     assert any(bool(leaf.any()) for leaf in expected)
-    for make in TAKEN.values():
+    for layout, make in TAKEN.items():
+        if layout in ("parameter", "with a graph") and place.startswith("accumulator"):
+            continue  # refused: its sums carry none
         for found, leaf in zip(trees.leaves(use(make(plain.copy()))), expected, strict=True):
             # means of columns are added up in the order of the layout
             apart = 1e-12 if place == "drawn inputs" else 0

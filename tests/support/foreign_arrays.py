@@ -86,7 +86,7 @@ REFUSED = {
         "a MaskedTensor, which hides its numbers",
     ),
     **{
-        layout: (_sparse(layout), r"a torch\.sparse_\w+ tensor: `")
+        layout: (_sparse(layout), r"a torch\.sparse_\w+ tensor: use `")
         for layout in ("coo", "csr", "csc", "bsr", "bsc")
     },
     "mkldnn": (

@@ -7,29 +7,34 @@ from command_line import run
 
 import bilevel
 from bilevel.commands.compare import Compare
+from bilevel.storage.folder import held
 from problems.mspbe import Known, LinearEvaluation, boyan, methods
 
 BOYAN = ["compare", "policy-evaluation", "--seeds", 2, "--steps", 4, "--set", "process=boyan"]
 
 
-def compared(**options):
+def compared(folder, **options):
     """What the command compares, without its report."""
     chosen = ("process=boyan", *options.pop("set"))
-    return Compare("policy-evaluation", seeds=2, steps=4, set=chosen, **options).compare()
+    with held(folder) as partial:
+        command = Compare("policy-evaluation", seeds=2, steps=4, set=chosen, **options)
+        return command.compare(partial)
 
 
-def test_compare_trains_the_problem_s_own_strategies():
-    comparison = compared(set=["kind=expected"], batch_size=0, strategies=("LSTD", "TDRC"))
+def test_compare_trains_the_problem_s_own_strategies(tmp_path):
+    comparison = compared(
+        tmp_path, set=["kind=expected"], batch_size=0, strategies=("LSTD", "TDRC")
+    )
     final = comparison.final("test_msve")
     assert list(final) == ["LSTD", "TDRC"]
     assert final["LSTD"].max() < 1e-6 < final["TDRC"].min()
     assert "final test MSVE" in comparison.table()
 
 
-def test_compare_walks_a_trajectory():
+def test_compare_walks_a_trajectory(tmp_path):
     walk = ["kind=markovian", "length=16"]
     comparison = compared(
-        set=walk, sampling="sequential", batch_size=4, head_lr=0.1, strategies=("TD",)
+        tmp_path, set=walk, sampling="sequential", batch_size=4, head_lr=0.1, strategies=("TD",)
     )
     solution = bilevel.solve(
         LinearEvaluation(Known(boyan(), "markovian", 16)),
