@@ -1,5 +1,6 @@
 """Regression on data of one's own: a CSV file, or arrays."""
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -144,8 +145,9 @@ def from_arrays(
 
 def names_in(listed: Any, known: Sequence[str]) -> list[str]:
     """The names in a sequence or in "name,name", where a name may hold commas or be quoted."""
-    if isinstance(listed, Iterable) and not isinstance(listed, str):
-        return [str(name).strip() for name in listed if str(name).strip()]
+    if not isinstance(listed, str):
+        with contextlib.suppress(TypeError):  # of what nobody can go through, such as a number
+            return [str(name).strip() for name in listed if str(name).strip()]
     pieces, found, names = str(listed).split(","), [], {"", *known}
     plain = names.issuperset(map(str.strip, pieces))
     longest = 1 if plain else 1 + max(name.count(",") for name in names)

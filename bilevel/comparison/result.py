@@ -256,7 +256,7 @@ class Comparison:
         if str(against) not in places:
             raise ArgumentError(
                 f"`against` must be one of {list(places)} here, got {against!r}"
-                + (": seconds were not measured." if against == "seconds" else ".")
+                + (": seconds were not measured." if str(against) == "seconds" else ".")
             )
         return html.curve_figure(self.content(), self._known(metric), against=against)
 

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 
 import torch
-from torch import Tensor
 
 from bilevel import trees
 from bilevel.bounds.gradients import GradientBound, GradientCertifier
@@ -129,11 +128,10 @@ def best_response(
         >>> bilevel.best_response(ScalarProduct(), torch.tensor(2.0)).head    # w / (w^2 + 1)
         tensor(0.4000)
     """
-    grows = torch.is_grad_enabled() and any(
-        isinstance(leaf, Tensor) and leaf.requires_grad for leaf in trees.leaves(body)
-    )
+    asked = torch.is_grad_enabled()
     with ordinary(), reported(progress, "best response") as report:
-        if not grows:
+        trees.check(body, "body", ShapeError)
+        if not (asked and any(leaf.requires_grad for leaf in trees.leaves(body))):
             return _Point(problem, body, batch, solver, report).respond()
         found: list[HeadResponse] = []
 
