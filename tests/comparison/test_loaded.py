@@ -76,10 +76,14 @@ KINDS = {
     "unlike": unlike,
     "without a value": lambda: odd({"b": [NAN, INF, -INF], "a": [NAN, 1.0, 2.0]}),
 }
+LONG = "many", "own loops", "searched"
+"""Trained, or of many figures."""
 
 
 @pytest.mark.usefixtures("unrendered")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in LONG else kind for kind in KINDS]
+)
 def test_what_is_read_back_is_what_was_written(kind, tmp_path):
     comparison = KINDS[kind]()
     comparison.report(tmp_path / "first")

@@ -102,7 +102,7 @@ def test_transforms_of_torch(kind):
     torch.testing.assert_close(jacobian[1], alone, rtol=1e-10, atol=1e-11)
 
 
-@pytest.mark.parametrize("kind", ["softmax", "one output"])
+@pytest.mark.parametrize("kind", ["softmax", pytest.param("one output", marks=pytest.mark.slow)])
 def test_compiled_without_a_break_and_under_autocast(kind):
     given, head, _ = case(kind, "free")
     compiled = torch.compile(head, fullgraph=True, backend="aot_eager")

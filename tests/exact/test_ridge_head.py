@@ -111,7 +111,9 @@ def test_transforms_of_torch():
 
 
 @pytest.mark.parametrize(
-    ("bias", "rows", "ridge"), [("none", 2, 0.1), ("free", 6, normal(3).square())], ids=str
+    ("bias", "rows", "ridge"),
+    [("none", 2, 0.1), pytest.param("free", 6, normal(3).square(), marks=pytest.mark.slow)],
+    ids=["dual", "free bias"],
 )
 def test_compiled_without_a_break(bias, rows, ridge):
     function = functools.partial(ridge_head, fit_bias=bias == "free")
