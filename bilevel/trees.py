@@ -14,7 +14,8 @@ from torch.utils import _pytree
 
 Tree = Any
 FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
-WHOLE = {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
+WHOLE = {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
+         torch.uint16, torch.uint32}  # fmt: skip
 
 
 def tree_map(function: Callable[..., Any], tree: Tree, *more: Tree) -> Tree:

@@ -90,7 +90,8 @@ class Compare:
         from bilevel.storage.folder import located, reserve
 
         if self.resume is not None:
-            return self.run_in(located(self.resume))
+            partial = located(self.resume)
+            return self.run_in(partial if partial.name.strip(".") else partial.resolve())
         now = datetime.datetime.now()
         folder = located(self.output or Path("results") / f"{self.name}-{now:%Y%m%d-%H%M%S}")
         reserve(folder)
@@ -165,6 +166,9 @@ class Compare:
         try:  # first: what is printed may be lost
             kept.finish(partial, output, comparison.history)
             comparison.report(output)
+        except ResultsExistError as error:  # somebody made it meanwhile
+            say(comparison.table())
+            raise UnwritableError(str(error)) from error
         except BaseException:
             say(comparison.table())
             raise
@@ -273,7 +277,7 @@ def as_plain(command: Compare) -> dict[str, Any]:
 def resumed(command: Compare, partial: Path) -> Compare:
     """The interrupted command that left the folder `partial`; only its output may be asked anew."""
     from bilevel.comparison.checkpoint import read_description
-    from bilevel.comparison.kept import DESCRIPTION
+    from bilevel.comparison.kept import DESCRIPTION, PARTIAL
     from bilevel.storage.reading import REMEDY
     from bilevel.storage.schema import ANYTHING, check
 
@@ -298,7 +302,9 @@ def resumed(command: Compare, partial: Path) -> Compare:
     }
     lists = {key: tuple(value) for key, value in found.items() if isinstance(value, list)}
     then = Compare(**{**found, **paths, **lists})
-    return dataclasses.replace(then, output=command.output or then.output)
+    beside = partial.with_name(partial.name.removesuffix(PARTIAL))  # wherever it was moved
+    output = command.output or (beside if beside != partial else then.output)
+    return dataclasses.replace(then, output=output)
 
 
 def _stored(hint: Any) -> Any:
@@ -317,5 +323,11 @@ def ended(comparison: "Comparison", report: Path, partial: Path) -> int:
     say(f"{comparison.table()}\n\nReport: {report / 'report.html'}")
     if left := clear(partial, report):
         say(f"{partial} stays, for it holds {', '.join(left)}.", sys.stderr)
-    codes = {code for run in comparison.status.values() for code in run}
-    return FAILED if any(Status[code].failed for code in codes) else OK
+    failed = [
+        name
+        for name, codes in comparison.status.items()
+        if any(Status[code].failed for code in codes)
+    ]
+    if failed:
+        say(f"bilevel: runs failed, so the exit code is {FAILED}: {', '.join(failed)}", sys.stderr)
+    return FAILED if failed else OK

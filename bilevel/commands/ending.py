@@ -68,6 +68,17 @@ class Lossy:
             mute(self._stream)
 
 
+def unheard(stream: Any) -> OSError | None:
+    """Why nobody hears a stream, which is muted then; None if it is heard, or if there is none."""
+    try:
+        if stream is not None:
+            stream.flush()
+    except OSError as error:
+        mute(stream)
+        return error
+    return None
+
+
 def mute(stream: Any) -> None:
     """Nobody reads a stream any more: what is still in its buffer goes nowhere."""
     with contextlib.suppress(OSError, ValueError, AttributeError), open(os.devnull, "w") as nowhere:

@@ -14,7 +14,7 @@ import tyro
 from bilevel.commands.check import Check
 from bilevel.commands.compare import Compare
 from bilevel.commands.doctor import Doctor
-from bilevel.commands.ending import mute, say
+from bilevel.commands.ending import mute, say, unheard
 from bilevel.commands.exit_codes import FAILED, OK, SIGNAL, USAGE
 from bilevel.commands.lists import Problems, Strategies
 from bilevel.commands.report import Report
@@ -33,19 +33,25 @@ Command = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; the exit code is 0 (fine), 1 (a run failed) or 2 (wrong usage)."""
+    code, raised = OK, None
     try:
-        try:
-            return run(arguments)
-        finally:  # what is in the buffers may fail now; later, Python would say so in its own words
-            for stream in filter(None, (sys.stdout, sys.stderr)):
-                stream.flush()
-    except OSError as error:
-        heard = not isinstance(error, BrokenPipeError)  # `| head` has seen enough
-        if heard:
-            say(f"bilevel: {error}", sys.stderr)
+        code = run(arguments)
+    except BrokenPipeError:  # `| head` has seen enough
         for stream in (sys.stdout, sys.stderr):
             mute(stream)
-        return FAILED if heard else SIGNAL + 13
+        return SIGNAL + 13
+    except OSError as error:
+        raised = error
+    # what is in the buffers may fail now; later, Python would say so in its own words
+    broken = list(filter(None, map(unheard, (sys.stdout, sys.stderr))))
+    if not broken:
+        if raised is not None:  # of something else than what is printed
+            raise raised
+        return code
+    if all(isinstance(error, BrokenPipeError) for error in broken):
+        return SIGNAL + 13
+    say(f"bilevel: {broken[0]}", sys.stderr)
+    return FAILED
 
 
 def run(arguments: Sequence[str] | None) -> int:

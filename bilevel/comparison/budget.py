@@ -35,7 +35,7 @@ class Budget:
     def __post_init__(self) -> None:
         check_one_of(self.kind, BudgetKind, "budget")
         if self.every is not None:
-            check_positive_integer(self.every, "`every`")
+            check_positive_integer(self.every, "`every`", endless=True)
         if self.kind == "gradients" and self.every is not None and self.every < self.dearest:
             raise ArgumentError(
                 f"`every` counts gradient evaluations here, and the dearest step takes "

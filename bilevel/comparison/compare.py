@@ -29,6 +29,7 @@ from bilevel.problem.base import StackelbergProblem
 from bilevel.report.words import TUNED
 from bilevel.storage.environment import environment
 from bilevel.storage.folder import held
+from bilevel.storage.results import OWN_SETTINGS
 from bilevel.strategies import AbstractStrategy, OwnLoop, TwoTimescale
 from bilevel.strategies.presets import CONTROLS
 from bilevel.training.arguments import check_strategy, float_type, seed_list
@@ -118,6 +119,8 @@ def compare(
         check_function(callback, "callback", "callback(progress)", 1)
     check_instance(name, str | None, "name", '"my problem"')
     check_instance(settings, Mapping | None, "settings", '{"command": "..."}')
+    if taken := sorted(map(str, (settings or {}).keys() & OWN_SETTINGS)):
+        raise ArgumentError(f"`settings` are further ones: {', '.join(taken)} is said already.")
     entries = _entries(strategies)
     baselines = _baselines(entries, baselines)
     with contextlib.nullcontext() if checkpoint is None else held(checkpoint) as folder:
@@ -291,6 +294,8 @@ def _entries(strategies: object) -> dict[str, AbstractStrategy]:
         raise ArgumentError("`strategies` must be a dict of strategies by name.")
     if not strategies:
         raise ArgumentError("`strategies` is empty: there is nothing to compare.")
+    if wrong := [key for key in strategies if not key.strip() or not key.isprintable()]:
+        raise ArgumentError(f"Names of strategies are printed on a line, got {wrong[0]!r}.")
     entries = {
         key: OwnLoop(value) if isinstance(value, types.FunctionType) else value
         for key, value in strategies.items()

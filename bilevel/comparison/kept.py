@@ -31,7 +31,13 @@ History = Mapping[str, Mapping[str, NDArray[np.float64]]]
 
 def is_new(folder: Path) -> bool:
     """Whether nothing was ever kept in a folder."""
-    return all(name == LOCK or _UNFINISHED.fullmatch(name) for name in os.listdir(folder))
+    places = {folder / REPORT, folder / NEW_REPORT}  # empty ones may be left of a clearing
+    return all(
+        path.name == LOCK
+        or _UNFINISHED.fullmatch(path.name)
+        or (path in places and path.is_dir() and not os.listdir(path))
+        for path in folder.iterdir()
+    )
 
 
 def check_link(path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.errors import DataError, ShapeError
 
-WIDER = {"uint16": np.int32, "uint32": np.int64}
+WIDER = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64}
 """Whole numbers that operations of torch lack, as others that hold them."""
 
 
@@ -32,6 +32,8 @@ def refusal(given: Any) -> str:
 
 def tensor_of(given: Any, name: str) -> Tensor:
     """The numbers of a tensor, or of what `array_of` takes, as a tensor; shared where torch can."""
+    if isinstance(given, Tensor) and given.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        return from_array(given.numpy(force=True))
     if isinstance(given, Tensor) and not refusal(given):
         return trees.detach(given)  # type: ignore[no-any-return]
     return from_array(array_of(given, name))
@@ -65,10 +67,17 @@ def array_of(given: Any, name: str) -> NDArray[Any]:
 
 
 def from_array(array: NDArray[Any]) -> Tensor:
-    """A tensor of the numbers of an array; a memory map is shared, not read, where torch can."""
+    """A tensor of the numbers of an array; a memory map is shared, not read, where torch can.
+
+    Raises:
+        DataError: whole numbers are too large for torch.
+    """
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)  # torch has no long double
-    array = array.astype(WIDER.get(array.dtype.name, array.dtype.newbyteorder("=")), copy=False)
+    if array.dtype.name == "uint64" and array.size and array.max() >= 2**63:
+        raise DataError("An array of uint64 holds numbers beyond 2^63 - 1: use `.astype(float)`.")
+    wide = WIDER if array.ndim == 1 or not is_mapped(array) else {}  # maps are not read
+    array = array.astype(wide.get(array.dtype.name, array.dtype.newbyteorder("=")), copy=False)
     plain = all(stride >= 0 and stride % array.itemsize == 0 for stride in array.strides)
     if plain and array.flags.aligned and is_mapped(array):
         with warnings.catch_warnings():

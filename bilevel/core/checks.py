@@ -30,14 +30,22 @@ THEIRS = {
 
 
 def check_positive_integer(
-    value: object, name: str, otherwise: str = "", *, zero_allowed: bool = False
+    value: Any,
+    name: str,
+    otherwise: str = "",
+    *,
+    zero_allowed: bool = False,
+    endless: bool = False,
 ) -> None:
-    """Raise an `ArgumentError` unless `value` is 1, 2, ...; it says what it may be `otherwise`."""
+    """Raise an `ArgumentError` unless `value` is 1, 2, ...; it says what it may be `otherwise`.
+
+    Counts of what is computed have a limit; those that may mean "never" or "all" are `endless`.
+    """
     least = 0 if zero_allowed else 1
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if not _is_integer(value) or value < least:
         expected = "an integer of at least 0" if zero_allowed else "a positive integer"
         raise ArgumentError(f"{name} must be {expected}{otherwise}, got {spell(value)}.")
-    if value >= TOO_MANY:
+    if value >= TOO_MANY and not endless:
         raise ArgumentError(f"{name} must be below {TOO_MANY:,}{otherwise}, got {spell(value)}.")
 
 
@@ -47,15 +55,15 @@ def check_batch_size(value: object, name: str) -> None:
         check_positive_integer(value, name, " or None (all rows)")
 
 
-def check_seed(value: object, name: str) -> None:
+def check_seed(value: Any, name: str) -> None:
     """Raise an `ArgumentError` unless `value` is 0, 1, 2, ..., however large."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if not _is_integer(value) or value < 0:
         raise ArgumentError(f"{name} must be an integer of at least 0, got {spell(value)}.")
 
 
 def check_flag(value: object, name: str) -> None:
     """Raise an `ArgumentError` unless `value` is True or False: the word "false" would be true."""
-    if not isinstance(value, bool):
+    if not isinstance(value, bool | np.bool_):
         raise ArgumentError(f"`{name}` must be True or False, got {spell(value)}.")
 
 
@@ -131,8 +139,15 @@ def check_one_of(value: object, choices: Any, name: str) -> None:
         raise ArgumentError(f"`{name}` must be {', '.join(others)} or {last}, got {spell(value)}.")
 
 
+def _is_integer(value: object) -> bool:
+    """Whether `value` is an integer of Python or NumPy."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
 def is_real(value: object) -> bool:
     """Whether `value` is a number of Python or NumPy on the real line, or not finite."""
+    if isinstance(value, np.ndarray) and not np.ma.isMaskedArray(value):
+        return value.ndim == 0 and value.dtype.kind in "iuf"
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 

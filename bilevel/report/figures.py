@@ -101,7 +101,7 @@ def gaps(
     """
     with style():
         figure, axes = _panel(2.4)
-        axes.set_title(name)
+        axes.set_title(short(name))
         axes.set_xlabel(xlabel)
         logarithmic(axes, "y", *limits)
         x = np.asarray(places, dtype=np.float64)
@@ -216,7 +216,7 @@ def forest(
         words: Any = {"transform": place, "fontsize": 9.5, "va": "center", "bbox": box, "zorder": 2}
         for row, result in enumerate(results):
             colour, filled = lines[result["strategy"]].colour, result["significant"]
-            label = f"{result['strategy']} against {result['baseline']}"
+            label = f"{short(result['strategy'])} against {short(result['baseline'])}"
             axes.text(0.0, row - 0.2, label, **words)
             effect = change(result).replace("less than", "<")  # there is little room
             effect = effect if result["pairs"] else "no seed with both"
@@ -234,9 +234,15 @@ def forest(
     return figure
 
 
+def short(name: str, most: int = 30) -> str:
+    """A name that leaves room for the numbers beside it: its two ends, if it is a long one."""
+    return name if len(name) <= most else f"{name[: most - most // 3 - 1]}…{name[-(most // 3) :]}"
+
+
 def _survivors(name: str, runs: Array) -> str:
     """The name, with how many runs have a value where that is not all of them."""
     finite = int(np.isfinite(runs).sum())
+    name = short(name)
     return f"{name}\n({finite} of {runs.size} runs)" if finite < runs.size > 1 else name
 
 

@@ -18,7 +18,7 @@ from bilevel.errors import BilevelError, ResultsError, ResultsExistError, Unwrit
 from bilevel.storage.lock import locked
 
 LONGEST = 200
-"""Characters of a name that file systems take, with what is added to it while it is written."""
+"""Bytes of a name that file systems take, with what is added to it while it is written."""
 
 
 def located(path: str | os.PathLike[str]) -> Path:
@@ -28,8 +28,8 @@ def located(path: str | os.PathLike[str]) -> Path:
         ResultsError: If there is no such home.
     """
     try:
-        if "\0" in os.fspath(path) or len(Path(path).name) > LONGEST:
-            raise ValueError("names of files are shorter, without NUL")
+        if "\0" in os.fspath(path):
+            raise ValueError("names of files have no NUL")
         return Path(path).expanduser()
     except (RuntimeError, TypeError, ValueError) as error:
         raise ResultsError(f"{spell(str(path))} names no place: {error}") from error
@@ -45,6 +45,8 @@ def reserve(folder: str | os.PathLike[str]) -> Path:
         ResultsError: If it cannot be created there.
     """
     path = located(folder)
+    if len(os.fsencode(path.name)) > LONGEST:
+        raise ResultsError(f"{spell(str(path))} names no place: file systems take shorter names.")
     if os.path.lexists(path):
         raise ResultsExistError(
             f"{path} exists already, and results are never overwritten. Name another folder "

@@ -29,6 +29,21 @@ else:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+_HELD: set[int] = set()
+"""Descriptors of the locks that this process holds."""
+
+
+def _release_in_child() -> None:
+    """A child that outlives its parent must not hold what the parent held."""
+    while _HELD:
+        with contextlib.suppress(OSError):
+            os.close(_HELD.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_release_in_child)
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep everybody else out of a folder, in this process too; the lock is gone with the block.
@@ -40,8 +55,9 @@ def locked(folder: Path) -> Iterator[None]:
         ResultsInUseError: If somebody else holds it; says which process.
         OSError: If nothing can be written there.
     """
-    path = folder / LOCK
+    path = folder.absolute() / LOCK  # whatever folder the process is in when it lets go
     descriptor = _open(path)
+    _HELD.add(descriptor)
     try:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode())
@@ -51,6 +67,7 @@ def locked(folder: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):  # before it is let go: then it may be another's
                 path.unlink()
         finally:
+            _HELD.discard(descriptor)
             os.close(descriptor)
         if sys.platform == "win32":  # where files that are open stay
             with contextlib.suppress(OSError):

@@ -29,6 +29,8 @@ SETTINGS: Schema = {
     "tuning?": {"metric": str, "seeds": [NATURAL], "factors": [float], "strategies": {"*": TRIED}},
     "*": object,
 }  # fmt: skip
+OWN_SETTINGS = {key.removesuffix("?") for key in SETTINGS} - {"*"}
+"""What a comparison says of itself; further settings have other names."""
 CONFIG: Schema = {
     "format": int, "problem": str, "settings": SETTINGS, "status": {"*": [str]},
     "gradients_per_step": {"*": float}, "seconds_per_step": {"*": (float, None)},

@@ -1,6 +1,6 @@
 """Does a hypergradient return grad Phi?"""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from bilevel import trees
 from bilevel.core.checks import check_instance, single
@@ -35,7 +35,7 @@ def check_hypergradient(
     method: AbstractHypergradient,
     solver: AbstractHeadSolver | None = None,
     *,
-    problems: Sequence[StackelbergProblem] | None = None,
+    problems: Iterable[StackelbergProblem] | None = None,
     tolerance: float = 1e-6,
 ) -> list[Finding]:
     """Check a hypergradient against central differences of Phi, in float64 and with all rows.
@@ -71,7 +71,7 @@ def check_hypergradient(
     """
     with refusals():
         tolerance = single(tolerance, "`tolerance`")
-        check_instance(problems, list | tuple | None, "problems", "[problem]")
+        check_instance(problems, Iterable | None, "problems", "[problem]")
         check_instance(method, AbstractHypergradient, "method", "Implicit()")
         found, refused = [], []
         for problem in quadratics() if problems is None else problems:

@@ -7,6 +7,7 @@ import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +26,7 @@ MOST_SEEDS = 10**6
 def seed_list(seeds: int | Sequence[int]) -> list[int]:
     """The seeds: a count means 0, 1, ...; they must be distinct and not negative."""
     found: list[int] = []
-    if isinstance(seeds, int) and not isinstance(seeds, bool):
+    if isinstance(seeds, int | np.integer) and not isinstance(seeds, bool):
         found = list(range(min(seeds, MOST_SEEDS + 1)))
     elif isinstance(seeds, Iterable) and not isinstance(seeds, str):
         with contextlib.suppress(TypeError):  # tensors and arrays may be one number

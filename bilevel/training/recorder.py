@@ -228,7 +228,7 @@ def joined(made: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 def record_steps(start: int, steps: int, every: int) -> list[int]:
     """The first and the last of `steps` steps, and the multiples of `every` between them."""
     check_positive_integer(steps, "`steps`")
-    check_positive_integer(every, "`every`")
+    check_positive_integer(every, "`every`", endless=True)
     if steps // every > MOST_RECORDS:
         raise ArgumentError(
             f"{steps:,} steps would have {steps // every:,} records: `every` must be at least "

@@ -68,7 +68,7 @@ class Training:
         runs = len(data.seeds)
         check_strategy(strategy, runs)
         if max_runs_at_once is not None:
-            check_positive_integer(max_runs_at_once, "`max_runs_at_once`")
+            check_positive_integer(max_runs_at_once, "`max_runs_at_once`", endless=True)
         check_flag(compile, "compile")
         first = Assembly.of(data.part(slice(0, 1)), batch_size, sampling)
         strategy = strategy.fitted(data.problem)

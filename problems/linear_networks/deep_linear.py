@@ -3,8 +3,9 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,8 +65,9 @@ class DeepLinearProblem:
     Sigma_test: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.weights, Sequence):
+        if isinstance(self.weights, str | bytes | Tensor) or not isinstance(self.weights, Iterable):
             raise ArgumentError(f"`weights` must be a list of matrices, got {spell(self.weights)}.")
+        object.__setattr__(self, "weights", list(self.weights))
         if len(self.weights) == 0:
             raise ArgumentError("A network needs at least one layer: `weights` is empty.")
         single(self.kappa, "`kappa`")
@@ -225,7 +227,9 @@ class DeepLinearProblem:
 
     def _checked_layers(self, layers: tuple[int, int]) -> tuple[int, int]:
         known = range(len(self.weights))
-        if not isinstance(layers, tuple | list) or not all(isinstance(k, int) for k in layers):
+        if not isinstance(layers, tuple | list) or not all(
+            isinstance(k, int | np.integer) for k in layers
+        ):
             raise ArgumentError(f"`layers` must be two numbers of layers, got {spell(layers)}.")
         if len(set(layers)) != 2 or not set(layers) <= set(known):
             raise ArgumentError(

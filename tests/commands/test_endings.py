@@ -1,17 +1,16 @@
 """How commands end: by signals, without readers, in folders of others, and twice."""
 
-import io
 import os
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
-import types
 
 import comparison_example
 import pytest
 from command_line import run
+from streams import deaf
 
 from bilevel.commands.compare import Compare
 from bilevel.comparison import checkpoint
@@ -201,9 +200,36 @@ def test_a_finished_comparison_is_said_to_be_finished(tmp_path, capsys, monkeypa
     (folder / "history.csv").write_text(
         (folder / "history.csv").read_text().replace(",1", ",2")
     )  # results of something else
-    assert run("compare", "--resume", tmp_path / "other.partial") == 2
+    other = ["compare", "--resume", tmp_path / "other.partial"]
+    assert run(*other, "--output", folder) == 2
     assert "never overwritten" in capsys.readouterr().err
     assert (tmp_path / "other.partial" / "training-0.safetensors").exists()
+    assert run(*other) == 0  # beside it, wherever it was moved
+    assert (tmp_path / "other" / "history.csv").exists()
+
+
+def test_a_folder_may_be_resumed_from_inside(tmp_path, monkeypatch, expected):
+    with monkeypatch.context() as patch:
+        before(patch, *PLACES["a step"][:2], tell("SIGINT"), PLACES["a step"][2])
+        assert run(*COMMAND, "--output", tmp_path / "run") == 130
+    monkeypatch.chdir(tmp_path / "run.partial")
+    assert run("compare", "--resume", ".") == 0
+    assert (tmp_path / "run" / "history.csv").read_text() == expected
+
+
+def test_results_that_appear_meanwhile_stay(tmp_path, capsys, monkeypatch, expected):
+    def make():
+        (tmp_path / "run").mkdir()
+
+    with monkeypatch.context() as patch:
+        before(patch, *PLACES["a step"][:2], make, PLACES["a step"][2])
+        assert run(*COMMAND, "--output", tmp_path / "run") == 1
+    said = capsys.readouterr().err
+    assert "run exists already" in said
+    assert f"To go on: bilevel compare --resume {tmp_path / 'run.partial'}" in said
+    partial, other = tmp_path / "run.partial", tmp_path / "other"
+    assert run("compare", "--resume", partial, "--output", other) == 0
+    assert (other / "history.csv").read_text() == expected
 
 
 # a folder in use
@@ -249,26 +275,6 @@ def test_results_do_not_go_where_other_things_are(place, tmp_path, capsys, untra
 # nobody reads
 
 
-class Closed(io.StringIO):
-    """The end of a pipe that nobody reads, or a full disk."""
-
-    def __init__(self, error):
-        super().__init__()
-        self.error = error
-
-    def write(self, text):
-        raise self.error
-
-    flush = write
-
-
-def deaf(monkeypatch, error, *names):
-    for name in names:
-        stream = Closed(error)
-        stream.flush = types.MethodType(lambda self: self.write(""), stream)
-        monkeypatch.setattr(sys, name, stream)
-
-
 @pytest.mark.parametrize("names", [("stdout",), ("stdout", "stderr")])
 def test_a_comparison_that_nobody_reads_is_written(names, tmp_path, monkeypatch, expected):
     with monkeypatch.context() as patch:
@@ -285,32 +291,6 @@ def test_a_comparison_without_any_output_is_written(tmp_path, monkeypatch, expec
         patch.setattr(sys, "stderr", None)
         assert run(*COMMAND, "--output", tmp_path / "run") == 0
     assert (tmp_path / "run" / "history.csv").read_text() == expected
-
-
-def test_lists_that_nobody_reads_end_quietly(monkeypatch, capsys):
-    with monkeypatch.context() as patch:
-        deaf(patch, BrokenPipeError(32, "Broken pipe"), "stdout")
-        assert run("problems") == 141
-    assert capsys.readouterr().err == ""
-    with monkeypatch.context() as patch:
-        deaf(patch, OSError(28, "No space left on device"), "stdout")
-        assert run("problems") == 1
-    assert capsys.readouterr().err == "bilevel: [Errno 28] No space left on device\n"
-
-
-@pytest.mark.skipif(os.name != "posix", reason="a pipe that is closed")
-@pytest.mark.parametrize("closed", ["stdout", "stderr"])
-def test_a_closed_pipe_leaves_no_traceback(closed):
-    """In a process of its own: nothing is said when Python ends, either."""
-    reading, writing = os.pipe()
-    os.close(reading)
-    command = "--help" if closed == "stdout" else "nonsense"
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, closed: writing}
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-m", "bilevel", command], env=environment, **streams)
-    os.close(writing)
-    assert done.returncode == 141
-    assert (done.stderr if closed == "stdout" else done.stdout) == b""
 
 
 # exit codes

@@ -338,3 +338,9 @@ def test_the_toy_reaches_its_optimum_with_both_strategies():
     for name in pair:
         assert found.final("objective")[name] == pytest.approx([0.2662277660168] * 3, abs=1e-13)
         assert found.final("body_error")[name].max() < 1e-12
+
+
+@pytest.mark.parametrize("name", ["seeds", "every", "tuning", "same_runs"])
+def test_settings_of_the_comparison_s_own_are_not_replaced(name):
+    with pytest.raises(ArgumentError, match=f"`settings` are further ones: {name} is said already"):
+        compare(ScalarProduct(), {"a": uniform(0.01)}, seeds=2, steps=2, settings={name: "x"})

@@ -1,5 +1,8 @@
 """What is said of arguments that are something else."""
 
+import sys
+
+import numpy as np
 import pytest
 import torch
 
@@ -134,3 +137,25 @@ def test_values_are_shown_on_one_short_line():
     assert len(str(caught.value)) < 500
     with pytest.raises(ArgumentError, match="must be positive and finite"):
         bilevel.uniform(10**5000)
+
+
+def test_numbers_and_flags_of_numpy_are_taken():
+    assert repr(bilevel.uniform(np.array(0.5))) == repr(bilevel.uniform(0.5))
+    assert bilevel.Unrolled(np.int64(3)).steps == 3
+    problem, strategy = ScalarProduct(), bilevel.uniform(0.1)
+    few = {"seeds": 1, "throw": np.bool_(True), "max_runs_at_once": sys.maxsize}
+    found = bilevel.solve(problem, strategy, steps=np.int64(2), every=sys.maxsize, **few)
+    assert found.steps.tolist() == [0, 2]
+
+
+def test_a_run_may_be_an_argmin():
+    def make():
+        return torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1))
+
+    module, network = make(), bilevel.split(make, "2")
+    random = torch.Generator().manual_seed(0)
+    body, head = network.init_body(random), network.init_head(random)
+    many = {name: torch.stack([leaf, 2 * leaf]) for name, leaf in body.items()}
+    bilevel.assign(module, many, torch.stack([head, head]), run=torch.tensor([2.0, 1.0]).argmin())
+    for name, leaf in body.items():
+        torch.testing.assert_close(dict(module.named_parameters())[name].data, 2 * leaf)

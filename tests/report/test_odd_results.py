@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from odd_results import odd, told
 
+from bilevel.report import figures
+
 NAN, INF = float("nan"), float("inf")
 FIVE = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
 ULPS = np.array([1.0, -1.0, 2.0, 0.0, -1.0])  # of rounding, on five seeds
@@ -275,3 +277,11 @@ def test_curves_and_gaps_of_any_size_are_drawn(scale):
         table["phi_gradient_norm"] = np.vstack([falling[:2], np.full((1, 3), 1e10)])
     text = told(comparison)
     assert ("first (median over seeds): a more than 1e300 and b more" in text) == (scale == 5e-324)
+
+
+def test_long_names_leave_room_in_figures():
+    names = "uniform rate 0.0005 with RMSProp (0.99)", "uniform rate 0.0005 with RMSProp (0.9)"
+    first, second = map(figures.short, names)
+    assert len(first) == len(second) == 30
+    assert first != second
+    assert figures.short("best response running, tuned") == "best response running, tuned"

@@ -153,3 +153,34 @@ def test_what_a_killed_writer_left_is_removed(tmp_path):
                 assert os.listdir(hidden) == []
         assert not hiding.exists()
     assert os.listdir(tmp_path) == ["run"]
+
+
+def test_who_changes_folders_releases_the_lock_that_it_took(tmp_path, monkeypatch):
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        (folder / "kept").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    with held(there / "kept"):
+        with held("kept"):
+            os.chdir(there)
+        assert (there / "kept" / LOCK).exists()
+        assert not (here / "kept" / LOCK).exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_does_not_hold_what_its_parent_held(tmp_path):
+    script = f"""
+import os, sys, time
+from bilevel.storage.folder import held
+held({str(tmp_path)!r}).__enter__()
+if os.fork() == 0:
+    time.sleep(60)
+print("forked", flush=True)
+os.kill(os.getpid(), 9)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout.readline() == b"forked\n"
+        os.waitid(os.P_PID, parent.pid, os.WEXITED | os.WNOWAIT)
+        with held(tmp_path):
+            pass
+        parent.stdout.close()

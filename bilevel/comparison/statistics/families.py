@@ -43,7 +43,7 @@ class Family(NamedTuple):
         if len(pairs) <= MOST:
             return pairs
         others = len(self.names) - len(self.baselines)
-        first = self.baselines[: max(1, MOST // others)] or list(self.names.values())[:1]
+        first = self.baselines[: max(1, MOST // max(1, others))] or list(self.names.values())[:1]
         return [(name, other) for name, other in pairs if other in first]
 
     @property

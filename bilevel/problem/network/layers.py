@@ -186,6 +186,8 @@ def check_solution(module: object, body: Any, head: Any, run: int | None) -> Non
             raise ShapeError(
                 f"A solution is made of tensors of numbers, but {name} is {spell(leaf)}."
             )
+    if isinstance(run, Tensor) and run.ndim == 0 and is_ordered(run):  # of an argmin, say
+        run = run.item()
     if run is not None:
         check_positive_integer(run, "`run`", zero_allowed=True)
         runs = len(head) if head.ndim else 0

@@ -116,7 +116,7 @@ def _fits(bound: float | Tensor, leaf: Tensor) -> TypeGuard[float]:
 
 def _limit(bound: Any) -> Tensor:
     """As a tensor, or an error."""
-    if is_real(bound) or isinstance(bound, Tensor | np.ndarray | list):
+    if is_real(bound) or isinstance(bound, Tensor | np.ndarray | list | tuple):
         with contextlib.suppress(DataError, ShapeError):
             found = tensor_of(bound, "bound")
             if is_ordered(found) and found.numel():
