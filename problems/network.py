@@ -61,7 +61,9 @@ class Network:
     @property
     def widths(self) -> tuple[int, ...]:
         """Units of every hidden layer, the first one first."""
-        return (self.width,) * self.depth if isinstance(self.width, int) else tuple(self.width)
+        if isinstance(self.width, Sequence):
+            return tuple(self.width)
+        return (int(self.width),) * self.depth
 
     @property
     def outputs(self) -> int:

@@ -79,7 +79,7 @@ class CG(AbstractLinearSolver):
         guess = None if start is None else to_vectors(start, b) / scale
         if guess is not None and bool(guess.any()):
             state = _take_start(state, guess, b - product(guess))
-        limit = 10 * b.shape[1] + 10 if self.max_steps is None else self.max_steps
+        limit = 10 * b.shape[1] + 10 if self.max_steps is None else int(self.max_steps)
         for k in range(limit + 1):
             state = state._replace(done=state.done | (state.best_norm <= self.rtol * state.size))
             if bool(state.done.all()):

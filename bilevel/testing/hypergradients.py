@@ -1,6 +1,6 @@
 """Does a hypergradient return grad Phi?"""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from bilevel import trees
 from bilevel.core.checks import check_instance, single
@@ -71,7 +71,7 @@ def check_hypergradient(
     """
     with refusals():
         tolerance = single(tolerance, "`tolerance`")
-        check_instance(problems, Iterable | None, "problems", "[problem]")
+        check_instance(problems, list | tuple | Iterator | None, "problems", "[problem]")
         check_instance(method, AbstractHypergradient, "method", "Implicit()")
         found, refused = [], []
         for problem in quadratics() if problems is None else problems:

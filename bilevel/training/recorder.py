@@ -211,7 +211,7 @@ class Recorder:
 
 def turns(runs: int, at_once: int) -> list[slice]:
     """Parts of the runs, of about the same size; each has one run even if none fits."""
-    size = math.ceil(runs / math.ceil(runs / max(1, at_once)))
+    size = math.ceil(runs / math.ceil(runs / min(max(1, at_once), runs)))
     return [slice(i, i + size) for i in range(0, runs, size)]
 
 

@@ -88,7 +88,7 @@ def collect(
     rows: list[tuple[Any, ...]] = []
     for episode in range(episodes):
         # copies: an environment may write all its observations into one array
-        state, over = np.array(env.reset(seed=seed if episode == 0 else None)[0]), False
+        state, over = np.array(env.reset(seed=None if episode else int(seed))[0]), False
         while not over:
             action = policy(state, random)
             observed, reward, terminated, truncated, _ = env.step(action)

@@ -38,7 +38,8 @@ CALLED = (
 )
 """Functions of users: what they raise is theirs."""
 SLOW = (
-    *(("compile", "True"), ("problems", "None"), ("ridge", "1e-320")),
+    *(("compile", "True"), ("compile", "NumPy bool"), ("problems", "None"), ("ridge", "1e-320")),
+    ("columns", "NumPy integer"),  # legal, and used with other numbers of them
     *(("folder", value) for value in ("text", "name", "path", "lone surrogate")),  # of a report
 )
 """Legal, and takes seconds."""
