@@ -28,9 +28,10 @@ def located(path: str | os.PathLike[str]) -> Path:
         ResultsError: If there is no such home.
     """
     try:
-        if "\0" in os.fspath(path):
-            raise ValueError("names of files have no NUL")
-        return Path(path).expanduser()
+        found = Path(path).expanduser()
+        if "\0" in str(found) or any(len(os.fsencode(part)) > 255 for part in found.parts):
+            raise ValueError("names of files are shorter, without NUL")
+        return found
     except (RuntimeError, TypeError, ValueError) as error:
         raise ResultsError(f"{spell(str(path))} names no place: {error}") from error
 

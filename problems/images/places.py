@@ -4,6 +4,7 @@ import dataclasses
 import os
 from pathlib import Path
 
+from bilevel.storage.folder import located
 from problems.images.sources import Source
 
 VARIABLE = "BILEVEL_DATA"
@@ -37,8 +38,8 @@ class Place:
 def places(data_dir: str | Path | None) -> list[Place]:
     """All places, the one that the user names first."""
     given, variable = str(data_dir or ""), os.environ.get(VARIABLE, "")
-    asked = Path(given).expanduser() if given else None
-    named = Path(variable).expanduser() if variable else None
+    asked = located(given) if given else None
+    named = located(variable) if variable else None
     return [
         Place("the folder of --data-dir (data_dir in Python)", asked, "not given", itself=True),
         Place(f"the folder of the variable {VARIABLE}", named, "not set", itself=True),
