@@ -216,7 +216,7 @@ def forest(
         words: Any = {"transform": place, "fontsize": 9.5, "va": "center", "bbox": box, "zorder": 2}
         for row, result in enumerate(results):
             colour, filled = lines[result["strategy"]].colour, result["significant"]
-            label = f"{short(result['strategy'])} against {short(result['baseline'])}"
+            label = " against ".join(pair_of(result["strategy"], result["baseline"]))
             axes.text(0.0, row - 0.2, label, **words)
             effect = change(result).replace("less than", "<")  # there is little room
             effect = effect if result["pairs"] else "no seed with both"
@@ -237,6 +237,11 @@ def forest(
 def short(name: str, most: int = 30) -> str:
     """A name that leaves room for the numbers beside it: its two ends, if it is a long one."""
     return name if len(name) <= most else f"{name[: most - most // 3 - 1]}…{name[-(most // 3) :]}"
+
+
+def pair_of(*names: str) -> list[str]:
+    """Names that share a line with their effect: shorter ones where together they are too long."""
+    return [short(name, 30 if sum(map(len, names)) <= 42 else 21) for name in names]
 
 
 def _survivors(name: str, runs: Array) -> str:

@@ -285,3 +285,6 @@ def test_long_names_leave_room_in_figures():
     assert len(first) == len(second) == 30
     assert first != second
     assert figures.short("best response running, tuned") == "best response running, tuned"
+    usual = ["best response running, tuned", "uniform slow"]
+    assert figures.pair_of(*usual) == usual
+    assert sum(map(len, figures.pair_of(*names))) == 42
