@@ -122,7 +122,7 @@ def made(tmp_path_factory):
         for kind, (make, _, _) in READERS.items():
             folders[kind] = tmp_path_factory.mktemp(kind) / "made.partial"
             make(folders[kind])
-        patch.setattr(Comparison, "report", lambda self, folder: folder / "report.html")
+        patch.setattr(Comparison, "report", lambda self, folder: folder.mkdir() or folder)
         yield folders
 
 
