@@ -89,8 +89,10 @@ def equal(a: Tree, b: Tree) -> bool:
 
 
 def per_run(number: float | Tensor, leaf: Tensor) -> float | Tensor:
-    """Shape a number, or (R,) numbers, so that they multiply a leaf of shape (R, ...)."""
+    """Shape a number, or (R,) numbers, so that they multiply a leaf (R, ...), or (R T, ...)."""
     if isinstance(number, Tensor) and number.ndim == 1:
+        if len(number) != len(leaf):  # those of a run hold for all of its heads
+            number = number.repeat_interleave(len(leaf) // len(number))
         return number.reshape(-1, *[1] * (leaf.ndim - 1))
     return number
 
@@ -171,6 +173,20 @@ def join(parts: Sequence[Tree]) -> Tree:
 def part(tree: Tree, runs: slice | Tensor) -> Tree:
     """Some of the runs of a tree; what is no tensor is left as it is."""
     return tree_map(lambda leaf: leaf[runs] if isinstance(leaf, Tensor) else leaf, tree)
+
+
+def fold(tree: Tree) -> Tree:
+    """Leaves (R, T, ...) as (R T, ...); what is no tensor is left as it is."""
+    return tree_map(lambda leaf: leaf.flatten(0, 1) if isinstance(leaf, Tensor) else leaf, tree)
+
+
+def unfold(tree: Tree, runs: int) -> Tree:
+    """The inverse of `fold`, for R runs."""
+
+    def one(leaf: Any) -> Any:
+        return leaf.unflatten(0, (runs, -1)) if isinstance(leaf, Tensor) else leaf
+
+    return tree_map(one, tree)
 
 
 def single(tree: Tree) -> Tree:

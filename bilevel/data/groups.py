@@ -99,6 +99,28 @@ def check_groups(groups: Any) -> Groups:
     return found
 
 
+def check_tasks(groups: Groups) -> None:
+    """Raise `ShapeError` unless all leaves have a task axis before that of the rows."""
+    sizes = {}
+    for name, group in groups.items():
+        for path, leaf in trees.named_leaves(group):
+            where = f'data["{name}"]{path}'
+            if leaf.ndim < 2 or not leaf.shape[1]:
+                raise ShapeError(
+                    f"{where} must have the shape (T, n, ...), n rows for each of T tasks, got "
+                    f"{tuple(leaf.shape)}."
+                )
+            sizes[where] = len(leaf)
+            rows = trees.leaves(group)[0].shape[1]
+            if leaf.shape[1] != rows:
+                raise ShapeError(
+                    f'The leaves of data["{name}"] differ in the rows of a task: {where} has '
+                    f"{leaf.shape[1]}, another {rows}."
+                )
+    if len(set(sizes.values())) > 1:
+        raise ShapeError(f"Groups differ in their number of tasks: {sizes}.")
+
+
 def check_targets(problem: StackelbergProblem, groups: Groups, *, per_seed: bool) -> None:
     """Check the targets of a linear head problem, for every seed.
 
@@ -117,7 +139,8 @@ def check_targets(problem: StackelbergProblem, groups: Groups, *, per_seed: bool
             )
         if problem.criterion.quadratic:
             _check_curvature(problem.criterion, problem.outputs)
-        for targets in group.targets if per_seed else group.targets.unsqueeze(0):
+        targets = group.targets.flatten(per_seed, 1 + per_seed) if problem.tasks else group.targets
+        for targets in targets if per_seed else targets.unsqueeze(0):
             problem.criterion.check_targets(targets, problem.outputs)
             if name == "train":
                 problem.criterion.check_training(targets, problem.outputs)

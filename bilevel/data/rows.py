@@ -59,6 +59,8 @@ class Rows:
         source: of further rows, for solvers that sample on their own; None where nobody may.
         chunks: None: `groups` are of one type, on one device, and evaluated at once. Otherwise
             "train" is shared, as it was given, and evaluated in chunks.
+        of_tasks: whether leaves have a task axis, (R, T, n, ...) or (T, n, ...); noise has none.
+        tasks: which tasks of all they are of, (R, B); None: all T.
     """
 
     groups: Groups
@@ -66,11 +68,13 @@ class Rows:
     all_rows: "Rows | None" = None
     source: RowSource | None = None
     chunks: Chunks | None = None
+    of_tasks: bool = False
+    tasks: Tensor | None = None
 
     @property
     def full(self) -> "Rows":
-        """All rows of the same groups."""
-        return self if self.all_rows is None else self.all_rows
+        """All rows that the heads answer to: those of a task are in each of its batches."""
+        return self if self.all_rows is None or self.of_tasks else self.all_rows
 
     @property
     def in_dims(self) -> dict[str, int | None] | int | None:
@@ -79,11 +83,16 @@ class Rows:
         return distinct.pop() if len(distinct) == 1 else self.axes
 
     @property
+    def task_dims(self) -> dict[str, int | None]:
+        """The task axes of one run."""
+        return {name: None if name == "noise" else 0 for name in self.groups}
+
+    @property
     def count(self) -> int:
-        """How many training rows there are; 1 where g has none."""
+        """How many training rows there are, of a task if there are tasks; 1 where g has none."""
         if "train" not in self.groups:
             return 1
-        axis = 0 if self.axes["train"] is None else 1
+        axis = (0 if self.axes["train"] is None else 1) + self.of_tasks
         return trees.leaves(self.groups["train"])[0].shape[axis]
 
     @property
@@ -111,12 +120,12 @@ class Rows:
             name: group if self.axes[name] is None else trees.tree_map(lambda x: x[index], group)
             for name, group in self.groups.items()
         }
-        return Rows(groups, self.axes, chunks=self.chunks)
+        return Rows(groups, self.axes, chunks=self.chunks, of_tasks=self.of_tasks)
 
     def cast(self, dtype: torch.dtype) -> "Rows":
         """The same rows in another floating type; chunks are cast when they are evaluated."""
         groups = self.groups if self.chunks is not None else trees.cast(self.groups, dtype)
-        return Rows(groups, self.axes, chunks=self.chunks)
+        return Rows(groups, self.axes, chunks=self.chunks, of_tasks=self.of_tasks)
 
     def chunk(self, start: int, like: Tensor) -> "Rows":
         """The training rows of one chunk alone, in the type and on the device of `like`."""

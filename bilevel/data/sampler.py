@@ -43,6 +43,8 @@ class Drawn(NamedTuple):
 class Sampler:
     """Draws the rows, and the noise, of every step of every run.
 
+    Where the data are of tasks, their rows stay together: what is said of rows holds for tasks.
+
     Args:
         data: the rows to draw from, with their problem, whose `noise` is asked.
         batch_size: rows per step: an int for every group, a dict by group, None for all rows.
@@ -68,6 +70,8 @@ class Sampler:
         check_one_of(sampling, Sampling, "sampling")
         self.data, self.sampling = data, sampling
         names = [name for name in groups if name in data.groups]
+        if isinstance(batch_size, Mapping) and data.tasks:
+            raise ArgumentError("`batch_size` counts tasks: one number, for all of their groups.")
         if isinstance(batch_size, Mapping):
             unknown = set(batch_size) - set(names)
             if unknown:
@@ -109,7 +113,7 @@ class Sampler:
     def draw(self, k: int) -> Drawn:
         """Which rows, and what noise, step `k` sees."""
         indices = {
-            name: self.indices(name, size, k)
+            name: self.indices("train" if self.data.tasks else name, size, k)
             for name, size in self.batch_sizes.items()
             if size is not None
         }
@@ -125,7 +129,9 @@ class Sampler:
         if not indices and not self.noisy:
             return dataclasses.replace(self.full, source=self)
         chunks = None if "train" in indices else self.full.chunks
-        return Rows(groups, axes, self.full, self, chunks)
+        if not self.data.tasks:
+            return Rows(groups, axes, self.full, self, chunks)
+        return Rows(groups, axes, self.full, of_tasks=True, tasks=indices.get("train"))
 
     @property
     def seeds(self) -> Sequence[int]:

@@ -10,11 +10,12 @@ from bilevel import trees
 from bilevel.core.checks import check_instance
 from bilevel.core.generators import generator
 from bilevel.core.memory import says_memory
-from bilevel.data.groups import check_finite, check_groups, check_targets
+from bilevel.data.groups import check_finite, check_groups, check_targets, check_tasks
 from bilevel.data.packed import PackedRows
 from bilevel.data.rows import Rows, chunks_of
 from bilevel.errors import ArgumentError, ProblemError, ShapeError, spell
 from bilevel.problem.base import Groups, StackelbergProblem
+from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.trees import Tree
 
 
@@ -25,7 +26,8 @@ class TrainingData:
     rows n; `seed_index` (R,) is the place of every run's seed among the `distinct` ones, in order.
     Training rows that are evaluated in `chunks` stay as they were given. `own` says whether the
     rows are those of the problem, not rounded ones: what it states of itself holds for them;
-    `given` whether they came as `groups`.
+    `given` whether they came as `groups`. With `tasks` the leaves are (T, n, ...), and `sizes` the
+    number of tasks T.
 
     Args:
         problem: whose `data` is called: once, or for each distinct seed if it redraws.
@@ -59,11 +61,14 @@ class TrainingData:
         self.problem, self.dtype, self.device = problem, dtype, device
         self._number(seeds)
         self.given = groups is not None
+        self.tasks = isinstance(problem, LinearHeadProblem) and problem.tasks
         self.per_seed = problem.redraws_data and not self.given
         if self.per_seed:
             rows = _redrawn(problem, self.distinct)
         else:
             rows = check_groups(problem.data() if groups is None else groups)
+        if self.tasks:
+            check_tasks(trees.take(rows, 0) if self.per_seed else rows)
         self.own = not self.given and not self.per_seed and (dtype == torch.float64 or not rows)
         too_large = f" in {dtype}: standardise them, or use float64"
         check_finite(rows, too_large, dtype, named=not self.per_seed)
@@ -127,7 +132,8 @@ class TrainingData:
             groups = trees.tree_map(lambda leaf: leaf[self.seed_index], groups)
         if dtype is not None and self.chunks is None:
             groups = trees.cast(groups, dtype)
-        return Rows(groups, dict.fromkeys(groups, axis), chunks=self.chunks)
+        axes = dict.fromkeys(groups, axis)
+        return Rows(groups, axes, chunks=self.chunks, of_tasks=self.tasks)
 
     def gather(self, indices: Mapping[str, Tensor]) -> Groups:
         """The rows `indices[group]` (R, B) of each group, leaves (R, B, ...)."""

@@ -22,7 +22,7 @@ class Assembly:
         data: of the runs.
         sampler: of the rows of their steps.
         body: the initial bodies, in their set, leaves (R, ...).
-        head: the initial heads, likewise.
+        head: the initial heads, likewise; (R, T, ...) with tasks.
     """
 
     oracles: Oracles
@@ -61,9 +61,15 @@ class Assembly:
 
 
 def _initial(data: TrainingData, level: str) -> Tree:
-    """The initial points of all runs, projected onto their set."""
-    points = data.initial(getattr(data.problem, f"init_{level}"), level)
+    """The initial points of all runs, projected onto their set; a head for each task."""
+    draw = getattr(data.problem, f"init_{level}")
     convex = getattr(data.problem, f"{level}_set")
     check_instance(convex, ConvexSet, f"{level}_set", "Box(0, 1)")
+    if not (data.tasks and level == "head"):
+        points = data.initial(draw, level)
+        convex.check(trees.take(points, 0))
+        return convex.project(points)
+    tasks = range(data.sizes["train"])
+    points = trees.fold(data.initial(lambda g: trees.stack([draw(g) for _ in tasks]), level))
     convex.check(trees.take(points, 0))
-    return convex.project(points)
+    return trees.unfold(convex.project(points), len(data.seeds))

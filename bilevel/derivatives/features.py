@@ -146,7 +146,7 @@ class Features:
 
 def plain_features(problem: StackelbergProblem) -> Features | None:
     """The features of a problem of the plain form; None: it is of another one."""
-    if not isinstance(problem, LinearHeadProblem) or not problem.is_stackelberg:
+    if not isinstance(problem, LinearHeadProblem) or not problem.is_stackelberg or problem.tasks:
         return None
     hooks = any(map(problem.overrides, ("row_weights", "penalty")))
     return None if hooks or torch.as_tensor(problem.ridge).ndim else Features(problem)

@@ -3,6 +3,10 @@
 The user's single-run functions are vmapped over the run axis. Runs do not interact, so the gradient
 of the sum over runs is the gradient of every run: one backward pass outside of vmap, which costs
 less than a vmapped gradient. Results carry no graph.
+
+With tasks there are more heads than bodies, T for each run, one run after the other: H = R T. What
+belongs to heads is that of each task's own g or F, as if it were a run of its own; what belongs to
+bodies is the average over their tasks. So all that is written for R heads holds for H of them.
 """
 
 from collections.abc import Callable
@@ -47,7 +51,7 @@ class LinearParts(NamedTuple):
 
 
 class Oracles:
-    """Oracles of one problem. Trees have a leading run axis R; values have shape (R,).
+    """Oracles of one problem. Bodies have a leading axis R, heads and values one of H.
 
     Args:
         problem: the problem, whose functions are called for single runs.
@@ -61,6 +65,7 @@ class Oracles:
         self._knows_runs = isinstance(problem, AuxiliaryProblem) and problem.knows_runs()
         self.features = plain_features(problem)
         self.last_sums: Any = None  # over rows in chunks, of `bilevel.linear.gram`
+        self.tasks = isinstance(problem, LinearHeadProblem) and problem.tasks
 
     def sharing(self) -> AbstractContextManager[None]:
         """See `Features.sharing`; heads of another form have nothing to share."""
@@ -70,23 +75,22 @@ class Oracles:
 
     @of_body
     def body_value(self, body: Tree, head: Tree, rows: Rows) -> Tensor:
-        """F, shape (R,)."""
+        """F, shape (H,)."""
         with torch.no_grad():
             return self._values(self.problem.body_objective, body, head, rows)
 
     @in_chunks
     def head_value(self, body: Tree, head: Tree, rows: Rows) -> Tensor:
-        """g, shape (R,)."""
+        """g, shape (H,)."""
         with torch.no_grad():
             return self._values(self.problem.head_objective, body, head, rows)
 
     def metrics(self, body: Tree, head: Tree, rows: Rows) -> dict[str, Tensor]:
-        """The problem's metrics, each (R,); `rows` holds all groups."""
+        """The problem's metrics, each (H,); `rows` holds all groups."""
         own = isinstance(self.problem, LinearHeadProblem) and self.problem.overrides("metrics")
         rows = rows.whole(body) if own else rows.with_targets(body)
         with torch.no_grad():
-            mapped = vmap(self.problem.metrics, in_dims=(0, 0, rows.in_dims))
-            return dict(mapped(body, head, rows.groups))
+            return dict(self._each(self.problem.metrics, body, head, rows))
 
     def predictions(self, body: Tree, head: Tree, inputs: Tensor) -> Tensor:
         """Predictions of a linear head problem for `inputs` (n, ...), which all runs share."""
@@ -162,7 +166,7 @@ class Oracles:
             return trees.dot(gradient, vector).sum(), gradient
 
         (cross, along), gradient = torch.func.grad(product, has_aux=True)((body, head))
-        return gradient, along, cross
+        return gradient, along, self._average(cross, head)
 
     @in_chunks
     def head_hessian(self, body: Tree, head: Tree, rows: Rows) -> Tensor:
@@ -176,8 +180,8 @@ class Oracles:
             found: Tensor = jacrev(jacrev(value))(vector)
             return found
 
-        mapped = vmap(hessian, in_dims=(0, 0, rows.in_dims))
-        return mapped(body, trees.flatten(head), rows.groups).detach()
+        found: Tensor = self._each(hessian, body, trees.flatten(head), rows)
+        return found.detach()
 
     # structure
 
@@ -212,7 +216,7 @@ class Oracles:
             return LinearParts(design, targets_of(rows, len(design)), None, penalty)
         weighted = problem.overrides("row_weights")
 
-        def parts(one_body: Tree, groups: Groups) -> tuple[Tensor, ...]:
+        def parts(one_body: Tree, _: Tree, groups: Groups) -> tuple[Tensor, ...]:
             train = groups["train"]
             design = problem.design(one_body, train.inputs)
             penalty = problem.full_penalty(one_body, design.shape[1], design)
@@ -221,7 +225,7 @@ class Oracles:
             return found if weights is None else (*found, weights)
 
         with torch.no_grad():
-            found = vmap(parts, in_dims=(0, rows.in_dims))(body, rows.groups)
+            found = self._each(parts, body, (), rows)
         design, targets, penalty = found[:3]
         return LinearParts(design, targets, found[3] if len(found) > 3 else None, penalty)
 
@@ -238,8 +242,12 @@ class Oracles:
         def penalty(one_body: Tree, one_like: Tensor) -> Tensor:
             return problem.full_penalty(one_body, len(one_like), one_like)
 
+        runs = len(trees.leaves(body)[0])
         with torch.no_grad():
-            return vmap(penalty)(body, like)
+            if len(like) == runs:
+                return vmap(penalty)(body, like)
+            of_body = vmap(penalty, in_dims=(None, 0))
+            return trees.fold(vmap(of_body)(body, trees.unfold(like, runs)))
 
     def graph_bytes(self, body: Tree, head: Tree, rows: Rows) -> int:
         """How much memory a joint gradient (of the first chunk) takes, all told.
@@ -276,8 +284,26 @@ class Oracles:
     def _values(self, function: Objective, body: Tree, head: Tree, rows: Rows) -> Tensor:
         if self.features is not None and self.features.shared:
             return self.features.values(body, head, rows)  # F is g then
-        values: Tensor = vmap(function, in_dims=(0, 0, rows.in_dims))(body, head, rows.groups)
+        values: Tensor = self._each(function, body, head, rows)
         return values
+
+    def _each(self, function: Callable[..., Any], body: Tree, head: Tree, rows: Rows) -> Any:
+        """What a function of one body, one head and its rows gives for all heads, (H, ...)."""
+        if not self.tasks:
+            return vmap(function, in_dims=(0, 0, rows.in_dims))(body, head, rows.groups)
+        of_body = vmap(function, in_dims=(None, 0, rows.task_dims))
+        runs = len(trees.leaves(body)[0])
+        found = vmap(of_body, in_dims=(0, 0, rows.in_dims))(
+            body, trees.unfold(head, runs), rows.groups
+        )
+        return trees.fold(found)
+
+    def _average(self, body: Tree, head: Tree) -> Tree:
+        """Sums over the tasks of a body, divided by their number."""
+        if not self.tasks or body is None:
+            return body
+        share = len(trees.leaves(body)[0]) / len(trees.leaves(head)[0])
+        return trees.tree_map(lambda leaf: leaf * share, body)
 
     def _gradients(
         self, function: Objective, body: Tree, head: Tree, rows: Rows, level: str
@@ -293,7 +319,7 @@ class Oracles:
 
         value, pull = pullback(total, chosen)
         found = pull(torch.ones_like(value))
-        return found.get("body"), found.get("head")
+        return self._average(found.get("body"), head), found.get("head")
 
     def _second(self, body: Tree, head: Tree, vector: Tree, rows: Rows, level: str) -> Tree:
         # d/dx <d_theta g, v> = (d_x d_theta g) v: one more backward pass, and no matrix. Reverse
@@ -306,4 +332,5 @@ class Oracles:
                 (g * v.detach()).sum() for g, v in zip(gradient, trees.leaves(vector), strict=True)
             ]
             target = head if level == "head" else body
-            return trees.rebuild(target, gradients(products, trees.leaves(target)))
+            found = trees.rebuild(target, gradients(products, trees.leaves(target)))
+            return found if level == "head" else self._average(found, head)

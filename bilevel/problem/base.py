@@ -108,6 +108,13 @@ class StackelbergProblem(abc.ABC):
         """The body's objective F (a hook). Not overridden, F is g."""
         return self.head_objective(body, head, batch)
 
+    def head_start(self, body: Tree) -> Tree | None:
+        """Where `FastSGD(restart=True)` starts at each body step (a hook); None: at `init_head`.
+
+        `Unrolled` counts its derivative in; heads that are exact depend on no start.
+        """
+        return None
+
     def metrics(self, body: Tree, head: Tree, data: Groups) -> dict[str, Tensor]:
         """Metrics in users' units (a hook): a dict of 0-dim tensors computed from all groups.
 

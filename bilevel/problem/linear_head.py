@@ -53,6 +53,11 @@ class LinearHeadProblem(StackelbergProblem):
     """Whether the penalty covers the constant feature."""
     body_free_features: bool = False
     """True: the features do not depend on the body; `features(inputs)` takes no body then."""
+    tasks: bool = False
+    """True: T tasks share the body, each with a head of its own. All methods are written for one
+    task, whose batch and head have no task axis; `data` alone returns leaves (T, n, ...). g and F
+    are averages over tasks, `init_head` is called for each, and heads have a leading T. Tasks of
+    fewer rows are padded: weigh their m rows n / m, and padding zero."""
     chunk_rows: int | None = None
     """How many training rows are evaluated at once where all are looked at: for data that do not
     fit in memory. The features of a row must not depend on other rows. None: all."""
