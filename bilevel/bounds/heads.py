@@ -108,7 +108,7 @@ class Certifier:
         # looked at again at every head; what the problem states of itself is taken on trust
         if isinstance(problem, LinearHeadProblem):
             if problem.criterion.quadratic:
-                note = FEATURES + ("." if problem.penalises_all else FREE_BIAS)
+                note = FEATURES + (FREE_BIAS if oracles.bias == "free" else ".")
                 dual = uses_dual(point)
                 return cls(oracles, "proven", "features", note, everywhere, penalised=dual)
             # a set of heads asks for L, which takes the largest curvature of the criterion

@@ -10,7 +10,7 @@ from torch.func import vmap
 
 from bilevel.data.rows import Rows
 from bilevel.derivatives.reverse import loss_gradient, pullback
-from bilevel.problem.base import Groups, StackelbergProblem
+from bilevel.problem.base import Groups
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.trees import Tree
 
@@ -32,10 +32,11 @@ class Features:
 
     Args:
         problem: whose penalty is its `ridge`, a number.
+        penalised: whether there is a `body_penalty`.
     """
 
-    def __init__(self, problem: LinearHeadProblem) -> None:
-        self.problem = problem
+    def __init__(self, problem: LinearHeadProblem, *, penalised: bool) -> None:
+        self.problem, self.penalised = problem, penalised
         self._shared: tuple[Any, Any, Pulled | None] | None = None
 
     @contextmanager
@@ -69,11 +70,10 @@ class Features:
             at, on, found = self._shared
             if found is not None and at is body and on is train:
                 return found
-        penalised = self.problem.overrides("body_penalty")
 
         def parts(w: Tree) -> tuple[Tensor, ...]:
             design = self.features(w, rows)
-            return (design, self._body_penalties(w, design)) if penalised else (design,)
+            return (design, self._body_penalties(w, design)) if self.penalised else (design,)
 
         made = Pulled(*pullback(parts, body, keep=self.shared))
         if self.shared:
@@ -142,14 +142,6 @@ class Features:
 
         total: Tensor = vmap(penalty)(body).sum()
         return total
-
-
-def plain_features(problem: StackelbergProblem) -> Features | None:
-    """The features of a problem of the plain form; None: it is of another one."""
-    if not isinstance(problem, LinearHeadProblem) or not problem.is_stackelberg or problem.tasks:
-        return None
-    hooks = any(map(problem.overrides, ("row_weights", "penalty")))
-    return None if hooks or torch.as_tensor(problem.ridge).ndim else Features(problem)
 
 
 def targets_of(rows: Rows, runs: int) -> Tensor:

@@ -11,7 +11,7 @@ bodies is the average over their tasks. So all that is written for R heads holds
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from bilevel.core.live_bytes import LiveBytes
 from bilevel.core.progress import RowCallback
 from bilevel.data.rows import Rows
 from bilevel.derivatives.chunked import in_chunks, of_body
-from bilevel.derivatives.features import plain_features, targets_of
+from bilevel.derivatives.features import Features, targets_of
 from bilevel.derivatives.reverse import graph_bytes, pullback
 from bilevel.errors import IncompatibleError
 from bilevel.problem.auxiliary import AuxiliaryProblem, Pullback
@@ -32,6 +32,9 @@ from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.trees import Tree
 
 Objective = Callable[[Tree, Tree, Groups], Tensor]
+Bias = Literal["free", "penalised"]
+HOOKS = ("row_weights", "penalty", "body_penalty", "metrics")
+"""Of a linear head: which of them a problem overrides decides how it is computed."""
 
 
 class LinearParts(NamedTuple):
@@ -56,6 +59,13 @@ class Oracles:
     Args:
         problem: the problem, whose functions are called for single runs.
         report: told how far each pass over chunks of rows got.
+
+    Attributes:
+        is_stackelberg: whether F is g.
+        tasks: whether there are heads of tasks.
+        overridden: those of `HOOKS` that a linear head problem overrides.
+        bias: how the constant feature of a linear head is treated; None: there is none.
+        features: of a linear head of the plain form; None: g is of another one.
     """
 
     def __init__(self, problem: StackelbergProblem, report: RowCallback | None = None) -> None:
@@ -63,9 +73,19 @@ class Oracles:
         # asked once: the compiler does not answer questions about bound methods rightly
         self.is_stackelberg = problem.is_stackelberg
         self._knows_runs = isinstance(problem, AuxiliaryProblem) and problem.knows_runs()
-        self.features = plain_features(problem)
-        self.last_sums: Any = None  # over rows in chunks, of `bilevel.linear.gram`
         self.tasks = isinstance(problem, LinearHeadProblem) and problem.tasks
+        self.overridden: set[str] = set()
+        self.bias: Bias | None = None
+        self.features: Features | None = None
+        if isinstance(problem, LinearHeadProblem):
+            self.overridden = {hook for hook in HOOKS if problem.overrides(hook)}
+            if problem.fit_bias:
+                self.bias = "penalised" if problem.penalize_bias else "free"
+            formed = self.overridden.isdisjoint(("row_weights", "penalty"))
+            plain = self.is_stackelberg and formed and not self.tasks
+            if plain and torch.as_tensor(problem.ridge).ndim == 0:
+                self.features = Features(problem, penalised="body_penalty" in self.overridden)
+        self.last_sums: Any = None  # over rows in chunks, of `bilevel.linear.gram`
 
     def sharing(self) -> AbstractContextManager[None]:
         """See `Features.sharing`; heads of another form have nothing to share."""
@@ -87,8 +107,7 @@ class Oracles:
 
     def metrics(self, body: Tree, head: Tree, rows: Rows) -> dict[str, Tensor]:
         """The problem's metrics, each (H,); `rows` holds all groups."""
-        own = isinstance(self.problem, LinearHeadProblem) and self.problem.overrides("metrics")
-        rows = rows.whole(body) if own else rows.with_targets(body)
+        rows = rows.whole(body) if "metrics" in self.overridden else rows.with_targets(body)
         with torch.no_grad():
             return dict(self._each(self.problem.metrics, body, head, rows))
 
@@ -188,14 +207,9 @@ class Oracles:
     @property
     def sampled_groups(self) -> tuple[str, ...]:
         """The groups a batch holds: a linear head with F = g looks at "train" only."""
-        problem = self.problem
-        if (
-            isinstance(problem, LinearHeadProblem)
-            and problem.is_stackelberg
-            and not problem.overrides("row_weights")
-        ):
-            return ("train",)
-        return ("train", "validation")
+        linear = isinstance(self.problem, LinearHeadProblem)
+        alone = linear and self.is_stackelberg and "row_weights" not in self.overridden
+        return ("train",) if alone else ("train", "validation")
 
     @property
     def quadratic_linear_head(self) -> bool:
@@ -214,7 +228,7 @@ class Oracles:
             design = self.features.design(body, rows)
             penalty = self.linear_penalty(body, design[:, 0])
             return LinearParts(design, targets_of(rows, len(design)), None, penalty)
-        weighted = problem.overrides("row_weights")
+        weighted = "row_weights" in self.overridden
 
         def parts(one_body: Tree, _: Tree, groups: Groups) -> tuple[Tensor, ...]:
             train = groups["train"]

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.core.checks import check_flag, check_instance, positive
+from bilevel.derivatives.oracles import Bias
 from bilevel.errors import DataError, ShapeError
-from bilevel.linear.centre import Bias
 
 
 class Given(NamedTuple):

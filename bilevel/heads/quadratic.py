@@ -13,7 +13,6 @@ from bilevel.core.generators import generator
 from bilevel.core.status import Status
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.errors import IncompatibleError, SingularHeadError
-from bilevel.linear.centre import bias_of
 from bilevel.linear.gram import row_moments
 from bilevel.linear.systems import AbstractSystem, DualSystem, PrimalSystem, linear_system
 from bilevel.problem.base import StackelbergProblem
@@ -43,7 +42,7 @@ def quadratic_system(point: HeadPoint, *, penalised: bool) -> AbstractSystem:
         if rows.chunks is not None:
             return row_moments(point.oracles, point.body, rows).system(rows.count)
         parts = point.oracles.linear_parts(point.body, rows)
-        return linear_system(parts, penalised=penalised, bias=bias_of(problem))
+        return linear_system(parts, penalised=penalised, bias=point.oracles.bias)
     hessian = point.hessian().double()
     slope = trees.flatten(point.gradient()).double()
     hessian = 0.5 * (hessian + hessian.mT)
@@ -54,12 +53,12 @@ def quadratic_system(point: HeadPoint, *, penalised: bool) -> AbstractSystem:
 
 def all_penalised(point: HeadPoint) -> bool:
     """Whether every coefficient of a linear head has a positive penalty, in every run."""
-    problem = point.problem
-    if not isinstance(problem, LinearHeadProblem) or not problem.penalises_all:
+    oracles, problem = point.oracles, point.problem
+    if not isinstance(problem, LinearHeadProblem) or oracles.bias == "free":
         return False
-    if not problem.overrides("penalty") and isinstance(problem.ridge, int | float):
+    if "penalty" not in oracles.overridden and isinstance(problem.ridge, int | float):
         return problem.ridge > 0
-    return bool((point.oracles.linear_penalty(point.body, point.head) > 0).all())
+    return bool((oracles.linear_penalty(point.body, point.head) > 0).all())
 
 
 def uses_dual(point: HeadPoint) -> bool:

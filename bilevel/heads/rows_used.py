@@ -13,7 +13,7 @@ from bilevel.core.checks import Number, positive
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.errors import ArgumentError, IncompatibleError
 from bilevel.heads.quadratic import check_quadratic, quadratic_system, refuse_singular, uses_dual
-from bilevel.linear.centre import Centre, bias_of, by_output
+from bilevel.linear.centre import Centre, by_output
 from bilevel.linear.gram import row_moments
 from bilevel.linear.systems import AbstractSystem, RowMoments
 from bilevel.problem.base import StackelbergProblem
@@ -86,7 +86,7 @@ class FullData(AbstractHeadData):
         if not (
             isinstance(problem, LinearHeadProblem)
             and problem.body_free_features
-            and not problem.overrides("row_weights")
+            and "row_weights" not in point.oracles.overridden
         ):
             return _decide(point.full)
         found = row_moments(point.oracles, point.body, rows)
@@ -100,7 +100,7 @@ class FullData(AbstractHeadData):
     ) -> tuple[AbstractSystem, Decided | Moments]:
         if isinstance(state, Moments):
             penalty = by_output(point.oracles.linear_penalty(point.body, point.head).double())
-            known = (penalty, state.centre, bias_of(point.problem))
+            known = (penalty, state.centre, point.oracles.bias)
             return RowMoments(state.gram, state.moment, *known).system(state.rows), state
         return quadratic_system(point.full, penalised=state.penalised), state
 

@@ -9,17 +9,14 @@ any origin o and targets from any level l: with the constant feature last, e its
 so that only the bias changes. Near the means, nothing of the spread is lost.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from bilevel.derivatives.oracles import LinearParts
+from bilevel.derivatives.oracles import Bias, LinearParts
 from bilevel.linear.cholesky import EPS
-from bilevel.problem.base import StackelbergProblem
-from bilevel.problem.linear_head import LinearHeadProblem
 
-Bias = Literal["free", "penalised"]
 FAR = 1e3
 """Means so many times as large as their spread cost a Gram matrix six digits."""
 
@@ -112,13 +109,6 @@ def shifted(origin: Tensor, columns: Tensor) -> Tensor:
 def pulled(origin: Tensor, columns: Tensor) -> Tensor:
     """T' r for (R, m, K); its inverse is that of -o."""
     return torch.baddbmm(columns, origin.unsqueeze(2), columns[:, -1:])
-
-
-def bias_of(problem: StackelbergProblem) -> Bias | None:
-    """Whether the last feature of a linear head is the constant one, and how it is treated."""
-    if not isinstance(problem, LinearHeadProblem) or not problem.fit_bias:
-        return None
-    return "penalised" if problem.penalize_bias else "free"
 
 
 def centre_of(parts: LinearParts, bias: Bias) -> Centre:

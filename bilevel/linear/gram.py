@@ -8,7 +8,7 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
-from bilevel.linear.centre import Centre, bias_of, weighted
+from bilevel.linear.centre import Centre, weighted
 from bilevel.linear.systems import RowMoments
 from bilevel.trees import Tree
 
@@ -117,7 +117,7 @@ class LastSums(NamedTuple):
 
 def row_moments(oracles: Oracles, body: Tree, rows: Rows) -> RowMoments:
     """The moments of a linear head, counted from about the means where there is a bias."""
-    bias = bias_of(oracles.problem)
+    bias = oracles.bias
     if rows.chunks is not None:
         sums, penalty = row_sums(oracles, body, rows)
         return RowMoments(*sums.moments(), penalty, sums.centre, bias)
@@ -143,7 +143,7 @@ def row_sums(oracles: Oracles, body: Tree, rows: Rows) -> tuple[Sums, Tensor]:
         runs, _, m = parts.design.shape
         if sums is None:
             sums = nothing(runs, m, targets.shape[2], parts.design.device)
-            _, penalty, centre = weighted(parts, bias_of(oracles.problem))
+            _, penalty, centre = weighted(parts, oracles.bias)
             sums = sums._replace(centre=centre)
         sums = add_rows(sums, parts.design, targets)
     assert sums is not None

@@ -22,7 +22,7 @@ from bilevel.heads.objectives.quadratic import QuadraticObjective
 from bilevel.heads.objectives.view import head_objective, linear_objective, seen_from_means
 from bilevel.heads.quadratic import all_penalised, quadratic_system, refuse_singular
 from bilevel.heads.rows_used import Decided, FullData
-from bilevel.linear.centre import Centre, bias_of, by_output
+from bilevel.linear.centre import Centre, by_output
 from bilevel.linear.cholesky import factorise
 from bilevel.linear.factor import CentredFactor, PrimalFactor, merge_outputs, split_outputs
 from bilevel.linear.systems import CentredSystem, PrimalSystem, linear_system
@@ -106,7 +106,7 @@ def convex_heads(
         point = HeadPoint(oracles, body, head, rows.full.cast(torch.float64))
         parts = oracles.linear_parts(body, point.rows)
         if state is None and not all_penalised(point):
-            refuse_singular(linear_system(parts, penalised=False, bias=bias_of(problem)), problem)
+            refuse_singular(linear_system(parts, penalised=False, bias=oracles.bias), problem)
         return RowsHeads(problem, parts, head_objective(point)), ()
     point = HeadPoint(oracles, body, head, rows)
     if state is None:

@@ -15,7 +15,7 @@ from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import LinearParts
 from bilevel.heads.objectives.base import AbstractObjective, GeneralObjective
 from bilevel.heads.objectives.linear import LinearObjective, knows_curvature
-from bilevel.linear.centre import FAR, Centre, bias_of, centre_of, pulled, shifted
+from bilevel.linear.centre import FAR, Centre, centre_of, pulled, shifted
 from bilevel.problem.base import StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.problem.sets import ConvexSet, Everywhere
@@ -131,7 +131,7 @@ def seen_from_means(
     problem: LinearHeadProblem, parts: LinearParts
 ) -> tuple[LinearParts, Centre | None]:
     """Features less their means where these dwarf their spread and a free bias takes them up."""
-    if bias_of(problem) != "free" or not _far(parts):
+    if problem.penalises_all or not _far(parts):
         return parts, None
     origin, level = centre_of(parts._replace(targets=parts.design[..., :1]), "free")
     outputs = problem.outputs or 1
