@@ -35,6 +35,8 @@ def structure(part: Any) -> Hashable:
     described: list[Any] = [type(part)]
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
+        if field.metadata.get("added") and value == field.default:
+            continue  # files of versions without the field stay readable
         if is_number(value):
             described.append((field.name, "number"))
         elif is_part(value):

@@ -139,7 +139,8 @@ def check_targets(problem: StackelbergProblem, groups: Groups, *, per_seed: bool
             )
         if problem.criterion.quadratic:
             _check_curvature(problem.criterion, problem.outputs)
-        targets = group.targets.flatten(per_seed, 1 + per_seed) if problem.tasks else group.targets
+        axis, targets = int(per_seed), group.targets
+        targets = targets.flatten(axis, axis + 1) if problem.tasks else targets
         for targets in targets if per_seed else targets.unsqueeze(0):
             problem.criterion.check_targets(targets, problem.outputs)
             if name == "train":

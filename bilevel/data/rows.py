@@ -189,6 +189,7 @@ def chunks_of(problem: StackelbergProblem, groups: Groups, dtype: torch.dtype) -
         ),
         "redraws its data for every seed": problem.redraws_data,
         f"has {type(problem.criterion).__name__}": not problem.criterion.quadratic,
+        "has a head for each task": problem.tasks,
     }
     for reason, holds in reasons.items():
         if holds:

@@ -31,6 +31,11 @@ class Assembly:
     body: Tree
     head: Tree
 
+    @property
+    def heads(self) -> Tree:
+        """The initial heads as the oracles take them: with tasks (R T, ...)."""
+        return trees.fold(self.head) if self.data.tasks else self.head
+
     @classmethod
     def of(
         cls,

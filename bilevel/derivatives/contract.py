@@ -30,16 +30,18 @@ def check_contract(made: Assembly) -> None:
         ShapeError: an objective is not 0-dim; the head or the features do not fit.
         ProblemError: an objective is not finite, or cannot be vmapped.
     """
-    oracles, body, head = made.oracles, made.body, made.head
+    oracles, body, head = made.oracles, made.body, made.heads
     problem, name = oracles.problem, type(oracles.problem).__name__
     _check_chunks(problem, body, made.sampler.full)
-    rows = made.sampler.rows(0).first(body)
+    rows = made.sampler.full if oracles.tasks else made.sampler.rows(0).first(body)
     one_body, one_head = trees.take(body, 0), trees.take(head, 0)
     one = rows.take(slice(0, 1))
     groups = {
         key: trees.tree_map(torch.clone, trees.take(group, 0) if one.axes[key] == 0 else group)
         for key, group in one.groups.items()
     }
+    if oracles.tasks:
+        groups = {k: g if k == "noise" else trees.take(g, 0) for k, g in groups.items()}
     if isinstance(problem, LinearHeadProblem):
         _check_linear_head(problem, one_body, one_head, groups)
     for function in ("head_objective", "body_objective"):

@@ -161,6 +161,20 @@ class Oracles:
         first = pull(first.along) if isinstance(first, Pullback) else first
         return first, others[0], others[1]
 
+    def head_start(self, body: Tree, head: Tree) -> Tree | None:
+        """`head_start` of the problem, in the shapes of heads (H, ...); None: it has none."""
+        if self.problem.head_start(trees.take(body, 0)) is None:
+            return None
+        with torch.no_grad():
+            return self._starts(body, len(trees.leaves(head)[0]))
+
+    def start_vjp(self, body: Tree, vector: Tree) -> Tree:
+        """(d theta_0 / d w)' v, v shaped like the heads, for `head_start`; else zero."""
+        if self.problem.head_start(trees.take(body, 0)) is None:
+            return trees.tree_map(torch.zeros_like, body)
+        _, pull = pullback(lambda at: self._starts(at, len(trees.leaves(vector)[0])), body)
+        return self._average(pull(vector), vector)
+
     # second derivatives of g
 
     @in_chunks
@@ -311,6 +325,12 @@ class Oracles:
             body, trees.unfold(head, runs), rows.groups
         )
         return trees.fold(found)
+
+    def _starts(self, body: Tree, heads: int) -> Tree:
+        """`head_start` of all bodies, once for each of their heads."""
+        share = heads // len(trees.leaves(body)[0])
+        found = vmap(self.problem.head_start)(body)
+        return trees.tree_map(lambda leaf: leaf.repeat_interleave(share, 0), found)
 
     def _average(self, body: Tree, head: Tree) -> Tree:
         """Sums over the tasks of a body, divided by their number."""

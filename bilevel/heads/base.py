@@ -13,7 +13,7 @@ from bilevel.trees import Tree
 
 
 class HeadSolution(NamedTuple):
-    """Heads of R runs.
+    """Heads of R runs, or of R T tasks.
 
     Attributes:
         head: theta, leaves (R, ...), in the type of the head that came in.
@@ -59,11 +59,25 @@ class AbstractHeadSolver(abc.ABC):
         Args:
             oracles: of the problem.
             body: leaves (R, ...).
-            head: where to start from, leaves (R, ...).
+            head: where to start from, leaves (R, ...); of tasks (R T, ...).
             rows: the rows of the step; `rows.full` are all rows.
             state: of `init` or of the call before.
             k: the number of the body step, for solvers that draw rows.
         """
+
+    def start(self, oracles: Oracles, body: Tree, head: Tree, state: Any) -> Tree:
+        """Where a solve starts from that is told to start from the last heads (a hook): there."""
+        return head
+
+    @property
+    def restarts(self) -> bool:
+        """Whether `start` does not depend on the last heads (a hook)."""
+        return False
+
+    @property
+    def knows_tasks(self) -> bool:
+        """Whether it may get more heads than bodies, T for each one after the other (a hook)."""
+        return False
 
     @property
     def compilable(self) -> bool:

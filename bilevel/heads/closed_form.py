@@ -96,6 +96,11 @@ class ClosedForm(AbstractHeadSolver):
         return HeadSolution(solved, residual, status, state, kept)
 
     @property
+    def knows_tasks(self) -> bool:
+        """Averages over the batches of a task would be averages over one and the same rows."""
+        return self.exact
+
+    @property
     @override
     def uses_batch(self) -> bool:
         return self.data.uses_batch

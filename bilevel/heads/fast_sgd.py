@@ -6,9 +6,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel import trees
-from bilevel.core.checks import Number, check_batch_size, check_positive_integer, positive
+from bilevel.core.checks import (
+    Number,
+    check_batch_size,
+    check_flag,
+    check_positive_integer,
+    positive,
+)
 from bilevel.core.cost import Cost
 from bilevel.core.schedules import Rate, set_schedules, step_size
 from bilevel.core.status import Status
@@ -39,7 +46,7 @@ class Step(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FastSGD(AbstractHeadSolver):
-    """theta <- Proj(theta - lr_j d_theta g(w, theta)), `steps` times, from the last head.
+    """theta <- Proj(theta - lr_j d_theta g(w, theta)), `steps` times.
 
     Args:
         lr: the step size, a schedule over the inner steps or a number; below 2 / L to converge.
@@ -49,17 +56,21 @@ class FastSGD(AbstractHeadSolver):
         tolerance: stop a run when |d_theta g|, or with a head set the norm of the gradient mapping
             (theta - Proj(theta - lr d)) / lr, is at most this, None: never. Needs
             `batch_size=None`: a sampled gradient does not vanish.
+        restart: whether each solve starts anew, at the problem's `head_start` or else at the
+            initial head; False: from the last head.
     """
 
     lr: Rate
     steps: int
     batch_size: int | None = None
     tolerance: Number | None = None
+    restart: bool = dataclasses.field(default=False, metadata={"added": True})
 
     def __post_init__(self) -> None:
         set_schedules(self, "lr")
         check_positive_integer(self.steps, "`steps`")
         check_batch_size(self.batch_size, "`batch_size`")
+        check_flag(self.restart, "restart")
         if self.tolerance is not None:
             object.__setattr__(self, "tolerance", positive(self.tolerance, "`tolerance`"))
             if self.batch_size is not None:
@@ -69,13 +80,20 @@ class FastSGD(AbstractHeadSolver):
                 )
 
     def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Any:
-        """Nothing to remember: the head itself is the warm start."""
+        """Nothing to remember, or the head to start anew from; the head is the warm start."""
         if self.batch_size is not None and rows.source is None:
             raise ArgumentError(
                 "FastSGD with `batch_size` draws rows on its own, which only `solve` and `compare` "
                 "offer. Leave `batch_size=None` at a single point."
             )
-        return ()
+        return head if self.restart and oracles.head_start(body, head) is None else ()
+
+    def start(self, oracles: Oracles, body: Tree, head: Tree, state: Any) -> Tree:
+        """The last head, or where it starts anew."""
+        if not self.restart:
+            return head
+        started = oracles.head_start(body, head)
+        return state if started is None else started
 
     def solve(
         self, oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: Any, k: int
@@ -110,6 +128,16 @@ class FastSGD(AbstractHeadSolver):
             if not isinstance(head_set, Everywhere):
                 head, derivative = head_set.linearised(head)
             yield Step(point, lr, derivative)
+
+    @property
+    @override
+    def restarts(self) -> bool:
+        return self.restart
+
+    @property
+    def knows_tasks(self) -> bool:
+        """On all rows of each: tasks are what a batch draws."""
+        return self.batch_size is None
 
     @property
     def compilable(self) -> bool:
@@ -148,4 +176,5 @@ def _residual(oracles: Oracles, head: Tree, slope: Tree, lr: Number) -> Tensor:
     if isinstance(head_set, Everywhere):
         return trees.norm(slope)  # the quotient would be rounding for small steps
     moved = head_set.project(descend(head, slope, lr))
-    return trees.norm(trees.tree_map(torch.sub, head, moved)) / lr
+    size = trees.norm(trees.tree_map(torch.sub, head, moved))
+    return size / trees.per_run(lr, size)

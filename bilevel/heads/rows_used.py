@@ -86,6 +86,7 @@ class FullData(AbstractHeadData):
         if not (
             isinstance(problem, LinearHeadProblem)
             and problem.body_free_features
+            and not problem.tasks
             and "row_weights" not in point.oracles.overridden
         ):
             return _decide(point.full)

@@ -88,6 +88,11 @@ class AbstractHypergradient(abc.ABC):
         return False
 
     @property
+    def knows_tasks(self) -> bool:
+        """Whether it may get more heads than bodies, T for each one after the other (a hook)."""
+        return False
+
+    @property
     def wants_start(self) -> bool:
         """Whether it uses `answer.start`, which strategies otherwise do not keep (a hook)."""
         return False
@@ -111,7 +116,7 @@ class AbstractHypergradient(abc.ABC):
         """What one call costs."""
 
 
-def fine(body: Tree) -> Tensor:
-    """The status of gradients that cannot fail, (R,)."""
-    leaf = trees.leaves(body)[0]
+def fine(levels: Tree) -> Tensor:
+    """The status of gradients that cannot fail, for each run or each head of a task."""
+    leaf = trees.leaves(levels)[0]
     return torch.full((len(leaf),), int(Status.COMPLETED), device=leaf.device)

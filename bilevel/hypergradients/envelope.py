@@ -26,6 +26,7 @@ class Envelope(AbstractHypergradient):
 
     compilable = True
     draws = False
+    knows_tasks = True
     cost = Cost(gradients=1)
 
     def check(self, problem: StackelbergProblem, solver: AbstractHeadSolver | None = None) -> None:

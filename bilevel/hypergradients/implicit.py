@@ -66,6 +66,7 @@ class Implicit(AbstractHypergradient):
     tolerance: Number = 1e-4
     on_inexact: OnInexact = "warn"
     draws = False
+    knows_tasks = True
 
     def __post_init__(self) -> None:
         check_instance(self.linear_solver, AbstractLinearSolver | None, "linear_solver", "CG()")
@@ -92,7 +93,7 @@ class Implicit(AbstractHypergradient):
     ) -> BodyGradient:
         """The adjoint, then its pull-back to the body."""
         on = rows if answer.solver.uses_batch else rows.full
-        at, status = Condition(HeadPoint(oracles, body, answer.head, on)), fine(body)
+        at, status = Condition(HeadPoint(oracles, body, answer.head, on)), fine(answer.head)
         if not answer.solver.exact:
             at, status = self._examined(at)
         point = at.point.on(rows)
@@ -122,7 +123,7 @@ class Implicit(AbstractHypergradient):
                 f"{float(at.relative_residual()[run]):.2g} of that at the zero head, above "
                 f"`tolerance` = {self.tolerance}. {Status.INEXACT_HEAD.message}"
             )
-        return at, fine(at.point.body).masked_fill(inexact, int(Status.INEXACT_HEAD))
+        return at, fine(at.point.head).masked_fill(inexact, int(Status.INEXACT_HEAD))
 
     @property
     def wants_factor(self) -> bool:

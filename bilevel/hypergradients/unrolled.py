@@ -26,7 +26,9 @@ class Unrolled(AbstractHypergradient):
         p_j = q_j - lr_j (d2_{theta theta} g) q_j,    s = d_w F - sum_j lr_j (d2_{w theta} g) q_j
 
     on the heads that `FastSGD` went through, which are computed again and held in memory: K of
-    them, each as large as the head. The start theta_0 counts as a constant. No graph is built.
+    them, each as large as the head. The start theta_0 counts as a constant, but where the solver
+    restarts at the problem's `head_start`, whose derivative then adds (d theta_0 / d w)' p_0. No
+    graph is built.
 
     For plain steps of size eta on all rows, theta_0 at the best response and eta <= 1 / L, the
     error against grad Phi is at most |d2_{w theta} g| |d_theta F| (1 - eta mu)^K / mu.
@@ -53,6 +55,7 @@ class Unrolled(AbstractHypergradient):
     steps: int
     truncate: int | None = None
     draws = False
+    knows_tasks = True
     wants_start = True  # to go through the steps again
 
     def __post_init__(self) -> None:
@@ -92,6 +95,8 @@ class Unrolled(AbstractHypergradient):
                 adjoint = step.derivative(adjoint)
             slope = descend(slope, step.point.cross_vjp(adjoint), step.lr)
             adjoint = descend(adjoint, step.point.hvp(adjoint), step.lr)
+        if answer.solver.restart and not skipped:
+            slope = trees.tree_map(torch.add, slope, oracles.start_vjp(body, adjoint))
         return BodyGradient(slope, fine(body))
 
     @property

@@ -25,6 +25,10 @@ class AbstractStrategy(abc.ABC):
     makes the steps, and says what they cost.
     """
 
+    head_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields of its state that belong to heads, not to bodies; (): it trains no heads of tasks."""
+    passing_fields: ClassVar[tuple[str, ...]] = ()
+    """Those that nobody asks for again where a step solves the heads of its own tasks first."""
     resumable: ClassVar[bool] = True
     """Whether its state can be stored and gone on from."""
 
@@ -80,6 +84,10 @@ class AbstractStrategy(abc.ABC):
         held = {name: getattr(self, name) for name in names if name.endswith("_lr")}
         moving = {k: rate for k, rate in held.items() if not isinstance(rate, Frozen)}
         return tuple((k,) for k, rate in moving.items() if isinstance(rate, AbstractSchedule))
+
+    def recorded(self, oracles: Oracles, state: Any, rows: Rows) -> Tree:
+        """The heads to show where steps moved those of some tasks only (a hook); `rows`: all."""
+        return state.head
 
     def status(self, state: Any) -> Tensor | None:
         """The worst `Status` code of each run so far, (R,) (a hook); None if there is none."""

@@ -5,17 +5,20 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from bilevel import trees
 from bilevel.core.checks import check_instance
 from bilevel.core.cost import Cost
 from bilevel.core.schedules import Rate, set_schedules, step_size
 from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
+from bilevel.errors import IncompatibleError
 from bilevel.heads import AbstractHeadSolver, HeadSolution
 from bilevel.heads.default import default_solver
 from bilevel.hypergradients import AbstractHypergradient, Answer
 from bilevel.hypergradients.default import default_gradient
 from bilevel.optimizers import AbstractOptimizer, RMSProp
 from bilevel.problem.base import StackelbergProblem
+from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.strategies.base import AbstractStrategy, chosen
 from bilevel.trees import Tree
 
@@ -69,6 +72,8 @@ class BestResponse(AbstractStrategy):
     solver: AbstractHeadSolver | None = None
     gradient: AbstractHypergradient | None = None
     optimizer: AbstractOptimizer = dataclasses.field(default_factory=RMSProp)
+    head_fields = ("head", "solver", "gradient", "start", "factor")
+    passing_fields = ("start", "factor")
 
     def __post_init__(self) -> None:
         set_schedules(self, "body_lr")
@@ -80,7 +85,15 @@ class BestResponse(AbstractStrategy):
         """Solver and gradient must fit the problem."""
         solver = chosen(self.solver)
         solver.check(problem)
-        chosen(self.gradient).check(problem, solver)
+        gradient = chosen(self.gradient)
+        gradient.check(problem, solver)
+        for part in (solver, gradient):
+            if isinstance(problem, LinearHeadProblem) and problem.tasks and not part.knows_tasks:
+                raise IncompatibleError(
+                    f"{part} does not know heads of tasks, which {type(problem).__name__} has. Use "
+                    "ClosedForm(), Newton() or FastSGD(lr, steps) as solver; Envelope(), "
+                    "Implicit() or Unrolled(steps) as gradient."
+                )
 
     def fitted(self, problem: StackelbergProblem) -> "BestResponse":
         """With the solver and the gradient that None stands for."""
@@ -94,6 +107,7 @@ class BestResponse(AbstractStrategy):
         """Solve the heads of the initial bodies."""
         solver, gradient = chosen(self.solver), chosen(self.gradient)
         memory = solver.init(oracles, body, head, rows)
+        head = solver.start(oracles, body, head, memory)
         solved = solver.solve(oracles, body, head, rows, memory, 0)
         # step 0 solves on its rows itself, which must not be remembered twice
         kept = memory if solver.uses_batch else solved.state
@@ -102,7 +116,7 @@ class BestResponse(AbstractStrategy):
             solved.head,
             self.optimizer.init(body),
             (),
-            solved.status,
+            worst(solved.status, body),
             gradient.init(oracles, body, solved.head, rows),
         )
         return self._answered(made, head, solved)._replace(solver=kept)
@@ -112,16 +126,21 @@ class BestResponse(AbstractStrategy):
     ) -> BestResponseState:
         """A body step at the exact head, then the head of the new body.
 
-        With a solver that uses the rows of the step: the head of the body, then the body step.
+        With a solver that uses the rows of the step, and where these are of some tasks only: the
+        head of the body, then the body step.
         """
+        if chosen(self.solver).uses_batch or rows.tasks is not None:
+            return self._moved(oracles, self._solved(oracles, state, rows, k), rows, k)
+        return self._solved(oracles, self._moved(oracles, state, rows, k), rows, k + 1)
+
+    def _solved(
+        self, oracles: Oracles, state: BestResponseState, rows: Rows, k: int
+    ) -> BestResponseState:
+        """The head of the state's body."""
         solver = chosen(self.solver)
-        if solver.uses_batch:
-            solved = solver.solve(oracles, state.body, state.head, rows, state.solver, k)
-            state = self._answered(state, state.head, solved)
-            return self._moved(oracles, state, rows, k)
-        state = self._moved(oracles, state, rows, k)
-        solved = solver.solve(oracles, state.body, state.head, rows, state.solver, k + 1)
-        return self._answered(state, state.head, solved)
+        start = solver.start(oracles, state.body, state.head, state.solver)
+        solved = solver.solve(oracles, state.body, start, rows, state.solver, k)
+        return self._answered(state, start, solved)
 
     def _moved(
         self, oracles: Oracles, state: BestResponseState, rows: Rows, k: int
@@ -136,7 +155,7 @@ class BestResponse(AbstractStrategy):
             # where the gradient was taken: a head that was refined is the better start
             head=state.head if slope.head is None else slope.head,
             moments=moments,
-            codes=state.codes.maximum(slope.status),
+            codes=state.codes.maximum(worst(slope.status, body)),
             gradient=slope.state,
         )
 
@@ -149,10 +168,17 @@ class BestResponse(AbstractStrategy):
             head=solved.head,
             solver=solved.state,
             # codes only grow in severity: a run that was jittered once says so at the end
-            codes=state.codes.maximum(solved.status),
+            codes=state.codes.maximum(worst(solved.status, state.body)),
             start=start if gradient.wants_start else None,
             factor=solved.factor if gradient.wants_factor else None,
         )
+
+    def recorded(self, oracles: Oracles, state: BestResponseState, rows: Rows) -> Tree:
+        """Those that answer to the bodies, where they do not depend on the last ones."""
+        solver = chosen(self.solver)
+        if not (solver.exact or solver.restarts):
+            return state.head
+        return self._solved(oracles, state, rows, 0).head
 
     @property
     def compilable(self) -> bool:
@@ -172,3 +198,9 @@ class BestResponse(AbstractStrategy):
     def status(self, state: BestResponseState) -> Tensor:
         """The worst code of the head solves and the gradients so far."""
         return state.codes
+
+
+def worst(codes: Tensor, body: Tree) -> Tensor:
+    """The worst code of the heads of each run."""
+    runs = len(trees.leaves(body)[0])
+    return codes if len(codes) == runs else codes.reshape(runs, -1).amax(1)

@@ -61,6 +61,7 @@ class TwoTimescale(AbstractStrategy):
     head_steps: int = 1
     compilable = True
     draws = False
+    head_fields = ("head", "head_moments")
 
     def __post_init__(self) -> None:
         set_schedules(self, "body_lr", "head_lr")

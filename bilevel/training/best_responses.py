@@ -217,7 +217,7 @@ def response_bytes(oracles: Oracles, head: Tree, rows: Rows) -> int:
     size, blocks, work = _measures(oracles, head, rows)
     if size > max(LARGEST_HEAD.values()) or work > TOO_DEAR:
         return 0
-    return 8 * COPIES * size * (size * blocks + rows.count)
+    return 8 * COPIES * size * (size * blocks + rows.count) * len(trees.leaves(head)[0])
 
 
 def _measures(oracles: Oracles, head: Tree, rows: Rows) -> tuple[int, int, float]:

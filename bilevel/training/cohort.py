@@ -91,7 +91,7 @@ class Cohort:
         """
         self.restore()
         codes, made = self.state.codes, self.state.strategy
-        values = self.recorder.record(made.body, made.head, respond=respond)
+        values = self.recorder.record(made.body, self.head(), respond=respond)
         active = codes == ACTIVE
         # the optimisers' moments too: a run whose moments overflowed stands still
         moving = [
@@ -123,6 +123,10 @@ class Cohort:
         """What became of each run's heads so far, (R,); COMPLETED where nothing is known."""
         known = self.strategy.status(self.state.strategy)
         return torch.zeros_like(self.state.codes) if known is None else known
+
+    def head(self) -> Tree:
+        """The heads as records show them."""
+        return self.strategy.recorded(self.oracles, self.state.strategy, self.sampler.full)
 
     def restore(self) -> None:
         """Put the runs that ended back to where they ended: steps move all runs."""

@@ -28,6 +28,7 @@ RECORD_BYTES = 2**27
 """Memory that a record may hold at its peak beside the data; runs that do not fit take turns.
 
 With twice as much, single tensors are mapped and cleared anew at each use, in twice the time."""
+HEAD_DISTANCES = ("head_residual", "head_bound", "head_gap")
 PEAK = 1.6
 """What a record holds at its peak, as a multiple of what its gradient takes."""
 
@@ -49,6 +50,9 @@ class Recorder:
       it would cost more than all other records together, and the gap itself is known.)
     - the problem's metrics.
 
+    With tasks, objectives and metrics are averages over them, and the distance of a run's heads is
+    the root of the sum of squares over its tasks, each with its own g.
+
     Args:
         made: the runs; their initial points decide what can be certified, and how.
     """
@@ -59,9 +63,9 @@ class Recorder:
         self.differentiable = oracles.is_stackelberg or has_bounds(oracles.problem.head_set)
         states = oracles.problem.known_lipschitz
         hook = getattr(states, "__func__", None) is not StackelbergProblem.known_lipschitz
-        self.stated = data.own and hook
+        self.stated = data.own and hook and not data.tasks
         body, head = (trees.cast(x, torch.float64) for x in (made.body, made.head))
-        first = trees.part(body, one), trees.part(head, one)
+        first = trees.part(body, one), self._heads(trees.part(head, one))
         rows = self._rows(data.part(one).everything(torch.float64))
         try:
             oracles.head_value(*first, rows.first(first[0]))
@@ -77,9 +81,13 @@ class Recorder:
             part = self.parts[0]
             body, head = trees.part(body, part), trees.part(head, part)
             rows = self._rows(data.part(part).everything(torch.float64))
-        point = HeadPoint(oracles, body, head, rows)
-        self.certifier = Certifier.for_problem(point, stated=data.own)
-        self.responses = BestResponses.for_problem(self.certifier, body, head, rows)
+        point = HeadPoint(oracles, body, self._heads(head), rows)
+        self.certifier = Certifier.for_problem(point, stated=data.own and not data.tasks)
+        self.responses = BestResponses.for_problem(self.certifier, body, point.head, rows)
+
+    def _heads(self, head: Tree) -> Tree:
+        """Heads of runs as the oracles take them."""
+        return trees.fold(head) if self.oracles.tasks else head
 
     def _rows(self, everything: Rows) -> Rows:
         """The rows of both objectives."""
@@ -103,13 +111,14 @@ class Recorder:
 
         Args:
             body: leaves (R, ...).
-            head: leaves (R, ...).
+            head: leaves (R, ...), of tasks (R, T, ...).
             respond: whether what needs theta* is computed even if that is dear; NaN otherwise.
         """
         data, found = self.sampler.data, []
         shared = None if data.per_seed else data.everything(torch.float64)
         for part in self.parts:
             here, there = (trees.cast(trees.part(x, part), torch.float64) for x in (body, head))
+            there = self._heads(there)
             everything = shared or data.part(part).everything(torch.float64)
             # nothing is left of a chunk when it is asked for again
             with self.oracles.sharing() if data.chunks is None else nullcontext():
@@ -137,7 +146,8 @@ class Recorder:
                 nothing = torch.full_like(certificate.residual, torch.nan)
                 values |= dict.fromkeys(self._of_responses, nothing)
         values.update(self._metrics(body, head, everything, values))
-        return {name: value.detach().double() for name, value in values.items()}
+        runs = len(trees.leaves(body)[0])
+        return {n: of_runs(n, value.detach().double(), runs) for n, value in values.items()}
 
     @property
     def _of_responses(self) -> list[str]:
@@ -165,7 +175,8 @@ class Recorder:
             values["phi_gradient_norm"] = trees.norm(trees.tree_map(torch.sub, body, landed))
             here, adjoint = self._slope(body, head, rows, factor)
             gap = trees.norm(trees.tree_map(torch.sub, here, slope))
-            values["gradient_gap"] = gap.masked_fill(certificate.mu.isnan(), torch.nan)
+            unknown = certificate.mu.isnan().reshape(len(gap), -1).any(1)
+            values["gradient_gap"] = gap.masked_fill(unknown, torch.nan)
             if self.stated and adjoint is not None:
                 at = (self.certifier, HeadPoint(self.oracles, body, head, rows), certificate)
                 bounds = GradientCertifier(*at, stated=True, thorough=False)
@@ -207,6 +218,14 @@ class Recorder:
             if name in recorded:
                 raise ProblemError(f"{rule} tensors; {name!r} is the name of another record.")
         return found
+
+
+def of_runs(name: str, values: Tensor, runs: int) -> Tensor:
+    """What is recorded of a run, from values of each of its heads."""
+    if len(values) == runs:
+        return values
+    values = values.reshape(runs, -1)
+    return values.norm(dim=1) if name in HEAD_DISTANCES else values.mean(1)
 
 
 def turns(runs: int, at_once: int) -> list[slice]:

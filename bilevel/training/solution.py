@@ -16,8 +16,9 @@ from bilevel.core.generators import generator
 from bilevel.core.graph import ordinary
 from bilevel.core.status import Status
 from bilevel.derivatives.oracles import Oracles
-from bilevel.errors import ResultsError, counted
+from bilevel.errors import IncompatibleError, ResultsError, counted
 from bilevel.problem.base import StackelbergProblem
+from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.storage.folder import located, reserve
 from bilevel.storage.schema import Schema
 from bilevel.storage.stored_tree import StoredTree
@@ -72,14 +73,19 @@ class Solution:
             (R, n), or (R, n, K).
 
         Raises:
-            IncompatibleError: the problem is not a `LinearHeadProblem`.
+            IncompatibleError: the problem is not a `LinearHeadProblem`, or has a head for each task.
             DataError: the inputs are no numbers, or hide some, as masked arrays do.
         """
-        like = trees.leaves(self.head)[0]
+        oracles, like = Oracles(self.problem), trees.leaves(self.head)[0]
+        if oracles.tasks:
+            raise IncompatibleError(
+                f"{type(self.problem).__name__} has a head for each task. `adapt` finds the head "
+                "of a new one, and `problem.predict(body, head, inputs)` predicts by it."
+            )
         given = tensor_of(inputs, "inputs")
         kept = not given.is_floating_point() and self._takes_whole_numbers()
         moved = given.to(dtype=None if kept else like.dtype, device=like.device)
-        return Oracles(self.problem).predictions(self.body, self.head, moved)
+        return oracles.predictions(self.body, self.head, moved)
 
     def _takes_whole_numbers(self) -> bool:
         """Whether the inputs of the problem are whole numbers."""
@@ -157,7 +163,10 @@ class Solution:
             stored = under(level, tensors)
             fits = all(x.shape[:1] == (runs,) and x.is_floating_point() for x in stored.values())
             levels[level] = StoredTree(stored, {}).fill(one) if fits else None
-            if levels[level] is None or not trees.same_structure(trees.take(levels[level], 0), one):
+            points = levels[level]
+            if level == "head" and isinstance(problem, LinearHeadProblem) and problem.tasks:
+                points = None if points is None else trees.take(points, 0)
+            if points is None or not trees.same_structure(trees.take(points, 0), one):
                 raise ResultsError(
                     f"{path} holds a {level} of another form than `init_{level}` of "
                     f"{type(problem).__name__} returns. Pass the problem that was solved "

@@ -19,6 +19,7 @@ from bilevel.derivatives.contract import check_contract
 from bilevel.errors import ArgumentError
 from bilevel.heads.quadratic import LARGEST_GENERAL_HEAD
 from bilevel.strategies import AbstractStrategy
+from bilevel.strategies.over_tasks import OverTasks
 from bilevel.training.arguments import check_state, check_strategy
 from bilevel.training.cohort import Cohort
 from bilevel.training.compiled import can_compile
@@ -72,6 +73,8 @@ class Training:
         check_flag(compile, "compile")
         first = Assembly.of(data.part(slice(0, 1)), batch_size, sampling)
         strategy = strategy.fitted(data.problem)
+        if data.tasks:
+            strategy = OverTasks(strategy, batched=first.sampler.batch_sizes["train"] is not None)
         strategy.check(data.problem)
         check_contract(first)
         self.data = data
@@ -218,7 +221,7 @@ class Training:
             problem=self.data.problem,
             seeds=tuple(self.data.seeds),
             body=state.strategy.body,
-            head=state.strategy.head,
+            head=trees.join([cohort.head() for cohort in self.cohorts]),
             status=tuple(s for cohort in self.cohorts for s in cohort.status(ending)),
             steps=torch.tensor(self.recorded),
             history=self.history(),
@@ -230,8 +233,12 @@ class Training:
 
 def _bytes(made: Assembly, strategy: AbstractStrategy) -> int:
     """The memory that a step of the runs in `made` takes."""
-    rows, small = made.sampler.rows(0), trees.flatten(made.head).shape[1] <= LARGEST_GENERAL_HEAD
-    at = (made.body, made.head, rows.full if strategy.cost.passes else rows)
+    head, rows = made.heads, made.sampler.full
+    if not made.data.tasks:
+        rows = made.sampler.rows(0)
+        rows = rows.full if strategy.cost.passes else rows
+    small = trees.flatten(head).shape[1] <= LARGEST_GENERAL_HEAD
+    at = (made.body, head, rows)
     needed = made.oracles.graph_bytes(*at)
     if strategy.cost.passes and small:  # a solver may form its Hessian
         needed = max(needed, made.oracles.hessian_bytes(*at) // 2)

@@ -86,6 +86,7 @@ class Newton(AbstractHeadSolver):
     tolerance: Number = 1e-10
     max_steps: int = 100
     exact, draws, cost = True, False, Cost(solves=1, passes=1)
+    knows_tasks = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tolerance", positive(self.tolerance, "`tolerance`"))

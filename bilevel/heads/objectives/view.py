@@ -140,9 +140,11 @@ def seen_from_means(
 
 
 def targets_of(rows: Rows) -> Tensor:
-    """Those of the first run."""
+    """Those of the first run, and of its first task."""
     found: Tensor = rows.groups["train"].targets
-    return found if rows.axes["train"] is None else found[0]
+    for _ in range((rows.axes["train"] is not None) + rows.of_tasks):
+        found = found[0]
+    return found
 
 
 def _far(parts: LinearParts) -> bool:
