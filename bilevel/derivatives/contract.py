@@ -1,5 +1,7 @@
 """Does a problem keep its contract? Checked once, before a training starts."""
 
+import functools
+from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
@@ -14,7 +16,7 @@ from bilevel.derivatives.assembly import Assembly
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import BilevelError, ProblemError, ShapeError
 from bilevel.problem.auxiliary import AuxiliaryProblem
-from bilevel.problem.base import Groups, StackelbergProblem
+from bilevel.problem.base import Groups
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.problem.sets import ConvexSet
 from bilevel.trees import Tree
@@ -32,7 +34,8 @@ def check_contract(made: Assembly) -> None:
     """
     oracles, body, head = made.oracles, made.body, made.heads
     problem, name = oracles.problem, type(oracles.problem).__name__
-    _check_chunks(problem, body, made.sampler.full)
+    if made.sampler.full.chunks is not None and isinstance(problem, LinearHeadProblem):
+        _check_chunks(problem, body, made.sampler.full)
     rows = made.sampler.full if oracles.tasks else made.sampler.rows(0).first(body)
     one_body, one_head = trees.take(body, 0), trees.take(head, 0)
     one = rows.take(slice(0, 1))
@@ -44,8 +47,12 @@ def check_contract(made: Assembly) -> None:
         groups = {k: g if k == "noise" else trees.take(g, 0) for k, g in groups.items()}
     if isinstance(problem, LinearHeadProblem):
         _check_linear_head(problem, one_body, one_head, groups)
-    for function in ("head_objective", "body_objective"):
-        value = _evaluate(problem, function, groups, one_body, one_head, groups)
+    objectives = {"head_objective": problem.head_objective}
+    if not oracles.is_stackelberg:
+        objectives["body_objective"] = problem.body_objective
+    for function, objective in objectives.items():
+        evaluate = functools.partial(_evaluate, objective, f"`{function}` of {name}", groups)
+        value = evaluate(one_body, one_head, groups)
         wrong = trees.unusable(value) if isinstance(value, Tensor) else type(value).__name__
         if wrong or value.ndim != 0 or not value.is_floating_point():
             got = wrong or f"{tuple(value.shape)} of {value.dtype}"
@@ -64,18 +71,15 @@ def check_contract(made: Assembly) -> None:
                 "that every evaluation would see other data. Write `x = x * ...`."
             )
         shifted = trees.tree_map(lambda leaf: leaf + 1, one_head)  # a zero head would hide much
-        at = (one_body, shifted, groups)
-        once, again = (_evaluate(problem, function, groups, *at) for _ in range(2))
+        once, again = (evaluate(one_body, shifted, groups) for _ in range(2))
         if not torch.allclose(once, again, rtol=1e-5, equal_nan=True):
             raise ProblemError(
                 f"`{function}` of {name} gives two values at one point, {float(once)} and "
                 f"{float(again)}: it draws random numbers. Let `noise` draw them."
             )
-    if isinstance(problem, LinearHeadProblem):
-        _check_weights(problem, one_body, one_head, groups)
     try:
         oracles.joint_gradient(body, head, rows)
-        if not problem.is_stackelberg:
+        if not oracles.is_stackelberg:
             oracles.body_gradients(body, head, rows)
     except RuntimeError as error:
         raise ProblemError(
@@ -87,10 +91,8 @@ def check_contract(made: Assembly) -> None:
         _check_directions(oracles, problem, (body, head), rows)
 
 
-def _check_chunks(problem: StackelbergProblem, body: Tree, rows: Rows) -> None:
+def _check_chunks(problem: LinearHeadProblem, body: Tree, rows: Rows) -> None:
     """The features of a row must be the same in a chunk of any size."""
-    if rows.chunks is None or not isinstance(problem, LinearHeadProblem):
-        return
     # a clone: features that change their inputs in place are found out later
     inputs = rows.first(body).groups["train"].inputs.clone()
     one_body = trees.take(body, 0)
@@ -149,40 +151,27 @@ def _shapes(tree: Tree) -> str:
     return ", ".join(found) or "nothing"
 
 
-def _evaluate(problem: StackelbergProblem, function: str, groups: Groups, *arguments: Any) -> Any:
+def _evaluate(function: Callable[..., Any], called: str, groups: Groups, *arguments: Any) -> Any:
     """A function of one run; what Python and torch find wrong is said with its cause."""
     try:
-        return getattr(problem, function)(*arguments)
+        return function(*arguments)
     except BilevelError:
         raise
     except (AttributeError, RuntimeError, TypeError) as error:
         kinds = {str(leaf.dtype).removeprefix("torch.") for leaf in trees.leaves(groups)}
         raise ProblemError(
-            f"`{function}` of {type(problem).__name__} fails at the first initial point. Shapes "
+            f"{called} fails at the first initial point. Shapes "
             "must fit, and tensors it computes with must come from `data` (which is "
             f"{', '.join(sorted(kinds))} here), the body or the head, so that their types fit. "
             f"torch says: {error}"
         ) from error
 
 
-def _check_weights(problem: LinearHeadProblem, body: Tree, head: Tensor, groups: Groups) -> None:
-    """Penalties and row weights must not be negative: g would have no minimiser."""
-    found = {
-        "penalty": problem.full_penalty(body, head.shape[0], head),
-        "row_weights": problem.row_weights(body, groups),
-    }
-    for name, values in found.items():
-        if values is not None and bool((values < 0).any()):
-            raise ProblemError(
-                f"`{name}` of {type(problem).__name__} gives {float(values.min())} at the first "
-                "initial point; it must be at least 0, or the head has no minimiser."
-            )
-
-
 def _check_linear_head(problem: LinearHeadProblem, body: Tree, head: Any, groups: Groups) -> None:
     """The training rows, the shape of the head, and what weighs rows and coefficients."""
+    name = type(problem).__name__
     if "train" not in groups:
-        raise ProblemError(f'{type(problem).__name__}.data must hold the group "train".')
+        raise ProblemError(f'{name}.data must hold the group "train".')
     if not isinstance(head, Tensor):
         raise ShapeError(
             f"`init_head` of a LinearHeadProblem must return one tensor, got {type(head).__name__}."
@@ -193,10 +182,21 @@ def _check_linear_head(problem: LinearHeadProblem, body: Tree, head: Any, groups
             f"`init_head` returned shape {tuple(head.shape)}, but `outputs = {problem.outputs}` "
             f"means {'(M,)' if ndim == 1 else f'(M, {problem.outputs})'}."
         )
-    for name, arguments in (("penalty", (body,)), ("row_weights", (body, groups))):
-        given = _evaluate(problem, name, groups, *arguments)
+    hooks: dict[str, tuple[Any, ...]] = {
+        "penalty": (problem.penalty, body),
+        "row_weights": (problem.row_weights, body, groups),
+    }
+    for hook, (function, *arguments) in hooks.items():
+        called = f"`{hook}` of {name}"
+        given = _evaluate(function, called, groups, *arguments)
+        if given is None and hook == "row_weights":
+            continue
         wrong = trees.unusable(given) if isinstance(given, Tensor) else type(given).__name__
-        if wrong and not isinstance(given, Real) and not (given is None and name == "row_weights"):
+        if wrong and not isinstance(given, Real):
+            raise ProblemError(f"{called} must return a tensor, got {wrong}.")
+        if bool(torch.as_tensor(given < 0).any()):
+            least = float(given.min() if isinstance(given, Tensor) else given)
             raise ProblemError(
-                f"`{name}` of {type(problem).__name__} must return a tensor, got {wrong}."
+                f"{called} gives {least} at the first initial point; it must be at least 0, or the "
+                "head has no minimiser."
             )

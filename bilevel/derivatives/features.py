@@ -10,7 +10,6 @@ from torch.func import vmap
 
 from bilevel.data.rows import Rows
 from bilevel.derivatives.reverse import loss_gradient, pullback
-from bilevel.problem.base import Groups
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.trees import Tree
 
@@ -82,14 +81,9 @@ class Features:
 
     def values(self, body: Tree, head: Tree, rows: Rows) -> Tensor:
         """g, shape (R,)."""
-        problem = self.problem
-
-        def value(one_body: Tree, one_head: Tensor, z: Tensor, groups: Groups) -> Tensor:
-            predictions = problem.predictions_of(z, one_head)
-            return problem.objective_of(predictions, one_body, one_head, groups)
-
-        mapped = vmap(value, in_dims=(0, 0, 0, rows.in_dims))
-        found: Tensor = mapped(body, head, self.pulled(body, rows).parts[0], rows.groups)
+        predictions = self._predictions(self.pulled(body, rows).parts[0], head)
+        mapped = vmap(self.problem.objective_of, in_dims=(0, 0, 0, rows.in_dims))
+        found: Tensor = mapped(predictions, body, head, rows.groups)
         return found
 
     def design(self, body: Tree, rows: Rows) -> Tensor:
@@ -115,10 +109,7 @@ class Features:
         runs, n = design.shape[0], design.shape[1]
         columns = head if head.ndim == 3 else head.unsqueeze(2)
         weights = columns[:, :-1] if problem.fit_bias else columns
-        predictions = design @ weights
-        if problem.fit_bias:
-            predictions = predictions + columns[:, -1:]
-        predictions = predictions if problem.outputs is not None else predictions.squeeze(2)
+        predictions = self._predictions(design, head)
         targets = targets_of(rows, runs)
         slope = loss_gradient(problem.criterion, predictions, targets).reshape(runs, n, -1)
         in_body = in_head = None
@@ -132,6 +123,15 @@ class Features:
         if level != "head":
             in_body = pull((slope @ weights.mT, *map(torch.ones_like, penalties)))
         return in_body, in_head
+
+    def _predictions(self, design: Tensor, head: Tensor) -> Tensor:
+        """Of the training rows, (R, n) or (R, n, K)."""
+        columns = head if head.ndim == 3 else head.unsqueeze(2)
+        if self.problem.fit_bias:
+            found = design @ columns[:, :-1] + columns[:, -1:]
+        else:
+            found = design @ columns
+        return found if head.ndim == 3 else found.squeeze(2)
 
     def _body_penalties(self, body: Tree, like: Tensor) -> Tensor:
         """h, summed over runs."""

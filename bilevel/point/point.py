@@ -39,8 +39,11 @@ from bilevel.trees import Tree
 class HeadResponse:
     """The best response to one body.
 
+    Of a problem with tasks: distances are roots of the sum of squares over the tasks, values are
+    means, and mu and status those of the worst task.
+
     Attributes:
-        head: theta, a tree without a run axis.
+        head: theta, a tree without a run axis; with tasks leaves (T, ...).
         residual: |d_theta g| at the head; with a head set, of the gradient mapping.
         bound: on |theta - theta*|; NaN if none is known.
         bound_kind: "proven", "estimated" or "unknown".
@@ -195,7 +198,7 @@ def hypergradient(
         _check_single(method)
         method.check(problem, point.solver)
         response = point.respond()
-        head, at = trees.single(response.head), (point.oracles, point.body)
+        head, at = point.solved, (point.oracles, point.body)
         memory = method.init(*at, head, point.rows)
         answer = Answer(head, point.solver, point.head, 0, point.factor)
         found = method.gradient(*at, answer, point.rows, memory)
@@ -204,18 +207,18 @@ def hypergradient(
             response = point.described(head, response.status, response.words)
         bound = point.bound(method, found, head)
         return Hypergradient(
-            trees.take(found.body, 0),
-            float(point.oracles.body_value(point.body, head, point.rows)),
+            trees.tree_map(lambda leaf: leaf.mean(0), found.body),
+            float(point.oracles.body_value(point.body, head, point.rows).mean()),
             response,
-            float(bound.bound),
+            float(bound.bound.mean()),
             bound.kind,
-            max(response.status, Status(int(found.status))),
+            max(response.status, Status(int(found.status.max()))),
             bound.note,
         )
 
 
 class _Point:
-    """One run: the body with a run axis of length 1, and the rows."""
+    """One run: the body with a run axis of length 1, or one of the tasks, and the rows."""
 
     def __init__(
         self,
@@ -241,18 +244,24 @@ class _Point:
         check_instance(self.solver, AbstractHeadSolver, "solver", "ClosedForm()")
         self.solver.check(problem)
         _check_single(self.solver)
-        self.oracles, self.rows, self.stated = made.oracles, made.sampler.full, data.own
+        self.tasks, self.stated = data.tasks, data.own and not data.tasks
+        made = made.apart() if self.tasks else made
+        self.oracles, self.rows = made.oracles, made.sampler.full
         self.body, self.head = made.body, made.head
         self.double = self.rows.cast(torch.float64)
 
     def respond(self) -> HeadResponse:
         """Solve and certify the head."""
         at = (self.oracles, self.body, self.head, self.rows)
-        solved = self.solver.solve(*at, self.solver.init(*at), 0)
+        memory = self.solver.init(*at)
+        self.head = self.solver.start(*at[:3], memory)
+        solved = self.solver.solve(*at[:2], self.head, self.rows, memory, 0)
+        self.solved = solved.head
         # with something added to it, it is no factor of H
         jittered = bool((solved.status == int(Status.JITTERED)).any())
         self.factor = None if jittered else solved.factor
-        return self.described(solved.head, Status(int(solved.status)), "".join(solved.words))
+        status = Status(int(solved.status.max()))
+        return self.described(solved.head, status, " ".join(dict.fromkeys(solved.words)))
 
     def described(self, head: Tree, status: Status, words: str) -> HeadResponse:
         """A head with its certificate, which is kept."""
@@ -262,23 +271,21 @@ class _Point:
         found = certifier.certify(certifier.system(at), at)
         self.certified = certifier, found
         return HeadResponse(
-            trees.take(head, 0),
-            float(found.residual),
-            float(found.bound),
-            "unknown" if bool(found.bound.isnan()) else certifier.kind,
+            head if self.tasks else trees.take(head, 0),
+            float(found.residual.norm()),
+            float(found.bound.norm()),
+            "unknown" if bool(found.bound.isnan().any()) else certifier.kind,
             status,
-            float(found.mu),
-            float(found.value_bound),
+            float(found.mu.min()),
+            float(found.value_bound.mean()),
             certifier.note,
             words,
         )
 
     def pull(self, head: Tree) -> Pull:
         """From cotangents of the head that was solved to those of the body."""
-        point, factor = (
-            HeadPoint(self.oracles, self.body, trees.single(head), self.rows),
-            self.factor,
-        )
+        heads = head if self.tasks else trees.single(head)
+        point, factor = HeadPoint(self.oracles, self.body, heads, self.rows), self.factor
 
         @functools.cache
         def condition() -> Condition:
@@ -290,9 +297,9 @@ class _Point:
 
         @ordinary()
         def pulled(slope: Tree) -> Tree:
-            adjoint = condition().solve(trees.single(slope), factor=factor)
-            crossed = point.cross_vjp(adjoint.value)
-            return trees.take(trees.tree_map(torch.neg, crossed), 0)
+            right = slope if self.tasks else trees.single(slope)
+            crossed = point.cross_vjp(condition().solve(right, factor=factor).value)
+            return trees.tree_map(lambda leaf: -leaf.sum(0), crossed)
 
         return pulled
 
@@ -308,7 +315,7 @@ class _Point:
         made = GradientCertifier(certifier, at, certificate, stated=self.stated, factor=factor)
         envelope = isinstance(method, Envelope)
         bound = made.envelope(slope) if envelope else made.implicit(slope, adjoint)
-        return bound._replace(kind="unknown") if bool(bound.bound.isnan()) else bound
+        return bound._replace(kind="unknown") if bool(bound.bound.isnan().any()) else bound
 
 
 def _check_single(part: object) -> None:

@@ -68,7 +68,8 @@ class Recorder:
         first = trees.part(body, one), self._heads(trees.part(head, one))
         rows = self._rows(data.part(one).everything(torch.float64))
         try:
-            oracles.head_value(*first, rows.first(first[0]))
+            with oracles.sharing():  # as in records
+                oracles.head_value(*first, rows.first(first[0]))
         except RuntimeError as error:
             raise ProblemError(
                 f"`head_objective` of {type(oracles.problem).__name__} fails in float64, in which "
