@@ -11,7 +11,7 @@ from bilevel.core.arrays import refusal, tensor_of
 from bilevel.core.checks import check_instance
 from bilevel.core.progress import RowCallback
 from bilevel.errors import DataError, ProblemError, ShapeError
-from bilevel.problem.base import Batch, Groups, StackelbergProblem
+from bilevel.problem.base import Batch, Groups
 from bilevel.problem.criteria import AbstractCriterion
 from bilevel.problem.linear_head import LinearHeadProblem
 
@@ -99,15 +99,13 @@ def check_groups(groups: Any) -> Groups:
     return found
 
 
-def check_targets(problem: StackelbergProblem, groups: Groups, *, per_seed: bool) -> None:
+def check_targets(problem: LinearHeadProblem, groups: Groups, *, per_seed: bool) -> None:
     """Check the targets of a linear head problem, for every seed.
 
     Raises:
         DataError: targets are constant or of the wrong type, or labels out of range.
         ShapeError: their shape does not fit `outputs`.
     """
-    if not isinstance(problem, LinearHeadProblem):
-        return
     check_instance(problem.criterion, AbstractCriterion, "criterion", "SquaredError()")
     for name, group in groups.items():
         if not isinstance(group, Batch):

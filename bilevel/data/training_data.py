@@ -12,9 +12,10 @@ from bilevel.core.generators import generator
 from bilevel.core.memory import says_memory
 from bilevel.data.groups import check_finite, check_groups, check_targets
 from bilevel.data.packed import PackedRows
-from bilevel.data.rows import Rows, chunks_of
+from bilevel.data.rows import Chunks, Rows, chunks_of
 from bilevel.errors import ArgumentError, ProblemError, ShapeError, spell
 from bilevel.problem.base import Groups, StackelbergProblem
+from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.trees import Tree
 
 
@@ -61,19 +62,23 @@ class TrainingData:
         self.given = groups is not None
         self.per_seed = problem.redraws_data and not self.given
         if self.per_seed:
-            rows = _redrawn(problem, self.distinct)
+            rows = self._redrawn()
         else:
             rows = check_groups(problem.data() if groups is None else groups)
         self.own = not self.given and not self.per_seed and (dtype == torch.float64 or not rows)
         too_large = f" in {dtype}: standardise them, or use float64"
         check_finite(rows, too_large, dtype, named=not self.per_seed)
-        self.chunks = chunks_of(problem, rows, dtype) if chunked and not self.given else None
+        self.chunks: Chunks | None = None
+        if chunked and not self.given and isinstance(problem, LinearHeadProblem):
+            size = problem.chunk_rows
+            self.chunks = None if size is None else chunks_of(problem, size, rows, dtype)
         left = () if self.chunks is None else ("train",)
         self.groups: Groups = {
             name: group if name in left else trees.cast(group, dtype, device)
             for name, group in rows.items()
         }
-        check_targets(problem, self.groups, per_seed=self.per_seed)
+        if isinstance(problem, LinearHeadProblem):
+            check_targets(problem, self.groups, per_seed=self.per_seed)
         axis = 1 if self.per_seed else 0
         self.sizes = {name: trees.leaves(g)[0].shape[axis] for name, g in self.groups.items()}
         self._packs: dict[str, PackedRows] = {}
@@ -84,6 +89,21 @@ class TrainingData:
         index = {seed: i for i, seed in enumerate(self.distinct)}
         self.seed_index = torch.tensor([index[seed] for seed in seeds], device=self.device)
         self.one_run_a_seed = self.seeds == self.distinct
+
+    def _redrawn(self) -> Groups:
+        """The rows of every seed, leaves (S, n, ...)."""
+        drawn = [check_groups(self.problem.data(seed)) for seed in self.distinct]
+        called = f"`data(seed)` of {type(self.problem).__name__}"
+        if not trees.equal(drawn[0], check_groups(self.problem.data(self.distinct[0]))):
+            raise ProblemError(
+                f"{called} gives two different answers for one seed, so strategies would not see "
+                "the same rows. Draw from the seed only."
+            )
+        if not all(trees.same_structure(drawn[0], other) for other in drawn[1:]):
+            raise ShapeError(
+                f"{called} must return the same groups and shapes for every seed: runs are stacked."
+            )
+        return trees.stack(drawn) if drawn[0] else {}
 
     def part(self, runs: slice) -> "TrainingData":
         """The same data for some of the runs."""
@@ -161,22 +181,6 @@ class TrainingData:
             packed = PackedRows.of(group, first=2 if self.per_seed else 1)
             self._packs = {**self._packs, name: packed}
         return packed if packed.shapes else None
-
-
-def _redrawn(problem: StackelbergProblem, seeds: Sequence[int]) -> Groups:
-    """The rows of every seed, leaves (S, n, ...)."""
-    drawn = [check_groups(problem.data(seed)) for seed in seeds]
-    if not trees.equal(drawn[0], check_groups(problem.data(seeds[0]))):
-        raise ProblemError(
-            f"`data(seed)` of {type(problem).__name__} gives two different answers for one "
-            "seed, so strategies would not see the same rows. Draw from the seed only."
-        )
-    if not all(trees.same_structure(drawn[0], other) for other in drawn[1:]):
-        raise ShapeError(
-            f"`data(seed)` of {type(problem).__name__} must return the same groups and "
-            "shapes for every seed: runs are stacked."
-        )
-    return trees.stack(drawn) if drawn[0] else {}
 
 
 def check_device(device: torch.device | str) -> None:
