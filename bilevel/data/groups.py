@@ -10,8 +10,9 @@ from bilevel import trees
 from bilevel.core.arrays import refusal, tensor_of
 from bilevel.core.checks import check_instance
 from bilevel.core.progress import RowCallback
+from bilevel.data.tasks import by_tasks
 from bilevel.errors import DataError, ProblemError, ShapeError
-from bilevel.problem.base import Batch, Groups, StackelbergProblem
+from bilevel.problem.base import Batch, Groups
 from bilevel.problem.criteria import AbstractCriterion
 from bilevel.problem.linear_head import LinearHeadProblem
 
@@ -99,39 +100,16 @@ def check_groups(groups: Any) -> Groups:
     return found
 
 
-def check_tasks(groups: Groups) -> None:
-    """Raise `ShapeError` unless all leaves have a task axis before that of the rows."""
-    sizes = {}
-    for name, group in groups.items():
-        for path, leaf in trees.named_leaves(group):
-            where = f'data["{name}"]{path}'
-            if leaf.ndim < 2 or not leaf.shape[1]:
-                raise ShapeError(
-                    f"{where} must have the shape (T, n, ...), n rows for each of T tasks, got "
-                    f"{tuple(leaf.shape)}."
-                )
-            sizes[where] = len(leaf)
-            rows = trees.leaves(group)[0].shape[1]
-            if leaf.shape[1] != rows:
-                raise ShapeError(
-                    f'The leaves of data["{name}"] differ in the rows of a task: {where} has '
-                    f"{leaf.shape[1]}, another {rows}."
-                )
-    if len(set(sizes.values())) > 1:
-        raise ShapeError(f"Groups differ in their number of tasks: {sizes}.")
-
-
-def check_targets(problem: StackelbergProblem, groups: Groups, *, per_seed: bool) -> None:
+def check_targets(problem: LinearHeadProblem, groups: Groups, *, per_seed: bool) -> None:
     """Check the targets of a linear head problem, for every seed.
 
     Raises:
         DataError: targets are constant or of the wrong type, or labels out of range.
         ShapeError: their shape does not fit `outputs`.
     """
-    if not isinstance(problem, LinearHeadProblem):
-        return
     check_instance(problem.criterion, AbstractCriterion, "criterion", "SquaredError()")
-    for name, group in groups.items():
+    pairs = [pair for some in by_tasks(groups) for pair in some.items()]
+    for name, group in pairs if problem.tasks else groups.items():
         if not isinstance(group, Batch):
             raise ProblemError(
                 f'data["{name}"] of {type(problem).__name__} must be a '

@@ -17,7 +17,7 @@ from bilevel import trees
 from bilevel.core.checks import check_positive_integer
 from bilevel.core.progress import RowCallback
 from bilevel.errors import IncompatibleError
-from bilevel.problem.base import Groups, StackelbergProblem
+from bilevel.problem.base import Groups
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.trees import Tree
 
@@ -172,16 +172,16 @@ class Rows:
         return Rows({**self.groups, **rest}, self.axes)
 
 
-def chunks_of(problem: StackelbergProblem, groups: Groups, dtype: torch.dtype) -> Chunks | None:
-    """How the training rows of a problem are evaluated; None: at once.
+def chunks_of(
+    problem: LinearHeadProblem, size: int, groups: Groups, dtype: torch.dtype
+) -> Chunks | None:
+    """How the training rows are evaluated, `size` at once; None: there are no more than that.
 
     Raises:
-        ArgumentError: `chunk_rows` is not a positive integer.
+        ArgumentError: the size, `chunk_rows` of the problem, is not a positive integer.
         IncompatibleError: g of the problem is not known to be a sum over chunks.
     """
-    if not isinstance(problem, LinearHeadProblem) or problem.chunk_rows is None:
-        return None
-    size, name = problem.chunk_rows, type(problem).__name__
+    name = type(problem).__name__
     check_positive_integer(size, f"`chunk_rows` of {name}", " or None (all rows at once)")
     reasons = {
         "overrides `row_weights`, which may weigh rows by all others": problem.overrides(

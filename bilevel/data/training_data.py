@@ -10,9 +10,10 @@ from bilevel import trees
 from bilevel.core.checks import check_instance
 from bilevel.core.generators import generator
 from bilevel.core.memory import says_memory
-from bilevel.data.groups import check_finite, check_groups, check_targets, check_tasks
+from bilevel.data.groups import check_finite, check_groups, check_targets
 from bilevel.data.packed import PackedRows
-from bilevel.data.rows import Rows, chunks_of
+from bilevel.data.tasks import by_tasks, check_tasks
+from bilevel.data.rows import Chunks, Rows, chunks_of
 from bilevel.errors import ArgumentError, ProblemError, ShapeError, spell
 from bilevel.problem.base import Groups, StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
@@ -64,7 +65,7 @@ class TrainingData:
         self.tasks = isinstance(problem, LinearHeadProblem) and problem.tasks
         self.per_seed = problem.redraws_data and not self.given
         if self.per_seed:
-            rows = _redrawn(problem, self.distinct)
+            rows = self._redrawn()
         else:
             rows = check_groups(problem.data() if groups is None else groups)
         if self.tasks:
@@ -72,13 +73,17 @@ class TrainingData:
         self.own = not self.given and not self.per_seed and (dtype == torch.float64 or not rows)
         too_large = f" in {dtype}: standardise them, or use float64"
         check_finite(rows, too_large, dtype, named=not self.per_seed)
-        self.chunks = chunks_of(problem, rows, dtype) if chunked and not self.given else None
+        self.chunks: Chunks | None = None
+        if chunked and not self.given and isinstance(problem, LinearHeadProblem):
+            size = problem.chunk_rows
+            self.chunks = None if size is None else chunks_of(problem, size, rows, dtype)
         left = () if self.chunks is None else ("train",)
         self.groups: Groups = {
             name: group if name in left else trees.cast(group, dtype, device)
             for name, group in rows.items()
         }
-        check_targets(problem, self.groups, per_seed=self.per_seed)
+        if isinstance(problem, LinearHeadProblem):
+            check_targets(problem, self.groups, per_seed=self.per_seed)
         axis = 1 if self.per_seed else 0
         self.sizes = {name: trees.leaves(g)[0].shape[axis] for name, g in self.groups.items()}
         self._packs: dict[str, PackedRows] = {}
@@ -89,6 +94,21 @@ class TrainingData:
         index = {seed: i for i, seed in enumerate(self.distinct)}
         self.seed_index = torch.tensor([index[seed] for seed in seeds], device=self.device)
         self.one_run_a_seed = self.seeds == self.distinct
+
+    def _redrawn(self) -> Groups:
+        """The rows of every seed, leaves (S, n, ...)."""
+        drawn = [check_groups(self.problem.data(seed)) for seed in self.distinct]
+        called = f"`data(seed)` of {type(self.problem).__name__}"
+        if not trees.equal(drawn[0], check_groups(self.problem.data(self.distinct[0]))):
+            raise ProblemError(
+                f"{called} gives two different answers for one seed, so strategies would not see "
+                "the same rows. Draw from the seed only."
+            )
+        if not all(trees.same_structure(drawn[0], other) for other in drawn[1:]):
+            raise ShapeError(
+                f"{called} must return the same groups and shapes for every seed: runs are stacked."
+            )
+        return trees.stack(drawn) if drawn[0] else {}
 
     def part(self, runs: slice) -> "TrainingData":
         """The same data for some of the runs."""
@@ -125,9 +145,16 @@ class TrainingData:
         return trees.take(stacked, self.seed_index)
 
     def everything(self, dtype: torch.dtype | None = None) -> Rows:
-        """All rows of all groups, test rows included."""
+        """All rows of all groups, test rows included, but for those of new tasks."""
+        return self._all(by_tasks(self.groups)[0] if self.tasks else self.groups, dtype)
+
+    def new_tasks(self, dtype: torch.dtype) -> Rows | None:
+        """All rows of new tasks; None: there are none."""
+        found = by_tasks(self.groups)[1:] if self.tasks else []
+        return self._all(found[0], dtype) if found else None
+
+    def _all(self, groups: Groups, dtype: torch.dtype | None) -> Rows:
         axis = 0 if self.per_seed else None
-        groups = self.groups
         if self.per_seed and not self.one_run_a_seed:
             groups = trees.tree_map(lambda leaf: leaf[self.seed_index], groups)
         if dtype is not None and self.chunks is None:
@@ -167,22 +194,6 @@ class TrainingData:
             packed = PackedRows.of(group, first=2 if self.per_seed else 1)
             self._packs = {**self._packs, name: packed}
         return packed if packed.shapes else None
-
-
-def _redrawn(problem: StackelbergProblem, seeds: Sequence[int]) -> Groups:
-    """The rows of every seed, leaves (S, n, ...)."""
-    drawn = [check_groups(problem.data(seed)) for seed in seeds]
-    if not trees.equal(drawn[0], check_groups(problem.data(seeds[0]))):
-        raise ProblemError(
-            f"`data(seed)` of {type(problem).__name__} gives two different answers for one "
-            "seed, so strategies would not see the same rows. Draw from the seed only."
-        )
-    if not all(trees.same_structure(drawn[0], other) for other in drawn[1:]):
-        raise ShapeError(
-            f"`data(seed)` of {type(problem).__name__} must return the same groups and "
-            "shapes for every seed: runs are stacked."
-        )
-    return trees.stack(drawn) if drawn[0] else {}
 
 
 def check_device(device: torch.device | str) -> None:

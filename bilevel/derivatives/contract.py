@@ -46,7 +46,7 @@ def check_contract(made: Assembly) -> None:
     if oracles.tasks:
         groups = {k: g if k == "noise" else trees.take(g, 0) for k, g in groups.items()}
     if isinstance(problem, LinearHeadProblem):
-        _check_linear_head(problem, one_body, one_head, groups)
+        _check_linear_head(oracles, one_body, one_head, groups)
     objectives = {"head_objective": problem.head_objective}
     if not oracles.is_stackelberg:
         objectives["body_objective"] = problem.body_objective
@@ -167,9 +167,10 @@ def _evaluate(function: Callable[..., Any], called: str, groups: Groups, *argume
         ) from error
 
 
-def _check_linear_head(problem: LinearHeadProblem, body: Tree, head: Any, groups: Groups) -> None:
+def _check_linear_head(oracles: Oracles, body: Tree, head: Any, groups: Groups) -> None:
     """The training rows, the shape of the head, and what weighs rows and coefficients."""
-    name = type(problem).__name__
+    problem, name = oracles.problem, type(oracles.problem).__name__
+    assert isinstance(problem, LinearHeadProblem)
     if "train" not in groups:
         raise ProblemError(f'{name}.data must hold the group "train".')
     if not isinstance(head, Tensor):
@@ -182,10 +183,9 @@ def _check_linear_head(problem: LinearHeadProblem, body: Tree, head: Any, groups
             f"`init_head` returned shape {tuple(head.shape)}, but `outputs = {problem.outputs}` "
             f"means {'(M,)' if ndim == 1 else f'(M, {problem.outputs})'}."
         )
-    hooks: dict[str, tuple[Any, ...]] = {
-        "penalty": (problem.penalty, body),
-        "row_weights": (problem.row_weights, body, groups),
-    }
+    hooks: dict[str, tuple[Any, ...]] = {"penalty": (problem.penalty, body)}
+    if "row_weights" in oracles.overridden:
+        hooks["row_weights"] = (problem.row_weights, body, groups)
     for hook, (function, *arguments) in hooks.items():
         called = f"`{hook}` of {name}"
         given = _evaluate(function, called, groups, *arguments)
