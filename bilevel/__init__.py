@@ -27,7 +27,7 @@ _PUBLIC = {
     "core.cost": "Cost",
     "core.status": "Status",
     "point.accumulator": "GramAccumulator",
-    "point.point": "best_response hypergradient HeadResponse Hypergradient",
+    "point.point": "best_response hypergradient adapt HeadResponse Hypergradient",
     "training.solve": "solve",
     "training.solution": "Solution",
     "comparison.compare": "compare",

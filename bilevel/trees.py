@@ -170,7 +170,7 @@ def join(parts: Sequence[Tree]) -> Tree:
     return tree_map(one, *parts)
 
 
-def part(tree: Tree, runs: slice | Tensor) -> Tree:
+def part(tree: Tree, runs: slice | Tensor | tuple[Tensor, ...]) -> Tree:
     """Some of the runs of a tree; what is no tensor is left as it is."""
     return tree_map(lambda leaf: leaf[runs] if isinstance(leaf, Tensor) else leaf, tree)
 
@@ -184,7 +184,9 @@ def unfold(tree: Tree, runs: int) -> Tree:
     """The inverse of `fold`, for R runs."""
 
     def one(leaf: Any) -> Any:
-        return leaf.unflatten(0, (runs, -1)) if isinstance(leaf, Tensor) else leaf
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return leaf.reshape(runs, len(leaf) // runs, *leaf.shape[1:])
 
     return tree_map(one, tree)
 

@@ -117,9 +117,8 @@ def check_targets(problem: LinearHeadProblem, groups: Groups, *, per_seed: bool)
             )
         if problem.criterion.quadratic:
             _check_curvature(problem.criterion, problem.outputs)
-        axis, targets = int(per_seed), group.targets
-        targets = targets.flatten(axis, axis + 1) if problem.tasks else targets
-        for targets in targets if per_seed else targets.unsqueeze(0):
+        given = group.targets if per_seed else group.targets.unsqueeze(0)
+        for targets in given.flatten(1, 2) if problem.tasks else given:
             problem.criterion.check_targets(targets, problem.outputs)
             if name == "train":
                 problem.criterion.check_training(targets, problem.outputs)

@@ -4,9 +4,13 @@ The group "test" may be rows of the same tasks, or a dict of groups: those of ne
 find their heads and "test" to judge them.
 """
 
+from torch import Tensor
+
 from bilevel import trees
-from bilevel.errors import DataError, ShapeError
-from bilevel.problem.base import Groups
+from bilevel.core.arrays import tensor_of
+from bilevel.errors import DataError, IncompatibleError, ShapeError
+from bilevel.problem.base import Batch, Groups, StackelbergProblem
+from bilevel.problem.linear_head import LinearHeadProblem
 
 
 def by_tasks(groups: Groups) -> list[Groups]:
@@ -45,3 +49,28 @@ def check_tasks(groups: Groups) -> None:
                 raise ShapeError(f'The leaves of data["{name}"] differ in their rows: {rows}.')
         if len(set(tasks.values())) > 1:
             raise ShapeError(f"Groups differ in their number of tasks: {tasks}.")
+
+
+def new_task(problem: StackelbergProblem, inputs: Tensor, targets: Tensor) -> tuple[Groups, bool]:
+    """Rows of new tasks as groups, and whether it is one task, whose axis is added.
+
+    Raises:
+        IncompatibleError: the problem has no tasks.
+        ShapeError: inputs and targets are not of the same rows.
+    """
+    if not isinstance(problem, LinearHeadProblem) or not problem.tasks:
+        raise IncompatibleError(
+            f"{type(problem).__name__} has no tasks to adapt to: `best_response` with `batch=` "
+            "finds the head for other rows."
+        )
+    inputs, targets = tensor_of(inputs, "inputs"), tensor_of(targets, "targets")
+    labels = not targets.is_floating_point()  # of classes, without an axis for the outputs
+    alone = targets.ndim == (1 if problem.outputs is None or labels else 2)
+    if alone:
+        inputs, targets = inputs.unsqueeze(0), targets.unsqueeze(0)
+    if inputs.shape[:2] != targets.shape[:2]:
+        raise ShapeError(
+            f"`inputs` {tuple(inputs.shape)} and `targets` {tuple(targets.shape)} must be of the "
+            "same rows: (n, ...) of one task, (T, n, ...) of several."
+        )
+    return {"train": Batch(inputs, targets)}, alone

@@ -12,8 +12,8 @@ from bilevel.core.generators import generator
 from bilevel.core.memory import says_memory
 from bilevel.data.groups import check_finite, check_groups, check_targets
 from bilevel.data.packed import PackedRows
-from bilevel.data.tasks import by_tasks, check_tasks
 from bilevel.data.rows import Chunks, Rows, chunks_of
+from bilevel.data.tasks import by_tasks, check_tasks
 from bilevel.errors import ArgumentError, ProblemError, ShapeError, spell
 from bilevel.problem.base import Groups, StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
@@ -154,12 +154,12 @@ class TrainingData:
         return self._all(found[0], dtype) if found else None
 
     def _all(self, groups: Groups, dtype: torch.dtype | None) -> Rows:
-        axis = 0 if self.per_seed else None
+        axis: int | None = 0 if self.per_seed else None
         if self.per_seed and not self.one_run_a_seed:
             groups = trees.tree_map(lambda leaf: leaf[self.seed_index], groups)
         if dtype is not None and self.chunks is None:
             groups = trees.cast(groups, dtype)
-        axes = dict.fromkeys(groups, axis)
+        axes: dict[str, int | None] = dict.fromkeys(groups, axis)
         return Rows(groups, axes, chunks=self.chunks, of_tasks=self.tasks)
 
     def gather(self, indices: Mapping[str, Tensor]) -> Groups:

@@ -90,7 +90,12 @@ def _initial(data: TrainingData, level: str) -> Tree:
         points = data.initial(draw, level)
         convex.check(trees.take(points, 0))
         return convex.project(points)
-    tasks = range(data.sizes["train"])
-    points = trees.fold(data.initial(lambda g: trees.stack([draw(g) for _ in tasks]), level))
+    points = trees.fold(heads_of_tasks(data, data.sizes["train"]))
     convex.check(trees.take(points, 0))
     return trees.unfold(convex.project(points), len(data.seeds))
+
+
+def heads_of_tasks(data: TrainingData, tasks: int) -> Tree:
+    """Heads as `init_head` draws them, one task after the other, leaves (R, T, ...)."""
+    draw = data.problem.init_head
+    return data.initial(lambda g: trees.stack([draw(g) for _ in range(tasks)]), "head")

@@ -22,11 +22,12 @@ from bilevel.problem.sets import ConvexSet
 from bilevel.trees import Tree
 
 
-def check_contract(made: Assembly) -> None:
+def check_contract(made: Assembly, *, head_only: bool = False) -> None:
     """Check once, on the rows of step 0, that the problem keeps its contract.
 
     Args:
         made: any runs of the problem; the objectives are looked at in the first one.
+        head_only: whether nobody will ask for F.
 
     Raises:
         ShapeError: an objective is not 0-dim; the head or the features do not fit.
@@ -48,7 +49,7 @@ def check_contract(made: Assembly) -> None:
     if isinstance(problem, LinearHeadProblem):
         _check_linear_head(oracles, one_body, one_head, groups)
     objectives = {"head_objective": problem.head_objective}
-    if not oracles.is_stackelberg:
+    if not (oracles.is_stackelberg or head_only):
         objectives["body_objective"] = problem.body_objective
     for function, objective in objectives.items():
         evaluate = functools.partial(_evaluate, objective, f"`{function}` of {name}", groups)
@@ -79,7 +80,7 @@ def check_contract(made: Assembly) -> None:
             )
     try:
         oracles.joint_gradient(body, head, rows)
-        if not oracles.is_stackelberg:
+        if not (oracles.is_stackelberg or head_only):
             oracles.body_gradients(body, head, rows)
     except RuntimeError as error:
         raise ProblemError(

@@ -275,7 +275,8 @@ class Oracles:
             if len(like) == runs:
                 return vmap(penalty)(body, like)
             of_body = vmap(penalty, in_dims=(None, 0))
-            return trees.fold(vmap(of_body)(body, trees.unfold(like, runs)))
+            found: Tensor = trees.fold(vmap(of_body)(body, trees.unfold(like, runs)))
+            return found
 
     def graph_bytes(self, body: Tree, head: Tree, rows: Rows) -> int:
         """How much memory a joint gradient (of the first chunk) takes, all told.

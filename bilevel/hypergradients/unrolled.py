@@ -3,6 +3,9 @@
 import dataclasses
 from typing import Any
 
+import torch
+
+from bilevel import trees
 from bilevel.core.checks import check_positive_integer
 from bilevel.core.cost import Cost
 from bilevel.data.rows import Rows

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import torch
+from torch import Tensor
 
 from bilevel import trees
 from bilevel.bounds.gradients import GradientBound, GradientCertifier
@@ -14,6 +15,7 @@ from bilevel.core.memory import says_memory
 from bilevel.core.parts import run_counts
 from bilevel.core.progress import RowCallback, ShowProgress, reported
 from bilevel.core.status import Status
+from bilevel.data.tasks import new_task
 from bilevel.data.training_data import TrainingData
 from bilevel.derivatives.assembly import Assembly
 from bilevel.derivatives.contract import check_contract
@@ -135,16 +137,45 @@ def best_response(
     with ordinary(), reported(progress, "best response") as report:
         trees.check(body, "body", ShapeError)
         if not (asked and any(leaf.requires_grad for leaf in trees.leaves(body))):
-            return _Point(problem, body, batch, solver, report).respond()
+            return _Point(problem, body, batch, solver, report, head_only=True).respond()
         found: list[HeadResponse] = []
 
         def solve(plain: Tree) -> tuple[Tree, Pull]:
-            point = _Point(problem, plain, batch, solver, report)
+            point = _Point(problem, plain, batch, solver, report, head_only=True)
             found.append(point.respond())
             return found[0].head, point.pull(found[0].head)
 
         head = implicit_head(solve, body)
         return dataclasses.replace(found[0], head=head)
+
+
+def adapt(
+    problem: StackelbergProblem,
+    body: Tree,
+    inputs: Tensor,
+    targets: Tensor,
+    solver: AbstractHeadSolver | None = None,
+) -> HeadResponse:
+    """The head of a new task, or of several: `best_response` on its rows alone.
+
+    Args:
+        problem: with `tasks`.
+        body: w, without a run axis.
+        inputs: (n, ...), the rows that are known of the task; (T, n, ...) of several tasks.
+        targets: (n,) or (n, K), or labels (n,); likewise.
+        solver: None: what is exact for the heads. `FastSGD(lr, steps, restart=True)` starts at the
+            problem's `head_start`, or else at a head of `init_head`.
+
+    Returns:
+        As `best_response`; the head of one task has no task axis.
+
+    Raises:
+        IncompatibleError: the problem has no `tasks`, or the solver does not fit it.
+        SingularHeadError: the head has no unique minimiser.
+    """
+    groups, alone = new_task(problem, inputs, targets)
+    found = best_response(problem, body, solver, batch=groups)
+    return dataclasses.replace(found, head=trees.take(found.head, 0)) if alone else found
 
 
 @says_memory
@@ -227,6 +258,8 @@ class _Point:
         batch: Groups | None,
         solver: AbstractHeadSolver | None,
         report: RowCallback | None,
+        *,
+        head_only: bool = False,
     ) -> None:
         trees.check(body, "body", ShapeError)
         like = trees.leaves(body)[0]
@@ -239,7 +272,7 @@ class _Point:
                 f"{type(problem).__name__} returns {_shapes(expected)}."
             )
         made = dataclasses.replace(made, body=trees.single(trees.detach(body)))
-        check_contract(made)
+        check_contract(made, head_only=head_only)
         self.solver = default_solver(problem) if solver is None else solver
         check_instance(self.solver, AbstractHeadSolver, "solver", "ClosedForm()")
         self.solver.check(problem)

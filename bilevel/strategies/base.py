@@ -11,6 +11,8 @@ from bilevel.core.schedules import AbstractSchedule, Frozen
 from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ArgumentError
+from bilevel.heads import AbstractHeadSolver
+from bilevel.heads.default import default_solver
 from bilevel.problem.base import StackelbergProblem
 from bilevel.trees import Tree
 
@@ -88,6 +90,10 @@ class AbstractStrategy(abc.ABC):
     def recorded(self, oracles: Oracles, state: Any, rows: Rows) -> Tree:
         """The heads to show where steps moved those of some tasks only (a hook); `rows`: all."""
         return state.head
+
+    def adapter(self, problem: StackelbergProblem) -> AbstractHeadSolver:
+        """What finds the heads of new tasks (a hook): what is exact for them."""
+        return default_solver(problem)
 
     def status(self, state: Any) -> Tensor | None:
         """The worst `Status` code of each run so far, (R,) (a hook); None if there is none."""

@@ -180,6 +180,11 @@ class BestResponse(AbstractStrategy):
             return state.head
         return self._solved(oracles, state, rows, 0).head
 
+    def adapter(self, problem: StackelbergProblem) -> AbstractHeadSolver:
+        """Its own solver, unless its heads depend on the last ones, which new tasks do not have."""
+        solver = chosen(self.solver)
+        return solver if solver.exact or solver.restarts else super().adapter(problem)
+
     @property
     def compilable(self) -> bool:
         """As far as solver and gradient are."""

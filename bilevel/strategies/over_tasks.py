@@ -13,6 +13,7 @@ from bilevel.core.cost import Cost
 from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import IncompatibleError
+from bilevel.heads import AbstractHeadSolver
 from bilevel.problem.base import StackelbergProblem
 from bilevel.strategies.base import AbstractStrategy
 from bilevel.trees import Tree
@@ -73,6 +74,10 @@ class OverTasks(AbstractStrategy):
             return state.head
         found = self.inner.recorded(oracles, self._heads(state, trees.fold), rows)
         return trees.unfold(found, runs_of(state.body))
+
+    @override
+    def adapter(self, problem: StackelbergProblem) -> AbstractHeadSolver:
+        return self.inner.adapter(problem)
 
     def _heads(self, state: Any, function: Callable[[Tree], Tree]) -> Any:
         """The state with `function` of what belongs to heads."""

@@ -31,7 +31,7 @@ class Cohort:
     ) -> None:
         self.oracles, self.sampler, data = made.oracles, made.sampler, made.data
         self.strategy = parts.cast(strategy, data.dtype, data.device)
-        self.recorder = Recorder(made)
+        self.recorder = Recorder(made, self.strategy)
         codes = torch.full((len(data.seeds),), ACTIVE, device=data.device)
         unknown = torch.full_like(codes, torch.nan, dtype=torch.float64)
         first = self.strategy.init(self.oracles, made.body, made.head, self.sampler.rows(0))

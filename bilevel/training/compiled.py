@@ -110,7 +110,7 @@ def can_compile(strategy: AbstractStrategy, *, chunked: bool = False) -> bool:
         why = "is more than tensor operations"
     else:
         return True
-    name = type(strategy).__name__
+    name = type(getattr(strategy, "inner", strategy)).__name__
     warnings.warn(
         f"{name} {why} and is not compiled: it runs eagerly, with the same numbers.", stacklevel=2
     )

@@ -6,8 +6,12 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.derivatives.oracles import Oracles
+from bilevel.core import parts
 from bilevel.data.rows import Rows
+from bilevel.data.training_data import TrainingData
+from bilevel.derivatives.assembly import heads_of_tasks
+from bilevel.derivatives.head_point import HeadPoint
+from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import SingularHeadError
 from bilevel.heads import AbstractHeadSolver
 from bilevel.trees import Tree
@@ -25,23 +29,37 @@ class NewTasks:
     solver: AbstractHeadSolver
     head: Tree
 
-    def metrics(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> dict[str, Tensor]:
+    @classmethod
+    def of(cls, data: TrainingData, solver: AbstractHeadSolver) -> "NewTasks | None":
+        """Those of the data; None: there are none."""
+        if data.new_tasks(torch.float64) is None:
+            return None
+        head = heads_of_tasks(data, data.sizes["test"])
+        return cls(solver, trees.cast(head, torch.float64))
+
+    def metrics(self, oracles: Oracles, body: Tree, rows: Rows, part: slice) -> dict[str, Tensor]:
         """Their metrics on the rows "test", each (R,); NaN where a head cannot be found.
 
         Args:
             oracles: of the problem.
             body: leaves (R, ...), float64.
-            head: the part of `self.head` for these runs.
             rows: of the new tasks of these runs.
+            part: which of the runs they are.
         """
-        runs, head = len(trees.leaves(body)[0]), trees.fold(head)
-        known = rows.without("test")
+        runs, head = len(trees.leaves(body)[0]), trees.fold(trees.part(self.head, part))
+        at = HeadPoint(oracles, body, head, rows.without("test"))
         try:
-            memory = self.solver.init(oracles, body, head, known)
-            start = self.solver.start(oracles, body, head, memory)
-            head = self.solver.solve(oracles, body, start, known, memory, 0).head
+            head = heads_at(at, parts.part(self.solver, part))
         except SingularHeadError:
             head = trees.tree_map(lambda leaf: torch.full_like(leaf, torch.nan), head)
         found = oracles.metrics(body, head, rows)
         judged = {name: x for name, x in found.items() if name.startswith("test_")}
         return {name: value.reshape(runs, -1).mean(1) for name, value in judged.items()}
+
+
+def heads_at(point: HeadPoint, solver: AbstractHeadSolver) -> Tree:
+    """The heads that a solver finds for new tasks, starting from those of the point."""
+    at = (point.oracles, point.body)
+    memory = solver.init(*at, point.head, point.rows)
+    start = solver.start(*at, point.head, memory)
+    return solver.solve(*at, start, point.rows, memory, 0).head

@@ -19,7 +19,9 @@ from bilevel.heads.projected.solver import has_bounds
 from bilevel.heads.quadratic import LARGEST_GENERAL_HEAD
 from bilevel.hypergradients.condition import Condition
 from bilevel.problem.base import StackelbergProblem
+from bilevel.strategies import AbstractStrategy
 from bilevel.training.best_responses import Answered, BestResponses, response_bytes
+from bilevel.training.new_tasks import NewTasks
 from bilevel.trees import Tree
 
 MOST_RECORDS = 10**6
@@ -51,13 +53,15 @@ class Recorder:
     - the problem's metrics.
 
     With tasks, objectives and metrics are averages over them, and the distance of a run's heads is
-    the root of the sum of squares over its tasks, each with its own g.
+    the root of the sum of squares over its tasks, each with its own g. Metrics of the group "test"
+    are those of new tasks where it holds such, whose heads the strategy's `adapter` finds.
 
     Args:
         made: the runs; their initial points decide what can be certified, and how.
+        strategy: of the runs.
     """
 
-    def __init__(self, made: Assembly) -> None:
+    def __init__(self, made: Assembly, strategy: AbstractStrategy) -> None:
         self.oracles, self.sampler = made.oracles, made.sampler
         oracles, data, one = made.oracles, made.data, slice(0, 1)
         self.differentiable = oracles.is_stackelberg or has_bounds(oracles.problem.head_set)
@@ -85,6 +89,8 @@ class Recorder:
         point = HeadPoint(oracles, body, self._heads(head), rows)
         self.certifier = Certifier.for_problem(point, stated=data.own and not data.tasks)
         self.responses = BestResponses.for_problem(self.certifier, body, point.head, rows)
+
+        self.new = NewTasks.of(data, strategy.adapter(oracles.problem)) if data.tasks else None
 
     def _heads(self, head: Tree) -> Tree:
         """Heads of runs as the oracles take them."""
@@ -124,6 +130,9 @@ class Recorder:
             # nothing is left of a chunk when it is asked for again
             with self.oracles.sharing() if data.chunks is None else nullcontext():
                 found.append(self._values(here, there, everything, respond))
+            rows = data.part(part).new_tasks(torch.float64)
+            if self.new is not None and rows is not None:
+                found[-1] |= self.new.metrics(self.oracles, here, rows, part)
         return joined(found)
 
     def _values(self, body: Tree, head: Tree, everything: Rows, respond: bool) -> dict[str, Tensor]:

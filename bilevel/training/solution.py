@@ -15,14 +15,21 @@ from bilevel.core.checks import check_instance
 from bilevel.core.generators import generator
 from bilevel.core.graph import ordinary
 from bilevel.core.status import Status
+from bilevel.data.tasks import new_task
+from bilevel.data.training_data import TrainingData
+from bilevel.derivatives.assembly import Assembly
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import IncompatibleError, ResultsError, counted
+from bilevel.heads import AbstractHeadSolver
+from bilevel.heads.default import default_solver
 from bilevel.problem.base import StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.storage.folder import located, reserve
 from bilevel.storage.schema import Schema
 from bilevel.storage.stored_tree import StoredTree
 from bilevel.storage.tensors import REMEDY, check_kinds, read_tensors, under, write_tensors
+from bilevel.training.new_tasks import heads_at
 from bilevel.training.state import TrainingState
 from bilevel.trees import Tree
 
@@ -73,7 +80,7 @@ class Solution:
             (R, n), or (R, n, K).
 
         Raises:
-            IncompatibleError: the problem is not a `LinearHeadProblem`, or has a head for each task.
+            IncompatibleError: the problem is not a `LinearHeadProblem`, or has heads of tasks.
             DataError: the inputs are no numbers, or hide some, as masked arrays do.
         """
         oracles, like = Oracles(self.problem), trees.leaves(self.head)[0]
@@ -86,6 +93,37 @@ class Solution:
         kept = not given.is_floating_point() and self._takes_whole_numbers()
         moved = given.to(dtype=None if kept else like.dtype, device=like.device)
         return oracles.predictions(self.body, self.head, moved)
+
+    @ordinary()
+    def adapt(
+        self, inputs: Tensor, targets: Tensor, solver: AbstractHeadSolver | None = None
+    ) -> Tree:
+        """The heads of a new task, or of several, for the bodies of all runs.
+
+        Args:
+            inputs: (n, ...), the rows that are known of the task; (T, n, ...) of several tasks.
+            targets: (n,) or (n, K), or labels (n,); likewise.
+            solver: None: what is exact for the heads. `FastSGD(lr, steps, restart=True)` starts at
+                the problem's `head_start`, or else at a head of `init_head`.
+
+        Returns:
+            Leaves (R, ...), or (R, T, ...) for several tasks: `problem.predict(body, head, inputs)`
+            predicts by one of them.
+
+        Raises:
+            IncompatibleError: the problem has no `tasks`, or the solver does not fit it.
+            SingularHeadError: a head has no unique minimiser.
+        """
+        groups, alone = new_task(self.problem, inputs, targets)
+        like = trees.leaves(self.body)[0]
+        data = TrainingData(self.problem, self.seeds, like.dtype, like.device, groups=groups)
+        made = Assembly.of(data)
+        solver = default_solver(self.problem) if solver is None else solver
+        check_instance(solver, AbstractHeadSolver, "solver", "ClosedForm()")
+        solver.check(self.problem)
+        at = HeadPoint(made.oracles, self.body, made.heads, made.sampler.full)
+        head = trees.unfold(heads_at(at, solver), len(self.seeds))
+        return trees.tree_map(lambda leaf: leaf[:, 0], head) if alone else head
 
     def _takes_whole_numbers(self) -> bool:
         """Whether the inputs of the problem are whole numbers."""
