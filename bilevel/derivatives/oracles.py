@@ -24,10 +24,11 @@ from bilevel.core.progress import RowCallback
 from bilevel.data.rows import Rows
 from bilevel.derivatives.chunked import in_chunks, of_body
 from bilevel.derivatives.features import Features, targets_of
-from bilevel.derivatives.reverse import graph_bytes, pullback
+from bilevel.derivatives.reverse import graph_bytes, loss_products, pullback
 from bilevel.errors import IncompatibleError
 from bilevel.problem.auxiliary import AuxiliaryProblem, Pullback
 from bilevel.problem.base import Groups, StackelbergProblem
+from bilevel.problem.criteria import AbstractCriterion
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.trees import Tree
 
@@ -51,6 +52,32 @@ class LinearParts(NamedTuple):
     targets: Tensor
     weights: Tensor | None
     penalty: Tensor
+
+    def cross(
+        self, head: Tensor, vector: Tensor, criterion: AbstractCriterion
+    ) -> tuple[Tensor, ...]:
+        """The derivatives of d_theta g . v in the features, the penalty and the weights.
+
+        With u = Z theta and a = Z v, g says s c'(u) a / n + (p o theta) v, so these are
+        s (c' v' + c'' a theta') / n, theta o v and c' a / n.
+        """
+        theta, v = (x.unsqueeze(2) if x.ndim == 2 else x for x in (head, vector))
+        products = self.design @ torch.cat([theta, v], 2)
+        outputs = theta.shape[2]
+        u, a = products[..., :outputs], products[..., outputs:]
+        flat = u if head.ndim == 3 else u.squeeze(2)
+        slope, curved = loss_products(criterion, flat, self.targets, a.reshape(flat.shape))
+        slope, curved = slope.reshape(a.shape), curved.reshape(a.shape)
+        in_penalty = theta * v
+        in_penalty = in_penalty if self.penalty.ndim == 3 else in_penalty.sum(2)
+        share = 1 / self.design.shape[1]
+        if self.weights is None:
+            found: tuple[Tensor, ...] = ()
+            weighted = torch.cat([slope, curved], 2) * share
+        else:
+            found = ((slope * a).sum(2) * share,)
+            weighted = torch.cat([slope, curved], 2) * (self.weights * share).unsqueeze(2)
+        return weighted @ torch.cat([v, theta], 2).mT, in_penalty, *found
 
 
 class Oracles:
@@ -185,7 +212,11 @@ class Oracles:
     @in_chunks
     def cross_vjp(self, body: Tree, head: Tree, vector: Tree, rows: Rows) -> Tree:
         """(d2_{w theta} g) v for v shaped like the head; the result is shaped like the body."""
-        return self._second(body, head, vector, rows, "body")
+        if not isinstance(self.problem, LinearHeadProblem):
+            return self._second(body, head, vector, rows, "body")
+        made, pull = pullback(lambda at: self._parts(at, rows), body, has_aux=True)
+        along = made.cross(head, vector, self.problem.criterion)
+        return self._average(pull(along), head)
 
     @in_chunks
     def head_products(self, body: Tree, head: Tree, vector: Tree, rows: Rows) -> tuple[Tree, ...]:
@@ -242,7 +273,12 @@ class Oracles:
             design = self.features.design(body, rows)
             penalty = self.linear_penalty(body, design[:, 0])
             return LinearParts(design, targets_of(rows, len(design)), None, penalty)
-        weighted = "row_weights" in self.overridden
+        with torch.no_grad():
+            return self._parts(body, rows)[1]
+
+    def _parts(self, body: Tree, rows: Rows) -> tuple[tuple[Tensor, ...], LinearParts]:
+        """What of the parts depends on the body, and the parts."""
+        problem, weighted = self._linear_problem(), "row_weights" in self.overridden
 
         def parts(one_body: Tree, _: Tree, groups: Groups) -> tuple[Tensor, ...]:
             train = groups["train"]
@@ -252,10 +288,9 @@ class Oracles:
             weights = problem.row_weights(one_body, groups) if weighted else None
             return found if weights is None else (*found, weights)
 
-        with torch.no_grad():
-            found = self._each(parts, body, (), rows)
-        design, targets, penalty = found[:3]
-        return LinearParts(design, targets, found[3] if len(found) > 3 else None, penalty)
+        design, targets, penalty, *weights = self._each(parts, body, (), rows)
+        made = LinearParts(design, targets, weights[0] if weights else None, penalty)
+        return (design, penalty, *weights), made
 
     def _linear_problem(self) -> LinearHeadProblem:
         if not isinstance(self.problem, LinearHeadProblem):

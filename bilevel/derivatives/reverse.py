@@ -50,6 +50,27 @@ def loss_gradient(criterion: AbstractCriterion, predictions: Tensor, targets: Te
     return gradient.reshape(predictions.shape)
 
 
+def loss_products(
+    criterion: AbstractCriterion, predictions: Tensor, targets: Tensor, along: Tensor
+) -> tuple[Tensor, Tensor]:
+    """c' and c'' a of every row, shaped like the predictions (R, n) or (R, n, K)."""
+    if criterion.quadratic:
+        return predictions - targets, along
+    rows, flat, a = (x.flatten(0, 1) for x in (predictions, targets, along))
+    slope, curvature = criterion.slope(rows, flat), criterion.curvature(rows, flat)
+    if slope is None or curvature is None:
+        with torch.enable_grad():
+            at = variable(rows)
+            (slope,) = gradients([criterion.rows(at, flat).sum()], [at], create_graph=True)
+            (curved,) = gradients([(slope * a).sum()], [at])
+            slope = slope.detach()
+    else:
+        curved = curvature.diagonal * a
+        if curvature.outer is not None:
+            curved = curved - curvature.outer * (curvature.outer * a).sum(1, keepdim=True)
+    return slope.reshape(predictions.shape), curved.reshape(predictions.shape)
+
+
 def graph_bytes(function: Callable[[], Iterable[Tensor]], shared: list[Tensor]) -> int:
     """How much memory `function` takes.
 
