@@ -11,7 +11,7 @@ bodies is the average over their tasks. So all that is written for R heads holds
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,11 +24,12 @@ from bilevel.core.progress import RowCallback
 from bilevel.data.rows import Rows
 from bilevel.derivatives.chunked import in_chunks, of_body
 from bilevel.derivatives.features import Features, targets_of
-from bilevel.derivatives.reverse import graph_bytes, loss_products, pullback
+from bilevel.derivatives.linear_parts import LinearParts, PulledParts
+from bilevel.derivatives.over_heads import averaged, over_heads, runs_of
+from bilevel.derivatives.reverse import graph_bytes, pullback
 from bilevel.errors import IncompatibleError
 from bilevel.problem.auxiliary import AuxiliaryProblem, Pullback
 from bilevel.problem.base import Groups, StackelbergProblem
-from bilevel.problem.criteria import AbstractCriterion
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.trees import Tree
 
@@ -36,48 +37,6 @@ Objective = Callable[[Tree, Tree, Groups], Tensor]
 Bias = Literal["free", "penalised"]
 HOOKS = ("row_weights", "penalty", "body_penalty", "metrics")
 """Of a linear head: which of them a problem overrides decides how it is computed."""
-
-
-class LinearParts(NamedTuple):
-    """What g of a linear head is made of, h(body) apart, for R runs.
-
-    Attributes:
-        design: features, the constant one included, (R, n, M).
-        targets: (R, n) or (R, n, K).
-        weights: of the rows, (R, n); None means 1.
-        penalty: (R, M) or (R, M, K).
-    """
-
-    design: Tensor
-    targets: Tensor
-    weights: Tensor | None
-    penalty: Tensor
-
-    def cross(
-        self, head: Tensor, vector: Tensor, criterion: AbstractCriterion
-    ) -> tuple[Tensor, ...]:
-        """The derivatives of d_theta g . v in the features, the penalty and the weights.
-
-        With u = Z theta and a = Z v, g says s c'(u) a / n + (p o theta) v, so these are
-        s (c' v' + c'' a theta') / n, theta o v and c' a / n.
-        """
-        theta, v = (x.unsqueeze(2) if x.ndim == 2 else x for x in (head, vector))
-        products = self.design @ torch.cat([theta, v], 2)
-        outputs = theta.shape[2]
-        u, a = products[..., :outputs], products[..., outputs:]
-        flat = u if head.ndim == 3 else u.squeeze(2)
-        slope, curved = loss_products(criterion, flat, self.targets, a.reshape(flat.shape))
-        slope, curved = slope.reshape(a.shape), curved.reshape(a.shape)
-        in_penalty = theta * v
-        in_penalty = in_penalty if self.penalty.ndim == 3 else in_penalty.sum(2)
-        share = 1 / self.design.shape[1]
-        if self.weights is None:
-            found: tuple[Tensor, ...] = ()
-            weighted = torch.cat([slope, curved], 2) * share
-        else:
-            found = ((slope * a).sum(2) * share,)
-            weighted = torch.cat([slope, curved], 2) * (self.weights * share).unsqueeze(2)
-        return weighted @ torch.cat([v, theta], 2).mT, in_penalty, *found
 
 
 class Oracles:
@@ -93,6 +52,7 @@ class Oracles:
         overridden: those of `HOOKS` that a linear head problem overrides.
         bias: how the constant feature of a linear head is treated; None: there is none.
         features: of a linear head of the plain form; None: g is of another one.
+        parts: of a linear head of any form.
     """
 
     def __init__(self, problem: StackelbergProblem, report: RowCallback | None = None) -> None:
@@ -104,8 +64,10 @@ class Oracles:
         self.overridden: set[str] = set()
         self.bias: Bias | None = None
         self.features: Features | None = None
+        self.parts: PulledParts | None = None
         if isinstance(problem, LinearHeadProblem):
             self.overridden = {hook for hook in HOOKS if problem.overrides(hook)}
+            self.parts = PulledParts(problem, weighted="row_weights" in self.overridden)
             if problem.fit_bias:
                 self.bias = "penalised" if problem.penalize_bias else "free"
             formed = self.overridden.isdisjoint(("row_weights", "penalty"))
@@ -115,8 +77,9 @@ class Oracles:
         self.last_sums: Any = None  # over rows in chunks, of `bilevel.linear.gram`
 
     def sharing(self) -> AbstractContextManager[None]:
-        """See `Features.sharing`; heads of another form have nothing to share."""
-        return nullcontext() if self.features is None else self.features.sharing()
+        """See `Features.sharing`; heads that are not linear have nothing to share."""
+        shared = self.parts if self.features is None else self.features
+        return nullcontext() if shared is None else shared.sharing()
 
     # values
 
@@ -136,7 +99,7 @@ class Oracles:
         """The problem's metrics, each (H,); `rows` holds all groups."""
         rows = rows.whole(body) if "metrics" in self.overridden else rows.with_targets(body)
         with torch.no_grad():
-            return dict(self._each(self.problem.metrics, body, head, rows))
+            return dict(over_heads(self.problem.metrics, body, head, rows))
 
     def predictions(self, body: Tree, head: Tree, inputs: Tensor) -> Tensor:
         """Predictions of a linear head problem for `inputs` (n, ...), which all runs share."""
@@ -175,7 +138,7 @@ class Oracles:
         problem = self.problem
         assert isinstance(problem, AuxiliaryProblem)
         if self._knows_runs:
-            mapped, groups = problem.directions_of_runs, rows.of_runs(len(trees.leaves(head)[0]))
+            mapped, groups = problem.directions_of_runs, rows.of_runs(runs_of(head))
         else:
             mapped = vmap(problem.directions, in_dims=(0, 0, 0, rows.in_dims))
             groups = rows.groups
@@ -193,14 +156,14 @@ class Oracles:
         if self.problem.head_start(trees.take(body, 0)) is None:
             return None
         with torch.no_grad():
-            return self._starts(body, len(trees.leaves(head)[0]))
+            return self._starts(body, runs_of(head))
 
     def start_vjp(self, body: Tree, vector: Tree) -> Tree:
         """(d theta_0 / d w)' v, v shaped like the heads, for `head_start`; else zero."""
         if self.problem.head_start(trees.take(body, 0)) is None:
             return trees.tree_map(torch.zeros_like, body)
-        _, pull = pullback(lambda at: self._starts(at, len(trees.leaves(vector)[0])), body)
-        return self._average(pull(vector), vector)
+        _, pull = pullback(lambda at: self._starts(at, runs_of(vector)), body)
+        return averaged(pull(vector), vector)
 
     # second derivatives of g
 
@@ -212,11 +175,9 @@ class Oracles:
     @in_chunks
     def cross_vjp(self, body: Tree, head: Tree, vector: Tree, rows: Rows) -> Tree:
         """(d2_{w theta} g) v for v shaped like the head; the result is shaped like the body."""
-        if not isinstance(self.problem, LinearHeadProblem):
-            return self._second(body, head, vector, rows, "body")
-        made, pull = pullback(lambda at: self._parts(at, rows), body, has_aux=True)
-        along = made.cross(head, vector, self.problem.criterion)
-        return self._average(pull(along), head)
+        if self.parts is not None:
+            return self.parts.cross_vjp(body, head, vector, rows)
+        return self._second(body, head, vector, rows, "body")
 
     @in_chunks
     def head_products(self, body: Tree, head: Tree, vector: Tree, rows: Rows) -> tuple[Tree, ...]:
@@ -230,7 +191,7 @@ class Oracles:
             return trees.dot(gradient, vector).sum(), gradient
 
         (cross, along), gradient = torch.func.grad(product, has_aux=True)((body, head))
-        return gradient, along, self._average(cross, head)
+        return gradient, along, averaged(cross, head)
 
     @in_chunks
     def head_hessian(self, body: Tree, head: Tree, rows: Rows) -> Tensor:
@@ -244,7 +205,7 @@ class Oracles:
             found: Tensor = jacrev(jacrev(value))(vector)
             return found
 
-        found: Tensor = self._each(hessian, body, trees.flatten(head), rows)
+        found: Tensor = over_heads(hessian, body, trees.flatten(head), rows)
         return found.detach()
 
     # structure
@@ -263,55 +224,26 @@ class Oracles:
 
     def linear_parts(self, body: Tree, rows: Rows) -> LinearParts:
         """The parts of a linear head's objective, from the features on `rows`, all at once."""
-        problem = self._linear_problem()
         if rows.chunks is not None:
             raise IncompatibleError(
-                f"{type(problem).__name__} sets `chunk_rows`, but this needs the features of all "
-                "rows at once. ClosedForm and FastSGD work in chunks; or set `chunk_rows = None`."
+                f"{type(self.problem).__name__} sets `chunk_rows`, but this needs the features of "
+                "all rows at once. ClosedForm and FastSGD work in chunks; or set `chunk_rows` to "
+                "None."
             )
         if self.features is not None and self.features.shared:
             design = self.features.design(body, rows)
             penalty = self.linear_penalty(body, design[:, 0])
             return LinearParts(design, targets_of(rows, len(design)), None, penalty)
-        with torch.no_grad():
-            return self._parts(body, rows)[1]
-
-    def _parts(self, body: Tree, rows: Rows) -> tuple[tuple[Tensor, ...], LinearParts]:
-        """What of the parts depends on the body, and the parts."""
-        problem, weighted = self._linear_problem(), "row_weights" in self.overridden
-
-        def parts(one_body: Tree, _: Tree, groups: Groups) -> tuple[Tensor, ...]:
-            train = groups["train"]
-            design = problem.design(one_body, train.inputs)
-            penalty = problem.full_penalty(one_body, design.shape[1], design)
-            found = (design, train.targets, penalty)
-            weights = problem.row_weights(one_body, groups) if weighted else None
-            return found if weights is None else (*found, weights)
-
-        design, targets, penalty, *weights = self._each(parts, body, (), rows)
-        made = LinearParts(design, targets, weights[0] if weights else None, penalty)
-        return (design, penalty, *weights), made
-
-    def _linear_problem(self) -> LinearHeadProblem:
-        if not isinstance(self.problem, LinearHeadProblem):
-            name = type(self.problem).__name__
-            raise IncompatibleError(f"{name} is not a LinearHeadProblem.")
-        return self.problem
+        return self._parts().at(body, rows)
 
     def linear_penalty(self, body: Tree, like: Tensor) -> Tensor:
         """The penalty of `m` coefficients alone, (R, m) or (R, m, K), for `like` (R, m, ...)."""
-        problem = self._linear_problem()
+        return self._parts().penalty(body, like)
 
-        def penalty(one_body: Tree, one_like: Tensor) -> Tensor:
-            return problem.full_penalty(one_body, len(one_like), one_like)
-
-        runs = len(trees.leaves(body)[0])
-        with torch.no_grad():
-            if len(like) == runs:
-                return vmap(penalty)(body, like)
-            of_body = vmap(penalty, in_dims=(None, 0))
-            found: Tensor = trees.fold(vmap(of_body)(body, trees.unfold(like, runs)))
-            return found
+    def _parts(self) -> PulledParts:
+        if self.parts is None:
+            raise IncompatibleError(f"{type(self.problem).__name__} is not a LinearHeadProblem.")
+        return self.parts
 
     def graph_bytes(self, body: Tree, head: Tree, rows: Rows) -> int:
         """How much memory a joint gradient (of the first chunk) takes, all told.
@@ -348,32 +280,14 @@ class Oracles:
     def _values(self, function: Objective, body: Tree, head: Tree, rows: Rows) -> Tensor:
         if self.features is not None and self.features.shared:
             return self.features.values(body, head, rows)  # F is g then
-        values: Tensor = self._each(function, body, head, rows)
+        values: Tensor = over_heads(function, body, head, rows)
         return values
-
-    def _each(self, function: Callable[..., Any], body: Tree, head: Tree, rows: Rows) -> Any:
-        """What a function of one body, one head and its rows gives for all heads, (H, ...)."""
-        if not self.tasks:
-            return vmap(function, in_dims=(0, 0, rows.in_dims))(body, head, rows.groups)
-        of_body = vmap(function, in_dims=(None, 0, rows.task_dims))
-        runs = len(trees.leaves(body)[0])
-        found = vmap(of_body, in_dims=(0, 0, rows.in_dims))(
-            body, trees.unfold(head, runs), rows.groups
-        )
-        return trees.fold(found)
 
     def _starts(self, body: Tree, heads: int) -> Tree:
         """`head_start` of all bodies, once for each of their heads."""
-        share = heads // len(trees.leaves(body)[0])
+        share = heads // runs_of(body)
         found = vmap(self.problem.head_start)(body)
         return trees.tree_map(lambda leaf: leaf.repeat_interleave(share, 0), found)
-
-    def _average(self, body: Tree, head: Tree) -> Tree:
-        """Sums over the tasks of a body, divided by their number."""
-        if not self.tasks or body is None:
-            return body
-        share = len(trees.leaves(body)[0]) / len(trees.leaves(head)[0])
-        return trees.tree_map(lambda leaf: leaf * share, body)
 
     def _gradients(
         self, function: Objective, body: Tree, head: Tree, rows: Rows, level: str
@@ -389,7 +303,8 @@ class Oracles:
 
         value, pull = pullback(total, chosen)
         found = pull(torch.ones_like(value))
-        return self._average(found.get("body"), head), found.get("head")
+        in_body = averaged(found["body"], head) if "body" in found else None
+        return in_body, found.get("head")
 
     def _second(self, body: Tree, head: Tree, vector: Tree, rows: Rows, level: str) -> Tree:
         # d/dx <d_theta g, v> = (d_x d_theta g) v: one more backward pass, and no matrix. Reverse
@@ -402,5 +317,4 @@ class Oracles:
                 (g * v.detach()).sum() for g, v in zip(gradient, trees.leaves(vector), strict=True)
             ]
             target = head if level == "head" else body
-            found = trees.rebuild(target, gradients(products, trees.leaves(target)))
-            return found if level == "head" else self._average(found, head)
+            return trees.rebuild(target, gradients(products, trees.leaves(target)))

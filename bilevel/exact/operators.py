@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.core.status import Status
-from bilevel.derivatives.oracles import LinearParts
+from bilevel.derivatives.linear_parts import LinearParts
 from bilevel.errors import ArgumentError, SingularHeadError
 from bilevel.linear.factor import CentredFactor, DualFactor, Factor, PrimalFactor
 from bilevel.linear.systems import AbstractSystem, DualSystem, linear_system

@@ -13,7 +13,8 @@ from bilevel import trees
 from bilevel.core.status import Status
 from bilevel.data.rows import Rows
 from bilevel.derivatives.head_point import HeadPoint
-from bilevel.derivatives.oracles import LinearParts, Oracles
+from bilevel.derivatives.linear_parts import LinearParts
+from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import BilevelError, InexactHeadError, SingularHeadError
 from bilevel.heads.default import default_solver
 from bilevel.heads.objectives.linear import count_blocks

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bilevel.derivatives.oracles import Bias, LinearParts
+from bilevel.derivatives.linear_parts import LinearParts
+from bilevel.derivatives.oracles import Bias
 from bilevel.linear.cholesky import EPS
 
 FAR = 1e3

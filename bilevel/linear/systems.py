@@ -19,7 +19,8 @@ from typing_extensions import override
 
 from bilevel import trees
 from bilevel.core.status import Status
-from bilevel.derivatives.oracles import Bias, LinearParts
+from bilevel.derivatives.linear_parts import LinearParts
+from bilevel.derivatives.oracles import Bias
 from bilevel.linear.centre import FAR, Centre, weighted
 from bilevel.linear.cholesky import EPS, diagonal_scales, factorise, not_finite, replace_bad
 from bilevel.linear.factor import (

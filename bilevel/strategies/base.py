@@ -30,7 +30,7 @@ class AbstractStrategy(abc.ABC):
     head_fields: ClassVar[tuple[str, ...]] = ()
     """Fields of its state that belong to heads, not to bodies; (): it trains no heads of tasks."""
     passing_fields: ClassVar[tuple[str, ...]] = ()
-    """Those that nobody asks for again where a step solves the heads of its own tasks first."""
+    """Those of them that only the step that made them asks for, where there are tasks."""
     resumable: ClassVar[bool] = True
     """Whether its state can be stored and gone on from."""
 
@@ -88,7 +88,7 @@ class AbstractStrategy(abc.ABC):
         return tuple((k,) for k, rate in moving.items() if isinstance(rate, AbstractSchedule))
 
     def recorded(self, oracles: Oracles, state: Any, rows: Rows) -> Tree:
-        """The heads to show where steps moved those of some tasks only (a hook); `rows`: all."""
+        """The heads of tasks to show in records and solutions (a hook); `rows`: all of them."""
         return state.head
 
     def adapter(self, problem: StackelbergProblem) -> AbstractHeadSolver:

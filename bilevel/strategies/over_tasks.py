@@ -12,6 +12,7 @@ from bilevel import trees
 from bilevel.core.cost import Cost
 from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
+from bilevel.derivatives.over_heads import runs_of
 from bilevel.errors import IncompatibleError
 from bilevel.heads import AbstractHeadSolver
 from bilevel.problem.base import StackelbergProblem
@@ -28,11 +29,9 @@ class OverTasks(AbstractStrategy):
 
     Args:
         inner: how the levels move; it sees heads (R B, ...) and bodies (R, ...).
-        batched: whether steps see B of the T tasks, not all.
     """
 
     inner: AbstractStrategy
-    batched: bool
 
     @override
     def check(self, problem: StackelbergProblem) -> None:
@@ -54,7 +53,7 @@ class OverTasks(AbstractStrategy):
         which, runs = rows.tasks, runs_of(state.body)
         if which is None:
             made = self.inner.step(oracles, self._heads(state, trees.fold), rows, k)
-            return self._heads(made, lambda tree: trees.unfold(tree, runs))
+            return self._heads(self._stored(made), lambda tree: trees.unfold(tree, runs))
         run = torch.arange(runs, device=which.device).unsqueeze(1)
 
         def put(old: Any, new: Any) -> Any:
@@ -70,8 +69,6 @@ class OverTasks(AbstractStrategy):
 
     @override
     def recorded(self, oracles: Oracles, state: Any, rows: Rows) -> Tree:
-        if not self.batched:
-            return state.head
         found = self.inner.recorded(oracles, self._heads(state, trees.fold), rows)
         return trees.unfold(found, runs_of(state.body))
 
@@ -85,8 +82,8 @@ class OverTasks(AbstractStrategy):
         return state._replace(**{n: function(x) for n, x in fields.items() if x is not None})
 
     def _stored(self, state: Any) -> Any:
-        """What is kept: of some tasks at a time nothing that the next step does not ask for."""
-        return state._replace(**dict.fromkeys(self.inner.passing_fields if self.batched else ()))
+        """Without what the next step does not ask for."""
+        return state._replace(**dict.fromkeys(self.inner.passing_fields))
 
     @property
     @override
@@ -111,8 +108,3 @@ class OverTasks(AbstractStrategy):
     @override
     def status(self, state: Any) -> Tensor | None:
         return self.inner.status(state)
-
-
-def runs_of(body: Tree) -> int:
-    """How many runs there are."""
-    return len(trees.leaves(body)[0])

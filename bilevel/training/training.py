@@ -74,7 +74,7 @@ class Training:
         first = Assembly.of(data.part(slice(0, 1)), batch_size, sampling)
         strategy = strategy.fitted(data.problem)
         if data.tasks:
-            strategy = OverTasks(strategy, batched=first.sampler.batch_sizes["train"] is not None)
+            strategy = OverTasks(strategy)
         strategy.check(data.problem)
         check_contract(first)
         self.data = data

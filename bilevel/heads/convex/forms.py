@@ -14,7 +14,8 @@ from bilevel import trees
 from bilevel.core.status import Status
 from bilevel.data.rows import Rows
 from bilevel.derivatives.head_point import HeadPoint
-from bilevel.derivatives.oracles import LinearParts, Oracles
+from bilevel.derivatives.linear_parts import LinearParts
+from bilevel.derivatives.oracles import Oracles
 from bilevel.heads.convex.compiled import Compiled, GramForm, Kept, RowsForm
 from bilevel.heads.objectives.base import AbstractObjective
 from bilevel.heads.objectives.linear import LinearObjective

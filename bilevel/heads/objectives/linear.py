@@ -16,7 +16,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from bilevel import trees
-from bilevel.derivatives.oracles import LinearParts
+from bilevel.derivatives.linear_parts import LinearParts
 from bilevel.heads.objectives.base import AbstractObjective, Place
 from bilevel.linear.cholesky import EPS
 from bilevel.linear.row_gram import interacting_gram, weighted_gram

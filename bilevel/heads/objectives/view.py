@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bilevel.data.rows import Rows
 from bilevel.derivatives.head_point import HeadPoint
-from bilevel.derivatives.oracles import LinearParts
+from bilevel.derivatives.linear_parts import LinearParts
 from bilevel.heads.objectives.base import AbstractObjective, GeneralObjective
 from bilevel.heads.objectives.linear import LinearObjective, knows_curvature
 from bilevel.linear.centre import FAR, Centre, centre_of, pulled, shifted

@@ -1,0 +1,141 @@
+"""What g of a linear head is made of, for R runs, and how that depends on the body."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from bilevel import trees
+from bilevel.data.rows import Rows
+from bilevel.derivatives.over_heads import averaged, over_heads, runs_of
+from bilevel.derivatives.reverse import loss_products, pullback
+from bilevel.problem.base import Groups
+from bilevel.problem.criteria import AbstractCriterion
+from bilevel.problem.linear_head import LinearHeadProblem
+from bilevel.trees import Tree
+
+
+class LinearParts(NamedTuple):
+    """What g of a linear head is made of, h(body) apart, for R runs.
+
+    Attributes:
+        design: features, the constant one included, (R, n, M).
+        targets: (R, n) or (R, n, K).
+        weights: of the rows, (R, n); None means 1.
+        penalty: (R, M) or (R, M, K).
+    """
+
+    design: Tensor
+    targets: Tensor
+    weights: Tensor | None
+    penalty: Tensor
+
+    def cross(
+        self, head: Tensor, vector: Tensor, criterion: AbstractCriterion
+    ) -> tuple[Tensor, ...]:
+        """The derivatives of d_theta g . v in features, penalty and weights.
+
+        With u = Z theta and a = Z v that product is s c'(u) a / n + (p o theta) v, summed up, so
+        they are s (c' v' + c'' a theta') / n, theta o v and c' a / n.
+        """
+        theta, v = (x.unsqueeze(2) if x.ndim == 2 else x for x in (head, vector))
+        products = self.design @ torch.cat([theta, v], 2)
+        u, a = products.tensor_split(2, 2)
+        flat = u if head.ndim == 3 else u.squeeze(2)
+        slope, curved = loss_products(criterion, flat, self.targets, a.reshape(flat.shape))
+        slope, share = slope.reshape(a.shape), 1 / self.design.shape[1]
+        along = torch.cat([slope, curved.reshape(a.shape)], 2) * share
+        if self.weights is not None:
+            along = along * self.weights.unsqueeze(2)
+        in_penalty = theta * v if self.penalty.ndim == 3 else (theta * v).sum(2)
+        found = (along @ torch.cat([v, theta], 2).mT, in_penalty)
+        return found if self.weights is None else (*found, (slope * a).sum(2) * share)
+
+
+class Pulled(NamedTuple):
+    """Parts with the pull-back of cotangents of their features, penalty and weights."""
+
+    parts: LinearParts
+    pull: Callable[[Tree], Tree]
+
+
+class PulledParts:
+    """The parts of a problem's linear heads, as they depend on the body.
+
+    Args:
+        problem: with linear heads.
+        weighted: whether it has weights of rows.
+    """
+
+    def __init__(self, problem: LinearHeadProblem, *, weighted: bool) -> None:
+        self.problem, self.weighted = problem, weighted
+        self._kept: tuple[Any, Any, Pulled | None] | None = None
+
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """Evaluate features once for all that is asked at one body and rows, in the block.
+
+        Bodies and rows are told apart by identity; a graph is kept.
+        """
+        self._kept = (None, None, None)
+        try:
+            yield
+        finally:
+            self._kept = None
+
+    def at(self, body: Tree, rows: Rows) -> LinearParts:
+        """The parts, without a graph."""
+        if self._kept is not None:
+            return self._pulled(body, rows).parts
+        with torch.no_grad():
+            return self._made(body, rows)[1]
+
+    def cross_vjp(self, body: Tree, head: Tensor, vector: Tensor, rows: Rows) -> Tree:
+        """(d2_{w theta} g) v, like the bodies: one backward pass through the features."""
+        parts, pull = self._pulled(body, rows)
+        return averaged(pull(parts.cross(head, vector, self.problem.criterion)), head)
+
+    def penalty(self, body: Tree, like: Tensor) -> Tensor:
+        """The penalty of `m` coefficients alone, (R, m) or (R, m, K), for `like` (R, m, ...)."""
+
+        def penalty(one_body: Tree, one_like: Tensor) -> Tensor:
+            return self.problem.full_penalty(one_body, len(one_like), one_like)
+
+        runs = runs_of(body)
+        with torch.no_grad():
+            if len(like) == runs:
+                return vmap(penalty)(body, like)
+            of_body = vmap(penalty, in_dims=(None, 0))
+            found: Tensor = trees.fold(vmap(of_body)(body, trees.unfold(like, runs)))
+            return found
+
+    def _pulled(self, body: Tree, rows: Rows) -> Pulled:
+        train = rows.groups["train"]
+        if self._kept is not None:
+            at, on, found = self._kept
+            if found is not None and at is body and on is train:
+                return found
+        keep = self._kept is not None
+        made = Pulled(*pullback(lambda w: self._made(w, rows), body, has_aux=True, keep=keep))
+        if keep:
+            self._kept = (body, train, made)
+        return made
+
+    def _made(self, body: Tree, rows: Rows) -> tuple[tuple[Tensor, ...], LinearParts]:
+        """What of the parts depends on the body, and the parts."""
+        problem = self.problem
+
+        def parts(one_body: Tree, _: Tree, groups: Groups) -> tuple[Tensor, ...]:
+            train = groups["train"]
+            design = problem.design(one_body, train.inputs)
+            penalty = problem.full_penalty(one_body, design.shape[1], design)
+            found = (design, train.targets, penalty)
+            weights = problem.row_weights(one_body, groups) if self.weighted else None
+            return found if weights is None else (*found, weights)
+
+        design, targets, penalty, *weights = over_heads(parts, body, (), rows)
+        made = LinearParts(design, targets, weights[0] if weights else None, penalty)
+        return (design, penalty, *weights), made
