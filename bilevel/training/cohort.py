@@ -12,6 +12,7 @@ from bilevel.derivatives.assembly import Assembly
 from bilevel.errors import ArgumentError
 from bilevel.strategies import AbstractStrategy
 from bilevel.training.compiled import CompiledSteps
+from bilevel.training.new_tasks import NewTasks
 from bilevel.training.recorder import Recorder
 from bilevel.training.state import ACTIVE, TrainingState
 from bilevel.trees import Tree
@@ -31,7 +32,8 @@ class Cohort:
     ) -> None:
         self.oracles, self.sampler, data = made.oracles, made.sampler, made.data
         self.strategy = parts.cast(strategy, data.dtype, data.device)
-        self.recorder = Recorder(made, self.strategy)
+        new = NewTasks.of(data, self.strategy.adapter(data.problem)) if data.tasks else None
+        self.recorder = Recorder(made, new)
         codes = torch.full((len(data.seeds),), ACTIVE, device=data.device)
         unknown = torch.full_like(codes, torch.nan, dtype=torch.float64)
         first = self.strategy.init(self.oracles, made.body, made.head, self.sampler.rows(0))
@@ -126,6 +128,8 @@ class Cohort:
 
     def head(self) -> Tree:
         """The heads as records show them."""
+        if not self.oracles.tasks:
+            return self.state.strategy.head
         return self.strategy.recorded(self.oracles, self.state.strategy, self.sampler.full)
 
     def restore(self) -> None:

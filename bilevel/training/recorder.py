@@ -19,7 +19,6 @@ from bilevel.heads.projected.solver import has_bounds
 from bilevel.heads.quadratic import LARGEST_GENERAL_HEAD
 from bilevel.hypergradients.condition import Condition
 from bilevel.problem.base import StackelbergProblem
-from bilevel.strategies import AbstractStrategy
 from bilevel.training.best_responses import Answered, BestResponses, response_bytes
 from bilevel.training.new_tasks import NewTasks
 from bilevel.trees import Tree
@@ -58,10 +57,10 @@ class Recorder:
 
     Args:
         made: the runs; their initial points decide what can be certified, and how.
-        strategy: of the runs.
+        new: tasks that the group "test" holds; None: there are none.
     """
 
-    def __init__(self, made: Assembly, strategy: AbstractStrategy) -> None:
+    def __init__(self, made: Assembly, new: NewTasks | None = None) -> None:
         self.oracles, self.sampler = made.oracles, made.sampler
         oracles, data, one = made.oracles, made.data, slice(0, 1)
         self.differentiable = oracles.is_stackelberg or has_bounds(oracles.problem.head_set)
@@ -90,7 +89,7 @@ class Recorder:
         self.certifier = Certifier.for_problem(point, stated=data.own and not data.tasks)
         self.responses = BestResponses.for_problem(self.certifier, body, point.head, rows)
 
-        self.new = NewTasks.of(data, strategy.adapter(oracles.problem)) if data.tasks else None
+        self.new = new
 
     def _heads(self, head: Tree) -> Tree:
         """Heads of runs as the oracles take them."""
