@@ -122,7 +122,8 @@ def compare(
     if taken := sorted(map(str, (settings or {}).keys() & OWN_SETTINGS)):
         raise ArgumentError(f"`settings` are further ones: {', '.join(taken)} is said already.")
     entries = _entries(strategies)
-    baselines = _baselines(entries, baselines)
+    if baselines is not None:
+        check_names(baselines, entries, "strategy", "baselines")
     with contextlib.nullcontext() if checkpoint is None else held(checkpoint) as folder:
         data = TrainingData(problem, seed_list(seeds), float_type(dtype), device)
         options = Options(batch_size, sampling, compile, max_runs_at_once, callback)
@@ -165,7 +166,7 @@ def _prepare(
     every: int | None,
     tune: Sequence[float] | Tuning | None,
     headline: str | None,
-    baselines: Sequence[str],
+    baselines: Sequence[str] | None,
 ) -> _Plan:
     """Everything is checked and initialised before the first step of the first strategy."""
     asked = side_by_side.data.seeds
@@ -192,6 +193,8 @@ def _prepare(
         "dtype": str(data.dtype).removeprefix("torch."),
         "device": str(data.device),
     }
+    if baselines is None:
+        baselines = _baselines(side_by_side)
     return _Plan(
         side_by_side, asked, budget, tuning, headline or shown(names), baselines, described
     )
@@ -204,7 +207,7 @@ def _identity(plan: _Plan) -> dict[str, Any]:
         "problem": type(side_by_side.problem).__qualname__,
         "data_sha256": digest(side_by_side.data),
         # in their order, which is that of the runs
-        "strategies": [[key, parts.signature(strategy, numbers=True)]
+        "strategies": [[key, parts.signature(strategy)]
                        for key, strategy in side_by_side.strategies.items()],
         "tune": None if tuning is None else [repr(tuning), plan.headline],
         "compile": side_by_side.options.compile,
@@ -246,8 +249,7 @@ def _result(plan: _Plan, outcome: Outcome, name: str, settings: Mapping[str, obj
     seconds = dict.fromkeys(trained, np.nan)
     if not outcome.interrupted:
         with contextlib.suppress(KeyboardInterrupt):  # the trainings are worth more than the times
-            fitted = {key: side_by_side.fitted[key] for key in trained}
-            seconds = seconds_per_step(fitted, data, side_by_side.options)
+            seconds = seconds_per_step(trained, side_by_side, data)
     some = next(iter(outcome.solutions.values()))
     records = max(len(solution.steps) for solution in outcome.solutions.values())
     heads = {key: codes[counted] for key, codes in outcome.heads.items()}
@@ -310,12 +312,9 @@ def _padded(values: Array, records: int) -> Array:
     return np.pad(values, ((0, records - len(values)), (0, 0)), constant_values=np.nan)
 
 
-def _baselines(
-    strategies: Mapping[str, AbstractStrategy], asked: Sequence[str] | None
-) -> Sequence[str]:
-    if asked is not None:
-        check_names(asked, strategies, "strategy", "baselines")
-        return asked
+def _baselines(side_by_side: SideBySide) -> list[str]:
+    """The controls and the uniform strategies, if there are others; else the first strategy."""
+    strategies = side_by_side.strategies
     found = [
         name
         for name, strategy in strategies.items()

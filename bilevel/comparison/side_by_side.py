@@ -93,19 +93,22 @@ class SideBySide:
     ) -> None:
         self.problem, self.strategies, self.data = data.problem, strategies, data
         self.options, self.stage, self.seeds = options, stage, len(data.seeds)
+        self.fitted = {name: strategy.fitted(data.problem) for name, strategy in strategies.items()}
+        groups: dict[object, list[str]] = {}
+        for name, strategy in strategies.items():
+            groups.setdefault(parts.structure(strategy), []).append(name)
         self.trainings: dict[Names, Training] = {
-            names: Training(
-                parts.stack([strategies[name] for name in names], self.seeds),
+            tuple(names): Training(
+                parts.stack([self.fitted[name] for name in names], self.seeds),
                 data.repeated(len(names)),
                 options.batch_size,
                 options.sampling,
                 compile=options.compile,
                 max_runs_at_once=options.max_runs_at_once,
             )
-            for names in _group(strategies)
+            for names in groups.values()
         }
         self.files = {names: f"{stage}-{number}" for number, names in enumerate(self.trainings)}
-        self.fitted = {name: strategy.fitted(data.problem) for name, strategy in strategies.items()}
         # the group of every strategy, and its runs there
         self.places: dict[str, tuple[Names, slice]] = {
             name: (names, slice(i * self.seeds, (i + 1) * self.seeds))
@@ -125,7 +128,8 @@ class SideBySide:
         sizes, size = self.data.sizes, self.options.batch_size
         size = size.get("train") if isinstance(size, Mapping) else size
         batches = sizes["train"] / size if size and "train" in sizes else 1.0  # n / B
-        return {name: fitted.cost.evaluations(batches) for name, fitted in self.fitted.items()}
+        trained = {name: self.trainings[self.places[name][0]] for name in self.strategies}
+        return {name: one.cost.evaluations(batches) for name, one in trained.items()}
 
     def recorded_names(self) -> list[str]:
         """What every record holds."""
@@ -193,11 +197,3 @@ class SideBySide:
                 if name in known or (name in alike and turned_out_alike(table))]  # fmt: skip
         interrupted = bool(heads) or len(solutions) < len(self.trainings)
         return Outcome(history, status, heads, same, dict(solutions), interrupted)
-
-
-def _group(strategies: Mapping[str, AbstractStrategy]) -> list[Names]:
-    """Names of strategies of equal structure, in the order given."""
-    found: dict[object, list[str]] = {}
-    for name, strategy in strategies.items():
-        found.setdefault(parts.structure(strategy), []).append(name)
-    return [tuple(names) for names in found.values()]

@@ -1,31 +1,29 @@
 """Seconds of a step."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Sequence
 
-from bilevel.comparison.side_by_side import Options
+from bilevel.comparison.side_by_side import SideBySide
 from bilevel.data.training_data import TrainingData
 from bilevel.derivatives.assembly import Assembly
-from bilevel.strategies import AbstractStrategy
 from bilevel.training.cohort import Cohort
 
 WARM_UP, ROUNDS, STEPS_PER_ROUND = 10, 5, 10
 
 
 def seconds_per_step(
-    strategies: Mapping[str, AbstractStrategy],
-    data: TrainingData,
-    options: Options,
+    names: Sequence[str], side_by_side: SideBySide, data: TrainingData
 ) -> dict[str, float]:
     """Seconds of a step per run when all seeds train together: interleaved rounds, medians.
 
     Args:
-        strategies: by name, `fitted` to the problem.
+        names: of the strategies to time.
+        side_by_side: where they are, and how they are trained.
         data: for the seeds.
-        options: how they are trained.
     """
-    cohorts = {}
-    for name, strategy in strategies.items():
+    cohorts, options = {}, side_by_side.options
+    for name in names:
+        strategy = side_by_side.fitted[name]
         made = Assembly.of(data, options.batch_size, options.sampling)
         cohorts[name] = Cohort(made, strategy, compile=options.compile and strategy.compilable)
     for cohort in cohorts.values():

@@ -7,7 +7,7 @@ static. Objects of equal `structure` can therefore be stacked and trained as one
 
 import dataclasses
 import re
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -46,8 +46,23 @@ def structure(part: Any) -> Hashable:
     return tuple(described)
 
 
-def signature(part: Any, *, numbers: bool = False) -> str:
-    """The structure, and its `numbers`, as text: what a stored state must fit in every process.
+def numbers(part: Any) -> Iterator[Number]:
+    """All numbers of a part, in the order of its fields."""
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if is_number(value):
+            yield value
+        elif is_part(value):
+            yield from numbers(value)
+
+
+def run_counts(found: Iterable[Number]) -> set[int]:
+    """The lengths of those numbers that are (R,)."""
+    return {len(x) for x in found if isinstance(x, Tensor) and x.ndim == 1}
+
+
+def spelled(described: Hashable) -> str:
+    """A structure as text: what a stored state must fit in every process.
 
     Parts of the library are spelled without their modules, so that files outlive a module.
     """
@@ -59,8 +74,13 @@ def signature(part: Any, *, numbers: bool = False) -> str:
             return f"{value.__module__}.{value.__qualname__}"
         return re.sub(r" at 0x[0-9a-f]+", "", repr(value))  # addresses differ between processes
 
-    held = [x.tolist() if isinstance(x, Tensor) else x for x in _numbers(part)]
-    return without_modules(spell(structure(part)) + (spell(tuple(held)) if numbers else ""))
+    return without_modules(spell(described))
+
+
+def signature(part: Any) -> str:
+    """Structure and numbers as text."""
+    held = tuple(x.tolist() if isinstance(x, Tensor) else x for x in numbers(part))
+    return spelled(structure(part)) + spelled(held)
 
 
 def without_modules(text: str) -> str:
@@ -91,14 +111,15 @@ def stack(parts: Sequence[Part], repeats: int) -> Part:
     return _rebuild(join, *parts)
 
 
-def part(whole: Part, runs: slice) -> Part:
-    """The part for some of the runs."""
-    return _rebuild(lambda x: x[runs] if isinstance(x, Tensor) and x.ndim == 1 else x, whole)
+def part(whole: Part, runs: slice, dtype: torch.dtype, device: torch.device | str) -> Part:
+    """The part for some of the runs, its tensors in a dtype and on a device."""
 
+    def pick(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return (value[runs] if value.ndim == 1 else value).to(device, dtype)
 
-def cast(part: Part, dtype: torch.dtype, device: torch.device | str) -> Part:
-    """The part with its tensors in another dtype and on another device."""
-    return _rebuild(lambda x: x.to(device, dtype) if isinstance(x, Tensor) else x, part)
+    return _rebuild(pick, whole)
 
 
 def as_tensors(part: Part, device: torch.device | str) -> Part:
@@ -110,11 +131,6 @@ def as_tensors(part: Part, device: torch.device | str) -> Part:
         return torch.tensor(value, dtype=torch.float64, device=device)
 
     return _rebuild(lift, part)
-
-
-def run_counts(part: Any) -> set[int]:
-    """The lengths of all (R,) numbers in a part."""
-    return {len(x) for x in _numbers(part) if isinstance(x, Tensor) and x.ndim == 1}
 
 
 def _rebuild(function: Callable[..., Any], *parts: Part) -> Part:
@@ -134,13 +150,3 @@ def _rebuild(function: Callable[..., Any], *parts: Part) -> Part:
             new = values[0]
         object.__setattr__(copy, field.name, new)
     return copy
-
-
-def _numbers(part: Any) -> Iterator[Number]:
-    """All numbers of a part, in the order of its fields."""
-    for field in dataclasses.fields(part):
-        value = getattr(part, field.name)
-        if is_number(value):
-            yield value
-        elif is_part(value):
-            yield from _numbers(value)

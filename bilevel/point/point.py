@@ -9,10 +9,10 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.bounds.gradients import GradientBound, GradientCertifier
 from bilevel.bounds.heads import BoundKind, Certifier
+from bilevel.core import parts
 from bilevel.core.checks import check_instance
 from bilevel.core.graph import ordinary
 from bilevel.core.memory import says_memory
-from bilevel.core.parts import run_counts
 from bilevel.core.progress import RowCallback, ShowProgress, reported
 from bilevel.core.status import Status
 from bilevel.data.tasks import new_task
@@ -353,7 +353,7 @@ class _Point:
 
 def _check_single(part: object) -> None:
     """Raise if a part holds numbers for several runs."""
-    if dataclasses.is_dataclass(part) and run_counts(part) - {1}:
+    if dataclasses.is_dataclass(part) and parts.run_counts(parts.numbers(part)) - {1}:
         raise ArgumentError(f"At a single point hyper-parameters are single numbers, got {part}.")
 
 

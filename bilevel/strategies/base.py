@@ -23,8 +23,8 @@ class AbstractStrategy(abc.ABC):
     """How the two levels move, for R runs at once.
 
     Implementations are frozen dataclasses; the state is a NamedTuple with `body` and `head`. Its
-    leaves have the run axis first. A training asks for `fitted` first: what it returns is checked,
-    makes the steps, and says what they cost.
+    leaves have the run axis first. `fitted` is asked for first: what it returns is checked, makes
+    the steps, and says what they cost.
     """
 
     head_fields: ClassVar[tuple[str, ...]] = ()

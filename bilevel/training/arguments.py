@@ -88,16 +88,17 @@ def check_state(state: Any, fresh: TrainingState) -> TrainingState:
     return checked
 
 
-def check_strategy(strategy: Any, runs: int) -> None:
-    """A frozen dataclass whose (R,) numbers fit the runs."""
+def check_strategy(strategy: Any, runs: int) -> bool:
+    """Whether all runs share the numbers of a strategy; an error unless these fit the runs."""
     if not isinstance(strategy, AbstractStrategy) or not dataclasses.is_dataclass(strategy):
         raise ArgumentError(
             f"A strategy is an instance of a dataclass that derives from AbstractStrategy, got "
             f"{spell(strategy)}.{meant(strategy, AbstractStrategy)}"
         )
-    counts = parts.run_counts(strategy) - {runs}
-    if counts:
+    counts = parts.run_counts(parts.numbers(strategy))
+    if counts - {runs}:
         raise ArgumentError(
-            f"The strategy has hyper-parameters for {sorted(counts)} runs, but there "
+            f"The strategy has hyper-parameters for {sorted(counts - {runs})} runs, but there "
             f"{'is' if runs == 1 else 'are'} {counted(runs, 'seed')}."
         )
+    return not counts

@@ -23,21 +23,27 @@ class Cohort:
 
     Args:
         made: the runs before their first step.
-        strategy: `fitted` to their problem; with numbers for all runs, or (R,) of them.
+        strategy: `fitted` to their problem; with numbers for all runs, or an axis of them.
+        runs: which on that axis these are.
         compile: whether to compile the steps.
     """
 
     def __init__(
-        self, made: Assembly, strategy: AbstractStrategy, *, compile: bool = False
+        self,
+        made: Assembly,
+        strategy: AbstractStrategy,
+        *,
+        runs: slice = slice(None),
+        compile: bool = False,
     ) -> None:
         self.oracles, self.sampler, data = made.oracles, made.sampler, made.data
-        self.strategy = parts.cast(strategy, data.dtype, data.device)
+        self.strategy = parts.part(strategy, runs, data.dtype, data.device)
+        described = parts.spelled(parts.structure(self.strategy))
         new = NewTasks.of(data, self.strategy.adapter(data.problem)) if data.tasks else None
         self.recorder = Recorder(made, new)
         codes = torch.full((len(data.seeds),), ACTIVE, device=data.device)
         unknown = torch.full_like(codes, torch.nan, dtype=torch.float64)
         first = self.strategy.init(self.oracles, made.body, made.head, self.sampler.rows(0))
-        described = parts.signature(strategy)
         self.state = TrainingState(0, tuple(data.seeds), first, codes, unknown, described)
         self.compiled = None
         if compile:

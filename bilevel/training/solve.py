@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import torch
 
-from bilevel.core import parts
 from bilevel.core.checks import check_flag
 from bilevel.core.graph import ordinary
 from bilevel.data.draws import Sampling
@@ -14,7 +13,7 @@ from bilevel.data.training_data import TrainingData
 from bilevel.errors import AllRunsFailedError
 from bilevel.problem.base import StackelbergProblem
 from bilevel.strategies import AbstractStrategy
-from bilevel.training.arguments import float_type, seed_list
+from bilevel.training.arguments import check_strategy, float_type, seed_list
 from bilevel.training.recorder import record_steps
 from bilevel.training.solution import Solution
 from bilevel.training.state import TrainingState
@@ -89,8 +88,9 @@ def solve(
     """
     check_flag(throw, "throw")
     data = TrainingData(problem, seed_list(seeds), float_type(dtype), device)
+    shared = check_strategy(strategy, len(data.seeds))
     training = Training(
-        strategy,
+        strategy.fitted(problem),
         data,
         batch_size,
         sampling,
@@ -99,7 +99,7 @@ def solve(
     )
     if state is not None:
         training.go_on_from(state)
-    if len(data.seeds) > 1 and not parts.run_counts(strategy) and training.one_run():
+    if len(data.seeds) > 1 and shared and training.one_run():
         warnings.warn(ONE_RUN.format(runs=len(data.seeds)), stacklevel=3)
     solution = training.run(
         record_steps(training.step, steps, every), tolerance=tolerance, callback=callback

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.core import parts
 from bilevel.core.checks import check_flag, check_function, check_positive_integer, single
 from bilevel.core.memory import says_memory
 from bilevel.core.status import Status
@@ -20,7 +19,7 @@ from bilevel.errors import ArgumentError
 from bilevel.heads.quadratic import LARGEST_GENERAL_HEAD
 from bilevel.strategies import AbstractStrategy
 from bilevel.strategies.over_tasks import OverTasks
-from bilevel.training.arguments import check_state, check_strategy
+from bilevel.training.arguments import check_state
 from bilevel.training.cohort import Cohort
 from bilevel.training.compiled import can_compile
 from bilevel.training.recorder import joined, turns
@@ -47,7 +46,7 @@ class Training:
     Runs that do not fit into memory together are several cohorts, which take turns.
 
     Args:
-        strategy: with numbers for all runs, or (R,) of them.
+        strategy: `fitted` to the problem; with numbers for all runs, or (R,) of them.
         data: for the R runs, with the problem to solve.
         batch_size: this and what follows: see `solve`.
         sampling: likewise.
@@ -67,23 +66,23 @@ class Training:
         max_runs_at_once: int | None = None,
     ) -> None:
         runs = len(data.seeds)
-        check_strategy(strategy, runs)
         if max_runs_at_once is not None:
             check_positive_integer(max_runs_at_once, "`max_runs_at_once`", endless=True)
         check_flag(compile, "compile")
         first = Assembly.of(data.part(slice(0, 1)), batch_size, sampling)
-        strategy = strategy.fitted(data.problem)
         if data.tasks:
             strategy = OverTasks(strategy)
         strategy.check(data.problem)
         check_contract(first)
-        self.data = data
-        self.parts = turns(runs, max_runs_at_once or STEP_BYTES // max(1, _bytes(first, strategy)))
+        self.data, self.cost = data, strategy.cost
+        needed = _bytes(first, all_rows=self.cost.passes > 0)
+        self.parts = turns(runs, max_runs_at_once or STEP_BYTES // max(1, needed))
         compile = compile and can_compile(strategy, chunked=data.chunks is not None)
         self.cohorts = [
             Cohort(
                 Assembly.of(data.part(part), batch_size, sampling),
-                parts.part(strategy, part),
+                strategy,
+                runs=part,
                 compile=compile,
             )
             for part in self.parts
@@ -231,15 +230,15 @@ class Training:
         )
 
 
-def _bytes(made: Assembly, strategy: AbstractStrategy) -> int:
+def _bytes(made: Assembly, *, all_rows: bool) -> int:
     """The memory that a step of the runs in `made` takes."""
-    head, rows = made.heads, made.sampler.full
+    heads, rows = made.heads, made.sampler.full
     if not made.data.tasks:
         rows = made.sampler.rows(0)
-        rows = rows.full if strategy.cost.passes else rows
-    small = trees.flatten(head).shape[1] <= LARGEST_GENERAL_HEAD
-    at = (made.body, head, rows)
+        rows = rows.full if all_rows else rows
+    small = trees.flatten(heads).shape[1] <= LARGEST_GENERAL_HEAD
+    at = (made.body, heads, rows)
     needed = made.oracles.graph_bytes(*at)
-    if strategy.cost.passes and small:  # a solver may form its Hessian
+    if all_rows and small:  # a solver may form its Hessian
         needed = max(needed, made.oracles.hessian_bytes(*at) // 2)
     return needed

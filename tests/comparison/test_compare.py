@@ -21,7 +21,7 @@ from bilevel import (
     uniform,
 )
 from bilevel.comparison import compare as compare_module
-from bilevel.comparison import side_by_side
+from bilevel.core.parts import structure
 from bilevel.core.status import Status
 from bilevel.errors import (
     AllRunsFailedError,
@@ -132,7 +132,7 @@ def test_the_presets_are_two_trainings_and_a_grid_is_one():
 def test_a_failing_strategy_leaves_the_others_alone(partner):
     other = SGD() if partner == "one training" else RMSProp()
     pair = {"good": uniform(0.01, SGD()), "bad": TwoTimescale(1e300, 1e300, other)}
-    assert len(side_by_side._group(pair)) == (1 if partner == "one training" else 2)
+    assert len(set(map(structure, pair.values()))) == (1 if partner == "one training" else 2)
     found = compare(Scalar(), pair, steps=40, every=10, **OPTIONS)
     alone = compare(Scalar(), {"good": pair["good"]}, steps=40, every=10, **OPTIONS)
     assert found.status == {"good": ["COMPLETED"] * 3, "bad": ["DIVERGED"] * 3}

@@ -100,7 +100,7 @@ KINDS["a Hessian"] = General
 
 def loop(made, strategy):
     data = TrainingData(made, list(range(RUNS)), torch.float32, "cpu")
-    return Training(strategy, data, 16)
+    return Training(strategy.fitted(made), data, 16)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -120,7 +120,7 @@ def test_a_number_of_runs_is_a_positive_integer(value):
 
 def turns(problem, strategy, runs):
     data = TrainingData(problem, list(range(runs)), torch.float64, "cpu")
-    return Training(strategy, data, 8)
+    return Training(strategy.fitted(problem), data, 8)
 
 
 def test_steps_that_would_not_fit_take_turns(monkeypatch):
