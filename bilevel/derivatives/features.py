@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.func import vmap
 
 from bilevel.data.rows import Rows
+from bilevel.derivatives.linear_parts import PulledParts
 from bilevel.derivatives.reverse import loss_gradient, pullback
-from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.trees import Tree
 
 
@@ -30,12 +30,12 @@ class Features:
     """The features of a linear head of the plain form: F is g, without weights of rows.
 
     Args:
-        problem: whose penalty is its `ridge`, a number.
+        parts: of a problem whose penalty is its `ridge`, a number.
         penalised: whether there is a `body_penalty`.
     """
 
-    def __init__(self, problem: LinearHeadProblem, *, penalised: bool) -> None:
-        self.problem, self.penalised = problem, penalised
+    def __init__(self, parts: PulledParts, *, penalised: bool) -> None:
+        self.problem, self.penalised = parts.problem, penalised
         self._shared: tuple[Any, Any, Pulled | None] | None = None
 
     @contextmanager

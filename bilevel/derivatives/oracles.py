@@ -73,7 +73,7 @@ class Oracles:
             formed = self.overridden.isdisjoint(("row_weights", "penalty"))
             plain = self.is_stackelberg and formed and not self.tasks
             if plain and torch.as_tensor(problem.ridge).ndim == 0:
-                self.features = Features(problem, penalised="body_penalty" in self.overridden)
+                self.features = Features(self.parts, penalised="body_penalty" in self.overridden)
         self.last_sums: Any = None  # over rows in chunks, of `bilevel.linear.gram`
 
     def sharing(self) -> AbstractContextManager[None]:

@@ -13,9 +13,10 @@ from bilevel.core.schedules import Rate, set_schedules, step_size
 from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import IncompatibleError
-from bilevel.heads import AbstractHeadSolver, HeadSolution
+from bilevel.heads import AbstractHeadSolver
 from bilevel.heads.default import default_solver
 from bilevel.hypergradients import AbstractHypergradient, Answer
+from bilevel.hypergradients.base import fine
 from bilevel.hypergradients.default import default_gradient
 from bilevel.optimizers import AbstractOptimizer, RMSProp
 from bilevel.problem.base import StackelbergProblem
@@ -108,19 +109,13 @@ class BestResponse(AbstractStrategy):
         """Solve the heads of the initial bodies."""
         solver, gradient = chosen(self.solver), chosen(self.gradient)
         memory = solver.init(oracles, body, head, rows)
-        head = solver.start(oracles, body, head, memory)
-        solved = solver.solve(oracles, body, head, rows, memory, 0)
-        # step 0 solves on its rows itself, which must not be remembered twice
-        kept = memory if solver.uses_batch else solved.state
-        made = BestResponseState(
-            body,
-            solved.head,
-            self.optimizer.init(body),
-            (),
-            worst(solved.status, body),
-            gradient.init(oracles, body, solved.head, rows),
+        made = BestResponseState(body, head, self.optimizer.init(body), memory, fine(body))
+        made = self._solved(oracles, made, rows, 0)
+        return made._replace(
+            # step 0 solves on its rows itself, which must not be remembered twice
+            solver=memory if solver.uses_batch else made.solver,
+            gradient=gradient.init(oracles, body, made.head, rows),
         )
-        return self._answered(made, head, solved)._replace(solver=kept)
 
     def step(
         self, oracles: Oracles, state: BestResponseState, rows: Rows, k: int
@@ -140,11 +135,18 @@ class BestResponse(AbstractStrategy):
     def _solved(
         self, oracles: Oracles, state: BestResponseState, rows: Rows, k: int
     ) -> BestResponseState:
-        """The head of the state's body."""
-        solver = chosen(self.solver)
+        """With the head of its body, and what the hypergradient wants to know about it."""
+        solver, gradient = chosen(self.solver), chosen(self.gradient)
         start = solver.start(oracles, state.body, state.head, state.solver)
         solved = solver.solve(oracles, state.body, start, rows, state.solver, k)
-        return self._answered(state, start, solved)
+        return state._replace(
+            head=solved.head,
+            solver=solved.state,
+            # codes only grow in severity: a run that was jittered once says so at the end
+            codes=state.codes.maximum(worst(solved.status, state.body)),
+            start=start if gradient.wants_start else None,
+            factor=solved.factor if gradient.wants_factor else None,
+        )
 
     def _moved(
         self, oracles: Oracles, state: BestResponseState, rows: Rows, k: int
@@ -161,20 +163,6 @@ class BestResponse(AbstractStrategy):
             moments=moments,
             codes=state.codes.maximum(worst(slope.status, body)),
             gradient=slope.state,
-        )
-
-    def _answered(
-        self, state: BestResponseState, start: Tree, solved: HeadSolution
-    ) -> BestResponseState:
-        """The state with a new head, and what the hypergradient wants to know about it."""
-        gradient = chosen(self.gradient)
-        return state._replace(
-            head=solved.head,
-            solver=solved.state,
-            # codes only grow in severity: a run that was jittered once says so at the end
-            codes=state.codes.maximum(worst(solved.status, state.body)),
-            start=start if gradient.wants_start else None,
-            factor=solved.factor if gradient.wants_factor else None,
         )
 
     def recorded(self, oracles: Oracles, state: BestResponseState, rows: Rows) -> Tree:

@@ -46,15 +46,16 @@ class NewTasks:
             rows: of the new tasks of these runs.
             part: which of the runs they are.
         """
-        runs, head = len(trees.leaves(body)[0]), trees.fold(trees.part(self.head, part))
+        like, head = trees.leaves(body)[0], trees.fold(trees.part(self.head, part))
         at = HeadPoint(oracles, body, head, rows.without("test"))
+        solver = parts.part(self.solver, part, like.dtype, like.device)
         try:
-            head = heads_at(at, parts.part(self.solver, part))
+            head = heads_at(at, solver)
         except SingularHeadError:
             head = trees.tree_map(lambda leaf: torch.full_like(leaf, torch.nan), head)
         found = oracles.metrics(body, head, rows)
         judged = {name: x for name, x in found.items() if name.startswith("test_")}
-        return {name: value.reshape(runs, -1).mean(1) for name, value in judged.items()}
+        return {name: value.reshape(len(like), -1).mean(1) for name, value in judged.items()}
 
 
 def heads_at(point: HeadPoint, solver: AbstractHeadSolver) -> Tree:
