@@ -1,0 +1,188 @@
+"""Trainings of tasks, against loops over each task as a problem of its own."""
+
+import pytest
+import torch
+
+import bilevel
+from bilevel.linear import CG
+from tests.support.tasks import (
+    Learned,
+    LearnedQuery,
+    Query,
+    Tasks,
+    close,
+    down,
+    exact,
+    first_body,
+    first_heads,
+    separate,
+    slope_of,
+    tasks_drawn,
+    tracked,
+    unrolled,
+)
+
+SEEDS, STEPS, LR = [0, 4], 3, 0.3
+SGD = bilevel.SGD()
+
+
+def solved(problem, strategy, batch_size, **options):
+    """A training of few plain steps."""
+    given = {"steps": STEPS, "seeds": SEEDS, "every": STEPS, "dtype": torch.float64} | options
+    return bilevel.solve(problem, strategy, batch_size=batch_size, **given)
+
+
+EXACT = {
+    "ridge": (Tasks(fit_bias=True), None, None, None),
+    "softmax, outputs": (Tasks(kind="labels"), None, None, 2),
+    "logistic": (Learned(kind="signs"), None, None, None),
+    "query": (LearnedQuery(kind=2, fit_bias=True), None, None, 2),
+    "query, Newton": (Query(), bilevel.Newton(), None, None),
+    "query, CG": (LearnedQuery(), None, bilevel.Implicit(CG(rtol=1e-13)), 4),
+    "query, softmax": (Query(kind="labels"), None, None, 2),
+}
+
+
+@pytest.mark.parametrize("cell", EXACT)
+def test_exact_heads_follow_a_loop_over_tasks(cell):
+    problem, solver, method, batch_size = EXACT[cell]
+    strategy = bilevel.BestResponse(LR, solver, method, SGD)
+    found = solved(problem, strategy, batch_size)
+    drawn = tasks_drawn(problem, SEEDS, batch_size, STEPS)
+    assert batch_size is None or not torch.equal(drawn[:, 0], drawn[:, 1])
+    tasks = separate(problem)
+    for run, seed in enumerate(SEEDS):
+        body = first_body(problem, seed)
+        for which in drawn[:, run].tolist():
+            slopes = {t: exact(tasks[t], body)[1] for t in which}
+            body = down(body, [slopes[t] for t in which], LR)
+        close({name: leaf[run] for name, leaf in found.body.items()}, body)
+        heads = [exact(task, body)[0] for task in tasks]
+        close(found.head[run], torch.stack(heads), atol=1e-10)
+        check_record(problem, found, run, body, heads)
+
+
+def check_record(problem, found, run, body, heads):
+    """The last record of a run, from the heads of its tasks."""
+    tasks, last = separate(problem), {n: x[-1, run] for n, x in found.history.items()}
+    pairs = [(t, h, t.data()) for t, h in zip(tasks, heads, strict=True)]
+    inner = [task.head_objective(body, head, groups) for task, head, groups in pairs]
+    outer = [task.body_objective(body, head, groups) for task, head, groups in pairs]
+    close(last["objective"], torch.stack(inner).mean())
+    if not problem.is_stackelberg:
+        close(last["body_objective"], torch.stack(outer).mean())
+    close(last["phi"], torch.stack(outer).mean())
+    assert last["head_gap"] < 1e-8
+    metrics = [task.metrics(body, head, groups) for task, head, groups in pairs]
+    for name in metrics[0]:
+        close(last[name], torch.stack([each[name] for each in metrics]).mean())
+
+
+STEPPED = {
+    "first order": (Tasks(fit_bias=True), 3, bilevel.Envelope(), False, 2),
+    "all tasks": (LearnedQuery(kind=2), 3, bilevel.Unrolled(3), False, None),
+    "query": (Query(), 3, bilevel.Unrolled(3), False, 2),
+    "truncated": (LearnedQuery(kind="labels"), 4, bilevel.Unrolled(4, truncate=2), False, 4),
+    "restart": (Query(kind="signs"), 2, bilevel.Unrolled(2), True, 2),
+    "restart, all tasks": (Query(), 2, bilevel.Unrolled(2), True, None),
+    "box": (Tasks(head_set=bilevel.Box(-0.3, 0.3)), 3, bilevel.Envelope(), False, 2),
+}
+
+
+class Started(LearnedQuery):
+    """The head starts where the body says (ANIL)."""
+
+    def init_body(self, generator):
+        return super().init_body(generator) | {"start": torch.ones(4, dtype=torch.float64)}
+
+    def head_start(self, body):
+        return body["start"] * body["log_penalty"].exp()
+
+
+STEPPED |= {
+    "head_start": (Started(), 3, bilevel.Unrolled(3), True, 2),
+    "head_start, all tasks": (Started(), 1, bilevel.Unrolled(1), True, None),
+    "head_start, truncated": (Started(), 3, bilevel.Unrolled(3, truncate=2), True, 2),
+}
+
+
+@pytest.mark.parametrize("cell", STEPPED)
+def test_heads_of_steps_follow_a_loop_over_tasks(cell):
+    problem, count, method, restart, batch_size = STEPPED[cell]
+    inner = bilevel.FastSGD(0.4, count, restart=restart)
+    found = solved(problem, bilevel.BestResponse(LR, inner, method, SGD), batch_size)
+    drawn, tasks = tasks_drawn(problem, SEEDS, batch_size, STEPS), separate(problem)
+    unroll = isinstance(method, bilevel.Unrolled)
+    for run, seed in enumerate(SEEDS):
+        body, heads = first_body(problem, seed), first_heads(problem, seed)
+        firsts, moves = list(heads), (0.4, count, getattr(method, "truncate", None))
+
+        def respond(t, body, heads=heads, firsts=firsts, moves=moves):
+            start = tasks[t].head_start(body) if restart else heads[t]
+            return unrolled(tasks[t], body, firsts[t] if start is None else start, *moves)
+
+        if batch_size is not None and not restart:  # the heads of all tasks answer the first body
+            heads[:] = [respond(t, tracked(body)).detach() for t in range(problem.count)]
+        for which in drawn[:, run].tolist():
+            at = tracked(body)
+            made = {t: respond(t, at) for t in set(which)}
+            slopes = {t: slope_of(tasks[t], at, h if unroll else h.detach()) for t, h in made.items()}
+            body = down(at, [slopes[t] for t in which], LR)
+            for t, head in made.items():
+                heads[t] = head.detach()
+        if batch_size is None or restart:
+            heads[:] = [respond(t, tracked(body)).detach() for t in range(problem.count)]
+        close({name: leaf[run] for name, leaf in found.body.items()}, body)
+        close(found.head[run], torch.stack(heads))
+
+
+def torch_optimizer(kind, parameters, lr):
+    """The counterpart of an optimiser in torch."""
+    if isinstance(kind, bilevel.Adam):
+        return torch.optim.Adam(parameters, lr)
+    if isinstance(kind, bilevel.RMSProp):
+        return torch.optim.RMSprop(parameters, lr)
+    return torch.optim.SGD(parameters, lr, momentum=kind.momentum)
+
+
+TWO = {
+    "plain": (Tasks(fit_bias=True, penalize_bias=True), SGD, "alternating", 1, None),
+    "adam": (Learned(kind="labels"), bilevel.Adam(), "alternating", 2, 2),
+    "rmsprop": (Tasks(kind=2), bilevel.RMSProp(), "simultaneous", 1, 4),
+    "momentum": (Learned(kind="signs", fit_bias=True), bilevel.SGD(0.9), "alternating", 1, 2),
+    "box": (Tasks(head_set=bilevel.Box(-0.3, 0.3)), bilevel.Adam(), "alternating", 1, 2),
+}
+
+
+@pytest.mark.parametrize("cell", TWO)
+def test_two_timescales_follow_a_loop_over_tasks(cell):
+    problem, optimizer, order, head_steps, batch_size = TWO[cell]
+    strategy = bilevel.TwoTimescale(0.05, 0.2, optimizer, order, head_steps)
+    found = solved(problem, strategy, batch_size)
+    drawn, tasks = tasks_drawn(problem, SEEDS, batch_size, STEPS), separate(problem)
+    for run, seed in enumerate(SEEDS):
+        body, heads = tracked(first_body(problem, seed)), first_heads(problem, seed)
+        heads = [head.clone().requires_grad_() for head in heads]
+        outer = torch_optimizer(optimizer, list(body.values()), 0.05)
+        inner = [torch_optimizer(optimizer, [head], 0.2) for head in heads]
+
+        def differentiate(t, body=body, heads=heads):
+            return tasks[t].head_objective(body, heads[t], tasks[t].data())
+
+        for which in drawn[:, run].tolist():
+            for each in (outer, *inner):
+                each.zero_grad()
+            (sum(map(differentiate, which)) / len(which)).backward()
+            before = {t: heads[t].grad * len(which) / which.count(t) for t in set(which)}
+            outer.step()
+            for t in set(which):
+                for j in range(head_steps):
+                    inner[t].zero_grad()
+                    differentiate(t).backward()
+                    if order == "simultaneous" and not j:
+                        heads[t].grad = before[t]
+                    inner[t].step()
+                    with torch.no_grad():
+                        heads[t].copy_(problem.head_set.project(heads[t].detach()))
+        close({name: leaf[run] for name, leaf in found.body.items()}, body)
+        close(found.head[run], torch.stack(heads))
