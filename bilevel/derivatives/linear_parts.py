@@ -62,6 +62,9 @@ class Pulled(NamedTuple):
     pull: Callable[[Tree], Tree]
 
 
+NOTHING = (None, None, None)
+
+
 class PulledParts:
     """The parts of a problem's linear heads, as they depend on the body.
 
@@ -72,7 +75,9 @@ class PulledParts:
 
     def __init__(self, problem: LinearHeadProblem, *, weighted: bool) -> None:
         self.problem, self.weighted = problem, weighted
-        self._kept: tuple[Any, Any, Pulled | None] | None = None
+        # with tasks always: the features that heads are solved with pull the adjoint back, one step
+        # later; there they are most of the work
+        self._kept: tuple[Any, Any, Pulled | None] | None = NOTHING if problem.tasks else None
 
     @contextmanager
     def sharing(self) -> Iterator[None]:
@@ -80,15 +85,15 @@ class PulledParts:
 
         Bodies and rows are told apart by identity; a graph is kept.
         """
-        self._kept = (None, None, None)
+        before, self._kept = self._kept, self._kept or NOTHING
         try:
             yield
         finally:
-            self._kept = None
+            self._kept = before
 
     def at(self, body: Tree, rows: Rows) -> LinearParts:
         """The parts, without a graph."""
-        if self._kept is not None:
+        if self._kept is not None and not torch.compiler.is_compiling():
             return self._pulled(body, rows).parts
         with torch.no_grad():
             return self._made(body, rows)[1]
@@ -113,12 +118,11 @@ class PulledParts:
             return found
 
     def _pulled(self, body: Tree, rows: Rows) -> Pulled:
-        train = rows.groups["train"]
-        if self._kept is not None:
-            at, on, found = self._kept
+        train, keep = rows.groups["train"], False
+        if self._kept is not None and not torch.compiler.is_compiling():
+            (at, on, found), keep = self._kept, True
             if found is not None and at is body and on is train:
                 return found
-        keep = self._kept is not None
         made = Pulled(*pullback(lambda w: self._made(w, rows), body, has_aux=True, keep=keep))
         if keep:
             self._kept = (body, train, made)

@@ -30,7 +30,7 @@ class AbstractStrategy(abc.ABC):
     head_fields: ClassVar[tuple[str, ...]] = ()
     """Fields of its state that belong to heads, not to bodies; (): it trains no heads of tasks."""
     passing_fields: ClassVar[tuple[str, ...]] = ()
-    """Those of them that only the step that made them asks for, where there are tasks."""
+    """Those of them that only the step that made them asks for, where it sees some tasks."""
     resumable: ClassVar[bool] = True
     """Whether its state can be stored and gone on from."""
 

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from bilevel import trees
@@ -122,13 +121,10 @@ class BestResponse(AbstractStrategy):
     ) -> BestResponseState:
         """A body step at the exact head, then the head of the new body.
 
-        With a solver that uses the rows of the step, and with tasks: the head of the body, then the
-        body step.
+        With a solver that uses the rows of the step, and where these are of some tasks only: the
+        head of the body, then the body step.
         """
-        if rows.of_tasks and not torch.compiler.is_compiling():
-            with oracles.sharing():  # the features that the heads were solved with
-                return self._moved(oracles, self._solved(oracles, state, rows, k), rows, k)
-        if chosen(self.solver).uses_batch or rows.of_tasks:
+        if chosen(self.solver).uses_batch or rows.tasks is not None:
             return self._moved(oracles, self._solved(oracles, state, rows, k), rows, k)
         return self._solved(oracles, self._moved(oracles, state, rows, k), rows, k + 1)
 

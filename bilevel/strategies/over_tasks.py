@@ -29,9 +29,11 @@ class OverTasks(AbstractStrategy):
 
     Args:
         inner: how the levels move; it sees heads (R B, ...) and bodies (R, ...).
+        batched: whether steps see B of the T tasks, not all.
     """
 
     inner: AbstractStrategy
+    batched: bool
 
     @override
     def check(self, problem: StackelbergProblem) -> None:
@@ -46,6 +48,8 @@ class OverTasks(AbstractStrategy):
     def init(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> Any:
         everything = rows if rows.all_rows is None else rows.all_rows
         made = self.inner.init(oracles, body, trees.fold(head), everything)
+        if self.batched:  # heads that no step has seen are the initial ones
+            made = made._replace(head=trees.fold(head))
         return self._stored(self._heads(made, lambda tree: trees.unfold(tree, runs_of(body))))
 
     @override
@@ -53,7 +57,7 @@ class OverTasks(AbstractStrategy):
         which, runs = rows.tasks, runs_of(state.body)
         if which is None:
             made = self.inner.step(oracles, self._heads(state, trees.fold), rows, k)
-            return self._heads(self._stored(made), lambda tree: trees.unfold(tree, runs))
+            return self._heads(made, lambda tree: trees.unfold(tree, runs))
         run = torch.arange(runs, device=which.device).unsqueeze(1)
 
         def put(old: Any, new: Any) -> Any:
@@ -69,6 +73,8 @@ class OverTasks(AbstractStrategy):
 
     @override
     def recorded(self, oracles: Oracles, state: Any, rows: Rows) -> Tree:
+        if not self.batched:
+            return state.head
         found = self.inner.recorded(oracles, self._heads(state, trees.fold), rows)
         return trees.unfold(found, runs_of(state.body))
 
@@ -82,8 +88,8 @@ class OverTasks(AbstractStrategy):
         return state._replace(**{n: function(x) for n, x in fields.items() if x is not None})
 
     def _stored(self, state: Any) -> Any:
-        """Without what the next step does not ask for."""
-        return state._replace(**dict.fromkeys(self.inner.passing_fields))
+        """What is kept: of some tasks at a time nothing that the next step does not ask for."""
+        return state._replace(**dict.fromkeys(self.inner.passing_fields if self.batched else ()))
 
     @property
     @override

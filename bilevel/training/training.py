@@ -71,7 +71,7 @@ class Training:
         check_flag(compile, "compile")
         first = Assembly.of(data.part(slice(0, 1)), batch_size, sampling)
         if data.tasks:
-            strategy = OverTasks(strategy)
+            strategy = OverTasks(strategy, batched=first.sampler.batch_sizes["train"] is not None)
         strategy.check(data.problem)
         check_contract(first)
         self.data, self.cost = data, strategy.cost

@@ -121,12 +121,12 @@ def test_heads_of_steps_follow_a_loop_over_tasks(cell):
             start = tasks[t].head_start(body) if restart else heads[t]
             return unrolled(tasks[t], body, firsts[t] if start is None else start, *moves)
 
-        if batch_size is not None and not restart:  # the heads of all tasks answer the first body
-            heads[:] = [respond(t, tracked(body)).detach() for t in range(problem.count)]
         for which in drawn[:, run].tolist():
             at = tracked(body)
             made = {t: respond(t, at) for t in set(which)}
-            slopes = {t: slope_of(tasks[t], at, h if unroll else h.detach()) for t, h in made.items()}
+            slopes = {
+                t: slope_of(tasks[t], at, h if unroll else h.detach()) for t, h in made.items()
+            }
             body = down(at, [slopes[t] for t in which], LR)
             for t, head in made.items():
                 heads[t] = head.detach()
