@@ -109,8 +109,13 @@ def stack(parts: Sequence[Part], repeats: int) -> Part:
     return _rebuild(join, *parts)
 
 
-def part(whole: Part, runs: slice, dtype: torch.dtype, device: torch.device | str) -> Part:
-    """The part for some of the runs, its tensors in a dtype and on a device."""
+def part(
+    whole: Part,
+    runs: slice,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Part:
+    """The part for some of the runs, its tensors in another dtype and on another device."""
 
     def pick(value: Any) -> Any:
         if not isinstance(value, Tensor):
