@@ -36,7 +36,7 @@ class Cohort:
         compile: bool = False,
     ) -> None:
         self.oracles, self.sampler, data = made.oracles, made.sampler, made.data
-        self.strategy = parts.part(strategy, runs, data.dtype, data.device)
+        self.strategy = parts.part(strategy, runs, trees.leaves(made.body)[0])
         described = parts.spelled(parts.structure(self.strategy))
         self.recorder = Recorder(made)
         codes = torch.full((len(data.seeds),), ACTIVE, device=data.device)
