@@ -193,8 +193,7 @@ def _prepare(
         "dtype": str(data.dtype).removeprefix("torch."),
         "device": str(data.device),
     }
-    if baselines is None:
-        baselines = _baselines(side_by_side)
+    baselines = _baselines(side_by_side) if baselines is None else baselines
     return _Plan(
         side_by_side, asked, budget, tuning, headline or shown(names), baselines, described
     )

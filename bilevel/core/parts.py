@@ -111,13 +111,14 @@ def stack(parts: Sequence[Part], repeats: int) -> Part:
     return _rebuild(join, *parts)
 
 
-def part(whole: Part, runs: slice, dtype: torch.dtype, device: torch.device | str) -> Part:
-    """The part for some of the runs, its tensors in a dtype and on a device."""
+def part(whole: Part, runs: slice, like: Tensor | None = None) -> Part:
+    """The part for some of the runs, its tensors of the type and on the device of `like`."""
 
     def pick(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        return (value[runs] if value.ndim == 1 else value).to(device, dtype)
+        some = value[runs] if value.ndim == 1 else value
+        return some if like is None else some.to(like)
 
     return _rebuild(pick, whole)
 

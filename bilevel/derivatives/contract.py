@@ -1,6 +1,5 @@
 """Does a problem keep its contract? Checked once, before a training starts."""
 
-import functools
 from collections.abc import Callable
 from numbers import Real
 from typing import Any
@@ -52,30 +51,31 @@ def check_contract(made: Assembly, *, head_only: bool = False) -> None:
     if not (oracles.is_stackelberg or head_only):
         objectives["body_objective"] = problem.body_objective
     for function, objective in objectives.items():
-        evaluate = functools.partial(_evaluate, objective, f"`{function}` of {name}", groups)
-        value = evaluate(one_body, one_head, groups)
+        called = f"`{function}` of {name}"
+        value = _evaluate(objective, called, groups, one_body, one_head, groups)
         wrong = trees.unusable(value) if isinstance(value, Tensor) else type(value).__name__
         if wrong or value.ndim != 0 or not value.is_floating_point():
             got = wrong or f"{tuple(value.shape)} of {value.dtype}"
             raise ShapeError(
-                f"`{function}` of {name} must return a 0-dim tensor, got {got}. Average over "
-                "the batch inside it; runs are added by `solve(seeds=...)`."
+                f"{called} must return a 0-dim tensor, got {got}. Average over the batch inside "
+                "it; runs are added by `solve(seeds=...)`."
             )
         if not value.isfinite():
             raise ProblemError(
-                f"`{function}` of {name} is {float(value)} at the first initial point. Check "
+                f"{called} is {float(value)} at the first initial point. Check "
                 "the scale of the inputs and of `init_body`, `init_head`."
             )
         if any(leaf._version for leaf in trees.leaves(groups)):
             raise ProblemError(
-                f"`{function}` of {name} changes its data in place (`x *= ...` or the like), so "
+                f"{called} changes its data in place (`x *= ...` or the like), so "
                 "that every evaluation would see other data. Write `x = x * ...`."
             )
         shifted = trees.tree_map(lambda leaf: leaf + 1, one_head)  # a zero head would hide much
-        once, again = (evaluate(one_body, shifted, groups) for _ in range(2))
+        at = (one_body, shifted, groups)
+        once, again = (_evaluate(objective, called, groups, *at) for _ in range(2))
         if not torch.allclose(once, again, rtol=1e-5, equal_nan=True):
             raise ProblemError(
-                f"`{function}` of {name} gives two values at one point, {float(once)} and "
+                f"{called} gives two values at one point, {float(once)} and "
                 f"{float(again)}: it draws random numbers. Let `noise` draw them."
             )
     try:
@@ -161,10 +161,9 @@ def _evaluate(function: Callable[..., Any], called: str, groups: Groups, *argume
     except (AttributeError, RuntimeError, TypeError) as error:
         kinds = {str(leaf.dtype).removeprefix("torch.") for leaf in trees.leaves(groups)}
         raise ProblemError(
-            f"{called} fails at the first initial point. Shapes "
-            "must fit, and tensors it computes with must come from `data` (which is "
-            f"{', '.join(sorted(kinds))} here), the body or the head, so that their types fit. "
-            f"torch says: {error}"
+            f"{called} fails at the first initial point. Shapes must fit, and tensors it computes "
+            f"with must come from `data` (which is {', '.join(sorted(kinds))} here), the body or "
+            f"the head, so that their types fit. torch says: {error}"
         ) from error
 
 

@@ -21,7 +21,7 @@ from bilevel.heads.rows_used import AbstractHeadData, FullData, RunningData
 from bilevel.linear.systems import PrimalSystem
 from bilevel.problem.base import StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
-from bilevel.problem.sets import Everywhere
+from bilevel.problem.sets import ConvexSet, Everywhere
 from bilevel.trees import Tree
 
 
@@ -84,14 +84,14 @@ class ClosedForm(AbstractHeadSolver):
             found = landing(point if self.uses_batch else point.full, system, (numbers, status))
             solved, off = found.head, found.off
             status = status.masked_fill(~found.agrees, int(Status.NOT_QUADRATIC))
-        solved, status = self._constrain(oracles.problem, solved, status)
+        solved, status = self._constrain(oracles.problem.head_set, solved, status)
         # a right side that is no number does not show in the factorisation
         lost = ~trees.finite(solved) if off is None else ~(trees.finite(solved) & off.isfinite())
         status = torch.where(lost, status.clamp(min=int(Status.DIVERGED)), status)
         if off is not None and isinstance(oracles.problem.head_set, Everywhere):
             residual = off
         else:
-            residual = system.gradient_norm(_numbers(oracles.problem, solved, head))
+            residual = system.gradient_norm(_numbers(solved, None if off is None else head))
         kept = factor if self.exact else None  # averages are no Hessian of g
         return HeadSolution(solved, residual, status, state, kept)
 
@@ -116,11 +116,11 @@ class ClosedForm(AbstractHeadSolver):
         return Cost(solves=1, passes=0 if self.uses_batch else 1)
 
     @staticmethod
-    def _constrain(problem: StackelbergProblem, head: Tree, status: Tensor) -> tuple[Tree, Tensor]:
+    def _constrain(head_set: ConvexSet, head: Tree, status: Tensor) -> tuple[Tree, Tensor]:
         """Project onto the head set: exact for one number, else inexact, which is reported."""
-        if isinstance(problem.head_set, Everywhere):
+        if isinstance(head_set, Everywhere):
             return head, status
-        projected = problem.head_set.project(head)
+        projected = head_set.project(head)
         moved = trees.norm(trees.tree_map(torch.sub, projected, head))
         outside = moved > 10 * torch.finfo(moved.dtype).eps * trees.norm(head)
         if trees.flatten(head).shape[1] > 1:
@@ -129,9 +129,9 @@ class ClosedForm(AbstractHeadSolver):
         return projected, status
 
 
-def _numbers(problem: StackelbergProblem, solved: Tree, start: Tree) -> Tensor:
-    """What the system solves for, (R, m, K), at the head that is returned."""
-    if isinstance(problem, LinearHeadProblem):
+def _numbers(solved: Tree, start: Tree | None) -> Tensor:
+    """What the system solves for, (R, m, K): a linear head, or the way to another from `start`."""
+    if start is None:
         theta: Tensor = solved.double()
         return theta if theta.ndim == 3 else theta.unsqueeze(2)
     step = trees.tree_map(lambda a, b: a.double() - b.double(), solved, start)

@@ -15,7 +15,6 @@ from bilevel.derivatives.head_point import HeadPoint
 from bilevel.errors import IncompatibleError, SingularHeadError
 from bilevel.linear.gram import row_moments
 from bilevel.linear.systems import AbstractSystem, DualSystem, PrimalSystem, linear_system
-from bilevel.problem.base import StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.problem.sets import Everywhere
 from bilevel.trees import Tree
@@ -74,12 +73,12 @@ def uses_dual(point: HeadPoint) -> bool:
     return not (isinstance(system, DualSystem) and system.unbalanced())
 
 
-def refuse_singular(system: AbstractSystem, problem: StackelbergProblem, remedy: str = "") -> None:
+def refuse_singular(system: AbstractSystem, point: HeadPoint, remedy: str = "") -> None:
     """Raise `SingularHeadError` if H is not numerically positive definite in some run.
 
     Args:
         system: of all runs.
-        problem: whose system it is.
+        point: whose system it is.
         remedy: for linear heads; empty: that of a head solved on all rows.
     """
     smallest, largest = system.curvature()
@@ -92,11 +91,11 @@ def refuse_singular(system: AbstractSystem, problem: StackelbergProblem, remedy:
     if bool(bad.any()):
         run = int(bad.nonzero()[0])
         what, why = "The head's Hessian has", "the head has no unique minimiser"
-        if not isinstance(problem, LinearHeadProblem):
+        if not isinstance(point.problem, LinearHeadProblem):
             remedy = "Add a strongly convex term to `head_objective`."
         else:
             what = "The Gram matrix of the features has"
-            if not problem.fit_bias and bool(_parallel(system.primal())[run]):
+            if point.oracles.bias is None and bool(_parallel(system.primal())[run]):
                 why = "all features are multiples of one, or their means dwarf their spread"
                 remedy = "Leave out all but one, or subtract the means: `fit_bias = True` does so."
             remedy = remedy or (

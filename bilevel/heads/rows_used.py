@@ -91,7 +91,7 @@ class FullData(AbstractHeadData):
         ):
             return _decide(point.full)
         found = row_moments(point.oracles, point.body, rows)
-        refuse_singular(found.system(rows.count), problem)
+        refuse_singular(found.system(rows.count), point)
         one = torch.ones_like(found.gram[:, 0, 0])
         return Moments(found.gram, found.moment, one, rows.count, found.centre)
 
@@ -195,7 +195,7 @@ class RunningData(AbstractHeadData):
         found = row_moments(point.oracles, point.body, point.rows)
         matrix, moment = torch.zeros_like(found.gram), torch.zeros_like(found.moment)
         empty = Moments(matrix, moment, matrix[:, 0, 0], point.rows.count, found.centre)
-        refuse_singular(self.system(point, empty)[0], point.problem, RUNNING_REMEDY)
+        refuse_singular(self.system(point, empty)[0], point, RUNNING_REMEDY)
         return empty
 
     def system(self, point: HeadPoint, state: Moments) -> tuple[AbstractSystem, Moments]:
@@ -221,7 +221,7 @@ def _decide(point: HeadPoint, remedy: str = "") -> Decided:
     if not point.oracles.quadratic_linear_head:
         check_quadratic(point)
     penalised = uses_dual(point)
-    refuse_singular(quadratic_system(point, penalised=penalised), point.problem, remedy)
+    refuse_singular(quadratic_system(point, penalised=penalised), point, remedy)
     return Decided(penalised)
 
 

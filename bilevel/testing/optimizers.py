@@ -149,7 +149,7 @@ def _check_runs(
     for run in range(RUNS):
         one = slice(run, run + 1)
         alone = _trained(
-            parts.part(optimizer, one, rates.dtype, rates.device),
+            parts.part(optimizer, one),
             trees.part(start, one),
             [trees.part(gradient, one) for gradient in gradients],
             float(rates[run]),

@@ -37,7 +37,7 @@ class Cohort:
         compile: bool = False,
     ) -> None:
         self.oracles, self.sampler, data = made.oracles, made.sampler, made.data
-        self.strategy = parts.part(strategy, runs, data.dtype, data.device)
+        self.strategy = parts.part(strategy, runs, trees.leaves(made.body)[0])
         described = parts.spelled(parts.structure(self.strategy))
         new = NewTasks.of(data, self.strategy.adapter(data.problem)) if data.tasks else None
         self.recorder = Recorder(made, new)

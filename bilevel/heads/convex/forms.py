@@ -107,7 +107,7 @@ def convex_heads(
         point = HeadPoint(oracles, body, head, rows.full.cast(torch.float64))
         parts = oracles.linear_parts(body, point.rows)
         if state is None and not all_penalised(point):
-            refuse_singular(linear_system(parts, penalised=False, bias=oracles.bias), problem)
+            refuse_singular(linear_system(parts, penalised=False, bias=oracles.bias), point)
         return RowsHeads(problem, parts, head_objective(point)), ()
     point = HeadPoint(oracles, body, head, rows)
     if state is None:

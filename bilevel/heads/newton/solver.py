@@ -105,7 +105,7 @@ class Newton(AbstractHeadSolver):
         """No factor yet; check that the features of a linear head determine it."""
         point = HeadPoint(oracles, body, head, rows.full)
         if isinstance(oracles.problem, LinearHeadProblem) and not all_penalised(point):
-            refuse_singular(quadratic_system(point, penalised=False), oracles.problem)
+            refuse_singular(quadratic_system(point, penalised=False), point)
         return _nothing_known(oracles.problem, head, rows.full)
 
     def solve(
