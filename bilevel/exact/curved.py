@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bilevel.errors import IncompatibleError
-from bilevel.exact.operators import flattened, pulled
+from bilevel.exact.operators import mapped, pulled
 from bilevel.exact.solvers import Adjoint, Found, curved_adjoint, curved_heads, factor_shape
 
 
@@ -51,7 +51,7 @@ class CurvedHead(torch.autograd.Function):
         if torch.compiler.is_compiling():
             solve = ADJOINT
         at = (theta, *solve(slope, design, targets, penalty, weights, theta, *rest, ctx.form))
-        return *pulled(ctx.needs_input_grad, design, weights, *at), None, None, None, None
+        return *pulled(ctx.needs_input_grad, design, penalty, weights, *at), None, None, None, None
 
     @staticmethod
     def vmap(info: Any, dims: tuple[Any, ...], *given: Any) -> tuple[Found, tuple[int, ...]]:
@@ -95,18 +95,13 @@ class CurvedAdjoint(torch.autograd.Function):
     def vmap(info: Any, dims: tuple[Any, ...], *given: Any) -> tuple[Adjoint, tuple[int, ...]]:
         """Further heads of one call."""
         solve: Callable[..., Adjoint] = CurvedAdjoint.apply
-        size = info.batch_size
-        found = solve(*flattened(size, dims[:8], given[:8]), *given[8:])
-        x, error, along, curved = (y.reshape(size, len(y) // size, *y.shape[1:]) for y in found)
-        return (x, error, along, curved), (0, 0, 0, 0)
+        return mapped(lambda *each: solve(*each, *given[8:]), info.batch_size, dims[:8], given[:8])
 
 
 def _mapped(
     head: Callable[..., Found], size: int, dims: tuple[Any, ...], given: tuple[Any, ...]
 ) -> tuple[Found, tuple[int, ...]]:
-    found = head(*flattened(size, dims[:5], given[:5]), *given[5:7], False)
-    theta, cholesky, usable = (x.reshape(size, len(x) // size, *x.shape[1:]) for x in found)
-    return (theta, cholesky, usable), (0, 0, 0)
+    return mapped(lambda *each: head(*each, *given[5:7], False), size, dims[:5], given[:5])
 
 
 def _fake_heads(design: Tensor, *given: Any) -> Found:

@@ -136,7 +136,7 @@ def curved_adjoint(
     limits: Tensor | None,
     form: str,
 ) -> Adjoint:
-    """x = H^{-1} c on the free numbers of the heads for c (B, m, K), see `curved_heads`.
+    """x = (n H)^{-1} c on the free numbers of the heads for c (B, m, K), see `curved_heads`.
 
     Returns:
         x, (B, m, K); the negative slopes of the losses of the rows, Z x and C Z x, (B, n, K).
@@ -148,7 +148,7 @@ def curved_adjoint(
         right = columns.reshape(point.head.shape)
         found = Condition(point).solve(right, factor=BlockFactor(cholesky, usable))
         x = found.value.reshape(columns.shape)
-    rows = design.double()
+    rows, x = design.double(), x / design.shape[1]
     along = rows @ x
     return x, *_of_rows(form.split()[0], rows @ theta, targets, along)
 
