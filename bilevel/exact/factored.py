@@ -95,14 +95,15 @@ def _quickly(design: Tensor, targets: Tensor, penalty: Tensor) -> Found | None:
     n, m = design.shape[-2:]
     if n < m:
         return None
-    matrix = design.mT @ design
+    columns = design.mT
+    matrix = columns @ design
     entries = matrix.diagonal(dim1=-2, dim2=-1)
     entries.add_(penalty, alpha=n)
     cholesky, info = torch.linalg.cholesky_ex(matrix)
     left = cholesky.diagonal(dim1=-2, dim2=-1).square() / entries
     if int(info.max()) or not float(left.min()) > SURE:
         return None
-    theta = torch.cholesky_solve((targets.mT @ design).mT, cholesky)
+    theta = torch.cholesky_solve(columns @ targets, cholesky)
     if not math.isfinite(theta.sum()):
         return None
     return theta, cholesky.mT
