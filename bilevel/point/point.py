@@ -31,6 +31,7 @@ from bilevel.hypergradients import (
 )
 from bilevel.hypergradients.condition import Condition
 from bilevel.hypergradients.default import default_gradient
+from bilevel.hypergradients.dependence import check_dependence
 from bilevel.problem.base import Groups, StackelbergProblem
 from bilevel.trees import Tree
 
@@ -280,19 +281,18 @@ class _Point:
             self.factor,
         )
 
-        @functools.cache
-        def condition() -> Condition:
-            # checked by the first backward pass: a head that nobody differentiates needs no more
-            implicit = Implicit()
-            implicit.check(point.problem, self.solver)
-            implicit.init(point.oracles, point.body, point.head, point.rows)
-            return Condition(point)
+        condition = Condition(point)
+
+        examine = functools.cache(functools.partial(check_dependence, point))
 
         @ordinary()
         def pulled(slope: Tree) -> Tree:
-            adjoint = condition().solve(trees.single(slope), factor=factor)
-            crossed = point.cross_vjp(adjoint.value)
-            return trees.take(trees.tree_map(torch.neg, crossed), 0)
+            Implicit().check(point.problem, self.solver)
+            adjoint = condition.solve(trees.single(slope), factor=factor)
+            crossed = point.cross_vjp(trees.tree_map(torch.neg, adjoint.value))
+            if not any(bool(leaf.any()) for leaf in trees.leaves(crossed)):
+                examine()  # zero, or cut off? Where it is not zero, autograd sees the body
+            return trees.take(crossed, 0)
 
         return pulled
 

@@ -258,7 +258,11 @@ def test_numbers_that_cannot_be():
         (ShapeError, {"row_weights": torch.ones(3, 1)}, "one weight for each row"),
         (DataError, {"targets": torch.ones(5, dtype=torch.int64)}, "must be floating point"),
         (DataError, {"features": torch.ones(5, 3, dtype=torch.int64)}, "`features` must be fl"),
-        (DataError, {"features": torch.ones(5, 3).to_sparse()}, r"`features` is a torch.sparse_coo"),
+        (
+            DataError,
+            {"features": torch.ones(5, 3).to_sparse()},
+            r"`features` is a torch.sparse_coo",
+        ),
         (DataError, {"targets": torch.ones(5, device="meta")}, "`targets` is a tensor on the dev"),
         (ShapeError, {"ridge": torch.ones(3), "penalize_bias": True, "fit_bias": True}, "the bias"),
     ],
