@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bilevel.core.checks import check_positive_integer
-from bilevel.errors import DataError, ShapeError
+from bilevel.errors import ArgumentError, DataError, ShapeError
 from bilevel.exact.arguments import Given, check_tensor, given
 from bilevel.exact.curved import HEADS, CurvedHead
 from bilevel.exact.solvers import Found
@@ -40,7 +40,7 @@ def softmax_head(
         fit_bias: whether a constant feature is added; its coefficients are the last row.
         penalize_bias: whether `ridge` covers it.
         classes: K; None: that of `start`, or else the largest label and one more, which neither
-            `vmap` nor `torch.compile` can see.
+            `vmap` nor `torch.compile(fullgraph=True)` can see.
         start: a head near the answer, shaped like it: it saves time and changes nothing else.
 
     Returns:
@@ -51,7 +51,10 @@ def softmax_head(
             the classes, and nothing penalises what is not determined. NaN instead under `vmap` and
             `compile`.
         ShapeError: shapes do not fit each other.
-        DataError: labels are not int64, or not among the classes.
+        DataError: labels are not int64, or not among the classes (when the head is solved, under
+            `vmap` and `compile`, too).
+        ArgumentError: `ridge` is negative, or `classes` is missing where labels cannot be seen.
+        IncompatibleError: from a second derivative, or its graph.
 
     Examples:
         >>> import torch
@@ -63,7 +66,7 @@ def softmax_head(
     if classes is not None:
         check_positive_integer(classes, "`classes`")
     elif start is None:
-        classes = int(targets.max()) + 1
+        classes = _count(targets)
     else:
         check_tensor(start, "start")
         classes = start.shape[-1] if start.ndim else 1
@@ -99,7 +102,8 @@ def logistic_head(
     Raises:
         SingularHeadError: there is no unique minimiser, see `softmax_head`.
         ShapeError: shapes do not fit each other.
-        DataError: labels are not int64, or neither 0 nor 1.
+        DataError: labels are not int64, or neither 0 nor 1, see `softmax_head`.
+        ArgumentError: `ridge` is negative.
 
     Examples:
         >>> import torch
@@ -109,6 +113,16 @@ def logistic_head(
     """
     made = _made(features, targets, ridge, row_weights, (fit_bias, penalize_bias))
     return _solved("logistic", made, targets, start, None)
+
+
+def _count(labels: Tensor) -> int:
+    """How many classes there are, by the largest label."""
+    try:
+        return int(labels.max()) + 1
+    except RuntimeError as error:
+        raise ArgumentError(
+            "`classes` is missing: under `vmap` labels cannot be looked at. Pass their number."
+        ) from error
 
 
 def _made(

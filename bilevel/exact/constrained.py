@@ -44,7 +44,9 @@ def constrained_head(
         theta*, (..., M[+ 1]) or (..., M[+ 1], K), in the wider type of features and targets.
 
     Raises:
-        IncompatibleError: the set has no bounds.
+        IncompatibleError: the set has no bounds, or bounds that require gradients, which they would
+            not get; or from a second derivative.
+        ArgumentError: `ridge` is negative.
         SingularHeadError: Z'SZ/n + diag(p) is numerically singular, or not finite; NaN instead
             under `vmap` and `compile`.
         ShapeError: shapes do not fit each other, or the bounds do not fit the head.
@@ -70,6 +72,11 @@ def constrained_head(
         raise IncompatibleError(
             f"{type(set).__name__} has no bounds low <= theta <= high, and other sets have no "
             "derivative here. Use a Box or Nonnegative(), or the whole space with `ridge_head`."
+        )
+    if torch.is_grad_enabled() and any(bound.requires_grad for bound in bounds):
+        raise IncompatibleError(
+            "The bounds of the set require gradients, and `constrained_head` has none in them. "
+            "Make the set of `bound.detach()`."
         )
     low, high = (bound.double().expand_as(one).reshape(rows, outputs) for bound in bounds)
     form = "box" if made.bias is None else f"box {made.bias}"

@@ -47,9 +47,7 @@ def head_of_rows(
         theta (m, K), float64, and its factor, both with the leading axis if there is one: that of
         n H, (m, m), where solutions need no refinement, else of H; (n, n) of the dual form.
     """
-    least = float(penalty.min())
-    if check and least < 0:
-        raise ArgumentError(f"`ridge` must be at least 0, got {least:.4g}.")
+    least = smallest(penalty, check)
     if form == "auto" and bias is None and weights is None and least >= 0:
         quick = _quickly(design.double(), targets, penalty)
         if quick is not None:
@@ -59,6 +57,14 @@ def head_of_rows(
     z, t, p, s = _with_axis(design, targets, penalty, weights)
     theta, factor = _carefully(z, t, p, s, bias, form, check)
     return theta[0], factor[0]
+
+
+def smallest(penalty: Tensor, check: bool) -> float:
+    """The smallest penalty; with `check`, none may be negative."""
+    least = float(penalty.min())
+    if check and least < 0:
+        raise ArgumentError(f"`ridge` must be at least 0, got {least:.4g}.")
+    return least
 
 
 def adjoint_of_rows(
@@ -145,7 +151,7 @@ def _sure(status: Tensor, factor: Factor, least: float) -> bool:
 
     Where a pivot is small and no penalty answers for it, only the eigenvalues tell.
     """
-    if bool((status != int(Status.CONVERGED)).any()):
+    if least < 0 or bool((status != int(Status.CONVERGED)).any()):
         return False
     if least > 0:
         return True

@@ -15,6 +15,7 @@ from bilevel.data.rows import Rows
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import LinearParts, Oracles
 from bilevel.errors import BilevelError, InexactHeadError, SingularHeadError
+from bilevel.exact.factored import smallest
 from bilevel.heads.default import default_solver
 from bilevel.heads.objectives.linear import count_blocks
 from bilevel.heads.quadratic import quadratic_system
@@ -105,7 +106,8 @@ def curved_heads(
         bounds; and whether there is one, (B,).
     """
     point = _point(design, targets, penalty, weights, start, limits, form)
-    if check and limits is None:
+    smallest(penalty, check)
+    if limits is None:  # where values cannot raise, too: they are numbers here, and others no class
         outputs = None if form.startswith("logistic") else start.shape[2]
         CRITERIA[form.split()[0]].check_targets(targets.flatten(), outputs)
     solver, at = default_solver(point.problem), (point.oracles, point.body, point.head, point.rows)
@@ -115,7 +117,7 @@ def curved_heads(
         if check:
             raise
         return _one_by_one(design, targets, penalty, weights, start, limits, form)
-    wrong = found.status != int(Status.CONVERGED)
+    wrong = (found.status != int(Status.CONVERGED)) | (penalty < 0).any(1)
     if check and bool(wrong.any()):
         raise _failed(wrong, found.status, trees.finite([design, penalty, *_real(targets)]))
     theta = trees.nan_where(wrong, found.head).reshape(start.shape)

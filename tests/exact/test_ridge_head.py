@@ -242,6 +242,8 @@ def test_numbers_that_cannot_be():
         ridge_head(z, t, -0.1)
     with pytest.raises(ArgumentError, match=r"`ridge` must be at least 0, got -0\.1"):
         ridge_head(z, t, torch.tensor([0.1, -0.1]))
+    mapped = torch.func.vmap(lambda p: ridge_head(z, t, p))(torch.tensor([0.1, -1e-3]))
+    assert mapped.isnan().all(1).tolist() == [False, True]
     for bad in ((z * torch.nan, t, None), (z, t * torch.inf, None), (z, t, -torch.ones(5))):
         with pytest.raises(SingularHeadError, match="is not finite"):
             ridge_head(bad[0], bad[1], 0.1, row_weights=bad[2])
