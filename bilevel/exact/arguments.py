@@ -73,17 +73,9 @@ def given(
             f"the leading axes of `features` or none before it, got {tuple(ridge.shape)} for "
             f"features of shape {tuple(features.shape)}."
         )
-    shape = features.shape[:-2]
-    if shape:
-        leads = [shape, targets.shape[: len(shape)], ridge.shape[:-1]]
-        leads += [] if row_weights is None else [row_weights.shape[:-1]]
-        try:
-            shape = torch.broadcast_shapes(*leads)  # type: ignore[no-untyped-call]
-        except RuntimeError:
-            raise ShapeError(
-                "The leading axes of `features`, `targets`, `ridge` and `row_weights` must be the "
-                f"same, or 1, got {[tuple(lead) for lead in leads]}."
-            ) from None
+    leads = [features.shape[:-2], targets.shape[: features.ndim - 2], ridge.shape[:-1]]
+    leads += [] if row_weights is None else [row_weights.shape[:-1]]
+    shape = _broadcast(leads) if leads[0] else leads[0]
     penalty, design = ridge, features
     bias: Bias | None = None
     if fit_bias:
@@ -106,6 +98,18 @@ def given(
         penalty = penalty.expand(*lead, size).reshape(-1, size)
         weights = None if weights is None else weights.expand(*lead, n).reshape(-1, n)
     return Given(design, targets, penalty, weights, bias, shape, dtype)
+
+
+def _broadcast(leads: list[torch.Size]) -> torch.Size:
+    """What leading axes broadcast to."""
+    try:
+        shape: torch.Size = torch.broadcast_shapes(*leads)  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        raise ShapeError(
+            "The leading axes of `features`, `targets`, `ridge` and `row_weights` must be the "
+            f"same, or 1, got {[tuple(lead) for lead in leads]}."
+        ) from None
+    return shape
 
 
 def _fits(features: Tensor, targets: Tensor, ridge: Tensor) -> bool:

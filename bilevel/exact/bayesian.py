@@ -83,8 +83,8 @@ class BayesianHead:
             )
         options = {"fit_bias": fit_bias, "penalize_bias": penalize_bias}
         made = given(features, targets, ridge, None, **options)
-        solve: Callable[..., Found] = RidgeHead.apply
-        found = solve(made.design, made.targets, made.penalty, None, made.bias, "auto", True)
+        parts = (made.design, made.targets, made.penalty)
+        found: Found = RidgeHead.apply(*parts, None, made.bias, "auto", True)
         flat = targets.ndim < features.ndim
         theta, shape = found[0], (*made.shape, *([] if flat else [targets.shape[-1]]))
         if noise is None:

@@ -1,15 +1,12 @@
 """The heads of classes as functions of tensors."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from bilevel.core.checks import check_positive_integer
 from bilevel.errors import ArgumentError, DataError, ShapeError
 from bilevel.exact.arguments import Given, check_tensor, given
-from bilevel.exact.curved import HEADS, CurvedHead
-from bilevel.exact.solvers import Found
+from bilevel.exact.curved import solved_head
 
 
 def softmax_head(
@@ -70,7 +67,7 @@ def softmax_head(
     else:
         check_tensor(start, "start")
         classes = start.shape[-1] if start.ndim else 1
-    return _solved("softmax", made, targets, start, classes)
+    return _solved("softmax", made, start, classes)
 
 
 def logistic_head(
@@ -112,7 +109,7 @@ def logistic_head(
         tensor([0.6748])
     """
     made = _made(features, targets, ridge, row_weights, (fit_bias, penalize_bias))
-    return _solved("logistic", made, targets, start, None)
+    return _solved("logistic", made, start, None)
 
 
 def _count(labels: Tensor) -> int:
@@ -143,24 +140,16 @@ def _made(
     return given(features, targets, ridge, row_weights, **options)
 
 
-def _solved(
-    kind: str, made: Given, targets: Tensor, start: Tensor | None, classes: int | None
-) -> Tensor:
-    compiling = torch.compiler.is_compiling()
-    own = (made.design.shape[2],) if classes is None else (made.design.shape[2], classes)
-    if start is not None:
-        check_tensor(start, "start")
+def _solved(kind: str, made: Given, start: Tensor | None, classes: int | None) -> Tensor:
+    size = made.design.shape[2]
     if start is None:
-        begin = made.penalty.new_zeros(len(made.design), own[0], classes or 1)
-    elif start.shape != (*made.shape, *own):
-        raise ShapeError(
-            f"`start` must have the shape of the head, {(*made.shape, *own)}, got "
-            f"{tuple(start.shape)}."
-        )
+        begin = made.penalty.new_zeros(len(made.design), size, classes or 1)
     else:
-        begin = start.detach().double().reshape(-1, own[0], classes or 1)
-    solve: Callable[..., Found] = HEADS if compiling else CurvedHead.apply
-    form = kind if made.bias is None else f"{kind} {made.bias}"
-    parts = (made.design, made.targets, made.penalty, made.weights)
-    theta = solve(*parts, begin, None, form, not compiling)[0]
-    return made.head(theta, flat=classes is None)
+        check_tensor(start, "start")
+        own = (*made.shape, size) if classes is None else (*made.shape, size, classes)
+        if start.shape != own:
+            raise ShapeError(
+                f"`start` must have the shape of the head, {own}, got {tuple(start.shape)}."
+            )
+        begin = start.detach().double().reshape(-1, size, classes or 1)
+    return solved_head(kind, made, begin, None, flat=classes is None)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bilevel.errors import IncompatibleError
+from bilevel.exact.arguments import Given
 from bilevel.exact.operators import mapped, pulled
 from bilevel.exact.solvers import Adjoint, Found, curved_adjoint, curved_heads, factor_shape
 
@@ -19,19 +20,7 @@ from bilevel.exact.solvers import Adjoint, Found, curved_adjoint, curved_heads, 
 class CurvedHead(torch.autograd.Function):
     """`curved_heads` with its first derivatives and under `vmap`."""
 
-    @staticmethod
-    def forward(
-        design: Tensor,
-        targets: Tensor,
-        penalty: Tensor,
-        weights: Tensor | None,
-        start: Tensor,
-        limits: Tensor | None,
-        form: str,
-        check: bool,
-    ) -> Found:
-        """theta and the factors."""
-        return curved_heads(design, targets, penalty, weights, start, limits, form, check)
+    forward = staticmethod(curved_heads)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Found) -> None:
@@ -62,22 +51,7 @@ class CurvedHead(torch.autograd.Function):
 class CurvedAdjoint(torch.autograd.Function):
     """`curved_adjoint` under `vmap`; it has no derivatives."""
 
-    @staticmethod
-    def forward(
-        columns: Tensor,
-        design: Tensor,
-        targets: Tensor,
-        penalty: Tensor,
-        weights: Tensor | None,
-        theta: Tensor,
-        cholesky: Tensor,
-        usable: Tensor,
-        limits: Tensor | None,
-        form: str,
-    ) -> Adjoint:
-        """x and what belongs to it."""
-        given = (design, targets, penalty, weights, theta, cholesky, usable, limits, form)
-        return curved_adjoint(columns, *given)
+    forward = staticmethod(curved_adjoint)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Adjoint) -> None:
@@ -102,6 +76,17 @@ def _mapped(
     head: Callable[..., Found], size: int, dims: tuple[Any, ...], given: tuple[Any, ...]
 ) -> tuple[Found, tuple[int, ...]]:
     return mapped(lambda *each: head(*each, *given[5:7], False), size, dims[:5], given[:5])
+
+
+def solved_head(
+    kind: str, made: Given, start: Tensor, limits: Tensor | None, *, flat: bool
+) -> Tensor:
+    """The head of what was given, see `curved_heads`; `flat`: without an axis of outputs."""
+    compiling = torch.compiler.is_compiling()
+    solve: Callable[..., Found] = HEADS if compiling else CurvedHead.apply
+    form = kind if made.bias is None else f"{kind} {made.bias}"
+    parts = (made.design, made.targets, made.penalty, made.weights)
+    return made.head(solve(*parts, start, limits, form, not compiling)[0], flat=flat)
 
 
 def _fake_heads(design: Tensor, *given: Any) -> Found:

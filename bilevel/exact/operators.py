@@ -45,16 +45,9 @@ def pulled(
     return in_design, curved if needs[1] else None, in_penalty, in_weights
 
 
-def _fake_head(
-    design: Tensor,
-    targets: Tensor,
-    penalty: Tensor,
-    weights: Tensor | None,
-    bias: str | None,
-    form: str,
-    check: bool,
-) -> Found:
+def _fake_head(design: Tensor, targets: Tensor, *given: Any) -> Found:
     """Shapes; compiled code names the form."""
+    bias, form, _ = given[2:]
     runs, n, m = design.shape
     factor = (n, n) if form == "dual" else (2 * m + (bias is not None and m > 1), m)
     theta = design.new_empty(runs, m, targets.shape[2], dtype=torch.float64)
@@ -95,25 +88,14 @@ def _adjoint(*given: Tensor) -> Tensor:
 class RidgeHead(torch.autograd.Function):
     """`head_of_rows` with its derivatives and under `vmap`."""
 
+    forward = staticmethod(head_of_rows)
+
     @classmethod
     def apply(cls, *given: Any) -> Any:
         """Outside of transforms without what torch does to bind arguments: it takes too long."""
         active: bool = torch._C._are_functorch_transforms_active()  # as the inherited one asks
         inherited: Any = super() if active else super(torch.autograd.Function, cls)
         return inherited.apply(*given)
-
-    @staticmethod
-    def forward(
-        design: Tensor,
-        targets: Tensor,
-        penalty: Tensor,
-        weights: Tensor | None,
-        bias: str | None,
-        form: str,
-        check: bool,
-    ) -> Found:
-        """theta and the factor."""
-        return head_of_rows(design, targets, penalty, weights, bias, form, check)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Found) -> None:
@@ -143,12 +125,7 @@ class RidgeHead(torch.autograd.Function):
 class RidgeAdjoint(torch.autograd.Function):
     """`adjoint_of_rows` with its derivatives and under `vmap`."""
 
-    @staticmethod
-    def forward(
-        columns: Tensor, design: Tensor, penalty: Tensor, weights: Tensor | None, factor: Tensor
-    ) -> Tensor:
-        """(n H)^{-1} c."""
-        return adjoint_of_rows(columns, design, penalty, weights, factor)
+    forward = staticmethod(adjoint_of_rows)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
