@@ -14,6 +14,8 @@ from bilevel.errors import DataError, ShapeError
 class Given(NamedTuple):
     """What a head is made of, B heads side by side; all but the features in float64.
 
+    Without that axis where a head is `alone`, see `given`.
+
     Attributes:
         design: features, the constant one included, (B, n, m).
         targets: (B, n, K); class labels (B, n).
@@ -34,8 +36,9 @@ class Given(NamedTuple):
 
     def head(self, theta: Tensor, *, flat: bool) -> Tensor:
         """theta (B, m, K) with the leading axes, without an axis of outputs if `flat`."""
-        own = theta.shape[1:2] if flat else theta.shape[1:]
-        return theta.reshape(*self.shape, *own).to(self.dtype)
+        own = theta.shape[-2:-1] if flat else theta.shape[-2:]
+        found = theta if theta.shape == self.shape + own else theta.reshape(*self.shape, *own)
+        return found.to(self.dtype)
 
 
 def given(
@@ -47,60 +50,79 @@ def given(
     fit_bias: bool,
     penalize_bias: bool,
     labels: bool = False,
+    alone: bool = False,
 ) -> Given:
-    """The arguments of an exact head, see `ridge_head`; `labels`: targets are class labels."""
+    """The arguments of an exact head, see `ridge_head`; `labels`: targets are class labels.
+
+    With `alone`, a head without leading axes gets none, nor its penalty one if that is a number.
+    """
+    plain = alone and row_weights is None and fit_bias is False and penalize_bias is False
+    if plain and isinstance(ridge, Tensor) and _fits(features, targets, ridge):
+        # what follows would take a tenth of the time of a small head
+        columns = targets if targets.ndim == 2 else targets.unsqueeze(1)
+        return Given(features, columns, ridge, None, None, torch.Size(), features.dtype)
     _check(features, targets, row_weights, labels)
     check_flag(fit_bias, "fit_bias")
     check_flag(penalize_bias, "penalize_bias")
     m, held = features.shape[-1], fit_bias and penalize_bias
     ridge = torch.as_tensor(_number(ridge), dtype=torch.float64, device=features.device)
     if ridge.ndim and (ridge.shape[-1] != m + held or ridge.ndim not in (1, features.ndim - 1)):
-        bias = " and the bias" if held else ""
+        more = " and the bias" if held else ""
         raise ShapeError(
-            f"`ridge` must be a number, or end in ({m + held},) for the {m} features{bias}, with "
+            f"`ridge` must be a number, or end in ({m + held},) for the {m} features{more}, with "
             f"the leading axes of `features` or none before it, got {tuple(ridge.shape)} for "
             f"features of shape {tuple(features.shape)}."
         )
     leads = [features.shape[:-2], targets.shape[: features.ndim - 2], ridge.shape[:-1]]
     leads += [] if row_weights is None else [row_weights.shape[:-1]]
-    shape = torch.Size()
-    try:
-        if any(leads):  # torch takes longer for it than for a small head
-            shape = torch.broadcast_shapes(*leads)  # type: ignore[no-untyped-call]
-    except RuntimeError:
-        raise ShapeError(
-            "The leading axes of `features`, `targets`, `ridge` and `row_weights` must be the "
-            f"same, or 1, got {[tuple(lead) for lead in leads]}."
-        ) from None
+    shape = _broadcast(leads) if leads[0] else leads[0]
     penalty, design = ridge, features
+    bias: Bias | None = None
     if fit_bias:
-        penalty = ridge.expand(m + held) if ridge.ndim == 0 else ridge
+        bias = "penalised" if held else "free"
+        penalty = ridge if ridge.ndim else ridge.expand(m + held)
         design = torch.cat([features, torch.ones_like(features[..., :1])], -1)
         penalty = penalty if held else torch.nn.functional.pad(penalty, (0, 1))
     dtype = features.dtype
     if not labels:
         dtype = torch.promote_types(dtype, targets.dtype)
         targets = targets.double()
-        if shape and targets.ndim < features.ndim:
-            targets = targets.unsqueeze(-1)
-    n, size = design.shape[-2:]
-    aims = (n,) if labels else (n, targets.shape[-1] if targets.ndim == features.ndim else 1)
-    return Given(
-        _flat(design, shape, n, size),
-        _flat(targets, shape, *aims),
-        penalty.expand(*(shape or (1,)), size).reshape(-1, size),
-        None if row_weights is None else _flat(row_weights.double(), shape, n),
-        ("penalised" if held else "free") if fit_bias else None,
-        shape,
-        dtype,
-    )
+        targets = targets.unsqueeze(-1) if targets.ndim < features.ndim else targets
+    weights = None if row_weights is None else row_weights.double()
+    if shape or not alone:  # views that small heads would feel
+        n, size = design.shape[-2:]
+        lead = shape or (1,)
+        aims = targets.shape[features.ndim - 2 :]
+        design = design.expand(*lead, n, size).reshape(-1, n, size)
+        targets = targets.expand(*lead, *aims).reshape(-1, *aims)
+        penalty = penalty.expand(*lead, size).reshape(-1, size)
+        weights = None if weights is None else weights.expand(*lead, n).reshape(-1, n)
+    return Given(design, targets, penalty, weights, bias, shape, dtype)
 
 
-def _flat(tensor: Tensor, shape: torch.Size, *own: int) -> Tensor:
-    """Leading axes broadcast to `shape` and flattened, (B, *own)."""
-    if not shape:  # in one step, as small heads take no longer than a few
-        return tensor.reshape(1, *own)
-    return tensor.expand(*shape, *own).reshape(-1, *own)
+def _broadcast(leads: list[torch.Size]) -> torch.Size:
+    """What leading axes broadcast to."""
+    try:
+        shape: torch.Size = torch.broadcast_shapes(*leads)  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        raise ShapeError(
+            "The leading axes of `features`, `targets`, `ridge` and `row_weights` must be the "
+            f"same, or 1, got {[tuple(lead) for lead in leads]}."
+        ) from None
+    return shape
+
+
+def _fits(features: Tensor, targets: Tensor, ridge: Tensor) -> bool:
+    """Whether it is one head, of tensors that need no further check and no conversion."""
+    for x in (features, targets, ridge):
+        if type(x) is not Tensor or x.dtype is not torch.float64 or x.layout is not torch.strided:
+            return False
+        if x.is_meta or x.is_nested or x.device != features.device or not x.numel():
+            return False
+    if features.ndim != 2 or targets.ndim not in (1, 2) or ridge.ndim > 1:
+        return False
+    n, m = features.shape
+    return targets.shape[0] == n and (ridge.ndim == 0 or ridge.shape[0] == m)
 
 
 def _number(ridge: float | Tensor) -> float | Tensor:

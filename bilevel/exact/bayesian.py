@@ -10,7 +10,8 @@ from torch import Tensor
 from bilevel.core.checks import check_flag, check_instance, check_positive_integer, positive
 from bilevel.errors import ArgumentError, DataError, ShapeError
 from bilevel.exact.arguments import Given, check_tensor, given
-from bilevel.exact.operators import Found, RidgeAdjoint, RidgeHead
+from bilevel.exact.factored import Found
+from bilevel.exact.operators import RidgeAdjoint, RidgeHead
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,8 +83,8 @@ class BayesianHead:
             )
         options = {"fit_bias": fit_bias, "penalize_bias": penalize_bias}
         made = given(features, targets, ridge, None, **options)
-        solve: Callable[..., Found] = RidgeHead.apply
-        found = solve(made.design, made.targets, made.penalty, None, made.bias, "auto", True)
+        parts = (made.design, made.targets, made.penalty)
+        found: Found = RidgeHead.apply(*parts, None, made.bias, "auto", True)
         flat = targets.ndim < features.ndim
         theta, shape = found[0], (*made.shape, *([] if flat else [targets.shape[-1]]))
         if noise is None:
@@ -118,11 +119,10 @@ class BayesianHead:
             (..., r) or (..., r, K).
         """
         check_flag(with_noise, "with_noise")
-        n, m = self._made.design.shape[1:]
         design = self._design(rows)
-        r = design.shape[-2]
+        r, m = design.shape[-2:]
         wide = design.expand(*self._made.shape, r, m).reshape(-1, r, m)
-        found = (wide.mT * self._solve(wide.mT)).sum(1) / n
+        found = (wide.mT * self._solve(wide.mT)).sum(1)
         found = found.reshape(*self._made.shape, -1) + float(with_noise)
         noise = self.noise.double()
         if self._flat:
@@ -160,9 +160,9 @@ class BayesianHead:
             dtype=torch.float64,
             device=made.design.device if generator is None else generator.device,
         ).to(made.design.device)
-        # Z'e/n + sqrt(p/n) e has the covariance H/n: no root of H is needed
-        right = made.design.double().mT @ normal[:, :rows] / rows
-        right = right + (made.penalty / rows).sqrt().unsqueeze(2) * normal[:, rows:]
+        # Z'e + sqrt(n p) e has the covariance n H: no root of H is needed
+        right = made.design.double().mT @ normal[:, :rows]
+        right = right + (made.penalty * rows).sqrt().unsqueeze(2) * normal[:, rows:]
         moved = self._solve(right).reshape(heads, m, n, outputs).permute(2, 0, 1, 3)
         noise = self.noise.double().reshape(heads, 1, outputs)
         drawn = self._found[0] + noise.sqrt() * moved
@@ -170,7 +170,7 @@ class BayesianHead:
         return drawn.reshape(n, *made.shape, *own).to(made.dtype)
 
     def _solve(self, columns: Tensor) -> Tensor:
-        """H^{-1} c for (B, m, C)."""
+        """(n H)^{-1} c for (B, m, C)."""
         solve: Callable[..., Tensor] = RidgeAdjoint.apply
         made = self._made
         return solve(columns, made.design, made.penalty, None, *self._found[1:])

@@ -1,15 +1,12 @@
 """The heads of classes as functions of tensors."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from bilevel.core.checks import check_positive_integer
-from bilevel.errors import DataError, ShapeError
+from bilevel.errors import ArgumentError, DataError, ShapeError
 from bilevel.exact.arguments import Given, check_tensor, given
-from bilevel.exact.curved import HEADS, CurvedHead
-from bilevel.exact.solvers import Found
+from bilevel.exact.curved import solved_head
 
 
 def softmax_head(
@@ -40,7 +37,7 @@ def softmax_head(
         fit_bias: whether a constant feature is added; its coefficients are the last row.
         penalize_bias: whether `ridge` covers it.
         classes: K; None: that of `start`, or else the largest label and one more, which neither
-            `vmap` nor `torch.compile` can see.
+            `vmap` nor `torch.compile(fullgraph=True)` can see.
         start: a head near the answer, shaped like it: it saves time and changes nothing else.
 
     Returns:
@@ -51,7 +48,10 @@ def softmax_head(
             the classes, and nothing penalises what is not determined. NaN instead under `vmap` and
             `compile`.
         ShapeError: shapes do not fit each other.
-        DataError: labels are not int64, or not among the classes.
+        DataError: labels are not int64, or not among the classes (when the head is solved, under
+            `vmap` and `compile`, too).
+        ArgumentError: `ridge` is negative, or `classes` is missing where labels cannot be seen.
+        IncompatibleError: from a second derivative, or its graph.
 
     Examples:
         >>> import torch
@@ -63,11 +63,11 @@ def softmax_head(
     if classes is not None:
         check_positive_integer(classes, "`classes`")
     elif start is None:
-        classes = int(targets.max()) + 1
+        classes = _count(targets)
     else:
         check_tensor(start, "start")
         classes = start.shape[-1] if start.ndim else 1
-    return _solved("softmax", made, targets, start, classes)
+    return _solved("softmax", made, start, classes)
 
 
 def logistic_head(
@@ -99,7 +99,8 @@ def logistic_head(
     Raises:
         SingularHeadError: there is no unique minimiser, see `softmax_head`.
         ShapeError: shapes do not fit each other.
-        DataError: labels are not int64, or neither 0 nor 1.
+        DataError: labels are not int64, or neither 0 nor 1, see `softmax_head`.
+        ArgumentError: `ridge` is negative.
 
     Examples:
         >>> import torch
@@ -108,7 +109,17 @@ def logistic_head(
         tensor([0.6748])
     """
     made = _made(features, targets, ridge, row_weights, (fit_bias, penalize_bias))
-    return _solved("logistic", made, targets, start, None)
+    return _solved("logistic", made, start, None)
+
+
+def _count(labels: Tensor) -> int:
+    """How many classes there are, by the largest label."""
+    try:
+        return int(labels.max()) + 1
+    except RuntimeError as error:
+        raise ArgumentError(
+            "`classes` is missing: under `vmap` labels cannot be looked at. Pass their number."
+        ) from error
 
 
 def _made(
@@ -129,24 +140,16 @@ def _made(
     return given(features, targets, ridge, row_weights, **options)
 
 
-def _solved(
-    kind: str, made: Given, targets: Tensor, start: Tensor | None, classes: int | None
-) -> Tensor:
-    compiling = torch.compiler.is_compiling()
-    own = (made.design.shape[2],) if classes is None else (made.design.shape[2], classes)
-    if start is not None:
-        check_tensor(start, "start")
+def _solved(kind: str, made: Given, start: Tensor | None, classes: int | None) -> Tensor:
+    size = made.design.shape[2]
     if start is None:
-        begin = made.penalty.new_zeros(len(made.design), own[0], classes or 1)
-    elif start.shape != (*made.shape, *own):
-        raise ShapeError(
-            f"`start` must have the shape of the head, {(*made.shape, *own)}, got "
-            f"{tuple(start.shape)}."
-        )
+        begin = made.penalty.new_zeros(len(made.design), size, classes or 1)
     else:
-        begin = start.detach().double().reshape(-1, own[0], classes or 1)
-    solve: Callable[..., Found] = HEADS if compiling else CurvedHead.apply
-    form = kind if made.bias is None else f"{kind} {made.bias}"
-    parts = (made.design, made.targets, made.penalty, made.weights)
-    theta = solve(*parts, begin, None, form, not compiling)[0]
-    return made.head(theta, flat=classes is None)
+        check_tensor(start, "start")
+        own = (*made.shape, size) if classes is None else (*made.shape, size, classes)
+        if start.shape != own:
+            raise ShapeError(
+                f"`start` must have the shape of the head, {own}, got {tuple(start.shape)}."
+            )
+        begin = start.detach().double().reshape(-1, size, classes or 1)
+    return solved_head(kind, made, begin, None, flat=classes is None)

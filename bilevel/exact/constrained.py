@@ -1,15 +1,12 @@
 """Ridge regression between bounds as a function of tensors."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from bilevel.core.checks import check_instance
 from bilevel.errors import IncompatibleError
 from bilevel.exact.arguments import given
-from bilevel.exact.curved import HEADS, CurvedHead
-from bilevel.exact.solvers import Found
+from bilevel.exact.curved import solved_head
 from bilevel.problem.sets import ConvexSet
 
 
@@ -44,7 +41,9 @@ def constrained_head(
         theta*, (..., M[+ 1]) or (..., M[+ 1], K), in the wider type of features and targets.
 
     Raises:
-        IncompatibleError: the set has no bounds.
+        IncompatibleError: the set has no bounds, or bounds that require gradients, which they would
+            not get; or from a second derivative.
+        ArgumentError: `ridge` is negative.
         SingularHeadError: Z'SZ/n + diag(p) is numerically singular, or not finite; NaN instead
             under `vmap` and `compile`.
         ShapeError: shapes do not fit each other, or the bounds do not fit the head.
@@ -60,7 +59,7 @@ def constrained_head(
     check_instance(set, ConvexSet, "set", "Nonnegative()")
     options = {"fit_bias": fit_bias, "penalize_bias": penalize_bias}
     made = given(features, targets, ridge, row_weights, **options)
-    flat, compiling = targets.ndim < features.ndim, torch.compiler.is_compiling()
+    flat = targets.ndim < features.ndim
     rows, outputs = made.design.shape[2], made.targets.shape[2]
     start = made.penalty.new_zeros(len(made.design), rows, outputs)
     one = start[0, :, 0] if flat else start[0]
@@ -71,9 +70,10 @@ def constrained_head(
             f"{type(set).__name__} has no bounds low <= theta <= high, and other sets have no "
             "derivative here. Use a Box or Nonnegative(), or the whole space with `ridge_head`."
         )
+    if torch.is_grad_enabled() and any(bound.requires_grad for bound in bounds):
+        raise IncompatibleError(
+            "The bounds of the set require gradients, and `constrained_head` has none in them. "
+            "Make the set of `bound.detach()`."
+        )
     low, high = (bound.double().expand_as(one).reshape(rows, outputs) for bound in bounds)
-    form = "box" if made.bias is None else f"box {made.bias}"
-    parts = (made.design, made.targets, made.penalty, made.weights)
-    solve: Callable[..., Found] = HEADS if compiling else CurvedHead.apply
-    theta = solve(*parts, start, torch.stack([low, high]), form, not compiling)[0]
-    return made.head(theta, flat=flat)
+    return solved_head("box", made, start, torch.stack([low, high]), flat=flat)

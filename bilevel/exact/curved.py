@@ -12,26 +12,15 @@ import torch
 from torch import Tensor
 
 from bilevel.errors import IncompatibleError
-from bilevel.exact.operators import flattened, pulled
+from bilevel.exact.arguments import Given
+from bilevel.exact.operators import mapped, pulled
 from bilevel.exact.solvers import Adjoint, Found, curved_adjoint, curved_heads, factor_shape
 
 
 class CurvedHead(torch.autograd.Function):
     """`curved_heads` with its first derivatives and under `vmap`."""
 
-    @staticmethod
-    def forward(
-        design: Tensor,
-        targets: Tensor,
-        penalty: Tensor,
-        weights: Tensor | None,
-        start: Tensor,
-        limits: Tensor | None,
-        form: str,
-        check: bool,
-    ) -> Found:
-        """theta and the factors."""
-        return curved_heads(design, targets, penalty, weights, start, limits, form, check)
+    forward = staticmethod(curved_heads)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Found) -> None:
@@ -51,7 +40,7 @@ class CurvedHead(torch.autograd.Function):
         if torch.compiler.is_compiling():
             solve = ADJOINT
         at = (theta, *solve(slope, design, targets, penalty, weights, theta, *rest, ctx.form))
-        return *pulled(ctx.needs_input_grad, design, weights, *at), None, None, None, None
+        return *pulled(ctx.needs_input_grad, design, penalty, weights, *at), None, None, None, None
 
     @staticmethod
     def vmap(info: Any, dims: tuple[Any, ...], *given: Any) -> tuple[Found, tuple[int, ...]]:
@@ -62,22 +51,7 @@ class CurvedHead(torch.autograd.Function):
 class CurvedAdjoint(torch.autograd.Function):
     """`curved_adjoint` under `vmap`; it has no derivatives."""
 
-    @staticmethod
-    def forward(
-        columns: Tensor,
-        design: Tensor,
-        targets: Tensor,
-        penalty: Tensor,
-        weights: Tensor | None,
-        theta: Tensor,
-        cholesky: Tensor,
-        usable: Tensor,
-        limits: Tensor | None,
-        form: str,
-    ) -> Adjoint:
-        """x and what belongs to it."""
-        given = (design, targets, penalty, weights, theta, cholesky, usable, limits, form)
-        return curved_adjoint(columns, *given)
+    forward = staticmethod(curved_adjoint)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Adjoint) -> None:
@@ -95,18 +69,24 @@ class CurvedAdjoint(torch.autograd.Function):
     def vmap(info: Any, dims: tuple[Any, ...], *given: Any) -> tuple[Adjoint, tuple[int, ...]]:
         """Further heads of one call."""
         solve: Callable[..., Adjoint] = CurvedAdjoint.apply
-        size = info.batch_size
-        found = solve(*flattened(size, dims[:8], given[:8]), *given[8:])
-        x, error, along, curved = (y.reshape(size, len(y) // size, *y.shape[1:]) for y in found)
-        return (x, error, along, curved), (0, 0, 0, 0)
+        return mapped(lambda *each: solve(*each, *given[8:]), info.batch_size, dims[:8], given[:8])
 
 
 def _mapped(
     head: Callable[..., Found], size: int, dims: tuple[Any, ...], given: tuple[Any, ...]
 ) -> tuple[Found, tuple[int, ...]]:
-    found = head(*flattened(size, dims[:5], given[:5]), *given[5:7], False)
-    theta, cholesky, usable = (x.reshape(size, len(x) // size, *x.shape[1:]) for x in found)
-    return (theta, cholesky, usable), (0, 0, 0)
+    return mapped(lambda *each: head(*each, *given[5:7], False), size, dims[:5], given[:5])
+
+
+def solved_head(
+    kind: str, made: Given, start: Tensor, limits: Tensor | None, *, flat: bool
+) -> Tensor:
+    """The head of what was given, see `curved_heads`; `flat`: without an axis of outputs."""
+    compiling = torch.compiler.is_compiling()
+    solve: Callable[..., Found] = HEADS if compiling else CurvedHead.apply
+    form = kind if made.bias is None else f"{kind} {made.bias}"
+    parts = (made.design, made.targets, made.penalty, made.weights)
+    return made.head(solve(*parts, start, limits, form, not compiling)[0], flat=flat)
 
 
 def _fake_heads(design: Tensor, *given: Any) -> Found:

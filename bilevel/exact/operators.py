@@ -1,233 +1,78 @@
 """The exact head of squared error, and its adjoint, as operators of torch.
 
-Both have one leading axis, compute in float64, and are each other's derivative: with x the adjoint
-H^{-1} (d loss / d theta) and e = t - Z theta,
+Both compute in float64, one head or B of them with a leading axis, and are each other's derivative:
+with H = Z'SZ/n + diag(p), the adjoint x = (n H)^{-1} (d loss / d theta) and e = t - Z theta,
 
-    dZ = s o (e x' - (Z x) theta') / n    dt = s o Z x / n    ds = e o Z x / n    dp = -theta o x
+    dZ = s o (e x' - (Z x) theta')    dt = s o Z x    ds = e o Z x    dp = -n theta o x
 
-and for the adjoint v = H^{-1} c itself the same with e = -Z v, theta = v and dc = x. torch does not
-look inside of an operator: with what it decides on values it is mapped and compiled, too.
+and for the adjoint v = (n H)^{-1} c itself the same with e = -Z v, theta = v and dc = x. torch does
+not look inside of an operator: with what it decides on values it is mapped and compiled, too.
 """
 
-import inspect
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bilevel import trees
-from bilevel.core.status import Status
-from bilevel.derivatives.linear_parts import LinearParts
-from bilevel.errors import ArgumentError, SingularHeadError
-from bilevel.linear.factor import CentredFactor, DualFactor, Factor, PrimalFactor
-from bilevel.linear.systems import AbstractSystem, DualSystem, linear_system
-
-SURE, DOUBTFUL = 1e-2, 1e-8
-"""What is left of each diagonal entry where a matrix is well conditioned, and where it may be
-singular: its eigenvalues tell."""
-Found = tuple[Tensor, Tensor, Tensor, Tensor]
-
-
-def head_of_rows(
-    design: Tensor,
-    targets: Tensor,
-    penalty: Tensor,
-    weights: Tensor | None,
-    bias: str | None,
-    form: str,
-    check: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """theta of B heads, and their factors.
-
-    Args:
-        design: Z, (B, n, m), any floating type.
-        targets: t, (B, n, K).
-        penalty: p, (B, m).
-        weights: s, (B, n); None: 1.
-        bias: "free" or "penalised" where the last feature is the constant one.
-        form: of the system, "primal" or "dual"; "auto" looks at the numbers.
-        check: whether heads that are not determined raise; otherwise they are NaN.
-
-    Returns:
-        theta (B, m, K), float64; the factor L, (B, m, m), or (B, n, n) of the dual form; H, (B, m,
-        m), or (B, 0) of the dual form and where solutions need no refinement; and the origin that
-        features were counted from, (B, m) or (B, 0).
-    """
-    least = float(penalty.min())
-    if check and least < 0:
-        raise ArgumentError(f"`ridge` must be at least 0, got {least:.4g}.")
-    if form == "auto" and bias is None and weights is None:
-        quick = _quickly(design.double(), targets, penalty)
-        if quick is not None and least >= 0:
-            return quick
-    parts = LinearParts(design, targets, weights, penalty)
-    dual = form == "dual" or (form == "auto" and least > 0 and design.shape[1] < design.shape[2])
-    known: Any = bias
-    system = linear_system(parts, penalised=dual, bias=known)
-    if form == "auto" and isinstance(system, DualSystem) and system.unbalanced():
-        system = linear_system(parts, penalised=False, bias=known)
-    theta, status, factor = system.factorised()
-    if not (_sure(status, factor, least) and math.isfinite(theta.sum())):
-        wrong = (status != int(Status.CONVERGED)) | ~trees.finite(theta)
-        if not least > 0:
-            wrong |= ~system.definite() | (penalty < 0).any(1)
-        if check and bool(wrong.any()):
-            raise _refused(system, status, wrong, least)
-        theta = theta.masked_fill(wrong.reshape(-1, 1, 1), torch.nan)
-    nothing = theta.new_empty(len(theta), 0)
-    inner = factor.inner if isinstance(factor, CentredFactor) else factor
-    hessian = inner.hessian[:, 0] if isinstance(inner, PrimalFactor) else nothing
-    origin = factor.origin if isinstance(factor, CentredFactor) else nothing.clone()
-    cholesky = inner.cholesky[:, 0].mT.contiguous().mT  # as LAPACK leaves it
-    return theta.contiguous(), cholesky, hessian.contiguous(), origin
-
-
-def adjoint_of_rows(
-    columns: Tensor,
-    design: Tensor,
-    penalty: Tensor,
-    weights: Tensor | None,
-    cholesky: Tensor,
-    hessian: Tensor,
-    origin: Tensor,
-) -> Tensor:
-    """H^{-1} c for columns c (B, m, K), float64, by the factors of `head_of_rows`."""
-    factor: Factor
-    if hessian.numel():
-        factor = PrimalFactor(cholesky.unsqueeze(1), hessian.unsqueeze(1))
-        factor = CentredFactor(factor, origin) if origin.numel() else factor
-    elif design.shape[1] >= design.shape[2]:
-        return torch.cholesky_solve(columns, cholesky)
-    else:
-        rows = design.double()
-        rows = rows if weights is None else rows * weights.double().sqrt().unsqueeze(2)
-        factor = DualFactor(cholesky.unsqueeze(1), rows, penalty.double().unsqueeze(1))
-    return factor.solve(columns).contiguous()
+from bilevel.exact.factored import Found, adjoint_of_rows, head_of_rows
 
 
 def pulled(
-    needs: tuple[bool, ...], design: Tensor, weights: Tensor | None, *at: Tensor
+    needs: tuple[bool, ...], design: Tensor, penalty: Tensor, weights: Tensor | None, *at: Tensor
 ) -> tuple[Tensor | None, ...]:
     """What features, targets, penalties and weights get, see the top, as far as it is needed.
 
     Args:
         needs: which of the four.
-        design: Z, (B, n, m).
-        weights: s, (B, n), or None.
-        at: theta and x, (B, m, K); e, Z x and C Z x, (B, n, K), where C is the second derivative of
-            the loss of a row and e the negative first one.
+        design: Z, (n, m) or (B, n, m).
+        penalty: p, and
+        weights: s, see `head_of_rows`.
+        at: theta and x, (m, K) or (B, m, K); e, Z x and C Z x, (n, K) or (B, n, K), where C is the
+            second derivative of the loss of a row and e the negative first one.
     """
     theta, x, error, along, curved = at
-    n, in_design = design.shape[1], None
-    in_weights = (error * along).sum(2) / n if needs[3] and weights is not None else None
+    in_design = in_weights = None
     if weights is not None:
-        error, curved = (weights.unsqueeze(2) * side for side in (error, curved))
+        in_weights = (error * along).sum(-1) if needs[3] else None
+        error, curved = (weights.unsqueeze(-1) * side for side in (error, curved))
     if needs[0]:
-        sides = torch.cat([x, -theta], 2).mT / n
-        in_design = (torch.cat([error, curved], 2) @ sides).to(design.dtype)
-    in_targets = curved / n if needs[1] else None
-    in_penalty = -(theta * x).sum(2) if needs[2] else None
-    return in_design, in_targets, in_penalty, in_weights
+        both = torch.cat([error, curved], -1) @ torch.cat([x, -theta], -1).mT
+        in_design = both.to(design.dtype)
+    in_penalty = None
+    if needs[2]:
+        in_penalty = ((theta * x).sum(-1) * -design.shape[-2]).sum_to_size(penalty.shape)
+    return in_design, curved if needs[1] else None, in_penalty, in_weights
 
 
-def _fake_head(
-    design: Tensor,
-    targets: Tensor,
-    penalty: Tensor,
-    weights: Tensor | None,
-    bias: str | None,
-    form: str,
-    check: bool,
-) -> Found:
+def _fake_head(design: Tensor, targets: Tensor, *given: Any) -> Found:
     """Shapes; compiled code names the form."""
+    bias, form, _ = given[2:]
     runs, n, m = design.shape
-    dual = form == "dual"
-    shapes = [
-        (runs, m, targets.shape[2]),
-        (runs, n, n) if dual else (runs, m, m),
-        (runs, 0) if dual else (runs, m, m),
-        (runs, m) if bias is not None and m > 1 and not dual else (runs, 0),
-    ]
-    theta, *factor = (design.new_empty(shape, dtype=torch.float64) for shape in shapes)
-    return theta, factor[0].mT, factor[1], factor[2]
+    factor = (n, n) if form == "dual" else (2 * m + (bias is not None and m > 1), m)
+    theta = design.new_empty(runs, m, targets.shape[2], dtype=torch.float64)
+    return theta, theta.new_empty(runs, *factor)
 
 
-def _mapped(
-    head: Callable[..., Found], size: int, dims: tuple[Any, ...], given: tuple[Any, ...]
-) -> tuple[Found, tuple[int, ...]]:
-    """`head` under `vmap`: further heads of one call; values cannot raise."""
-    found = head(*flattened(size, dims, given)[:6], False)
-    theta, *factor = (x.reshape(size, len(x) // size, *x.shape[1:]) for x in found)
-    return (theta, factor[0], factor[1], factor[2]), (0, 0, 0, 0)
-
-
-def flattened(size: int, dims: tuple[Any, ...], given: tuple[Any, ...]) -> list[Any]:
-    """Arguments with the mapped axis in the first one."""
-    found = []
+def mapped(
+    heads: Callable[..., tuple[Tensor, ...]],
+    size: int,
+    dims: tuple[Any, ...],
+    given: tuple[Any, ...],
+) -> tuple[Any, tuple[int, ...]]:
+    """A function of heads under `vmap`: the mapped axis is their leading one, or part of it."""
+    alone = given[0].ndim - (dims[0] is not None) == 2
+    values = []
     for value, dim in zip(given, dims, strict=True):
         if isinstance(value, Tensor):
             moved = value.expand(size, *value.shape) if dim is None else value.movedim(dim, 0)
-            value = moved.flatten(0, 1)
-        found.append(value)
-    return found
-
-
-def _quickly(design: Tensor, targets: Tensor, penalty: Tensor) -> Found | None:
-    """The heads by few operations, if no pivot is small: each takes as long as a small head.
-
-    Refinement would change no digit that counts; `PrimalSystem` makes it for all others.
-    """
-    n, m = design.shape[1:]
-    if n < m:
-        return None
-    hessian = design.mT @ design / n
-    hessian.diagonal(dim1=1, dim2=2).add_(penalty)
-    cholesky, info = torch.linalg.cholesky_ex(hessian)
-    pivots, entries = (x.diagonal(dim1=1, dim2=2) for x in (cholesky, hessian))
-    if bool(info.any()) or not float((pivots.square() / entries).min()) > SURE:
-        return None
-    theta = torch.cholesky_solve((targets.mT @ design / n).mT, cholesky)
-    if not math.isfinite(theta.sum()):
-        return None
-    nothing = theta.new_empty(2, len(theta), 0)
-    return theta, cholesky, nothing[0], nothing[1]
-
-
-def _sure(status: Tensor, factor: Factor, least: float) -> bool:
-    """Whether all heads are determined for sure.
-
-    Where a pivot is small and no penalty answers for it, only the eigenvalues tell.
-    """
-    if bool((status != int(Status.CONVERGED)).any()):
-        return False
-    if least > 0:
-        return True
-    inner = factor.inner if isinstance(factor, CentredFactor) else factor
-    assert isinstance(inner, PrimalFactor)
-    pivots, entries = (x.diagonal(dim1=2, dim2=3) for x in (inner.cholesky, inner.hessian))
-    return bool((pivots.square() >= DOUBTFUL * entries).all())
-
-
-def _refused(
-    system: AbstractSystem, status: Tensor, wrong: Tensor, least: float
-) -> SingularHeadError:
-    """The error about the first head that is not determined."""
-    which, count = int(wrong.nonzero()[0]), len(wrong)
-    where = f" of head {which} (of {count}, leading axes flattened)" if count > 1 else ""
-    low, high = (float(x[which]) for x in system.primal().curvature())
-    if low != low or (least > 0 and int(status[which]) == int(Status.CONVERGED)):
-        return SingularHeadError(
-            f"The system{where} is not finite: check features and targets for NaN and "
-            "infinite values, and that no row weight is negative."
-        )
-    remedy = "Pass a larger `ridge`" if least > 0 else "Pass a positive `ridge`"
-    return SingularHeadError(
-        f"Z'SZ/n + diag(p){where} has smallest eigenvalue {low:.2g} (largest {high:.2g}): the head "
-        f"has no unique minimiser, as far as float64 can tell. {remedy}, or fewer features than "
-        "rows."
+            value = moved if alone else moved.flatten(0, 1)
+            value = value.unsqueeze(1) if value.ndim == 1 else value  # a penalty for all features
+        values.append(value)
+    found = tuple(
+        x if alone else x.reshape(size, len(x) // size, *x.shape[1:]) for x in heads(*values)
     )
+    return found, (0,) * len(found)
 
 
 def _adjoint(*given: Tensor) -> Tensor:
@@ -243,24 +88,20 @@ def _adjoint(*given: Tensor) -> Tensor:
 class RidgeHead(torch.autograd.Function):
     """`head_of_rows` with its derivatives and under `vmap`."""
 
-    @staticmethod
-    def forward(
-        design: Tensor,
-        targets: Tensor,
-        penalty: Tensor,
-        weights: Tensor | None,
-        bias: str | None,
-        form: str,
-        check: bool,
-    ) -> Found:
-        """theta and the factors."""
-        return head_of_rows(design, targets, penalty, weights, bias, form, check)
+    forward = staticmethod(head_of_rows)
+
+    @classmethod
+    def apply(cls, *given: Any) -> Any:
+        """Outside of transforms without what torch does to bind arguments: it takes too long."""
+        active: bool = torch._C._are_functorch_transforms_active()  # as the inherited one asks
+        inherited: Any = super() if active else super(torch.autograd.Function, cls)
+        return inherited.apply(*given)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Found) -> None:
         """Keep what the adjoint needs."""
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*output[1:])
+        ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(*inputs[:4], *output)
 
     @staticmethod
@@ -268,34 +109,23 @@ class RidgeHead(torch.autograd.Function):
         """See the top."""
         if slope is None:
             return (None,) * 7
-        design, targets, penalty, weights, theta, *factor = ctx.saved_tensors
-        x = _adjoint(slope, design, penalty, weights, *factor)
+        design, targets, penalty, weights, theta, factor = ctx.saved_tensors
+        x = _adjoint(slope, design, penalty, weights, factor)
         rows = design.double()
-        error, along = torch.baddbmm(targets, rows, theta, alpha=-1), rows @ x
-        at = (theta, x, error, along, along)
-        return *pulled(ctx.needs_input_grad, design, weights, *at), None, None, None
+        along = rows @ x
+        at = (theta, x, targets - rows @ theta, along, along)
+        return *pulled(ctx.needs_input_grad, design, penalty, weights, *at), None, None, None
 
     @staticmethod
     def vmap(info: Any, dims: tuple[Any, ...], *given: Any) -> tuple[Found, tuple[int, ...]]:
-        """Mapped heads are further heads of one call; values cannot raise."""
-        return _mapped(RidgeHead.apply, info.batch_size, dims, given)
+        """Mapped heads are further heads of one call."""
+        return _mapped_heads(RidgeHead.apply, info.batch_size, dims, given)
 
 
 class RidgeAdjoint(torch.autograd.Function):
     """`adjoint_of_rows` with its derivatives and under `vmap`."""
 
-    @staticmethod
-    def forward(
-        columns: Tensor,
-        design: Tensor,
-        penalty: Tensor,
-        weights: Tensor | None,
-        cholesky: Tensor,
-        hessian: Tensor,
-        origin: Tensor,
-    ) -> Tensor:
-        """H^{-1} c."""
-        return adjoint_of_rows(columns, design, penalty, weights, cholesky, hessian, origin)
+    forward = staticmethod(adjoint_of_rows)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -305,35 +135,34 @@ class RidgeAdjoint(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         """See the top."""
-        design, penalty, weights, *factor, v = ctx.saved_tensors
-        x = _adjoint(slope, design, penalty, weights, *factor)
+        design, penalty, weights, factor, v = ctx.saved_tensors
+        x = _adjoint(slope, design, penalty, weights, factor)
         rows, needs = design.double(), ctx.needs_input_grad
         along, wanted = rows @ x, (needs[1], False, needs[2], needs[3])
-        z, _, p, s = pulled(wanted, design, weights, v, x, -(rows @ v), along, along)
-        return x, z, p, s, None, None, None
+        z, _, p, s = pulled(wanted, design, penalty, weights, v, x, -(rows @ v), along, along)
+        return x, z, p, s, None
 
     @staticmethod
     def vmap(info: Any, dims: tuple[Any, ...], *given: Any) -> tuple[Tensor, int]:
         """Mapped columns alone, as of a Jacobian, are further columns of one factor."""
         solve: Callable[..., Tensor] = RidgeAdjoint.apply
         if dims[0] is not None and all(dim is None for dim in dims[1:]):
-            columns = given[0].movedim(dims[0], 2)
-            found = solve(columns.flatten(2), *given[1:])
-            return found.reshape(columns.shape), 2
-        found = solve(*flattened(info.batch_size, dims, given))
-        size = info.batch_size
-        return found.reshape(size, len(found) // size, *found.shape[1:]), 0
+            columns = given[0].movedim(dims[0], -2)
+            return solve(columns.flatten(-2), *given[1:]).reshape(columns.shape), columns.ndim - 2
+        found, _ = mapped(lambda *each: (solve(*each),), info.batch_size, dims, given)
+        return found[0], 0
+
+
+def _mapped_heads(
+    solve: Callable[..., Found], size: int, dims: tuple[Any, ...], given: tuple[Any, ...]
+) -> tuple[Found, tuple[int, ...]]:
+    """Mapped heads are not checked: values cannot raise."""
+    return mapped(lambda *each: solve(*each[:6], False), size, dims, given)
 
 
 HEAD = torch.library.custom_op("bilevel::ridge_head", head_of_rows, mutates_args=())
 HEAD.register_fake(_fake_head)
 HEAD.register_autograd(RidgeHead.backward, setup_context=RidgeHead.setup_context)
-HEAD.register_vmap(lambda info, dims, *given: _mapped(HEAD, info.batch_size, dims, given))
+HEAD.register_vmap(lambda info, dims, *given: _mapped_heads(HEAD, info.batch_size, dims, given))
 ADJOINT = torch.library.custom_op("bilevel::ridge_adjoint", adjoint_of_rows, mutates_args=())
 ADJOINT.register_fake(lambda columns, *_: columns.new_empty(columns.shape))
-
-# torch binds the arguments of `forward` to its signature at every call, which takes longer than to
-# solve a small head
-ANY = inspect.Signature([inspect.Parameter("given", inspect.Parameter.VAR_POSITIONAL)])
-for function in (RidgeHead.forward, RidgeAdjoint.forward):
-    function.__dict__["__signature__"] = ANY

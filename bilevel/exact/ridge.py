@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from bilevel.exact.arguments import given
-from bilevel.exact.operators import HEAD, Found, RidgeHead
+from bilevel.exact.factored import Found
+from bilevel.exact.operators import HEAD, RidgeHead
 
 
 def ridge_head(
@@ -60,10 +61,9 @@ def ridge_head(
         tensor([[-0.1111],
                 [-0.2222]])
     """
-    made = given(
-        features, targets, ridge, row_weights, fit_bias=fit_bias, penalize_bias=penalize_bias
-    )
+    options = {"fit_bias": fit_bias, "penalize_bias": penalize_bias}
     compiling = torch.compiler.is_compiling()
+    made = given(features, targets, ridge, row_weights, **options, alone=not compiling)
     form = "auto"
     if compiling:  # the shape of the factor must not depend on values
         penalised = not isinstance(ridge, Tensor) and ridge > 0 and made.bias != "free"

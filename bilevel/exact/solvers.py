@@ -16,6 +16,7 @@ from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.linear_parts import LinearParts
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import BilevelError, InexactHeadError, SingularHeadError
+from bilevel.exact.factored import smallest
 from bilevel.heads.default import default_solver
 from bilevel.heads.objectives.linear import count_blocks
 from bilevel.heads.quadratic import quadratic_system
@@ -106,7 +107,8 @@ def curved_heads(
         bounds; and whether there is one, (B,).
     """
     point = _point(design, targets, penalty, weights, start, limits, form)
-    if check and limits is None:
+    smallest(penalty, check)
+    if limits is None:  # where values cannot raise, too: they are numbers here, and others no class
         outputs = None if form.startswith("logistic") else start.shape[2]
         CRITERIA[form.split()[0]].check_targets(targets.flatten(), outputs)
     solver, at = default_solver(point.problem), (point.oracles, point.body, point.head, point.rows)
@@ -116,7 +118,7 @@ def curved_heads(
         if check:
             raise
         return _one_by_one(design, targets, penalty, weights, start, limits, form)
-    wrong = found.status != int(Status.CONVERGED)
+    wrong = (found.status != int(Status.CONVERGED)) | (penalty < 0).any(1)
     if check and bool(wrong.any()):
         raise _failed(wrong, found.status, trees.finite([design, penalty, *_real(targets)]))
     theta = trees.nan_where(wrong, found.head).reshape(start.shape)
@@ -137,7 +139,7 @@ def curved_adjoint(
     limits: Tensor | None,
     form: str,
 ) -> Adjoint:
-    """x = H^{-1} c on the free numbers of the heads for c (B, m, K), see `curved_heads`.
+    """x = (n H)^{-1} c on the free numbers of the heads for c (B, m, K), see `curved_heads`.
 
     Returns:
         x, (B, m, K); the negative slopes of the losses of the rows, Z x and C Z x, (B, n, K).
@@ -149,7 +151,7 @@ def curved_adjoint(
         right = columns.reshape(point.head.shape)
         found = Condition(point).solve(right, factor=BlockFactor(cholesky, usable))
         x = found.value.reshape(columns.shape)
-    rows = design.double()
+    rows, x = design.double(), x / design.shape[1]
     along = rows @ x
     return x, *_of_rows(form.split()[0], rows @ theta, targets, along)
 

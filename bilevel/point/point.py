@@ -33,6 +33,7 @@ from bilevel.hypergradients import (
 )
 from bilevel.hypergradients.condition import Condition
 from bilevel.hypergradients.default import default_gradient
+from bilevel.hypergradients.dependence import check_dependence
 from bilevel.problem.base import Groups, StackelbergProblem
 from bilevel.trees import Tree
 
@@ -320,19 +321,19 @@ class _Point:
         heads = head if self.tasks else trees.single(head)
         point, factor = HeadPoint(self.oracles, self.body, heads, self.rows), self.factor
 
-        @functools.cache
-        def condition() -> Condition:
-            # checked by the first backward pass: a head that nobody differentiates needs no more
-            implicit = Implicit()
-            implicit.check(point.problem, self.solver)
-            implicit.init(point.oracles, point.body, point.head, point.rows)
-            return Condition(point)
+        condition = Condition(point)
+
+        examine = functools.cache(functools.partial(check_dependence, point))
 
         @ordinary()
         def pulled(slope: Tree) -> Tree:
+            Implicit().check(point.problem, self.solver)
             right = slope if self.tasks else trees.single(slope)
-            crossed = point.cross_vjp(condition().solve(right, factor=factor).value)
-            return trees.tree_map(lambda leaf: -leaf.sum(0), crossed)
+            adjoint = condition.solve(right, factor=factor).value
+            crossed = point.cross_vjp(trees.tree_map(torch.neg, adjoint))
+            if not any(bool(leaf.any()) for leaf in trees.leaves(crossed)):
+                examine()  # zero, or cut off? Where it is not zero, autograd sees the body
+            return trees.tree_map(lambda leaf: leaf.sum(0), crossed)
 
         return pulled
 

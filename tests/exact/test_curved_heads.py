@@ -7,7 +7,13 @@ import torch
 from plain_heads import PlainHead, arguments, normal
 
 import bilevel
-from bilevel.errors import DataError, IncompatibleError, ShapeError, SingularHeadError
+from bilevel.errors import (
+    ArgumentError,
+    DataError,
+    IncompatibleError,
+    ShapeError,
+    SingularHeadError,
+)
 from bilevel.exact import constrained_head, logistic_head, ridge_head, softmax_head
 
 LABELS = torch.arange(8) % 3
@@ -141,6 +147,56 @@ def test_second_derivatives_are_refused():
     (slope,) = torch.autograd.grad(head(*given).square().sum(), given[0], create_graph=True)
     with pytest.raises(IncompatibleError, match="first derivatives only"):
         slope.sum().backward()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_autocast_changes_nothing(kind, dtype):
+    given, head, _ = case(kind, "free")
+    given = [x.detach().to(dtype).requires_grad_() for x in given]
+    theta = head(*given)
+    slopes = torch.autograd.grad(theta.square().sum(), given)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = head(*given)
+        assert torch.equal(cast, theta)
+        assert all(map(torch.equal, torch.autograd.grad(cast.square().sum(), given), slopes))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_penalties_below_zero(kind):
+    given, head, _ = case(kind, "none", (2,))
+    plain = [x.detach().clone() for x in given]
+    index = -2 if len(plain) < 5 else 2
+    plain[index][1, 0] = -1e-3  # the head would be determined all the same
+    with pytest.raises(ArgumentError, match="`ridge` must be at least 0"):
+        head(*plain)
+    one = case(kind)[1]
+    if kind in {"softmax", "logistic"}:  # those of both are the same rows
+        mapped = torch.func.vmap(one)(*plain)
+        assert mapped[0].isfinite().all()
+        assert mapped[1].isnan().all()
+
+
+def test_labels_are_looked_at_under_transforms():
+    z, y = normal(2, 8, 2), LABELS.expand(2, 8)
+    for head in (logistic_head, functools.partial(softmax_head, classes=2)):
+        with pytest.raises(DataError, match="between 0 and 1"):
+            torch.func.vmap(lambda z, y, head=head: head(z, y, 0.1))(z, y)
+        with pytest.raises(DataError, match="between 0 and 1"):
+            torch.compile(head, fullgraph=True, backend="aot_eager")(z, y, 0.1)
+        torch.compiler.reset()
+    with pytest.raises(ArgumentError, match=r"`classes` is missing.*Pass their number"):
+        torch.func.vmap(lambda z, y: softmax_head(z, y, 0.1))(z, y)
+
+
+def test_bounds_get_no_gradients():
+    z, t, high = normal(8, 2), normal(8), torch.tensor(0.1, requires_grad=True)
+    with pytest.raises(IncompatibleError, match="bounds of the set require gradients"):
+        constrained_head(z, t, 0.1, bilevel.Box(-high, high))
+    with torch.no_grad():
+        assert constrained_head(z, t, 0.1, bilevel.Box(-high, high)).shape == (2,)
+    with pytest.raises(IncompatibleError, match="bounds of the set require gradients"):
+        torch.func.grad(lambda h: constrained_head(z, t, 0.1, bilevel.Box(-h, h)).sum())(high)
 
 
 def test_heads_without_a_minimiser():

@@ -5,6 +5,7 @@ import functools
 import pytest
 import torch
 from plain_heads import PlainHead, arguments, by_solve, normal
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import bilevel
 from bilevel.errors import ArgumentError, DataError, ShapeError, SingularHeadError
@@ -85,6 +86,47 @@ def test_axes_of_one_are_broadcast():
     found.sum().backward()
     assert z.grad.shape == z.shape
     assert ridge_head(z, t[..., 0], 0.1).shape == (4, 5, 3)
+
+
+@pytest.mark.parametrize("rows", [2, 6])
+def test_one_number_for_all_features(rows):
+    z, t, ridge = normal(2, rows, 3), normal(2, rows), torch.tensor([0.1, 0.3]).double()
+    one = torch.func.grad(lambda p, z, t: ridge_head(z, t, p).square().sum())
+    wanted = torch.stack([one(p, x, y) for p, x, y in zip(ridge, z, t, strict=True)])
+    by_feature = torch.func.grad(lambda p: ridge_head(z, t, p).square().sum())
+    of_features = by_feature(ridge.unsqueeze(1).expand(2, 3)).sum(1)
+    torch.testing.assert_close(wanted, of_features, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(torch.func.vmap(one)(ridge, z, t), wanted, rtol=1e-11, atol=1e-12)
+    mapped = torch.func.vmap(one, in_dims=(0, None, None))(ridge, z[0], t[0])
+    torch.testing.assert_close(mapped[0], wanted[0], rtol=1e-11, atol=1e-12)
+    given = [x.requires_grad_() for x in (z[0].clone(), t[0].clone(), ridge[0].clone())]
+    assert torch.autograd.gradgradcheck(ridge_head, given)
+    assert torch.autograd.gradgradcheck(ridge_head, [x.requires_grad_() for x in (z, t, given[2])])
+
+
+class Count(TorchDispatchMode):
+    """How many operations are made inside the block."""
+
+    def __enter__(self):
+        self.made = 0
+        return super().__enter__()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.made += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("outputs", [None, 5])
+def test_a_small_head_takes_few_operations(outputs):
+    """It is no slower than its operations are many: about as many as a solve by hand takes."""
+    z, t = normal(9, 3), normal(9) if outputs is None else normal(9, outputs)
+    given = [x.requires_grad_() for x in (z, t, torch.tensor(0.1).double())]
+    with Count() as solving:
+        theta = ridge_head(*given)
+    with Count() as pulling:
+        torch.autograd.grad(theta.square().sum(), given)
+    assert solving.made <= 23
+    assert pulling.made <= 24
 
 
 def test_transforms_of_torch():
@@ -200,6 +242,8 @@ def test_numbers_that_cannot_be():
         ridge_head(z, t, -0.1)
     with pytest.raises(ArgumentError, match=r"`ridge` must be at least 0, got -0\.1"):
         ridge_head(z, t, torch.tensor([0.1, -0.1]))
+    mapped = torch.func.vmap(lambda p: ridge_head(z, t, p))(torch.tensor([0.1, -1e-3]))
+    assert mapped.isnan().all(1).tolist() == [False, True]
     for bad in ((z * torch.nan, t, None), (z, t * torch.inf, None), (z, t, -torch.ones(5))):
         with pytest.raises(SingularHeadError, match="is not finite"):
             ridge_head(bad[0], bad[1], 0.1, row_weights=bad[2])
@@ -216,14 +260,27 @@ def test_numbers_that_cannot_be():
         (ShapeError, {"row_weights": torch.ones(3, 1)}, "one weight for each row"),
         (DataError, {"targets": torch.ones(5, dtype=torch.int64)}, "must be floating point"),
         (DataError, {"features": torch.ones(5, 3, dtype=torch.int64)}, "`features` must be fl"),
+        (
+            DataError,
+            {"features": torch.ones(5, 3).to_sparse()},
+            r"`features` is a torch.sparse_coo",
+        ),
+        (DataError, {"targets": torch.ones(5, device="meta")}, "`targets` is a tensor on the dev"),
         (ShapeError, {"ridge": torch.ones(3), "penalize_bias": True, "fit_bias": True}, "the bias"),
     ],
     ids=str,
 )
 def test_mistakes_are_named(error, changed, message):
-    given = {"features": torch.ones(5, 3), "targets": torch.ones(5), "ridge": 0.1} | changed
-    with pytest.raises(error, match=message):
-        ridge_head(**given)
+    given = {"features": torch.ones(5, 3), "targets": torch.ones(5), "ridge": torch.tensor(0.1)}
+    given |= changed
+    doubled = {k: x.double() if is_float(x) else x for k, x in given.items()}
+    for each in (given, doubled):
+        with pytest.raises(error, match=message):
+            ridge_head(**each)
+
+
+def is_float(x):
+    return isinstance(x, torch.Tensor) and x.is_floating_point()
 
 
 def test_leading_axes_must_fit():
