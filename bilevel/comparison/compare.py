@@ -191,6 +191,7 @@ def _prepare(
         "sampling": side_by_side.options.sampling,
         "dtype": str(data.dtype).removeprefix("torch."),
         "device": str(data.device),
+        **({"number_of_tasks": data.sizes["train"]} if data.tasks else {}),
     }
     return _Plan(
         side_by_side, asked, budget, tuning, headline or shown(names), baselines, described

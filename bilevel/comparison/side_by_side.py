@@ -124,6 +124,8 @@ class SideBySide:
         """Gradient evaluations of one step of every strategy."""
         sizes, size = self.data.sizes, self.options.batch_size
         size = size.get("train") if isinstance(size, Mapping) else size
+        if self.data.tasks:  # their heads answer to the rows of a step
+            size = None
         batches = sizes["train"] / size if size and "train" in sizes else 1.0  # n / B
         return {name: fitted.cost.evaluations(batches) for name, fitted in self.fitted.items()}
 

@@ -7,6 +7,7 @@ from bilevel.comparison.side_by_side import Options
 from bilevel.data.training_data import TrainingData
 from bilevel.derivatives.assembly import Assembly
 from bilevel.strategies import AbstractStrategy
+from bilevel.strategies.over_tasks import over_tasks
 from bilevel.training.cohort import Cohort
 
 WARM_UP, ROUNDS, STEPS_PER_ROUND = 10, 5, 10
@@ -27,6 +28,7 @@ def seconds_per_step(
     cohorts = {}
     for name, strategy in strategies.items():
         made = Assembly.of(data, options.batch_size, options.sampling)
+        strategy = over_tasks(strategy, made.sampler)
         cohorts[name] = Cohort(made, strategy, compile=options.compile and strategy.compilable)
     for cohort in cohorts.values():
         cohort.seconds_per_step(WARM_UP)

@@ -11,6 +11,7 @@ from typing_extensions import override
 from bilevel import trees
 from bilevel.core.cost import Cost
 from bilevel.data.rows import Rows
+from bilevel.data.sampler import Sampler
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import IncompatibleError
 from bilevel.heads import AbstractHeadSolver
@@ -111,6 +112,13 @@ class OverTasks(AbstractStrategy):
     @override
     def status(self, state: Any) -> Tensor | None:
         return self.inner.status(state)
+
+
+def over_tasks(strategy: AbstractStrategy, sampler: Sampler) -> AbstractStrategy:
+    """The strategy for the rows of a sampler: itself, unless these are of tasks."""
+    if not sampler.data.tasks:
+        return strategy
+    return OverTasks(strategy, batched=sampler.batch_sizes["train"] is not None)
 
 
 def runs_of(body: Tree) -> int:

@@ -19,7 +19,7 @@ from bilevel.derivatives.contract import check_contract
 from bilevel.errors import ArgumentError
 from bilevel.heads.quadratic import LARGEST_GENERAL_HEAD
 from bilevel.strategies import AbstractStrategy
-from bilevel.strategies.over_tasks import OverTasks
+from bilevel.strategies.over_tasks import over_tasks
 from bilevel.training.arguments import check_state, check_strategy
 from bilevel.training.cohort import Cohort
 from bilevel.training.compiled import can_compile
@@ -72,9 +72,7 @@ class Training:
             check_positive_integer(max_runs_at_once, "`max_runs_at_once`", endless=True)
         check_flag(compile, "compile")
         first = Assembly.of(data.part(slice(0, 1)), batch_size, sampling)
-        strategy = strategy.fitted(data.problem)
-        if data.tasks:
-            strategy = OverTasks(strategy, batched=first.sampler.batch_sizes["train"] is not None)
+        strategy = over_tasks(strategy.fitted(data.problem), first.sampler)
         strategy.check(data.problem)
         check_contract(first)
         self.data = data

@@ -2,10 +2,7 @@
 
 import pytest
 import torch
-
-import bilevel
-from bilevel.linear import CG
-from tests.support.tasks import (
+from tasks import (
     Learned,
     LearnedQuery,
     Query,
@@ -21,6 +18,9 @@ from tests.support.tasks import (
     tracked,
     unrolled,
 )
+
+import bilevel
+from bilevel.linear import CG
 
 SEEDS, STEPS, LR = [0, 4], 3, 0.3
 SGD = bilevel.SGD()
@@ -126,7 +126,9 @@ def test_heads_of_steps_follow_a_loop_over_tasks(cell):
         for which in drawn[:, run].tolist():
             at = tracked(body)
             made = {t: respond(t, at) for t in set(which)}
-            slopes = {t: slope_of(tasks[t], at, h if unroll else h.detach()) for t, h in made.items()}
+            slopes = {
+                t: slope_of(tasks[t], at, h if unroll else h.detach()) for t, h in made.items()
+            }
             body = down(at, [slopes[t] for t in which], LR)
             for t, head in made.items():
                 heads[t] = head.detach()
