@@ -192,6 +192,7 @@ def _prepare(
         "sampling": side_by_side.options.sampling,
         "dtype": str(data.dtype).removeprefix("torch."),
         "device": str(data.device),
+        **({"number_of_tasks": data.sizes["train"]} if data.tasks else {}),
     }
     baselines = _baselines(side_by_side) if baselines is None else baselines
     return _Plan(

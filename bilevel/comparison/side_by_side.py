@@ -127,6 +127,8 @@ class SideBySide:
         """Gradient evaluations of one step of every strategy."""
         sizes, size = self.data.sizes, self.options.batch_size
         size = size.get("train") if isinstance(size, Mapping) else size
+        if self.data.tasks:  # their heads answer to the rows of a step
+            size = None
         batches = sizes["train"] / size if size and "train" in sizes else 1.0  # n / B
         trained = {name: self.trainings[self.places[name][0]] for name in self.strategies}
         return {name: one.cost.evaluations(batches) for name, one in trained.items()}

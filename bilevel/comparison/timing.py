@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from bilevel.comparison.side_by_side import SideBySide
 from bilevel.data.training_data import TrainingData
 from bilevel.derivatives.assembly import Assembly
+from bilevel.strategies.over_tasks import over_tasks
 from bilevel.training.cohort import Cohort
 
 WARM_UP, ROUNDS, STEPS_PER_ROUND = 10, 5, 10
@@ -25,6 +26,8 @@ def seconds_per_step(
     for name in names:
         strategy = side_by_side.fitted[name]
         made = Assembly.of(data, options.batch_size, options.sampling)
+        if data.tasks:
+            strategy = over_tasks(strategy, made.sampler)
         cohorts[name] = Cohort(made, strategy, compile=options.compile and strategy.compilable)
     for cohort in cohorts.values():
         cohort.seconds_per_step(WARM_UP)

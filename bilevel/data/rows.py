@@ -109,6 +109,19 @@ class Rows:
             for name, group in self.groups.items()
         }
 
+    def apart(self, runs: int) -> "Rows":
+        """Each task of R runs as a run of its own: leaves (R T, n, ...)."""
+        if not self.of_tasks:
+            return self
+        groups = self.of_runs(runs)
+        tasks = trees.leaves(groups["train"])[0].shape[1]
+        split = {name: trees.fold(group) for name, group in groups.items() if name != "noise"}
+        if "noise" in groups:
+            split["noise"] = trees.tree_map(
+                lambda leaf: leaf.repeat_interleave(tasks, 0), groups["noise"]
+            )
+        return Rows(split, dict.fromkeys(split, 0))
+
     def without(self, *names: str) -> "Rows":
         """The same rows without some groups."""
         kept = {name: group for name, group in self.groups.items() if name not in names}

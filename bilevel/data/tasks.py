@@ -8,9 +8,29 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.core.arrays import tensor_of
+from bilevel.core.checks import check_flag
 from bilevel.errors import DataError, IncompatibleError, ShapeError
 from bilevel.problem.base import Batch, Groups, StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
+
+
+def has_tasks(problem: StackelbergProblem) -> bool:
+    """Whether a problem has a head for each task.
+
+    Raises:
+        ArgumentError: `tasks` of a linear head problem is neither True nor False.
+        IncompatibleError: the heads of a problem with `tasks = True` are not linear in features.
+    """
+    if isinstance(problem, LinearHeadProblem):
+        check_flag(problem.tasks, "tasks")  # their number is the first dimension of the data
+        return bool(problem.tasks)
+    if getattr(problem, "tasks", False) is True:
+        raise IncompatibleError(
+            f"{type(problem).__name__} sets `tasks = True`, which a LinearHeadProblem knows: a "
+            "head for each task. Make it one, or let `head_objective` be the average over tasks, "
+            "whose heads are the rows of one head."
+        )
+    return False
 
 
 def by_tasks(groups: Groups) -> list[Groups]:

@@ -13,7 +13,7 @@ from bilevel.core.memory import says_memory
 from bilevel.data.groups import check_finite, check_groups, check_targets
 from bilevel.data.packed import PackedRows
 from bilevel.data.rows import Chunks, Rows, chunks_of
-from bilevel.data.tasks import by_tasks, check_tasks
+from bilevel.data.tasks import by_tasks, check_tasks, has_tasks
 from bilevel.errors import ArgumentError, ProblemError, ShapeError, spell
 from bilevel.problem.base import Groups, StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
@@ -62,7 +62,7 @@ class TrainingData:
         self.problem, self.dtype, self.device = problem, dtype, device
         self._number(seeds)
         self.given = groups is not None
-        self.tasks = isinstance(problem, LinearHeadProblem) and problem.tasks
+        self.tasks = has_tasks(problem)
         self.per_seed = problem.redraws_data and not self.given
         if self.per_seed:
             rows = self._redrawn()
@@ -83,7 +83,8 @@ class TrainingData:
             for name, group in rows.items()
         }
         if isinstance(problem, LinearHeadProblem):
-            check_targets(problem, self.groups, per_seed=self.per_seed)
+            adapted = self.tasks and self.given
+            check_targets(problem, self.groups, per_seed=self.per_seed, adapted=adapted)
         axis = 1 if self.per_seed else 0
         self.sizes = {name: trees.leaves(g)[0].shape[axis] for name, g in self.groups.items()}
         self._packs: dict[str, PackedRows] = {}
@@ -152,6 +153,16 @@ class TrainingData:
         """All rows of new tasks; None: there are none."""
         found = by_tasks(self.groups)[1:] if self.tasks else []
         return self._all(found[0], dtype) if found else None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many rows each group has, those of all tasks together."""
+        first, last = int(self.per_seed), int(self.per_seed) + 1 + self.tasks
+        found = dict.fromkeys(self.groups, 0)
+        for some in by_tasks(self.groups) if self.tasks else [self.groups]:
+            for name, group in some.items():
+                found[name] += trees.leaves(group)[0].shape[first:last].numel()
+        return found
 
     def _all(self, groups: Groups, dtype: torch.dtype | None) -> Rows:
         axis: int | None = 0 if self.per_seed else None

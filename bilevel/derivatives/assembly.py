@@ -7,9 +7,9 @@ from bilevel import trees
 from bilevel.core.checks import check_instance
 from bilevel.core.progress import RowCallback
 from bilevel.data.draws import Sampling
-from bilevel.data.rows import Rows
 from bilevel.data.sampler import BatchSize, Sampler
 from bilevel.data.training_data import TrainingData
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import Oracles
 from bilevel.problem.sets import ConvexSet
 from bilevel.trees import Tree
@@ -39,18 +39,11 @@ class Assembly:
         return trees.fold(self.head) if self.data.tasks else self.head
 
     def apart(self) -> "Assembly":
-        """Each task of one run as a run of its own, with a body of its own, on all its rows."""
-        full, count = self.sampler.full, len(trees.leaves(self.heads)[0])
-        oracles, sampler = copy.copy(self.oracles), copy.copy(self.sampler)
-        oracles.tasks = False
-        axes = {name: None if name == "noise" else 0 for name in full.axes}
-        groups = {
-            name: trees.take(group, 0) if full.axes[name] == 0 else group
-            for name, group in full.groups.items()
-        }
-        sampler.full = Rows(groups, axes)
-        body = trees.tree_map(lambda leaf: leaf.expand(count, *leaf.shape[1:]), self.body)
-        return Assembly(oracles, self.data, sampler, body, self.heads)
+        """Each task of all runs as a run of its own, with a body of its own, on all its rows."""
+        at = HeadPoint(self.oracles, self.body, self.heads, self.sampler.full).apart
+        sampler = copy.copy(self.sampler)
+        sampler.full = at.rows
+        return Assembly(at.oracles, self.data, sampler, at.body, at.head)
 
     @classmethod
     def of(

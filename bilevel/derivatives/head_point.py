@@ -43,6 +43,21 @@ class HeadPoint:
         """The same heads on all rows."""
         return self.on(self.rows.full)
 
+    @property
+    def apart(self) -> "HeadPoint":
+        """The same heads, each with a body of its own where they are of tasks."""
+        if not self.oracles.tasks:
+            return self
+        runs, heads = (len(trees.leaves(level)[0]) for level in (self.body, self.head))
+        body = trees.tree_map(lambda leaf: leaf.repeat_interleave(heads // runs, 0), self.body)
+        return HeadPoint(self.oracles.apart(), body, self.head, self.rows.apart(runs))
+
+    def take(self, runs: list[int]) -> "HeadPoint":
+        """Some of the runs."""
+        index = torch.tensor(runs, device=trees.leaves(self.head)[0].device)
+        body, head = trees.part(self.body, index), trees.part(self.head, index)
+        return HeadPoint(self.oracles, body, head, self.rows.take(index))
+
     def on(self, rows: Rows) -> "HeadPoint":
         """The same heads on other rows."""
         return HeadPoint(self.oracles, self.body, self.head, rows)

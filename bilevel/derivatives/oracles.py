@@ -9,6 +9,7 @@ belongs to heads is that of each task's own g or F, as if it were a run of its o
 bodies is the average over their tasks. So all that is written for R heads holds for H of them.
 """
 
+import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -75,6 +76,12 @@ class Oracles:
             if plain and torch.as_tensor(problem.ridge).ndim == 0:
                 self.features = Features(self.parts, penalised="body_penalty" in self.overridden)
         self.last_sums: Any = None  # over rows in chunks, of `bilevel.linear.gram`
+
+    def apart(self) -> "Oracles":
+        """The same where each task is a run of its own."""
+        made = copy.copy(self)
+        made.tasks = False
+        return made
 
     def sharing(self) -> AbstractContextManager[None]:
         """See `Features.sharing`; heads that are not linear have nothing to share."""

@@ -232,7 +232,7 @@ def settings(content: Content) -> list[tuple[str, str]]:
             continue
         text = setting(value)
         if key == "batch_size" and value is None:
-            text = "all rows"
+            text = "all tasks" if "number_of_tasks" in content["settings"] else "all rows"
         elif key in ("steps", "every") and unit.budget != "steps":
             text = unit.counted(value)
         found.append((key.replace("_", " "), text))
@@ -272,17 +272,18 @@ def judged(content: Content) -> str:
 
 
 def rows(content: Content) -> str:
-    """How the rows of a step were drawn; "" where the settings do not say."""
+    """How the rows, or the tasks, of a step were drawn; "" where the settings do not say."""
     known = content["settings"]
+    one = "task" if "number_of_tasks" in known else "row"
     if "sampling" not in known:
         return ""
     size = known.get("batch_size")
     if size is None:
         return "All of them, at every step."
-    start = f"{counted(size, 'row')} at every step" if isinstance(size, int) else "Some"
+    start = f"{counted(size, one)} at every step" if isinstance(size, int) else "Some"
     if known["sampling"] == "epochs":
         return (
-            f"{start}, drawn without replacement: in every epoch each row is used once, in a "
+            f"{start}, drawn without replacement: in every epoch each {one} is used once, in a "
             "random order."
         )
     if known["sampling"] == "sequential":

@@ -24,6 +24,7 @@ SETTINGS: Schema = {
     "seeds": [NATURAL], "seeds_asked?": [NATURAL], "steps?": NATURAL, "every?": NATURAL,
     "batch_size?": (NATURAL, None, {"*": (NATURAL, None)}), "budget?": ("steps", "gradients"),
     "sampling?": str, "dtype?": str, "device?": str, "threads?": NATURAL, "data_note?": (str, None),
+    "number_of_tasks?": NATURAL,
     "bound_note?": str, "same_runs?": [str], "not_trained?": [str],
     "interrupted_heads?": {"*": [str]},
     "tuning?": {"metric": str, "seeds": [NATURAL], "factors": [float], "strategies": {"*": TRIED}},

@@ -11,6 +11,7 @@ from typing_extensions import override
 from bilevel import trees
 from bilevel.core.cost import Cost
 from bilevel.data.rows import Rows
+from bilevel.data.sampler import Sampler
 from bilevel.derivatives.oracles import Oracles
 from bilevel.derivatives.over_heads import runs_of
 from bilevel.errors import IncompatibleError
@@ -114,3 +115,8 @@ class OverTasks(AbstractStrategy):
     @override
     def status(self, state: Any) -> Tensor | None:
         return self.inner.status(state)
+
+
+def over_tasks(strategy: AbstractStrategy, sampler: Sampler) -> AbstractStrategy:
+    """The strategy for the tasks that a sampler draws."""
+    return OverTasks(strategy, batched=sampler.batch_sizes["train"] is not None)

@@ -11,6 +11,7 @@ from bilevel.data.rows import Rows
 from bilevel.data.training_data import TrainingData
 from bilevel.derivatives.assembly import Assembly
 from bilevel.derivatives.contract import check_contract
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import BilevelError
 from bilevel.heads import AbstractHeadSolver
@@ -26,7 +27,7 @@ STEPS = (1e-3, 1e-4, 1e-5, 1e-6)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bench:
-    """R runs of a problem at random points.
+    """R runs of a problem at random points, with tasks each of another one.
 
     Attributes:
         problem: the problem.
@@ -53,9 +54,13 @@ class Bench:
             data = TrainingData(problem, range(runs), torch.float64, "cpu", chunked=False)
             made = Assembly.of(data)
             check_contract(made)
-            noise = random_like(made.head, generator(0, "testing"))
-            head = problem.head_set.project(add(made.head, noise))
-            return cls(problem, made.oracles, made.sampler.full, made.body, head)
+            at = HeadPoint(made.oracles, made.body, made.heads, made.sampler.full)
+            if data.tasks:
+                tasks = data.sizes["train"]
+                at = at.apart.take([run * tasks + run % tasks for run in range(runs)])
+            noise = random_like(at.head, generator(0, "testing"))
+            head = problem.head_set.project(add(at.head, noise))
+            return cls(problem, at.oracles, at.rows, at.body, head)
 
     @property
     def name(self) -> str:

@@ -10,6 +10,7 @@ from bilevel.core.generators import generator
 from bilevel.core.graph import ordinary
 from bilevel.data.draws import BLOCK
 from bilevel.data.groups import check_groups
+from bilevel.data.tasks import by_tasks, has_tasks
 from bilevel.problem.base import Batch, StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.testing.bench import RUNS, Bench
@@ -21,6 +22,7 @@ from bilevel.testing.derivatives import (
 from bilevel.testing.directions import check_dependence, check_directions
 from bilevel.testing.finding import Finding, add, gap, random_like, refusals, require
 from bilevel.training.repetition import start_alike
+from bilevel.trees import Tree
 
 LARGEST_HESSIAN = 256
 
@@ -84,9 +86,8 @@ def check_problem(problem: StackelbergProblem) -> list[Finding]:
 def _check_data(bench: Bench) -> Finding:
     """Rows must differ from one another."""
     rows = []
-    groups = check_groups(bench.problem.data(0 if bench.problem.redraws_data else None))
-    for name, group in groups.items():
-        leaves = trees.leaves(group)
+    for name, group, tasks in _groups(bench.problem):
+        leaves = [leaf.flatten(0, 1) if tasks else leaf for leaf in trees.leaves(group)]
         if isinstance(group, Batch):
             fields = dict(zip(Batch._fields, leaves, strict=True))
         else:
@@ -100,8 +101,21 @@ def _check_data(bench: Bench) -> Finding:
                 "rows, so there is nothing to learn from them and mistakes do not show. Check how "
                 "they are read or drawn.",
             )
-        rows.append(f"{len(leaves[0])} rows in {name}")
+        of = f" of {tasks} tasks" if tasks else ""
+        rows.append(f"{len(leaves[0])} rows{of} in {name}")
     return Finding("data", ", ".join(rows) or "none, and none is needed")
+
+
+def _groups(problem: StackelbergProblem) -> list[tuple[str, Tree, int]]:
+    """Names and groups, those of new tasks too, and their numbers of tasks; 0: there are none."""
+    groups = check_groups(problem.data(0 if problem.redraws_data else None))
+    if not has_tasks(problem):
+        return [(name, group, 0) for name, group in groups.items()]
+    found = []
+    for some in by_tasks(groups):
+        inner = 'test"]["' if some is groups.get("test") else ""
+        found += [(inner + name, x, len(trees.leaves(x)[0])) for name, x in some.items()]
+    return found
 
 
 def _check_starts(bench: Bench) -> Finding:
@@ -264,8 +278,11 @@ def _check_metrics(bench: Bench) -> Finding:
     problem = bench.problem
     data = check_groups(problem.data(0 if problem.redraws_data else None))
     data = trees.cast(data, torch.float64)
+    found: dict[str, Tensor] = {}
     one = bench.alone(0)
-    found = problem.metrics(trees.take(one.body, 0), trees.take(one.head, 0), data)
+    at = trees.take(one.body, 0), trees.take(one.head, 0)
+    for some in by_tasks(data) if has_tasks(problem) else [data]:
+        found |= problem.metrics(*at, trees.take(some, 0) if has_tasks(problem) else some)
     for name, value in found.items():
         require(
             isinstance(value, Tensor) and value.ndim == 0 and bool(value.isfinite()),

@@ -39,7 +39,7 @@ class Cohort:
         self.oracles, self.sampler, data = made.oracles, made.sampler, made.data
         self.strategy = parts.part(strategy, runs, trees.leaves(made.body)[0])
         described = parts.spelled(parts.structure(self.strategy))
-        new = NewTasks.of(data, self.strategy.adapter(data.problem)) if data.tasks else None
+        new = NewTasks.of(data, self.strategy) if data.tasks else None
         self.recorder = Recorder(made, new)
         codes = torch.full((len(data.seeds),), ACTIVE, device=data.device)
         unknown = torch.full_like(codes, torch.nan, dtype=torch.float64)

@@ -101,7 +101,7 @@ class Recorder:
 
     def _bytes(self, body: Tree, head: Tree, rows: Rows) -> float:
         """What a record of one run holds at its peak, but for its best response."""
-        sizes, graph = self.sampler.data.sizes, self.oracles.graph_bytes(body, head, rows)
+        sizes, graph = self.sampler.data.counts, self.oracles.graph_bytes(body, head, rows)
         if rows.chunks is not None:  # all rows at once are in the predictions only, a few times
             outputs = trees.leaves(head)[0].shape[2:].numel()
             return PEAK * (graph + 32 * outputs * sum(sizes.values()))
@@ -131,7 +131,8 @@ class Recorder:
                 found.append(self._values(here, there, everything, respond))
             rows = data.part(part).new_tasks(torch.float64)
             if self.new is not None and rows is not None:
-                found[-1] |= self.new.metrics(self.oracles, here, rows, part)
+                at = HeadPoint(self.oracles, here, self.new.heads(part), self._rows(rows))
+                found[-1] |= self.new.metrics(at, rows, part)
         return joined(found)
 
     def _values(self, body: Tree, head: Tree, everything: Rows, respond: bool) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from bilevel.core.status import Status
 from bilevel.data.tasks import new_task
 from bilevel.data.training_data import TrainingData
 from bilevel.derivatives.assembly import Assembly
+from bilevel.derivatives.contract import check_contract
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import IncompatibleError, ResultsError, counted
@@ -118,6 +119,7 @@ class Solution:
         like = trees.leaves(self.body)[0]
         data = TrainingData(self.problem, self.seeds, like.dtype, like.device, groups=groups)
         made = Assembly.of(data)
+        check_contract(made, head_only=True)
         solver = default_solver(self.problem) if solver is None else solver
         check_instance(solver, AbstractHeadSolver, "solver", "ClosedForm()")
         solver.check(self.problem)

@@ -18,7 +18,7 @@ from bilevel.derivatives.contract import check_contract
 from bilevel.errors import ArgumentError
 from bilevel.heads.quadratic import LARGEST_GENERAL_HEAD
 from bilevel.strategies import AbstractStrategy
-from bilevel.strategies.over_tasks import OverTasks
+from bilevel.strategies.over_tasks import over_tasks
 from bilevel.training.arguments import check_state
 from bilevel.training.cohort import Cohort
 from bilevel.training.compiled import can_compile
@@ -71,7 +71,7 @@ class Training:
         check_flag(compile, "compile")
         first = Assembly.of(data.part(slice(0, 1)), batch_size, sampling)
         if data.tasks:
-            strategy = OverTasks(strategy, batched=first.sampler.batch_sizes["train"] is not None)
+            strategy = over_tasks(strategy, first.sampler)
         strategy.check(data.problem)
         check_contract(first)
         self.data, self.cost = data, strategy.cost

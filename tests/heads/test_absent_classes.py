@@ -21,7 +21,7 @@ from bilevel import (
     SquaredError,
     Status,
 )
-from bilevel.derivatives.oracles import LinearParts
+from bilevel.derivatives.linear_parts import LinearParts
 from bilevel.errors import AllRunsFailedError
 from bilevel.heads.objectives.linear import LinearObjective
 

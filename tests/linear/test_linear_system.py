@@ -7,7 +7,7 @@ import torch
 from linear_heads import dense, normal
 
 from bilevel.core.status import Status
-from bilevel.derivatives.oracles import LinearParts
+from bilevel.derivatives.linear_parts import LinearParts
 from bilevel.linear.cholesky import EPS, factorise
 from bilevel.linear.systems import DualSystem, PrimalSystem, linear_system
 

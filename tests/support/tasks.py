@@ -8,12 +8,12 @@ import copy
 import functools
 
 import torch
+from small_problems import doubles
 
 import bilevel
 from bilevel.core.generators import generator
 from bilevel.data.training_data import TrainingData
 from bilevel.derivatives.assembly import Assembly
-from tests.support.small_problems import doubles
 
 T, N, Q, D, M, K = 3, 8, 6, 2, 4, 5
 

@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from bilevel import trees
 from bilevel.data.rows import Rows
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import Oracles
 from bilevel.linear.cholesky import EPS
 from bilevel.trees import Tree
@@ -131,9 +132,8 @@ class GeneralObjective(AbstractObjective):
     """Any head, by the oracles; `head` is for its shapes only."""
 
     def __init__(self, oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> None:
-        self.oracles = oracles
-        self.body, self.like = (trees.cast(tree, torch.float64) for tree in (body, head))
-        self.rows = rows.cast(torch.float64)
+        at = HeadPoint(oracles, body, head, rows).cast(torch.float64).apart  # `take` takes any
+        self.oracles, self.body, self.like, self.rows = at.oracles, at.body, at.head, at.rows
         self.count = trees.flatten(self.like).shape[1]
         self.blocks = general_blocks(self.count)
         self.whole = self.count <= LARGEST_GENERAL_HESSIAN

@@ -4,10 +4,7 @@ import math
 
 import pytest
 import torch
-
-import bilevel
-from bilevel.linear import CG, Dense
-from tests.support.tasks import (
+from tasks import (
     Learned,
     LearnedQuery,
     Query,
@@ -17,6 +14,9 @@ from tests.support.tasks import (
     mean,
     separate,
 )
+
+import bilevel
+from bilevel.linear import CG, Dense
 
 Implicit, Newton, FastSGD = bilevel.Implicit, bilevel.Newton, bilevel.FastSGD
 CELLS = {

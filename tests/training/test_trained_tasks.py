@@ -2,10 +2,7 @@
 
 import pytest
 import torch
-
-import bilevel
-from bilevel.linear import CG
-from tests.support.tasks import (
+from tasks import (
     Learned,
     LearnedQuery,
     Query,
@@ -21,6 +18,9 @@ from tests.support.tasks import (
     tracked,
     unrolled,
 )
+
+import bilevel
+from bilevel.linear import CG
 
 SEEDS, STEPS, LR = [0, 4], 3, 0.3
 SGD = bilevel.SGD()
