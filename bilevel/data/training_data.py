@@ -62,7 +62,7 @@ class TrainingData:
         self.problem, self.dtype, self.device = problem, dtype, device
         self._number(seeds)
         self.given = groups is not None
-        self.tasks = has_tasks(problem)
+        self.tasks = getattr(problem, "tasks", False) is not False and has_tasks(problem)
         self.per_seed = problem.redraws_data and not self.given
         if self.per_seed:
             rows = self._redrawn()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.core import parts
 from bilevel.data.rows import Rows
 from bilevel.data.training_data import TrainingData
 from bilevel.derivatives.assembly import heads_of_tasks
