@@ -36,8 +36,8 @@ from bilevel.optimizers import Adam as Adam
 from bilevel.optimizers import Clipped as Clipped
 from bilevel.optimizers import RMSProp as RMSProp
 from bilevel.point.accumulator import GramAccumulator as GramAccumulator
-from bilevel.point.point import HeadResponse as HeadResponse
-from bilevel.point.point import Hypergradient as Hypergradient
+from bilevel.point.found import HeadResponse as HeadResponse
+from bilevel.point.found import Hypergradient as Hypergradient
 from bilevel.point.point import adapt as adapt
 from bilevel.point.point import best_response as best_response
 from bilevel.point.point import hypergradient as hypergradient

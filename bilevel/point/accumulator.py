@@ -20,7 +20,7 @@ from bilevel.linear.centre import Centre
 from bilevel.linear.cholesky import EPS
 from bilevel.linear.gram import QUICK_ROUNDING, ROWS_AT_ONCE, Sums, add_rows, nothing
 from bilevel.linear.systems import AbstractSystem, CentredSystem, RowMoments
-from bilevel.point.point import HeadResponse
+from bilevel.point.found import HeadResponse
 
 PASSES = 6
 """Refinements at most; each makes the error smaller by the condition number times about 1e-8."""

@@ -22,6 +22,8 @@ SOURCES = [
 DIFFERENTIATION_ALLOWED = {"oracles.py", "features.py", "reverse.py", "graph.py", "split.py"} | {
     "curved.py",
     "implicit_head.py",
+    "linear_parts.py",
+    "over_heads.py",
     "operators.py",
 }
 LONGEST_FILE = 350
@@ -39,7 +41,7 @@ PUBLIC = """
     HeadResponse HuberLoss Hypergradient Implicit L1Ball LinearHeadProblem Lipschitz LogisticLoss
     Neumann Newton Nonnegative OwnLoop Polynomial Progress ProjectedNewton Pullback RMSProp
     RowCurvature RunningData SGD Simplex SingleLoop SoftmaxLoss Solution SplitModule SquaredError
-    StackelbergProblem Status Tuning TwoTimescale Unrolled assign best_response check_problem
+    StackelbergProblem Status Tuning TwoTimescale Unrolled adapt assign best_response check_problem
     compare errors hypergradient preset_strategies solve split uniform
 """
 IMPORTED_FROM = [
