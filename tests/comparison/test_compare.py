@@ -225,7 +225,7 @@ def test_an_interrupt_in_the_first_group_keeps_it():
     assert "slow" in found.table()
 
 
-@pytest.mark.usefixtures("unrendered")
+@pytest.mark.usefixtures("undrawn")
 def test_an_interrupt_in_the_second_group_keeps_both(tmp_path):
     options = OPTIONS | {"steps": 30, "every": 10}
     whole = compare(Smooth(), PAIR, **options)
