@@ -11,6 +11,7 @@ from problems import reproduce
 from problems.reproduce import REFERENCE, STRATEGIES, Row
 
 
+@pytest.mark.usefixtures("untimed")
 def test_reproduce_writes_its_table(tmp_path, capsys, monkeypatch, reports):
     small = reproduce.registry.make
     monkeypatch.setattr(
