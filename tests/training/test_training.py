@@ -74,7 +74,7 @@ def test_noise_does_not_depend_on_the_runs_beside_it():
     assert float((together.body - quiet.body).abs().min()) > 1e-4
 
 
-def test_a_run_sees_the_rows_of_its_seed(monkeypatch):
+def test_a_run_sees_the_rows_of_its_seed(monkeypatch, short_blocks):
     seen = {}
     for seeds in ([0, 1, 2, 3, 4], [3]):
         true = Cohort.step
@@ -86,10 +86,10 @@ def test_a_run_sees_the_rows_of_its_seed(monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(Cohort, "step", step)
-            train(Smooth(), STRATEGIES["alternating"], 300, seeds=seeds, every=300)
-    assert len(seen) == 600
-    assert all(torch.equal(seen[5, k], seen[1, k]) for k in range(300))
-    assert len({float(seen[1, k][0, 0]) for k in range(300)}) > 10
+            train(Smooth(), STRATEGIES["alternating"], 30, seeds=seeds, every=30)
+    assert len(seen) == 60
+    assert all(torch.equal(seen[5, k], seen[1, k]) for k in range(30))
+    assert len({float(seen[1, k][0, 0]) for k in range(30)}) > 10
 
 
 DIVERGING = {
@@ -167,11 +167,8 @@ def data(problem, seeds):
 
 
 @pytest.mark.parametrize("name", ["rmsprop", "best response, rmsprop"])
-def test_memory_is_flat(name):
-    """No step keeps anything: as many live tensors after 300 steps as after 20, and no graph.
-
-    Rows are drawn in blocks of 256 steps: there are two of them.
-    """
+def test_memory_is_flat(name, short_blocks):
+    """No step keeps anything: as many live tensors after 200 steps as after 20, and no graph."""
     problem = Smooth()
     training = Cohort(Assembly.of(data(problem, 3), 6), STRATEGIES[name].fitted(problem))
 
@@ -188,8 +185,8 @@ def test_memory_is_flat(name):
         return live()
 
     before = advance(20)
-    assert advance(280) <= before
-    assert training.state.step == 300
+    assert advance(180) <= before
+    assert training.state.step == 200
 
 
 def test_parameters_that_require_gradients_keep_no_graph():
