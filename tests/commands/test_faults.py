@@ -67,7 +67,7 @@ def resumed(root):
 
 SCENARIOS = {whole: [], interrupted: [], resumed: [interrupted]}
 """With what was done before."""
-STRIDES = {whole: 200, interrupted: 150, resumed: 200}
+STRIDES = {whole: 100, interrupted: 100, resumed: 100}
 """From one place of the sample to the next, for each way."""
 
 
