@@ -6,6 +6,8 @@ from matplotlib.figure import Figure
 
 from bilevel.comparison import compare
 from bilevel.comparison.result import Comparison
+from bilevel.data import draws, sampler
+from bilevel.report import figures
 
 
 @pytest.fixture
@@ -40,3 +42,17 @@ def unrendered(monkeypatch):
         out.write('<svg viewBox="0 0 1 1"></svg>')
 
     monkeypatch.setattr(Figure, "savefig", savefig)
+
+
+@pytest.fixture
+def undrawn(monkeypatch, unrendered):
+    """Figures have their files and titles, and nothing on them: for tests of words and numbers."""
+    for name in ("curves", "gaps", "strip", "forest"):
+        monkeypatch.setattr(figures, name, lambda *_, **__: Figure())
+
+
+@pytest.fixture
+def short_blocks(monkeypatch):
+    """Rows and noise are drawn for eight steps at a time, not for 256."""
+    for module in (draws, sampler):
+        monkeypatch.setattr(module, "BLOCK", 8)

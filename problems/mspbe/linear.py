@@ -32,7 +32,7 @@ class LinearEvaluation(NeuralMSPBE):
         >>> from problems.mspbe import LinearEvaluation, boyan, methods
         >>> problem = LinearEvaluation(boyan())
         >>> tdc = methods.tdc(0.5)
-        >>> solution = bilevel.solve(problem, tdc, steps=8000, batch_size=None, seeds=1)
+        >>> solution = bilevel.solve(problem, tdc, steps=2000, batch_size=None, seeds=1)
         >>> [round(value, 1) for value in solution.head[0].tolist()[:3]]
         [-24.0, -16.0, -8.0]
     """

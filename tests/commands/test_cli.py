@@ -49,6 +49,7 @@ def test_compare_writes_what_it_was_asked(results):
     assert found.headline == "test_mse"
 
 
+@pytest.mark.usefixtures("untimed")
 def test_compare_prints_the_table_and_the_page(tmp_path, capsys, reports):
     folder = tmp_path / "deep" / "run"
     options = ["--batch-size", "0", "--optimizer", "adam", "--dtype", "float64"]
@@ -179,6 +180,7 @@ def test_options_are_literals_or_words(text, expected):
     assert type(found[1]) is type(expected[1])
 
 
+@pytest.mark.usefixtures("untimed", "undrawn")
 def test_a_diverging_run_is_exit_code_1_and_is_reported(tmp_path, capsys):
     folder = tmp_path / "run"
     assert run("compare", "diabetes", *TINY, "--strategies", "uniform slow", "uniform fast",
@@ -189,6 +191,7 @@ def test_a_diverging_run_is_exit_code_1_and_is_reported(tmp_path, capsys):
     assert "DIVERGED" in capsys.readouterr().out.upper()
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(("code", "exit_code"), [("NO_MINIMISER", 1), ("JITTERED", 0)])
 def test_every_kind_of_failure_is_exit_code_1(code, exit_code, tmp_path, monkeypatch):
     status = {name: ["COMPLETED", code] for name in comparison_example.STRATEGIES}
@@ -281,6 +284,7 @@ def test_a_shadowing_problems_module_is_named(tmp_path):
     assert "Traceback" not in found.stderr
 
 
+@pytest.mark.usefixtures("untimed", "undrawn")
 def test_a_closed_pipe_does_not_cost_the_report(tmp_path, monkeypatch):
     monkeypatch.delattr(Comparison, "table")  # printing fails, as into `| head`
     with pytest.raises(AttributeError, match="table"):

@@ -19,6 +19,7 @@ def file(tmp_path):
 TINY = ["--seeds", "2", "--steps", "3", "--strategies", "uniform slow", "two-timescale"]
 
 
+@pytest.mark.usefixtures("untimed", "undrawn")
 def test_from_a_file_to_a_report_in_one_command(file, tmp_path, capsys):
     output = tmp_path / "results"
     command = ["compare", "--csv", str(file), "--target", "price", *TINY, "--output", str(output)]

@@ -126,7 +126,7 @@ PROBLEMS = {
     "redrawn data": (lambda: Smooth(redraws_data=True, fit_bias=True), {}),
     "epochs": (Smooth, {"sampling": "epochs"}),
     "noise": (lambda: ScalarProduct(noise_scale=0.3), {}),
-    "noise in both levels": (Noisy, {"steps": 264, "every": 132}),
+    "noise in both levels": (Noisy, {}),
     "gradients": (Smooth, {"steps": 48, "every": 16, "budget": "gradients"}),
     "all rows": (Smooth, {"batch_size": None}),
     "float32": (Smooth, {"dtype": torch.float32}),
@@ -134,7 +134,7 @@ PROBLEMS = {
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_every_way_of_drawing_goes_on_bitwise(name, tmp_path, counted):
+def test_every_way_of_drawing_goes_on_bitwise(name, tmp_path, counted, short_blocks):
     make, options = PROBLEMS[name]
     pair = {"two": TwoTimescale(0.005, 0.05, SGD(0.8)), "exact": BestResponse(0.01)}
     assert_goes_on(make(), pair, tmp_path / "kept", counted, **options)

@@ -77,14 +77,14 @@ def untimed(monkeypatch):
 @pytest.mark.parametrize("redraws", [False, True])
 def test_the_numbers_are_those_of_separate_trainings(redraws):
     problem = Smooth(redraws_data=redraws, fit_bias=True)
-    found = compare(problem, STRATEGIES, steps=100, every=30, **OPTIONS)
+    found = compare(problem, STRATEGIES, steps=40, every=15, **OPTIONS)
     assert list(found.strategies) == list(STRATEGIES)
     assert found.settings["seeds"] == [4, 0, 2]
-    assert found.steps.tolist() == [0, 30, 60, 90, 100]
+    assert found.steps.tolist() == [0, 15, 30, 40]
     for name, strategy in STRATEGIES.items():
         if redraws and name not in ("two", "exact", "inner, slower"):
             continue
-        alone = solve(problem, strategy, steps=100, every=30, **OPTIONS)
+        alone = solve(problem, strategy, steps=40, every=15, **OPTIONS)
         assert found.status[name] == [status.name for status in alone.status]
         assert set(found.history[name]) == set(alone.history)
         for metric, values in alone.history.items():
@@ -225,7 +225,7 @@ def test_an_interrupt_in_the_first_group_keeps_it():
     assert "slow" in found.table()
 
 
-@pytest.mark.usefixtures("unrendered")
+@pytest.mark.usefixtures("undrawn")
 def test_an_interrupt_in_the_second_group_keeps_both(tmp_path):
     options = OPTIONS | {"steps": 30, "every": 10}
     whole = compare(Smooth(), PAIR, **options)

@@ -106,6 +106,7 @@ def test_an_interrupted_budget():
     assert "At step" not in words_of(found)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_failures_are_placed_by_gradient_evaluations():
     whole = example(6, 16)
     settings = whole.settings | {"budget": "gradients"}

@@ -67,7 +67,7 @@ def test_without_a_search_the_name_means_nothing():
     assert comparison.content()["tuning"] is None
 
 
-@pytest.mark.usefixtures("unrendered")
+@pytest.mark.usefixtures("undrawn")
 def test_after_an_interruption_only_what_was_trained_counts():
     comparison = tuned(names=["uniform", "two", "fixed", "uniform, tuned"])
     assert sorted(comparison.pairs) == sorted(
@@ -79,7 +79,7 @@ def test_after_an_interruption_only_what_was_trained_counts():
     assert "What tuning changed" not in words_of(nothing)
 
 
-@pytest.mark.usefixtures("unrendered")
+@pytest.mark.usefixtures("undrawn")
 def test_one_strategy_and_its_tuned_self():
     comparison = tuned(names=["two", "two, tuned"], baselines=())
     assert comparison.pairs == [("two, tuned", "two")]
@@ -114,7 +114,7 @@ def test_both_results_stand_side_by_side():
     assert re.match(rf"{ratio:.3f} \(0\.\d+ to \d\.\d+\)", rows["two"][2])
 
 
-@pytest.mark.usefixtures("unrendered")
+@pytest.mark.usefixtures("undrawn")
 def test_the_words_say_how_and_where_rates_were_searched():
     for text in (words_of(tuned()), " ".join(tuned().table().split())):
         for expected in (
@@ -134,14 +134,14 @@ def changed(**changes):
     return tuned(settings=settings)
 
 
-@pytest.mark.usefixtures("unrendered")
+@pytest.mark.usefixtures("undrawn")
 def test_unequal_grids_and_failed_searches_are_said_so():
     expected = "as equal an effort as grids of different numbers of rates allow: 8 to 9 trials"
     assert expected in words_of(changed(trials=8))
     assert "no trial has a score: this is the first of them" in words_of(changed(failed=9))
 
 
-@pytest.mark.usefixtures("unrendered")
+@pytest.mark.usefixtures("undrawn")
 def test_different_rates_are_not_called_the_same():
     codes = CODES | {"two, tuned": "TwoTimescale(0.1, 0.2)"}
     assert "one and the same" not in words_of(tuned(strategies=codes))
@@ -203,7 +203,7 @@ def test_a_plain_comparison_has_no_trace_of_tuning(tmp_path):
     assert (tmp_path / "run" / "paired.svg").exists()
 
 
-@pytest.mark.usefixtures("unrendered")
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("order", [["uniform", "two", "fixed"], ["fixed", "two", "uniform"]])
 def test_parts_may_come_in_any_order(tmp_path, order):
     whole = tuned(names=["uniform", "two", "fixed"])

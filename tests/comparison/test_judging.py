@@ -179,7 +179,7 @@ def test_twins_and_others(names, headline, selects):
 # what is said
 
 
-@pytest.mark.usefixtures("unrendered")
+@pytest.mark.usefixtures("undrawn")
 def test_the_report_shows_f_first_and_says_what_g_is(tmp_path):
     found = compare(Moved(), PAIR, **OPTIONS)
     page = found.report(tmp_path / "kept").read_text(encoding="utf-8")
@@ -192,7 +192,7 @@ def test_the_report_shows_f_first_and_says_what_g_is(tmp_path):
     assert Comparison.load(tmp_path / "kept").headline == "body_objective"
 
 
-@pytest.mark.usefixtures("unrendered")
+@pytest.mark.usefixtures("undrawn")
 def test_the_report_says_what_stopped_the_runs(tmp_path):
     found = compare(Moved("test_mse"), PAIR, **OPTIONS)
     page = found.report(tmp_path / "kept").read_text(encoding="utf-8")

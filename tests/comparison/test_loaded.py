@@ -78,13 +78,15 @@ KINDS = {
 }
 LONG = "many", "own loops", "searched"
 """Trained, or of many figures."""
+DRAWN = "single seed", "tuned"
+"""Whose figures are made too."""
 
 
-@pytest.mark.usefixtures("unrendered")
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in LONG else kind for kind in KINDS]
 )
-def test_what_is_read_back_is_what_was_written(kind, tmp_path):
+def test_what_is_read_back_is_what_was_written(kind, tmp_path, request):
+    request.getfixturevalue("unrendered" if kind in DRAWN else "undrawn")
     comparison = KINDS[kind]()
     comparison.report(tmp_path / "first")
     again = Comparison.load(tmp_path / "first")

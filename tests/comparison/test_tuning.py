@@ -240,6 +240,7 @@ def test_one_failed_seed_of_a_trial_loses_it():
     assert (found["failed"], found["factors"]) == (1, {"body_lr = head_lr": 0.01})
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_search_in_which_all_trials_fail_says_so(tmp_path):
     strategies = {"good": uniform(0.01, SGD()), "bad": uniform(1e200, SGD())}
     found = compare(Scalar(), strategies, **(OPTIONS | {"steps": 40, "tune": (0.5, 1)}))

@@ -225,6 +225,7 @@ def test_it_keeps_the_contract_of_head_solvers(head_set):
     assert "CONVERGED" in str(finding)
 
 
+@pytest.mark.usefixtures("untimed")
 def test_trainings_compare_as_with_the_closed_form():
     """Unconstrained, the numbers of every record agree to 1e-6; two seeds, float64."""
     strategies = {

@@ -158,7 +158,7 @@ TROUBLE = {  # F, g, initial head, head solver, linear solver -> status, words o
         Neumann(5, step_size=1.01), Status.NOT_CONTRACTING, "exceeds 2 / L",
     ),
     "diverging head": (
-        lambda w, t: t**2, lambda w, t: (t - w) ** 2, [0.0], FastSGD(2.0, 2000), None,
+        lambda w, t: t**2, lambda w, t: (t - w) ** 2, [0.0], FastSGD(2.0, 700), None,
         Status.DIVERGED, "smaller step size",
     ),
     "inexact head": (
@@ -193,7 +193,7 @@ def test_a_linear_head_with_more_features_than_rows_and_no_penalty(linear_solver
     """Nothing is added to its Hessian behind the user's back."""
     plain = type(build(normal(1, 4, 6), normal(2, 4), ridge=0.0))
     own = type("Own", (plain,), {"body_objective": lambda self, w, theta, batch: theta.sum()})
-    found = gradient(own(), Implicit(linear_solver), FastSGD(0.1, 3000))
+    found = gradient(own(), Implicit(linear_solver), FastSGD(0.1, 800))
     assert found.status is Status.SINGULAR
     assert bool(found.body.isnan())
 

@@ -147,6 +147,7 @@ def test_a_gradient_that_is_not_finite_is_a_diverged_run():
     assert torch.equal(solution.body[fine], smooth.body[fine])
 
 
+@pytest.mark.usefixtures("untimed")
 def test_limits_train_side_by_side():
     problem = friedman1(width=3, train=20, validation=5, test=5)
     names = {f"{limit}": TwoTimescale(1e-2, 0.1, Clipped(limit, SGD())) for limit in (0.01, 0.1)}

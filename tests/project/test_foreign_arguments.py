@@ -22,7 +22,7 @@ from tests.support.foreign_values import FOREIGN, outcome
 from tests.support.public_callables import PAGES, arguments, public
 from tests.support.uses import use
 
-STRIDE = 23
+STRIDE = 37
 SUBJECTS = public()
 OBJECTS = {
     bilevel.Solution: legal.solution,

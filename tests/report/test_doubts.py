@@ -63,7 +63,7 @@ def test_words(statuses, words):
     assert bool(words) == bool(said)
 
 
-@pytest.mark.usefixtures("unrendered")
+@pytest.mark.usefixtures("undrawn")
 def test_every_ranking_sentence_says_so(tmp_path):
     found = compare(Boxed(), STRATEGIES, **OPTIONS)
     assert found.status["closed"] == ["OUTSIDE_SET"] * 3
@@ -101,7 +101,7 @@ def test_exact_heads_are_spoken_of_as_before():
     assert "Mind" not in found.table()
 
 
-@pytest.mark.usefixtures("unrendered")
+@pytest.mark.usefixtures("undrawn")
 def test_an_interruption_does_not_hide_it(tmp_path):
     """Runs that are cut off are INTERRUPTED; what became of their heads is known all the same."""
 

@@ -277,7 +277,7 @@ def part_of(names, runs):
                  settings={"seeds": list(range(runs))})  # fmt: skip
 
 
-def test_strategies_of_ones_own_have_no_column_of_words(unrendered):
+def test_strategies_of_ones_own_have_no_column_of_words(undrawn):
     text = page(small())
     assert "In words" not in text
     assert "slow<small>baseline</small>" in text
@@ -285,7 +285,7 @@ def test_strategies_of_ones_own_have_no_column_of_words(unrendered):
 
 
 @pytest.mark.parametrize("runs", [1, 2])
-def test_one_strategy_is_not_compared(runs, unrendered):
+def test_one_strategy_is_not_compared(runs, undrawn):
     text = words_of(part_of(("fast",), runs))
     for claim in ("lowest", "baseline", "all strategies started", "1 seeds", "in bold", "luck"):
         assert claim not in text, claim
@@ -301,33 +301,33 @@ def test_one_seed_has_no_mean(unrendered):
     assert "With the one seed all strategies started" in text
 
 
-def test_too_few_seeds_are_said_before_the_verdicts(unrendered):
+def test_too_few_seeds_are_said_before_the_verdicts(undrawn):
     text = words_of(small())
     assert text.index("at least 6 seeds") < text.index("Not shown.")
     assert text.count("at least 6 seeds") == 1
 
 
-def test_names_cannot_break_the_page(unrendered):
+def test_names_cannot_break_the_page(undrawn):
     nasty = "<script>alert(1)</script>"
     text = page(example(runs=3, records=4, problem=nasty))
     assert nasty not in text
     assert "&lt;script&gt;" in text
 
 
-def test_an_estimated_bound_is_called_so(unrendered):
+def test_an_estimated_bound_is_called_so(undrawn):
     text = page(example(runs=2, records=3, bound_kind="estimated"))
     assert "<strong>estimated</strong>" in text
     assert "<strong>proven</strong>" not in text
 
 
-def test_what_was_not_validated_is_not_explained(unrendered):
+def test_what_was_not_validated_is_not_explained(undrawn):
     assert "Validation-best" in words_of(small())
     whole = small()
     tests = {name: {"test_mse": part["test_mse"]} for name, part in whole.history.items()}
     assert "alidation" not in words_of(small(history=tests))
 
 
-def test_accuracy_stands_beside_the_cross_entropy(unrendered):
+def test_accuracy_stands_beside_the_cross_entropy(undrawn):
     """The mean over seeds; without its interval, which may reach beyond 1."""
     table = {
         "test_cross_entropy": np.array([[2.3, 2.3, 2.3], [0.5, 0.7, 0.8]]),

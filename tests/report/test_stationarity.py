@@ -107,7 +107,7 @@ def test_records_without_it_and_runs_that_failed_are_left_out():
     assert stationarity.fall(small().content()) == ""
 
 
-@pytest.mark.usefixtures("unrendered")
+@pytest.mark.usefixtures("undrawn")
 def test_table_and_page_say_it():
     comparison = example()
     said = stationarity.fall(comparison.content())
@@ -117,6 +117,7 @@ def test_table_and_page_say_it():
     assert said.split(":")[0] in page.replace("\N{NO-BREAK SPACE}", " ")
 
 
+@pytest.mark.usefixtures("untimed")
 def test_a_rate_beyond_two_over_the_curvature_is_found_out():
     pair = {key: BestResponse(rate, optimizer=SGD()) for key, rate in RATES.items()}
     said = bilevel.compare(Scalar(), pair, seeds=3, steps=40, every=2).table()
@@ -177,6 +178,7 @@ class Wells(bilevel.StackelbergProblem):
         return body.cosh().log() + 0.5 * (head - body.sin()).square()
 
 
+@pytest.mark.usefixtures("untimed")
 def test_an_orbit_on_which_the_gradient_keeps_its_size_is_found_out():
     """To a record every third step it looks as if all stood still."""
     rates = {"orbit": 2.5, "none": 1e-12}

@@ -23,7 +23,7 @@ from bilevel.comparison import compare
 from bilevel.errors import BilevelError
 from problems.toy import ScalarProduct
 
-SAMPLE = {"report": 60, "checkpoint": 8, "partial": 4, "solution": 20}
+SAMPLE = {"report": 40, "checkpoint": 6, "partial": 3, "solution": 20}
 """How many mutations of each file the default suite looks at."""
 MANY = {"report": 3000, "checkpoint": 300, "partial": 200, "solution": 600}
 """How many are looked at with `-m slow`; those of checkpoints train a little each."""

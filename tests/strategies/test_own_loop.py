@@ -83,7 +83,7 @@ def test_compare_gives_the_numbers_of_the_library():
         "two, faster": TwoTimescale(ALPHA, 2 * BETA, SGD(), order="simultaneous"),
     }
     comparison = bilevel.compare(
-        Smooth(), strategies, seeds=4, steps=50, batch_size=6, dtype=torch.float64
+        Smooth(), strategies, seeds=4, steps=20, every=10, batch_size=6, dtype=torch.float64
     )
     for mine, other in [("mine", "two"), ("again", "two"), ("faster", "two, faster")]:
         assert comparison.status[mine] == ["COMPLETED"] * 4
@@ -118,6 +118,7 @@ class Descent:
         yield from in_place(problem, body, head, batches, alpha=self.alpha)
 
 
+@pytest.mark.usefixtures("untimed")
 def test_numbers_of_a_callable_dataclass_are_left_to_it():
     strategies = {"a": OwnLoop(Descent(ALPHA)), "b": OwnLoop(Descent(2 * ALPHA)), "two": TWO}
     comparison = bilevel.compare(
@@ -236,6 +237,7 @@ def test_solutions_are_stored_without_their_loops(tmp_path):
             train(Smooth(), OwnLoop(in_place), 3, state=other.state)
 
 
+@pytest.mark.usefixtures("untimed")
 def test_compare_takes_the_function_itself_and_keeps_what_is_finished(tmp_path):
     options = {"seeds": 2, "steps": 20, "batch_size": 6, "checkpoint": tmp_path / "kept"}
     first, again = (

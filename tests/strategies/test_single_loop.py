@@ -186,6 +186,7 @@ def test_a_frozen_body_stays():
     assert not torch.equal(start.head, end.head)
 
 
+@pytest.mark.usefixtures("untimed")
 def test_all_strategies_of_a_seed_start_alike():
     strategies = {
         "single loop": SingleLoop(0.1, 0.1, 0.1),

@@ -13,7 +13,7 @@ from bilevel.errors import CheckError
 from bilevel.testing.quadratics import IsotropicHead, ScalarHead
 from problems.analytic import NAMES, analytic
 
-EXAMPLE = pytest.mark.slow  # by default the example of the docstring says the same
+EXAMPLE = pytest.mark.slow  # by default an example of the documentation says the same
 FAST = bilevel.FastSGD(0.1, 300, tolerance=1e-9)
 
 
@@ -70,7 +70,8 @@ def test_iterative_head_solvers_pass():
     ("method", "solver", "count"),
     [
         pytest.param(bilevel.Envelope(), None, 1, marks=EXAMPLE),
-        (bilevel.Implicit(), None, 6),
+        pytest.param(bilevel.Implicit(), None, 6, marks=EXAMPLE),
+        pytest.param(bilevel.Implicit(bilevel.Dense()), None, 6, marks=pytest.mark.slow),
         pytest.param(bilevel.Implicit(bilevel.CG()), None, 6, marks=EXAMPLE),
     ],
 )
@@ -86,8 +87,11 @@ def test_hypergradients_pass(method, solver, count):
         (bilevel.Unrolled(80), bilevel.FastSGD(0.1, 80)),
     ],
 )
-def test_iterative_hypergradients_pass(method, solver):
-    assert testing.check_hypergradient(method, solver, problems=[ScalarHead(), IsotropicHead()])
+@pytest.mark.parametrize(
+    "problem", [IsotropicHead(), pytest.param(ScalarHead(), marks=pytest.mark.slow)]
+)
+def test_iterative_hypergradients_pass(method, solver, problem):
+    assert testing.check_hypergradient(method, solver, problems=[problem])
 
 
 @pytest.mark.parametrize("name", ["A1", "A6", "A8", "A12", "A15-log", "A16"])

@@ -98,9 +98,9 @@ def test_it_is_listed_beside_ours(installed, capsys):
     assert any(line.startswith("diabetes ") for line in lines)
 
 
-@pytest.mark.usefixtures("unrendered")
+@pytest.mark.usefixtures("untimed", "undrawn")
 def test_it_is_compared_by_name(installed, capsys):
-    options = ["--set", "units=6", "--steps", "20", "--seeds", "2", "--output", "run"]
+    options = ["--set", "units=6", "--steps", "4", "--seeds", "2", "--output", "run"]
     assert run("compare", "waves", *options) == 0
     found = capsys.readouterr().out
     assert "final test MSE" in found

@@ -71,7 +71,7 @@ def test_known_optima_are_reached(name):
         assert ((reached - value).abs() <= 1e-9 * (1 + abs(value))).all()
 
 
-@pytest.mark.parametrize("name", ["A1", "A8", "A11"])
+@pytest.mark.parametrize("name", ["A1", "A8", pytest.param("A11", marks=pytest.mark.slow)])
 def test_the_optimum_is_noticed_by_a_tolerance(name):
     problem = analytic(name)
     strategy = BestResponse(RATES[name], optimizer=SGD())
@@ -116,10 +116,10 @@ def test_a_5_needs_the_implicit_term():
 
 def test_where_f_is_not_g_the_default_gradient_is_the_implicit_one():
     for problem in (SQUARE, WIDE):
-        default = train(problem, BestResponse(0.05))
-        explicit = train(problem, BestResponse(0.05, ClosedForm(), Implicit()))
+        default = train(problem, BestResponse(0.05), 8)
+        explicit = train(problem, BestResponse(0.05, ClosedForm(), Implicit()), 8)
         assert torch.equal(default.body, explicit.body)
-        dense = train(problem, BestResponse(0.05, gradient=Implicit(Dense())))
+        dense = train(problem, BestResponse(0.05, gradient=Implicit(Dense())), 8)
         torch.testing.assert_close(default.body, dense.body, rtol=1e-8, atol=1e-10)
     # the matrix too is the one of all rows, on which the head is solved
     sampled, dense = (

@@ -67,13 +67,14 @@ def test_runs_together_in_turns_and_alone_are_measured_alike(strategy):
     problem, method = problem_of(strategy), STRATEGIES[strategy]
     whole = train(problem, method)
     turns = train(problem, method, max_runs_at_once=2)
+    alone = [train(problem, method, seeds=[run]) for run in range(3)]
     for name in COLUMNS:
         exact = method is STRATEGIES["newton"] and name in ("head_gap", "gradient_gap")
         options = {"rtol": 1e-8, "atol": 1e-10} if exact else {"rtol": 1e-9, "atol": 1e-12}
         torch.testing.assert_close(turns.history[name], whole.history[name], **options)
         for run in range(3):
-            alone = train(problem, method, seeds=[run]).history[name][:, 0]
-            torch.testing.assert_close(alone, whole.history[name][:, run], **options)
+            values = alone[run].history[name][:, 0]
+            torch.testing.assert_close(values, whole.history[name][:, run], **options)
 
 
 def test_dear_best_responses_are_in_some_records(dear):
@@ -126,6 +127,7 @@ def test_digits_are_measured_in_some_records():
     assert cheap.history["phi"].isfinite().all()
 
 
+@pytest.mark.usefixtures("untimed", "unrendered")
 def test_an_interrupted_comparison_goes_on_with_the_same_records(tmp_path, dear):
     problem = curved("logistic")
     pair = {"two": STRATEGIES["two"], "newton": STRATEGIES["newton"]}

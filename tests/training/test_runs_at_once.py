@@ -53,7 +53,7 @@ def together(make, name):
     return train(make(), STRATEGIES[name], 12, max_runs_at_once=5)
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 4])
+@pytest.mark.parametrize("at_once", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", STRATEGIES)
 @pytest.mark.parametrize("make", [Smooth, redrawn], ids=["shared", "redrawn"])
 def test_no_number_depends_on_how_many_runs_are_at_once(make, name, at_once):

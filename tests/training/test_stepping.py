@@ -53,10 +53,11 @@ def assert_equal(compiled, eager):
     torch.testing.assert_close(compiled.head, eager.head, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow  # two compilations; a few steps of one of them are compared below
 @pytest.mark.parametrize(
     "strategy",
     # exact heads are compiled in test_exact_stepping
-    [TWO, pytest.param(INNER, marks=pytest.mark.slow)],
+    [TWO, INNER],
     ids=["two-timescale", "best response"],
 )
 def test_compiled_equals_eager(strategy):

@@ -248,6 +248,7 @@ def test_more_rows_than_there_are(images, options, message):
         image_problem(FASHION_MNIST, OPTIONS | options)
 
 
+@pytest.mark.usefixtures("untimed", "undrawn")
 def test_the_command_takes_a_folder_of_data(images, tmp_path, capsys):
     command = ["compare", "mnist", "--data-dir", str(tmp_path), "--seeds", "2", "--steps", "3"]
     sizes = ["--set", "width=5,4", "train=20", "validation=4", "--batch-size", "4"]

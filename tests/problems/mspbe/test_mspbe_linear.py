@@ -253,6 +253,7 @@ def test_grids_of_methods_are_one_training():
         assert torch.allclose(alone.head[0], together.head[run], rtol=1e-12)
 
 
+@pytest.mark.usefixtures("untimed")
 def test_comparisons_report_value_errors_and_the_objective():
     strategies = methods.default_methods(0.1)
     comparison = bilevel.compare(

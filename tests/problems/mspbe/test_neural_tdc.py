@@ -213,6 +213,7 @@ CONTROLS = {
 }
 
 
+@pytest.mark.usefixtures("untimed")
 def test_mspbe_falls_and_the_report_says_what_that_is_worth():
     problem = NeuralMSPBE(Known(PROCESS), BODIES["two-layer tanh"])
     found = bilevel.compare(problem, CONTROLS, seeds=2, steps=100, batch_size=None)

@@ -174,6 +174,7 @@ def test_sizes_are_rows(file, options):
         boston(file, **options)
 
 
+@pytest.mark.usefixtures("untimed", "undrawn")
 def test_compare_shows_where_the_data_come_from(file, tmp_path, capsys):
     output = tmp_path / "run"
     options = ["--set", f"file={file}", "width=4", "--seeds", "2", "--steps", "3"]
