@@ -84,13 +84,14 @@ def new_task(problem: StackelbergProblem, inputs: Tensor, targets: Tensor) -> tu
             "finds the head for other rows."
         )
     inputs, targets = tensor_of(inputs, "inputs"), tensor_of(targets, "targets")
-    labels = not targets.is_floating_point()  # of classes, without an axis for the outputs
-    alone = targets.ndim == (1 if problem.outputs is None or labels else 2)
-    if alone:
-        inputs, targets = inputs.unsqueeze(0), targets.unsqueeze(0)
-    if inputs.shape[:2] != targets.shape[:2]:
+    by_output = problem.outputs is not None and targets.is_floating_point()  # no labels
+    alone = targets.ndim == 1 or (by_output and targets.ndim == 2)
+    axes = 1 if alone else 2
+    if inputs.shape[:axes] != targets.shape[:axes]:
         raise ShapeError(
             f"`inputs` {tuple(inputs.shape)} and `targets` {tuple(targets.shape)} must be of the "
             "same rows: (n, ...) of one task, (T, n, ...) of several."
         )
+    if alone:
+        inputs, targets = inputs.unsqueeze(0), targets.unsqueeze(0)
     return {"train": Batch(inputs, targets)}, alone

@@ -13,6 +13,7 @@ from bilevel.derivatives.assembly import heads_of_tasks
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.errors import BilevelError, ProblemError, SingularHeadError
 from bilevel.heads import AbstractHeadSolver
+from bilevel.problem.base import StackelbergProblem
 from bilevel.strategies import AbstractStrategy
 from bilevel.trees import Tree
 
@@ -75,11 +76,7 @@ class NewTasks:
         except BilevelError:
             raise
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise ProblemError(
-                f"`metrics` of {name} is asked twice: for the tasks, without the group "
-                '"test", and for the new tasks in data["test"], with "train" and "test" alone. '
-                f"It must return what it can. Found: {type(error).__name__}: {error}"
-            ) from error
+            raise asked_twice(at.problem, error) from error
         judged = {metric: x for metric, x in found.items() if str(metric).startswith("test_")}
         for metric, value in judged.items():
             if value.shape != trees.leaves(head)[0].shape[:1]:
@@ -96,6 +93,15 @@ class NewTasks:
         body, of_run = trees.part(at.body, one), at.rows.take(one)
         alone = HeadPoint(at.oracles, body, self.heads(where), of_run)
         return self.metrics(alone, rows.take(one), where)
+
+
+def asked_twice(problem: StackelbergProblem, error: Exception) -> ProblemError:
+    """What is said where `metrics` does not know what to do without a group."""
+    return ProblemError(
+        f"`metrics` of {type(problem).__name__} is asked twice: for the tasks, without the group "
+        '"test", and for the new tasks in data["test"], with their "train" and "test" alone. It '
+        f'must return what it can, `if "test" in data`. Found: {type(error).__name__}: {error}'
+    )
 
 
 def heads_at(point: HeadPoint, solver: AbstractHeadSolver) -> Tree:

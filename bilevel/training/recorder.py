@@ -20,7 +20,7 @@ from bilevel.heads.quadratic import LARGEST_GENERAL_HEAD
 from bilevel.hypergradients.condition import Condition
 from bilevel.problem.base import StackelbergProblem
 from bilevel.training.best_responses import Answered, BestResponses, response_bytes
-from bilevel.training.new_tasks import NewTasks
+from bilevel.training.new_tasks import NewTasks, asked_twice
 from bilevel.trees import Tree
 
 MOST_RECORDS = 10**6
@@ -212,6 +212,10 @@ class Recorder:
             found = self.oracles.metrics(body, head, everything)
         except BilevelError:
             raise
+        except KeyError as error:
+            if self.new is None:
+                raise
+            raise asked_twice(self.oracles.problem, error) from error
         except (RuntimeError, TypeError, ValueError) as error:
             raise ProblemError(
                 f"{rule} tensors, made by operations that `torch.func.vmap` knows. torch says: "

@@ -14,6 +14,7 @@ from bilevel.core.arrays import tensor_of
 from bilevel.core.checks import check_instance
 from bilevel.core.generators import generator
 from bilevel.core.graph import ordinary
+from bilevel.core.parts import run_counts
 from bilevel.core.status import Status
 from bilevel.data.tasks import new_task
 from bilevel.data.training_data import TrainingData
@@ -21,7 +22,7 @@ from bilevel.derivatives.assembly import Assembly
 from bilevel.derivatives.contract import check_contract
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import Oracles
-from bilevel.errors import IncompatibleError, ResultsError, counted
+from bilevel.errors import ArgumentError, IncompatibleError, ResultsError, counted
 from bilevel.heads import AbstractHeadSolver
 from bilevel.heads.default import default_solver
 from bilevel.problem.base import StackelbergProblem
@@ -109,9 +110,11 @@ class Solution:
 
         Returns:
             Leaves (R, ...), or (R, T, ...) for several tasks: `problem.predict(body, head, inputs)`
-            predicts by one of them.
+            predicts by one of them. NaN in runs that diverged, and where a head runs away (of one
+            class alone, with a free bias).
 
         Raises:
+            ArgumentError: the solver has numbers for another count of runs.
             IncompatibleError: the problem has no `tasks`, or the solver does not fit it.
             SingularHeadError: a head has no unique minimiser.
         """
@@ -123,8 +126,13 @@ class Solution:
         solver = default_solver(self.problem) if solver is None else solver
         check_instance(solver, AbstractHeadSolver, "solver", "ClosedForm()")
         solver.check(self.problem)
-        at = HeadPoint(made.oracles, self.body, made.heads, made.sampler.full)
-        head = trees.unfold(heads_at(at, solver), len(self.seeds))
+        runs = len(self.seeds)
+        if run_counts(solver) - {1, runs}:
+            raise ArgumentError(f"A solver has numbers for each of the {runs} runs, got {solver}.")
+        usable = trees.finite(self.body)
+        body = trees.where(usable, self.body, made.body)  # a run that diverged harms no other
+        at = HeadPoint(made.oracles, body, made.heads, made.sampler.full)
+        head = trees.nan_where(~usable, trees.unfold(heads_at(at, solver), runs))
         return trees.tree_map(lambda leaf: leaf[:, 0], head) if alone else head
 
     def _takes_whole_numbers(self) -> bool:
