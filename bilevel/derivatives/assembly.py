@@ -3,13 +3,11 @@
 import dataclasses
 
 from bilevel import trees
-from bilevel.core.checks import check_instance
 from bilevel.core.progress import RowCallback
 from bilevel.data.draws import Sampling
 from bilevel.data.sampler import BatchSize, Sampler
 from bilevel.data.training_data import TrainingData
 from bilevel.derivatives.oracles import Oracles
-from bilevel.problem.sets import ConvexSet
 from bilevel.trees import Tree
 
 
@@ -49,7 +47,7 @@ class Assembly:
             report: see `Oracles`.
 
         Raises:
-            ArgumentError: see `Sampler`; a set of the problem is none.
+            ArgumentError: see `Sampler`.
             ShapeError: a set does not fit its points, or these differ in shape between seeds.
             ProblemError: an initial point is no tree of finite numbers, or not the seed's alone.
         """
@@ -64,6 +62,5 @@ def _initial(data: TrainingData, level: str) -> Tree:
     """The initial points of all runs, projected onto their set."""
     points = data.initial(getattr(data.problem, f"init_{level}"), level)
     convex = getattr(data.problem, f"{level}_set")
-    check_instance(convex, ConvexSet, f"{level}_set", "Box(0, 1)")
     convex.check(trees.take(points, 0))
     return convex.project(points)
