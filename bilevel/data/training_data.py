@@ -17,6 +17,7 @@ from bilevel.data.tasks import by_tasks, check_tasks, has_tasks
 from bilevel.errors import ArgumentError, ProblemError, ShapeError, spell
 from bilevel.problem.base import Groups, StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
+from bilevel.problem.sets import ConvexSet
 from bilevel.trees import Tree
 
 
@@ -39,7 +40,7 @@ class TrainingData:
         chunked: False: all rows are read, whatever `chunk_rows` of the problem says.
 
     Raises:
-        ArgumentError: `problem` is no problem, or `device` no device.
+        ArgumentError: `problem` is no problem, one of its sets no set, or `device` no device.
         DataError: a group is empty, unknown, not finite or not made of tensors; targets are
             constant or of the wrong type, or labels out of range.
         ShapeError: rows of a group differ in number, shapes depend on the seed, or targets do not
@@ -58,6 +59,8 @@ class TrainingData:
         chunked: bool = True,
     ) -> None:
         check_instance(problem, StackelbergProblem, "problem", "an instance of your problem")
+        for name in ("body_set", "head_set"):
+            check_instance(getattr(problem, name), ConvexSet, name, "Box(0, 1)")
         check_device(device)
         self.problem, self.dtype, self.device = problem, dtype, device
         self._number(seeds)

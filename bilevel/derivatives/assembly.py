@@ -4,14 +4,12 @@ import copy
 import dataclasses
 
 from bilevel import trees
-from bilevel.core.checks import check_instance
 from bilevel.core.progress import RowCallback
 from bilevel.data.draws import Sampling
 from bilevel.data.sampler import BatchSize, Sampler
 from bilevel.data.training_data import TrainingData
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import Oracles
-from bilevel.problem.sets import ConvexSet
 from bilevel.trees import Tree
 
 
@@ -63,7 +61,7 @@ class Assembly:
             report: see `Oracles`.
 
         Raises:
-            ArgumentError: see `Sampler`; a set of the problem is none.
+            ArgumentError: see `Sampler`.
             ShapeError: a set does not fit its points, or these differ in shape between seeds.
             ProblemError: an initial point is no tree of finite numbers, or not the seed's alone.
         """
@@ -78,7 +76,6 @@ def _initial(data: TrainingData, level: str) -> Tree:
     """The initial points of all runs, projected onto their set; a head for each task."""
     draw = getattr(data.problem, f"init_{level}")
     convex = getattr(data.problem, f"{level}_set")
-    check_instance(convex, ConvexSet, f"{level}_set", "Box(0, 1)")
     if not (data.tasks and level == "head"):
         points = data.initial(draw, level)
         convex.check(trees.take(points, 0))

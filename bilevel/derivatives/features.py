@@ -127,10 +127,8 @@ class Features:
     def _predictions(self, design: Tensor, head: Tensor) -> Tensor:
         """Of the training rows, (R, n) or (R, n, K)."""
         columns = head if head.ndim == 3 else head.unsqueeze(2)
-        if self.problem.fit_bias:
-            found = design @ columns[:, :-1] + columns[:, -1:]
-        else:
-            found = design @ columns
+        bias = self.problem.fit_bias
+        found = design @ columns[:, :-1] + columns[:, -1:] if bias else design @ columns
         return found if head.ndim == 3 else found.squeeze(2)
 
     def _body_penalties(self, body: Tree, like: Tensor) -> Tensor:

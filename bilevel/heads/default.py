@@ -3,7 +3,7 @@
 from bilevel import trees
 from bilevel.core.generators import generator
 from bilevel.core.optional import extra
-from bilevel.errors import IncompatibleError, MissingPackageError
+from bilevel.errors import IncompatibleError, MissingPackageError, ProblemError
 from bilevel.heads.base import AbstractHeadSolver
 from bilevel.heads.closed_form import ClosedForm
 from bilevel.heads.convex.solver import Cvxpy
@@ -36,6 +36,7 @@ def default_solver(problem: StackelbergProblem) -> AbstractHeadSolver:
         return BETWEEN_BOUNDS
     # the nearest point of an interval to the minimiser of a parabola is the one in the interval
     head = problem.init_head(generator(0, "head"))
+    trees.check(head, "init_head()", ProblemError)
     if not curved and sum(leaf.numel() for leaf in trees.leaves(head)) == 1:
         return EXACT
     heads = f"The heads of {type(problem).__name__} lie in {convex}"

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.bounds.heads import BoundKind
+from bilevel.core import parts
 from bilevel.core.arrays import tensor_of
 from bilevel.core.checks import check_instance
 from bilevel.core.generators import generator
 from bilevel.core.graph import ordinary
-from bilevel.core.parts import run_counts
 from bilevel.core.status import Status
 from bilevel.data.tasks import new_task
 from bilevel.data.training_data import TrainingData
@@ -127,7 +127,7 @@ class Solution:
         check_instance(solver, AbstractHeadSolver, "solver", "ClosedForm()")
         solver.check(self.problem)
         runs = len(self.seeds)
-        if run_counts(solver) - {1, runs}:
+        if parts.run_counts(parts.numbers(solver)) - {1, runs}:
             raise ArgumentError(f"A solver has numbers for each of the {runs} runs, got {solver}.")
         usable = trees.finite(self.body)
         body = trees.where(usable, self.body, made.body)  # a run that diverged harms no other

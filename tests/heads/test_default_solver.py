@@ -23,7 +23,7 @@ from bilevel import (
     Status,
     trees,
 )
-from bilevel.errors import IncompatibleError, MissingPackageError
+from bilevel.errors import IncompatibleError, MissingPackageError, ProblemError
 from bilevel.heads.default import default_solver
 from problems.analytic import analytic
 
@@ -301,3 +301,14 @@ def test_analytic_heads_on_a_box_keep_their_answers(name):
 
 def test_sets_of_every_kind_are_in_the_table():
     assert {*BOUNDED, *OTHERS} >= set(sets())
+
+
+def test_heads_that_are_no_tensors_are_named_before_a_solver_is_chosen():
+    class Listed(General):
+        head_set = bilevel.Ball(1.0)
+
+        def init_head(self, generator):
+            return [0.0]
+
+    with pytest.raises(ProblemError, match=r"`init_head\(\)\[0\]` must be a tensor, got float"):
+        bilevel.solve(Listed(), BestResponse(0.1), steps=1, seeds=1)
