@@ -173,13 +173,13 @@ class Oracles:
         if self.problem.head_start(trees.take(body, 0)) is None:
             return None
         with torch.no_grad():
-            return self._starts(body, len(trees.leaves(head)[0]))
+            return self._starts(body, head)
 
     def start_vjp(self, body: Tree, vector: Tree) -> Tree:
         """(d theta_0 / d w)' v, v shaped like the heads, for `head_start`; else zero."""
         if self.problem.head_start(trees.take(body, 0)) is None:
             return trees.tree_map(torch.zeros_like, body)
-        _, pull = pullback(lambda at: self._starts(at, len(trees.leaves(vector)[0])), body)
+        _, pull = pullback(lambda at: self._starts(at, vector), body)
         return self._average(pull(vector), vector)
 
     # second derivatives of g
@@ -334,10 +334,11 @@ class Oracles:
         )
         return trees.fold(found)
 
-    def _starts(self, body: Tree, heads: int) -> Tree:
-        """`head_start` of all bodies, once for each of their heads."""
-        share = heads // len(trees.leaves(body)[0])
-        found = vmap(self.problem.head_start)(body)
+    def _starts(self, body: Tree, like: Tree) -> Tree:
+        """`head_start` of all bodies, once for each of their heads, in the type of these."""
+        first = trees.leaves(like)[0]
+        share = len(first) // len(trees.leaves(body)[0])
+        found = trees.cast(vmap(self.problem.head_start)(body), first.dtype, first.device)
         return trees.tree_map(lambda leaf: leaf.repeat_interleave(share, 0), found)
 
     def _average(self, body: Tree, head: Tree) -> Tree:
