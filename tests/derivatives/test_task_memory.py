@@ -51,7 +51,7 @@ class Wide(bilevel.LinearHeadProblem):
 def test_steps_and_records_hold_blocks_only(labels, batch_size):
     problem = Wide(labels)
     data = TrainingData(problem, [0], torch.float64, torch.device("cpu"))
-    training = Training(bilevel.BestResponse(0.1), data, batch_size)
+    training = Training(bilevel.BestResponse(0.1).fitted(problem), data, batch_size)
     cohort = training.cohorts[0]
     for part in (cohort.step, cohort.record):
         with LiveBytes() as live:
