@@ -59,7 +59,7 @@ def test_steps_and_records_hold_blocks_only(labels, batch_size):
         assert live.peak < WHOLE
 
 
-@pytest.mark.parametrize("labels", [False, True], ids=["ridge", "logistic"])
+@pytest.mark.parametrize("labels", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_single_points_hold_blocks_only(labels):
     problem = Wide(labels)
     body = problem.init_body(torch.Generator().manual_seed(0))

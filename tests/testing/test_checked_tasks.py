@@ -55,7 +55,7 @@ class Cosh(AbstractCriterion):
         bilevel.SquaredError().check_targets(targets, outputs)
 
 
-@pytest.mark.parametrize("cell", ["g", "query"])
+@pytest.mark.parametrize("cell", [pytest.param("g", marks=pytest.mark.slow), "query"])
 def test_a_criterion_of_ones_own(cell):
     problem = (Tasks if cell == "g" else Query)(criterion=Cosh(), fit_bias=True)
     strategy = bilevel.BestResponse(0.3, optimizer=bilevel.SGD())
