@@ -16,7 +16,7 @@ from bilevel.derivatives.assembly import Assembly
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import BilevelError, ProblemError, ShapeError
 from bilevel.problem.auxiliary import AuxiliaryProblem
-from bilevel.problem.base import Groups
+from bilevel.problem.base import Groups, StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.problem.sets import ConvexSet
 from bilevel.trees import Tree
@@ -48,13 +48,7 @@ def check_contract(made: Assembly, *, head_only: bool = False) -> None:
         groups = {k: g if k == "noise" else trees.take(g, 0) for k, g in groups.items()}
     if isinstance(problem, LinearHeadProblem):
         _check_linear_head(oracles, one_body, one_head, groups)
-    called = f"`head_start` of {name}"
-    start = _evaluate(problem.head_start, called, groups, one_body)
-    if start is not None and not _is_head(start, one_head):
-        raise ShapeError(
-            f"{called} must return floating numbers in the form of a head, "
-            f"{_shapes(one_head, runs=False)}; got {_shapes(start, runs=False)}."
-        )
+    _check_head_start(problem, one_body, one_head, groups)
     objectives = {"head_objective": problem.head_objective}
     if not (oracles.is_stackelberg or head_only):
         objectives["body_objective"] = problem.body_objective
@@ -146,6 +140,17 @@ def _check_directions(
                 f"`directions` of {name} gives a direction of the {part} that is not finite at the "
                 "initial points. Check divisions, and the scale of the inputs."
             )
+
+
+def _check_head_start(problem: StackelbergProblem, body: Tree, head: Tree, groups: Groups) -> None:
+    """Where heads start must be a head."""
+    called = f"`head_start` of {type(problem).__name__}"
+    start = _evaluate(problem.head_start, called, groups, body)
+    if start is not None and not _is_head(start, head):
+        raise ShapeError(
+            f"{called} must return floating numbers in the form of a head, "
+            f"{_shapes(head, runs=False)}; got {_shapes(start, runs=False)}."
+        )
 
 
 def _is_head(tree: Tree, head: Tree) -> bool:

@@ -196,7 +196,9 @@ def test_two_timescales_follow_a_loop_over_tasks(cell):
         close(found.head[run], torch.stack(heads))
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # a compilation each
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch._prims_common.check:FutureWarning")
 @pytest.mark.parametrize("batch_size", [None, 2])
 @pytest.mark.parametrize("kind", ["exact", "two-timescale", "head_start"])
 def test_compiled_steps_are_the_same(kind, batch_size, monkeypatch):
@@ -221,3 +223,37 @@ def test_what_is_not_compiled_says_so():
     with pytest.warns(UserWarning, match="BestResponse is more than tensor operations"):
         found = solved(Query(), strategy, 2, compile=True, steps=1)
     assert torch.equal(found.head, solved(Query(), strategy, 2, steps=1).head)
+
+
+LABELS, BETWEEN = Tasks(kind="labels"), Tasks(head_set=bilevel.Box(-0.3, 0.3))
+
+
+@pytest.mark.parametrize("kind", ["newton", "steps", "box", "refined", "cg", "neumann", "adam"])
+def test_numbers_of_a_run_hold_for_all_of_its_heads(kind):
+    def strategy(number):
+        fast = bilevel.FastSGD(0.1, 3)
+        stop = bilevel.FastSGD(number, 5, tolerance=number)
+        refined = bilevel.Implicit(tolerance=0.1 * number, on_inexact="refine")
+        if kind == "adam":
+            return bilevel.TwoTimescale(0.1, number, bilevel.Adam(beta1=3 * number))
+        parts = {
+            "newton": (bilevel.Newton(1e-3 * number), None),
+            "steps": (stop, bilevel.Envelope()),
+            "box": (stop, bilevel.Envelope()),
+            "refined": (fast, refined),
+            "cg": (None, bilevel.Implicit(CG(rtol=number))),
+            "neumann": (None, bilevel.Implicit(bilevel.Neumann(5, number))),
+        }[kind]
+        return bilevel.BestResponse(0.1, *parts, SGD)
+
+    problem = {"newton": LABELS, "steps": Tasks(), "box": BETWEEN, "adam": Tasks()}.get(
+        kind, Query()
+    )
+    options = {"steps": 2, "every": 2}
+    together = solved(
+        problem, strategy(torch.tensor([0.1, 0.2], dtype=torch.float64)), 2, **options
+    )
+    for run, number in enumerate((0.1, 0.2)):
+        alone = solved(problem, strategy(number), 2, **options | {"seeds": [SEEDS[run]]})
+        close(together.head[run], alone.head[0])
+        assert together.status[run] == alone.status[0]
