@@ -142,7 +142,7 @@ class Checkpoint:
         """
         cohort = training.cohorts[0]
         made = cohort.state.strategy
-        fresh = cohort.recorder.record(made.body, made.head, respond=False)
+        fresh = cohort.recorder.record(made.body, cohort.head(), respond=False)
         if fresh.keys() != records.keys():
             raise ResultsError(
                 f"{path} holds a training with other records: "

@@ -15,7 +15,7 @@ from bilevel.derivatives.assembly import Assembly
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import BilevelError, ProblemError, ShapeError
 from bilevel.problem.auxiliary import AuxiliaryProblem
-from bilevel.problem.base import Groups
+from bilevel.problem.base import Groups, StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.problem.sets import ConvexSet
 from bilevel.trees import Tree
@@ -47,6 +47,7 @@ def check_contract(made: Assembly, *, head_only: bool = False) -> None:
         groups = {k: g if k == "noise" else trees.take(g, 0) for k, g in groups.items()}
     if isinstance(problem, LinearHeadProblem):
         _check_linear_head(oracles, one_body, one_head, groups)
+    _check_head_start(problem, one_body, one_head, groups)
     objectives = {"head_objective": problem.head_objective}
     if not (oracles.is_stackelberg or head_only):
         objectives["body_objective"] = problem.body_objective
@@ -141,10 +142,29 @@ def _check_directions(
             )
 
 
-def _shapes(tree: Tree) -> str:
+def _check_head_start(problem: StackelbergProblem, body: Tree, head: Tree, groups: Groups) -> None:
+    """Where heads start must be a head."""
+    called = f"`head_start` of {type(problem).__name__}"
+    start = _evaluate(problem.head_start, called, groups, body)
+    if start is not None and not _is_head(start, head):
+        raise ShapeError(
+            f"{called} must return floating numbers in the form of a head, "
+            f"{_shapes(head, runs=False)}; got {_shapes(start, runs=False)}."
+        )
+
+
+def _is_head(tree: Tree, head: Tree) -> bool:
+    """Whether a tree has the leaves of a head, in floating numbers."""
+    leaves = [leaf for _, leaf in trees.named_leaves(tree)]
+    if not all(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in leaves):
+        return False
+    return trees.same_structure(tree, head)
+
+
+def _shapes(tree: Tree, *, runs: bool = True) -> str:
     """The shapes of one run's leaves, for messages."""
     found = [
-        f"{place or 'a tensor'} {tuple(leaf.shape[1:])}"
+        f"{place or 'a tensor'} {tuple(leaf.shape[runs:])}"
         if isinstance(leaf, Tensor)
         else f"a {type(leaf).__name__}"
         for place, leaf in trees.named_leaves(tree)

@@ -163,13 +163,13 @@ class Oracles:
         if self.problem.head_start(trees.take(body, 0)) is None:
             return None
         with torch.no_grad():
-            return self._starts(body, runs_of(head))
+            return self._starts(body, head)
 
     def start_vjp(self, body: Tree, vector: Tree) -> Tree:
         """(d theta_0 / d w)' v, v shaped like the heads, for `head_start`; else zero."""
         if self.problem.head_start(trees.take(body, 0)) is None:
             return trees.tree_map(torch.zeros_like, body)
-        _, pull = pullback(lambda at: self._starts(at, runs_of(vector)), body)
+        _, pull = pullback(lambda at: self._starts(at, vector), body)
         return averaged(pull(vector), vector)
 
     # second derivatives of g
@@ -290,10 +290,10 @@ class Oracles:
         values: Tensor = over_heads(function, body, head, rows)
         return values
 
-    def _starts(self, body: Tree, heads: int) -> Tree:
-        """`head_start` of all bodies, once for each of their heads."""
-        share = heads // runs_of(body)
-        found = vmap(self.problem.head_start)(body)
+    def _starts(self, body: Tree, like: Tree) -> Tree:
+        """`head_start` of all bodies, once for each of their heads, in the type of these."""
+        share, first = runs_of(like) // runs_of(body), trees.leaves(like)[0]
+        found = trees.cast(vmap(self.problem.head_start)(body), first.dtype, first.device)
         return trees.tree_map(lambda leaf: leaf.repeat_interleave(share, 0), found)
 
     def _gradients(

@@ -108,7 +108,8 @@ class FastSGD(AbstractHeadSolver):
             slope = oracles.head_gradient(body, head, batch)
             moved = project(descend(head, slope, lr))
             if self.tolerance is not None:
-                done = done | (_residual(oracles, head, slope, lr) <= self.tolerance)
+                size = _residual(oracles, head, slope, lr)
+                done = done | (size <= trees.per_run(self.tolerance, size))
                 if bool(done.all()):
                     break
                 moved = trees.where(done, head, moved)
@@ -166,7 +167,9 @@ class FastSGD(AbstractHeadSolver):
         ending = Status.COMPLETED if self.tolerance is None else Status.CONVERGED
         code = torch.full_like(residual, int(ending), dtype=torch.int64)
         if self.tolerance is not None:
-            code = code.masked_fill(residual > self.tolerance, int(Status.NOT_CONVERGED))
+            code = code.masked_fill(
+                residual > trees.per_run(self.tolerance, residual), int(Status.NOT_CONVERGED)
+            )
         return code.masked_fill(~residual.isfinite(), int(Status.DIVERGED))
 
 

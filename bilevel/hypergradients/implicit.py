@@ -110,12 +110,14 @@ class Implicit(AbstractHypergradient):
 
     def _examined(self, at: Condition) -> tuple[Condition, Tensor]:
         """Heads that satisfy the condition, and their status."""
-        inexact = at.relative_residual() > self.tolerance
+        residual = at.relative_residual()
+        tolerance = trees.per_run(self.tolerance, residual)
+        inexact = residual > tolerance
         for _ in range(REFINEMENTS if self.on_inexact == "refine" else 0):
             if not bool(inexact.any()):
                 break
             at = at.refined(self.linear_solver, inexact)
-            inexact = at.relative_residual() > self.tolerance
+            inexact = at.relative_residual() > tolerance
         if self.on_inexact == "raise" and bool(inexact.any()):
             run = int(inexact.nonzero()[0])
             raise InexactHeadError(

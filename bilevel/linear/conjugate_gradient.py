@@ -79,13 +79,14 @@ class CG(AbstractLinearSolver):
         guess = None if start is None else to_vectors(start, b) / scale
         if guess is not None and bool(guess.any()):
             state = _take_start(state, guess, b - product(guess))
+        rtol = trees.per_run(self.rtol, b[:, 0])
         limit = 10 * b.shape[1] + 10 if self.max_steps is None else int(self.max_steps)
         for k in range(limit + 1):
-            state = state._replace(done=state.done | (state.best_norm <= self.rtol * state.size))
+            state = state._replace(done=state.done | (state.best_norm <= rtol * state.size))
             if bool(state.done.all()):
                 break
-            state = _advance(state, product, b, self.rtol, last=k == limit)
-        status = _status(state, self.rtol)
+            state = _advance(state, product, b, rtol, last=k == limit)
+        status = _status(state, rtol)
         value, residual = state.best * scale, state.best_norm * scale[:, 0]
         lost = (status == int(Status.DIVERGED)) | ~value.isfinite().all(1)
         value = value.masked_fill(lost.unsqueeze(1), torch.nan)

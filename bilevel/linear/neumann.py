@@ -110,7 +110,7 @@ class Neumann(AbstractLinearSolver):
             rate = 1 / (SAFETY * torch.where(largest > 0, largest, torch.ones_like(largest)))
             return rate.unsqueeze(1), torch.zeros_like(rate, dtype=torch.bool)
         rate = torch.as_tensor(self.step_size, dtype=largest.dtype, device=largest.device)
-        rate = rate.expand_as(largest)
+        rate = torch.as_tensor(trees.per_run(rate, largest)).expand_as(largest)
         slack = 1 + 100 * torch.finfo(rate.dtype).eps
         return rate.unsqueeze(1), rate * largest > 2 * slack
 

@@ -62,7 +62,9 @@ class Adam(AbstractOptimizer):
         beta1, beta2, count = self.beta1, self.beta2, state.steps + 1
         # in float64: 1 - 0.999^t cancels
         mean_scale, square_scale = (
-            (1 - torch.as_tensor(beta, dtype=torch.float64) ** count.double()).to(count.dtype)
+            (1 - torch.as_tensor(per_run(beta, count), dtype=torch.float64) ** count.double()).to(
+                count.dtype
+            )
             for beta in (beta1, beta2)
         )
 

@@ -22,7 +22,7 @@ def rate_pairs():
     return found
 
 
-@pytest.mark.parametrize("at_once", [None, 2])
+@pytest.mark.parametrize("at_once", [pytest.param(None, marks=pytest.mark.slow), 2])
 def test_stacked_strategies_have_the_numbers_of_separate_trainings(untimed, at_once):
     problem, strategies = Query(extra=NEW), rate_pairs()
     found = bilevel.compare(problem, strategies, max_runs_at_once=at_once, **OPTIONS)

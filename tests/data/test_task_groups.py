@@ -171,7 +171,6 @@ def refused():
     known = "does not know heads of tasks"
     for strategy, words in (
         (bilevel.SingleLoop(0.1, 0.1, 0.1), "SingleLoop trains no heads of tasks.*BestResponse"),
-        (solver(0.1, bilevel.Cvxpy()), f"Cvxpy.*{known}.*FastSGD"),
         (solver(0.1, bilevel.ProjectedNewton()), f"ProjectedNewton.*{known}"),
         (solver(0.1, averages), f"RunningData.*{known}"),
         (solver(0.1, sampled, bilevel.Unrolled(2)), f"batch_size=2.*{known}"),

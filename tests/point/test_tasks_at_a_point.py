@@ -41,7 +41,13 @@ CELLS = {
 }
 
 
-@pytest.mark.parametrize("cell", CELLS)
+SLOW = ("query, logistic, CG", "unrolled, softmax", "softmax", "query, Dense")
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [pytest.param(cell, marks=pytest.mark.slow) if cell in SLOW else cell for cell in CELLS],
+)
 def test_tasks_are_separate_problems(cell):
     problem, solver, method = CELLS[cell]
     body, tasks = first_body(problem), separate(problem)

@@ -21,6 +21,7 @@ from tasks import (
 
 import bilevel
 from bilevel.linear import CG
+from bilevel.training import compiled
 
 SEEDS, STEPS, LR = [0, 4], 3, 0.3
 SGD = bilevel.SGD()
@@ -30,6 +31,11 @@ def solved(problem, strategy, batch_size, **options):
     """A training of few plain steps."""
     given = {"steps": STEPS, "seeds": SEEDS, "every": STEPS, "dtype": torch.float64} | options
     return bilevel.solve(problem, strategy, batch_size=batch_size, **given)
+
+
+def slowly(cells, *slow):
+    """The names of cells, some of them marked as slow."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in cells]
 
 
 EXACT = {
@@ -43,7 +49,7 @@ EXACT = {
 }
 
 
-@pytest.mark.parametrize("cell", EXACT)
+@pytest.mark.parametrize("cell", slowly(EXACT, "query, softmax", "softmax, outputs"))
 def test_exact_heads_follow_a_loop_over_tasks(cell):
     problem, solver, method, batch_size = EXACT[cell]
     strategy = bilevel.BestResponse(LR, solver, method, SGD)
@@ -186,3 +192,66 @@ def test_two_timescales_follow_a_loop_over_tasks(cell):
                         heads[t].copy_(problem.head_set.project(heads[t].detach()))
         close({name: leaf[run] for name, leaf in found.body.items()}, body)
         close(found.head[run], torch.stack(heads))
+
+
+@pytest.mark.slow  # a compilation each
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch._prims_common.check:FutureWarning")
+@pytest.mark.parametrize("batch_size", [None, 2])
+@pytest.mark.parametrize("kind", ["exact", "two-timescale", "head_start"])
+def test_compiled_steps_are_the_same(kind, batch_size, monkeypatch):
+    class Anew(Tasks):
+        def head_start(self, body):
+            return body["weight"].sum(0)
+
+    restarted = bilevel.FastSGD(0.2, 2, restart=True)
+    problem, strategy = {
+        "exact": (Tasks(fit_bias=True), bilevel.BestResponse(0.1, optimizer=SGD)),
+        "two-timescale": (Tasks(kind=2), bilevel.TwoTimescale(0.05, 0.1, bilevel.Adam())),
+        "head_start": (Anew(), bilevel.BestResponse(0.1, restarted, bilevel.Envelope(), SGD)),
+    }[kind]
+    monkeypatch.setattr(compiled, "STEPS_PER_CALL", 1)
+    found, eager = (solved(problem, strategy, batch_size, compile=flag) for flag in (True, False))
+    close(found.head, eager.head, rtol=1e-12, atol=1e-12)
+    close(found.body["weight"], eager.body["weight"], rtol=1e-12, atol=1e-12)
+
+
+def test_what_is_not_compiled_says_so():
+    strategy = bilevel.BestResponse(0.1, bilevel.FastSGD(0.2, 2), bilevel.Unrolled(2), SGD)
+    with pytest.warns(UserWarning, match="BestResponse is more than tensor operations"):
+        found = solved(Query(), strategy, 2, compile=True, steps=1)
+    assert torch.equal(found.head, solved(Query(), strategy, 2, steps=1).head)
+
+
+LABELS, BETWEEN = Tasks(kind="labels"), Tasks(head_set=bilevel.Box(-0.3, 0.3))
+
+
+@pytest.mark.parametrize("kind", ["newton", "steps", "box", "refined", "cg", "neumann", "adam"])
+def test_numbers_of_a_run_hold_for_all_of_its_heads(kind):
+    def strategy(number):
+        fast = bilevel.FastSGD(0.1, 3)
+        stop = bilevel.FastSGD(number, 5, tolerance=number)
+        refined = bilevel.Implicit(tolerance=0.1 * number, on_inexact="refine")
+        if kind == "adam":
+            return bilevel.TwoTimescale(0.1, number, bilevel.Adam(beta1=3 * number))
+        parts = {
+            "newton": (bilevel.Newton(1e-3 * number), None),
+            "steps": (stop, bilevel.Envelope()),
+            "box": (stop, bilevel.Envelope()),
+            "refined": (fast, refined),
+            "cg": (None, bilevel.Implicit(CG(rtol=number))),
+            "neumann": (None, bilevel.Implicit(bilevel.Neumann(5, number))),
+        }[kind]
+        return bilevel.BestResponse(0.1, *parts, SGD)
+
+    problem = {"newton": LABELS, "steps": Tasks(), "box": BETWEEN, "adam": Tasks()}.get(
+        kind, Query()
+    )
+    options = {"steps": 2, "every": 2}
+    together = solved(
+        problem, strategy(torch.tensor([0.1, 0.2], dtype=torch.float64)), 2, **options
+    )
+    for run, number in enumerate((0.1, 0.2)):
+        alone = solved(problem, strategy(number), 2, **options | {"seeds": [SEEDS[run]]})
+        close(together.head[run], alone.head[0])
+        assert together.status[run] == alone.status[0]

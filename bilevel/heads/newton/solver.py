@@ -116,7 +116,8 @@ class Newton(AbstractHeadSolver):
         objective, dtype = view.objective, trees.leaves(head)[0].dtype
         resolution = 0.0 if dtype == torch.float64 else 0.5 * torch.finfo(dtype).eps
         start = objective.at(view.vector(head))
-        descent = Descent(objective, start, *state, self.tolerance, self.max_steps, resolution)
+        tolerance = trees.per_run(self.tolerance, start.size)
+        descent = Descent(objective, start, *state, tolerance, self.max_steps, resolution)
         found = descent.run()
         slope = found.place.slope
         if resolution:  # what is returned is rounded
