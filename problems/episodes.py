@@ -97,9 +97,7 @@ class Episodes(FewShot):
                 there = self.of_class[int(classes[place])]
                 some = torch.randperm(len(there), generator=source)[:both]
                 rows[task, label] = there[some]
-        split = rows.split([self.shots, self.queries], 2)
-        support, query = (self._batch(part) for part in split)
-        return support, query
+        return self._batch(rows[..., : self.shots]), self._batch(rows[..., self.shots :])
 
     def _batch(self, rows: Tensor) -> bilevel.Batch:
         """Images (T, 5, n) by label as rows of tasks."""
