@@ -81,7 +81,8 @@ class Recorder:
             ) from error
         needed = self._bytes(*first, rows) + response_bytes(oracles, first[1], rows)
         self.parts = turns(len(data.seeds), int(RECORD_BYTES // needed))
-        if not oracles.quadratic_linear_head:  # the rows are looked at, those of a part suffice
+        # rows are looked at, those of a part suffice; of quadratic heads where they are few
+        if not oracles.quadratic_linear_head or data.per_seed:
             part = self.parts[0]
             body, head = trees.part(body, part), trees.part(head, part)
             rows = self._rows(data.part(part).everything(torch.float64))

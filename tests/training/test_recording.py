@@ -274,3 +274,32 @@ def test_a_callback_cannot_rewrite_the_history():
         for metric, values in alone.history.items():
             assert torch.equal(values.nan_to_num(7), spoiled.history[metric].nan_to_num(7))
         assert torch.equal(spoiled.body, alone.body)
+
+
+@pytest.mark.parametrize("rows", [5, 30])
+def test_few_rows_that_are_drawn_for_each_seed_are_recorded(rows):
+    """Below eight rows the kernel of the rows is factored: it is that of each run's own."""
+
+    class Redrawn(bilevel.LinearHeadProblem):
+        redraws_data, ridge = True, 0.1
+
+        def data(self, seed=None):
+            source = torch.Generator().manual_seed(seed)
+            x = torch.randn(rows, 8, generator=source, dtype=torch.float64)
+            return {"train": bilevel.Batch(x, x[:, 0] + 0.1 * x[:, 1])}
+
+        def init_body(self, generator):
+            return torch.randn(8, 8, generator=generator, dtype=torch.float64)
+
+        def init_head(self, generator):
+            return torch.zeros(8, dtype=torch.float64)
+
+        def features(self, body, inputs):
+            return inputs @ body
+
+    both, alone = (
+        train(Redrawn(), bilevel.BestResponse(1e-3), seeds=seeds).history for seeds in ([3, 4], [4])
+    )
+    assert both["head_gap"].max() < 1e-12
+    for name in ("phi", "phi_gradient_norm"):
+        torch.testing.assert_close(both[name][:, 1:], alone[name], rtol=1e-10, atol=0)

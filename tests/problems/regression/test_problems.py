@@ -33,10 +33,13 @@ COLUMNS = {"diabetes": 10, "friedman1": 10, "friedman2": 4, "friedman3": 4}
 NEED_A_FILE = {"boston", "table", "transitions"}  # tested in files of their own
 CLASSIFICATION = {"digits", "breast-cancer", "mnist", "fashion-mnist", "cifar10"}  # likewise
 EVALUATION = {"policy-evaluation", "neural-policy-evaluation"}  # likewise
+FEW_SHOT = {"sinusoid", "episodes"}  # likewise
 
 
 def test_every_registered_problem_is_tested():
-    assert sorted({*TINY, *NEED_A_FILE, *CLASSIFICATION, *EVALUATION}) == registry.names()
+    assert (
+        sorted({*TINY, *NEED_A_FILE, *CLASSIFICATION, *EVALUATION, *FEW_SHOT}) == registry.names()
+    )
 
 
 def start(problem, seed=0):
