@@ -47,7 +47,8 @@ def check_contract(made: Assembly, *, head_only: bool = False) -> None:
         groups = {k: g if k == "noise" else trees.take(g, 0) for k, g in groups.items()}
     if isinstance(problem, LinearHeadProblem):
         _check_linear_head(oracles, one_body, one_head, groups)
-    _check_head_start(problem, one_body, one_head, groups)
+    if getattr(problem.head_start, "__func__", None) is not StackelbergProblem.head_start:
+        _check_head_start(problem, one_body, one_head, groups)
     objectives = {"head_objective": problem.head_objective}
     if not (oracles.is_stackelberg or head_only):
         objectives["body_objective"] = problem.body_objective

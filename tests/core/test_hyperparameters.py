@@ -18,7 +18,8 @@ from bilevel import (
     TwoTimescale,
     uniform,
 )
-from bilevel.core.parts import cast, run_counts, stack, structure
+from bilevel.core.parts import numbers, run_counts, stack, structure
+from bilevel.core.parts import part as part_of
 
 EQUAL = {
     "rates": (TwoTimescale(0.1, 0.2), uniform(0.3)),
@@ -104,16 +105,16 @@ def test_stacking_leaves_the_parts_unchanged():
 
 def test_cast_changes_tensors_and_leaves_floats():
     part = TwoTimescale(torch.tensor([0.1, 0.2]), 0.3, SGD(torch.tensor([0.5, 0.6])))
-    found = cast(part, torch.float64, "cpu")
+    found = part_of(part, slice(None), torch.ones((), dtype=torch.float64))
     assert found.body_lr(0).dtype == found.optimizer.momentum.dtype == torch.float64
     assert found.head_lr(0) == 0.3
     assert part.body_lr(0).dtype == torch.float32
 
 
 def test_run_counts_look_into_all_parts():
-    assert run_counts(uniform(0.1)) == set()
+    assert run_counts(numbers(uniform(0.1))) == set()
     nested = TwoTimescale(torch.ones(2), Polynomial(torch.ones(3), 0.5), SGD(torch.full((4,), 0.1)))
-    assert run_counts(nested) == {2, 3, 4}
+    assert run_counts(numbers(nested)) == {2, 3, 4}
     assert run_counts(uniform(torch.tensor(0.1))) == set()
 
 

@@ -33,6 +33,8 @@ OBJECTS = {
     StepPolynomial: lambda: StepPolynomial(legal.doubles(0, 3, 3)),
 }
 """Whose methods are called."""
+OF_TASKS = {"bilevel.Solution.adapt": legal.solution_of_tasks}
+"""Methods of a solution that only those of tasks have."""
 CALLED = (
     *("callback", "constraints", "function", "make_module", "make_process", "policy", "progress"),
 )
@@ -80,7 +82,8 @@ def call(name, given):
     function = made
     if isinstance(made, tuple):
         owner, method = made
-        function = getattr(OBJECTS[owner]() if owner in OBJECTS else owner, method)
+        instance = OF_TASKS.get(name, OBJECTS.get(owner))
+        function = getattr(owner if instance is None else instance(), method)
     use(function(**{**legal.LEGAL.get(name, dict)(), **given}))
 
 
