@@ -115,7 +115,7 @@ def test_run_counts_look_into_all_parts():
     assert run_counts(numbers(uniform(0.1))) == set()
     nested = TwoTimescale(torch.ones(2), Polynomial(torch.ones(3), 0.5), SGD(torch.full((4,), 0.1)))
     assert run_counts(numbers(nested)) == {2, 3, 4}
-    assert run_counts(uniform(torch.tensor(0.1))) == set()
+    assert run_counts(numbers(uniform(torch.tensor(0.1)))) == set()
 
 
 def test_parts_are_frozen():
