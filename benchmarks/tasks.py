@@ -142,6 +142,7 @@ def processor() -> str:
 
 SIZES = {
     "60 tasks, 1-40-16, 10 + 15 rows": lambda: Tasks(1, Network((40, 16)), 60, 10, 15),
+    "16 tasks, 32-64-64, 10 + 15 rows": lambda: Tasks(32, Network((64, 64)), 16, 10, 15),
     "16 tasks, 32-64-64, 50 + 50 rows": lambda: Tasks(32, Network((64, 64)), 16, 50, 50),
 }
 

@@ -8,6 +8,19 @@ from bilevel.comparison import compare
 from bilevel.comparison.result import Comparison
 from bilevel.data import draws, sampler
 from bilevel.report import figures
+from tests.support.sampled import EVERY
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark the cells that are not in the sample of their table as slow."""
+    seen = dict.fromkeys(EVERY, 0)
+    for item in items:
+        name = item.nodeid.partition("[")[0]
+        if name in seen:
+            if seen[name] % EVERY[name]:
+                item.add_marker(pytest.mark.slow)
+            seen[name] += 1
 
 
 @pytest.fixture
