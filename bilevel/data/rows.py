@@ -109,6 +109,19 @@ class Rows:
             for name, group in self.groups.items()
         }
 
+    def of_run(self, run: int) -> Groups:
+        """The groups of one run."""
+        return {
+            name: trees.take(group, run) if self.axes[name] == 0 else group
+            for name, group in self.groups.items()
+        }
+
+    @property
+    def alone(self) -> Groups:
+        """The groups of the first run, and of its first task."""
+        groups, tasks = self.of_run(0), self.task_dims if self.of_tasks else {}
+        return {n: trees.take(g, 0) if tasks.get(n) == 0 else g for n, g in groups.items()}
+
     def apart(self, runs: int) -> "Rows":
         """Each task of R runs as a run of its own: leaves (R T, n, ...)."""
         if not self.of_tasks:

@@ -38,13 +38,7 @@ def check_contract(made: Assembly, *, head_only: bool = False) -> None:
         _check_chunks(problem, body, made.sampler.full)
     rows = made.sampler.full if oracles.tasks else made.sampler.rows(0).first(body)
     one_body, one_head = trees.take(body, 0), trees.take(head, 0)
-    one = rows.take(slice(0, 1))
-    groups = {
-        key: trees.tree_map(torch.clone, trees.take(group, 0) if one.axes[key] == 0 else group)
-        for key, group in one.groups.items()
-    }
-    if oracles.tasks:
-        groups = {k: g if k == "noise" else trees.take(g, 0) for k, g in groups.items()}
+    groups = trees.tree_map(torch.clone, rows.alone)
     if isinstance(problem, LinearHeadProblem):
         _check_linear_head(oracles, one_body, one_head, groups)
     if getattr(problem.head_start, "__func__", None) is not StackelbergProblem.head_start:

@@ -24,11 +24,7 @@ def over_heads(function: Callable[..., Any], body: Tree, head: Tree, rows: Rows)
     of_body = vmap(function, in_dims=(None, 0, rows.task_dims))
     runs = runs_of(body)
     if runs == 1:  # the body of all tasks, as it is: one mapping less
-        groups = {
-            name: trees.take(group, 0) if rows.axes[name] == 0 else group
-            for name, group in rows.groups.items()
-        }
-        return of_body(trees.take(body, 0), head, groups)
+        return of_body(trees.take(body, 0), head, rows.of_run(0))
     mapped = vmap(of_body, in_dims=(0, 0, rows.in_dims))
     return trees.fold(mapped(body, trees.unfold(head, runs), rows.groups))
 

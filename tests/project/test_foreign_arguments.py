@@ -18,6 +18,7 @@ from problems.images.loading import Images
 from problems.images.places import places
 from problems.linear_networks import DeepLinearProblem, StepPolynomial
 from tests.support import legal_arguments as legal
+from tests.support import legal_tasks
 from tests.support.foreign_values import FOREIGN, outcome
 from tests.support.public_callables import PAGES, arguments, public
 from tests.support.uses import use
@@ -33,7 +34,7 @@ OBJECTS = {
     StepPolynomial: lambda: StepPolynomial(legal.doubles(0, 3, 3)),
 }
 """Whose methods are called."""
-OF_TASKS = {"bilevel.Solution.adapt": legal.solution_of_tasks}
+OF_TASKS = {"bilevel.Solution.adapt": legal_tasks.solution}
 """Methods of a solution that only those of tasks have."""
 CALLED = (
     *("callback", "constraints", "function", "make_module", "make_process", "policy", "progress"),
@@ -84,7 +85,7 @@ def call(name, given):
         owner, method = made
         instance = OF_TASKS.get(name, OBJECTS.get(owner))
         function = getattr(owner if instance is None else instance(), method)
-    use(function(**{**legal.LEGAL.get(name, dict)(), **given}))
+    use(function(**{**(legal.LEGAL | legal_tasks.LEGAL).get(name, dict)(), **given}))
 
 
 def bare(draws):

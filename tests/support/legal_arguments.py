@@ -63,15 +63,6 @@ class Labelled(Linear):
         return {"train": bilevel.Batch(ROWS["train"].inputs, torch.arange(23) % 2)}
 
 
-class OfTasks(Linear):
-    """Two tasks, the same rows twice."""
-
-    tasks = True
-
-    def data(self, seed=None):
-        return {"train": bilevel.Batch(*(torch.stack([leaf, leaf]) for leaf in ROWS["train"]))}
-
-
 class Net(torch.nn.Module):
     """One hidden layer."""
 
@@ -92,11 +83,6 @@ def steps(problem, body, head, batches):
 @functools.cache
 def solution():
     return bilevel.solve(Linear(), bilevel.uniform(0.01), batch_size=4, **FEW)
-
-
-@functools.cache
-def solution_of_tasks():
-    return bilevel.solve(OfTasks(), bilevel.uniform(0.01), batch_size=1, **FEW)
 
 
 def write_files():
@@ -189,7 +175,6 @@ LEGAL = {
     "bilevel.OwnLoop": lambda: {"function": steps},
     "bilevel.Polynomial": lambda: {"initial": 0.1, "exponent": 0.5},
     "bilevel.SingleLoop": lambda: {"body_lr": 0.1, "head_lr": 0.1, "auxiliary_lr": 0.1},
-    "bilevel.Solution.adapt": lambda: {"inputs": X, "targets": Y},
     "bilevel.Solution.load": lambda: {"path": "solution", "problem": Linear()},
     "bilevel.Solution.predict": lambda: {"inputs": X},
     "bilevel.Solution.save": lambda: {"path": f"solution-{next(COUNT)}"},
@@ -214,10 +199,6 @@ LEGAL = {
     "bilevel.exact.logistic_head": lambda: {"features": FEATURES, "targets": CLASSES, "ridge": 0.1},
     "bilevel.exact.ridge_head": lambda: {"features": FEATURES, "targets": AIMS, "ridge": 0.1},
     "bilevel.exact.softmax_head": lambda: {"features": FEATURES, "targets": CLASSES, "ridge": 0.1},
-    "bilevel.adapt": lambda: {
-        **{"problem": OfTasks(), "body": torch.tensor(1.0)},
-        **{"inputs": X, "targets": Y},
-    },
     "bilevel.best_response": lambda: {"problem": Linear(), "body": torch.tensor(1.0)},
     "bilevel.check_problem": lambda: {"problem": ScalarProduct()},
     "bilevel.testing.check_problem": lambda: {"problem": ScalarProduct()},
