@@ -10,10 +10,10 @@ from typing_extensions import override
 import bilevel
 from bilevel.core.checks import single
 from bilevel.problem.base import Groups
-from problems.network import Network, uniform
+from problems.network import Network, NetworkProblem
 
 
-class FewShot(bilevel.LinearHeadProblem):
+class FewShot(NetworkProblem):
     """A head for each task, found on its support rows; the body descends the loss of query rows.
 
         g_t = 1/n sum_i c(z_i theta_t, y_i) + p/2 |theta_t|^2      over the n support rows of a task
@@ -38,7 +38,6 @@ class FewShot(bilevel.LinearHeadProblem):
 
     tasks = True
     redraws_data = True
-    fit_bias = True
     penalize_bias = True
 
     def __init__(
@@ -50,26 +49,16 @@ class FewShot(bilevel.LinearHeadProblem):
         inner_lr: float,
         note: str,
     ) -> None:
-        self.initial_ridge = single(ridge, "`ridge`", zero_allowed=True)
-        self.inner_lr = single(inner_lr, "`inner_lr`")
-        self.network, self.columns, self.support, self.note = network, columns, support, note
+        super().__init__(network, columns, ridge, note, weight_decay=0.0)
+        self.inner_lr, self.support = single(inner_lr, "`inner_lr`"), support
 
     def init_body(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Hidden layers, the start of heads, and the logarithm of lambda if there is one."""
-        body = self.network.init(self.columns, generator)
+        body = super().init_body(generator)
         body["start"] = self.init_head(generator)
-        if self.initial_ridge > 0:
-            body["log_ridge"] = torch.tensor(math.log(self.initial_ridge), dtype=torch.float64)
+        if self.ridge > 0:
+            body["log_ridge"] = torch.tensor(math.log(self.ridge), dtype=torch.float64)
         return body
-
-    def init_head(self, generator: torch.Generator) -> Tensor:
-        """Weights and bias of one task, (M + 1,) or (M + 1, K)."""
-        width = self.network.outputs
-        return uniform(self.head_shape(width + 1), width, generator)
-
-    @override
-    def features(self, body: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        return self.network.features(body, inputs)
 
     @override
     def penalty(self, body: dict[str, Tensor]) -> float | Tensor:
