@@ -1,5 +1,7 @@
 """Fixtures of several files."""
 
+from collections import defaultdict
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -8,19 +10,20 @@ from bilevel.comparison import compare
 from bilevel.comparison.result import Comparison
 from bilevel.data import draws, sampler
 from bilevel.report import figures
-from tests.support.sampled import EVERY
+from tests.support.sampled import in_sample
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Mark the cells that are not in the sample of their table as slow."""
-    seen = dict.fromkeys(EVERY, 0)
+    tables = defaultdict(list)
     for item in items:
-        name = item.nodeid.partition("[")[0]
-        if name in seen:
-            if seen[name] % EVERY[name]:
+        tables[item.nodeid.partition("[")[0]].append(item)
+    for name, cells in tables.items():
+        taken = in_sample(name, len(cells))
+        for number, item in enumerate(cells):
+            if number not in taken:
                 item.add_marker(pytest.mark.slow)
-            seen[name] += 1
 
 
 @pytest.fixture

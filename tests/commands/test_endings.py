@@ -29,12 +29,15 @@ CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 
 @pytest.fixture(autouse=True, scope="module")
 def _quick():
-    """Nothing is timed, and nothing is drawn."""
+    """Nothing is timed, nothing is drawn, and Ctrl-C interrupts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compare_module, "seconds_per_step", lambda names, *_: dict.fromkeys(names, 1))
         patch.setattr(html, "draw", lambda content: {"final": ("a figure", "<svg></svg>")})
         patch.setattr(html, "page", lambda content, drawn: content["problem"])
+        # a shell has told what it runs in the background to ignore it
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         yield
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
