@@ -4,6 +4,7 @@ import dataclasses
 
 from bilevel.commands.exit_codes import OK
 from bilevel.problem import registry
+from bilevel.problem.listing import listing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,10 +14,11 @@ class Problems:
     def run(self) -> int:
         """Print them."""
         for name in registry.names():
-            factory = registry.load(name)
-            print(f"{name:16} {registry.summary(factory)}")
-            options = registry.options_of(factory).items()
-            shown = (f"{k}={'(needed)' if v is registry.REQUIRED else v}" for k, v in options)
+            summary, options = listing(name)
+            print(f"{name:16} {summary}")
+            shown = (
+                f"{k}={'(needed)' if v is registry.REQUIRED else v}" for k, v in options.items()
+            )
             print(f"{'':16} {' '.join(shown)}")
         return OK
 

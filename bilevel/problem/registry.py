@@ -27,6 +27,17 @@ def names(group: str = PROBLEMS) -> list[str]:
     return sorted({entry.name for entry in metadata.entry_points(group=group)})
 
 
+def entry(name: str, group: str = PROBLEMS) -> metadata.EntryPoint:
+    """What is registered under a name; nothing is imported.
+
+    Raises:
+        UnknownNameError: nothing is registered under it; the nearest name is shown.
+    """
+    entries = {entry.name: entry for entry in metadata.entry_points(group=group)}
+    check_name(name, entries, "problem" if group == PROBLEMS else "command")
+    return entries[name]
+
+
 def load(name: str, group: str = PROBLEMS) -> Callable[..., Any]:
     """The factory (or command) of a name.
 
@@ -34,16 +45,14 @@ def load(name: str, group: str = PROBLEMS) -> Callable[..., Any]:
         UnknownNameError: nothing is registered under it; the nearest name is shown.
         ProblemError: its module cannot be imported; the file that is in the way is named.
     """
-    entries = {entry.name: entry for entry in metadata.entry_points(group=group)}
-    check_name(name, entries, "problem" if group == PROBLEMS else "command")
-    entry = entries[name]
+    found = entry(name, group)
     try:
-        return entry.load()  # type: ignore[no-any-return]
+        return found.load()  # type: ignore[no-any-return]
     except (ImportError, AttributeError) as error:
-        spec = importlib.util.find_spec(entry.module.partition(".")[0])
+        spec = importlib.util.find_spec(found.module.partition(".")[0])
         where = f" `{spec.name}` is imported from {spec.origin}." if spec and spec.origin else ""
         raise ProblemError(
-            f"{name!r} is registered as {entry.value}, which cannot be imported: {error}.{where} "
+            f"{name!r} is registered as {found.value}, which cannot be imported: {error}.{where} "
             "If that is a file of yours, rename it, or run the `bilevel` command instead of "
             "`python -m bilevel`."
         ) from error
