@@ -30,7 +30,8 @@ from bilevel.report.words import number
 
 Array = NDArray[Any]
 
-WIDTH = 3.9
+WIDTH, CURVES = 3.9, 2.75
+"""Of all figures, and the height of one of curves above its legend. Inches."""
 
 
 def curves(
@@ -39,7 +40,6 @@ def curves(
     *,
     xlabel: str,
     title: str,
-    legend: bool = True,
 ) -> Figure:
     """Median over runs with the band from the 10 % to the 90 % quantile.
 
@@ -49,17 +49,16 @@ def curves(
         lines: Strategy -> its line, here and below, of `palette.lines`.
         xlabel: What the horizontal positions are.
         title: What the values are.
-        legend: Whether the names go below the axes; a page may name them once for several
-            figures.
 
     Returns:
-        The figure, with a logarithmic vertical axis where all values are positive and span more
-        than a factor of three, and a logarithmic horizontal one where the curves end far apart.
+        The figure, the names below its axes (see `svg.without_legend`), with a logarithmic vertical
+        axis where all values are positive and span more than a factor of three, and a logarithmic
+        horizontal one where the curves end far apart.
     """
     faint = [name for name in series if lines[name] == palette.FAINT]
-    rows = (len(series) - len(faint[1:]) + 1) // 2 if legend else 0
+    rows = (len(series) - len(faint[1:]) + 1) // 2
     with style():
-        figure, axes = _panel(2.75, 0.21 * rows)
+        figure, axes = _panel(CURVES, 0.21 * rows)
         axes.set_title(title)
         axes.set_xlabel(xlabel)
         bands = {name: _band(values) for name, (_, values) in series.items()}
@@ -70,7 +69,7 @@ def curves(
             label = name if name not in faint else "_" if name in faint[1:] else palette.OTHERS
             _draw_band(axes, places[name], bands[name], lines[name], label)
         scale_y(axes, list(bands.values()))
-        if legend and series:
+        if series:
             figure.legend(loc="lower left", ncols=2, fontsize=9.5, handlelength=2.4)
     return figure
 

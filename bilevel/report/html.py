@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from bilevel.core.status import FAILED, Status
 from bilevel.report import figures, palette, sentences, shown, stationarity, tuning, verdicts, words
 from bilevel.report.missing import ended, listed
-from bilevel.report.svg import inline_svg, to_svg
+from bilevel.report.svg import inline_svg, to_svg, without_legend
 from bilevel.report.words import Content
 
 AGAINST = {
@@ -58,9 +58,6 @@ def page(content: Content, drawn: Mapping[str, tuple[str, str]]) -> str:
     names, content = list(content["strategies"]), shown.of(content)
     curve_metrics, more_metrics = _metrics(content)
     best = verdicts.ranked(content, "intervals", "counts", names)
-    # Here the strategies are named once for all curves.
-    plain = {name: (title, to_svg(figure)) for name, (title, figure)
-             in _curves(content, legend=False).items()}  # fmt: skip
     return template.render(
         **content,
         content=content,
@@ -74,7 +71,9 @@ def page(content: Content, drawn: Mapping[str, tuple[str, str]]) -> str:
         legend=_legend(content),
         fall=stationarity.fall(content),
         one_run=len(content["same_runs"]) == len(names),
-        drawn={name: inline_svg(svg, title) for name, (title, svg) in {**drawn, **plain}.items()},
+        # here the strategies are named once for all curves
+        drawn={name: inline_svg(without_legend(svg, figures.CURVES), title)
+               for name, (title, svg) in drawn.items()},
         gap_names=[name for name in drawn if name.startswith("head-gap-")],
         has_bound=any("head_bound" in table for table in content["history"].values()),
         version=content["environment"].get("packages", {}).get("bilevel"),
@@ -120,7 +119,7 @@ def draw(content: Content) -> dict[str, tuple[str, str]]:
         key = paired_file(family["kind"])
         ends = " with 95 % intervals" if content["runs"] > 1 else ""
         found[key] = (f"Paired comparison: {title}{ends}", figure)
-    found |= _curves(content, legend=True) | _gap_figures(content)
+    found |= _curves(content) | _gap_figures(content)
     return {name: (title, to_svg(figure)) for name, (title, figure) in found.items()}
 
 
@@ -129,14 +128,13 @@ def paired_file(kind: str) -> str:
     return f"paired-{kind}" if kind else "paired"
 
 
-def curve_figure(content: Content, metric: str, *, against: str, legend: bool = True) -> Figure:
+def curve_figure(content: Content, metric: str, *, against: str) -> Figure:
     """Draw one metric of all strategies that have it.
 
     Args:
         content: As for `page`.
         metric: Which metric.
         against: What the horizontal positions are: a key of `AGAINST`.
-        legend: Whether to name the strategies.
     """
     content, positions = shown.of(content), content["positions"][against]
     series = {
@@ -145,7 +143,7 @@ def curve_figure(content: Content, metric: str, *, against: str, legend: bool = 
         if metric in table and name in positions
     }
     return figures.curves(series, _lines(content), xlabel=AGAINST[against],
-                          title=words.metric_name(metric), legend=legend)  # fmt: skip
+                          title=words.metric_name(metric))  # fmt: skip
 
 
 def _metrics(content: Content) -> tuple[list[str], list[str]]:
@@ -220,7 +218,7 @@ def _messages(content: Content) -> dict[str, str]:
             if status.name in seen and status not in usual}  # fmt: skip
 
 
-def _curves(content: Content, *, legend: bool) -> dict[str, tuple[str, Figure]]:
+def _curves(content: Content) -> dict[str, tuple[str, Figure]]:
     """The main metrics against every axis, the others against the budget."""
     main, more = _metrics(content)
     drawn = [(metric, against) for metric in main for against in content["positions"]]
@@ -228,7 +226,7 @@ def _curves(content: Content, *, legend: bool) -> dict[str, tuple[str, Figure]]:
     return {
         _curve_file(content, metric, against): (
             f"{words.metric_name(metric)} against {AGAINST[against]}",
-            curve_figure(content, metric, against=against, legend=legend),
+            curve_figure(content, metric, against=against),
         )
         for metric, against in drawn
     }

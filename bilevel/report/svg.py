@@ -76,6 +76,27 @@ def inline_svg(svg: str, title: str) -> str:
     return re.sub(r"<svg[^>]*>", lambda _: head, svg, count=1).strip()
 
 
+def without_legend(svg: str, height: float) -> str:
+    """The figure without its legend, and without the room for that below all the rest.
+
+    Args:
+        svg: What `to_svg` gave: every group ends at the indentation where it began.
+        height: Of the rest, inches.
+
+    Returns:
+        The document, as it was if it has no legend.
+    """
+    legend = r'^( *)<g id="legend_1">$.*?^\1</g>\n'
+    shorter, found = re.subn(legend, "", svg, flags=re.DOTALL | re.MULTILINE)
+    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', shorter)
+    if not found or box is None:
+        return svg
+    (width, tall), low = box.groups(), f"{72 * height:g}"
+    # of the box, and of the background
+    shorter = shorter.replace(box.group(), f'viewBox="0 0 {width} {low}"', 1)
+    return shorter.replace(f"M 0 {tall} \nL {width} {tall} ", f"M 0 {low} \nL {width} {low} ", 1)
+
+
 def style() -> AbstractContextManager[None]:
     """The look of all figures, for the time of a `with` block only."""
     return mpl.rc_context(cast(Any, STYLE))  # its type lists 300 names

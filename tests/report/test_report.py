@@ -7,12 +7,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from comparison_example import STRATEGIES, example, small
+from drawn import curves, series
 from matplotlib.figure import Figure
 
 from bilevel.report import figures, html
 from bilevel.report.palette import LINES, lines
 from bilevel.report.scales import scale_ratios
-from bilevel.report.svg import inline_svg, to_svg
+from bilevel.report.svg import to_svg
 
 NAN = float("nan")
 
@@ -23,37 +24,6 @@ def test_colours_are_fixed_by_name_and_distinct():
     assert lines(["swapped"])["swapped"] == lines(["mine", "swapped"])["swapped"]
     many = lines([f"strategy {index}" for index in range(20)])
     assert len({(line.colour, line.dashes) for line in many.values()}) == 20
-
-
-def series(values):
-    values = np.asarray(values, dtype=float)
-    return {"two-timescale": (np.arange(len(values)), values)}
-
-
-def curves(parts):
-    return figures.curves(parts, lines(list(parts)), xlabel="step", title="loss")
-
-
-def test_svg_is_the_same_byte_for_byte():
-    parts = series(np.random.default_rng(0).uniform(0.1, 9.0, (20, 5)))
-    first = to_svg(curves(parts))
-    assert first == to_svg(curves(parts))
-    assert "<dc:date>" not in first
-    assert ">two-timescale<" in first
-
-
-def test_svg_keeps_the_digits_of_its_text():
-    svg = to_svg(curves(series([[0.0011], [0.0012], [0.0014]])))
-    assert re.search(r">0\.001\d+<", svg)
-    assert not re.search(r'd="[^"]*\d\.\d{3}', svg)
-
-
-def test_inline_svg_has_a_title_and_no_names_of_groups():
-    svg = inline_svg(to_svg(curves(series([[2.0], [1.0]]))), "a < b & c")
-    assert svg.startswith("<svg viewBox=")
-    assert "<title>a &lt; b &amp; c</title>" in svg
-    assert '<g id="' not in svg
-    assert "http" not in svg
 
 
 @pytest.mark.parametrize(
