@@ -2,7 +2,7 @@
 MAKEFLAGS += --no-print-directory
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help compare reproduce test mutants lint docs docs-serve docs-browser bench clean
+.PHONY: help compare reproduce test mutants lint docs docs-serve docs-browser bench bench-peers clean
 
 # The first Python that is new enough; another one: make PYTHON=/path/to/python compare
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
@@ -15,6 +15,7 @@ TEST := .venv/.stamp-test
 LINT := .venv/.stamp-lint
 DOCS := .venv/.stamp-docs
 BROWSER := .venv/.stamp-docs-browser
+PEERS := .venv-peers/.stamp
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -56,6 +57,8 @@ BENCH ?= core large grid memory streaming tdc cvxpy_head linear_networks newton 
 bench: $(RUN) ## print speed and memory: make bench BENCH=core (or large, grid, memory, streaming, tdc)
 	@for part in $(BENCH); do OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$part.py $(ARGS) || exit 1; done
 
+bench-peers: $(PEERS) ## install JAX and jaxopt in .venv-peers: make bench then shows their rows too
+
 clean: ## remove built files and caches; .venv and results stay
 	@rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find bilevel problems tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
@@ -74,4 +77,10 @@ $(RUN): pyproject.toml constraints.txt
 $(TEST) $(LINT) $(DOCS) $(BROWSER): .venv/.stamp-%: $(RUN)
 	@echo "Adding what 'make $*' needs to .venv (once) ..."
 	@$(INSTALL) --editable ".[$*]"
+	@touch $@
+
+$(PEERS): benchmarks/peers/requirements.txt
+	@echo "Setting up .venv-peers (once) ..."
+	@"$(PYTHON)" -m venv --clear .venv-peers
+	@.venv-peers/bin/python -m pip install -qq --disable-pip-version-check -r $<
 	@touch $@
