@@ -198,9 +198,16 @@ class Sampler:
         if kept != number:
             device = self.data.seed_index.device
             drawn = [draw(seed, number) for seed in self.data.distinct]
-            block = trees.tree_map(lambda *leaf: torch.stack(leaf, 1).to(device), *drawn)
+            block = trees.tree_map(lambda *leaf: moved(torch.stack(leaf, 1), device), *drawn)
             self._blocks[key] = (number, block)
         return block
+
+
+def moved(block: Tensor, device: torch.device) -> Tensor:
+    """A block on a device; copies to CUDA go on while the program does."""
+    if device.type != "cuda":
+        return block.to(device)
+    return block.pin_memory().to(device, non_blocking=True)
 
 
 def check_noise(noise: Tree, name: str) -> None:

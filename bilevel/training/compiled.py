@@ -75,7 +75,7 @@ class CompiledSteps:
         """
         again: Recalled | None = None
         while k + self.at_once <= stop:
-            step = torch.tensor(float(k), dtype=torch.float64, device=self.device)
+            step = torch.full((), float(k), dtype=torch.float64, device=self.device)
             rest = (self.sampler.draws(k, self.at_once), step)
             made = None
             if again is not None:
