@@ -207,6 +207,8 @@ def cast(tree: Tree, dtype: torch.dtype, device: torch.device | str | None = Non
 
 def detach(tree: Tree) -> Tree:
     """The same numbers without a graph; those of `inference_mode`, which never have one, anew."""
+    if torch.compiler.is_compiling():  # where none of `inference_mode` arrives; it cannot be asked
+        return tree_map(lambda leaf: leaf.detach(), tree)
     return tree_map(lambda leaf: leaf.clone() if leaf.is_inference() else leaf.detach(), tree)
 
 

@@ -112,12 +112,16 @@ class Sampler:
 
     def draw(self, k: int) -> Drawn:
         """Which rows, and what noise, step `k` sees."""
+        return Drawn(*trees.take(tuple(self.draws(k, 1)), 0))
+
+    def draws(self, k: int, count: int) -> Drawn:
+        """What the steps k, ..., k + count - 1 see: leaves (count, ...)."""
         indices = {
-            name: self.indices("train" if self.data.tasks else name, size, k)
+            name: self._rows("rows", "train" if self.data.tasks else name, size, k, count)
             for name, size in self.batch_sizes.items()
             if size is not None
         }
-        return Drawn(indices, self._noise(k) if self.noisy else ())
+        return Drawn(indices, self._noise(k, count) if self.noisy else ())
 
     def assemble(self, drawn: Drawn) -> Rows:
         """The batch that was drawn."""
@@ -150,6 +154,9 @@ class Sampler:
 
     def indices(self, group: str, size: int, k: int, stream: str = "rows") -> Tensor:
         """The rows of `group` that step `k` sees, (R, size); `stream` tells draws apart."""
+        return self._rows(stream, group, size, k, 1)[0]
+
+    def _rows(self, stream: str, group: str, size: int, k: int, count: int) -> Tensor:
         total = self.data.sizes[group]
         pick = epoch_rows if self.sampling == "epochs" else iid_rows
 
@@ -158,30 +165,49 @@ class Sampler:
                 return sequential_rows(total, size, block)
             return pick(total, size, block, seed, stream, group)
 
-        rows: Tensor = self._drawn((stream, group, size), k, draw)
+        rows: Tensor = self._drawn((stream, group, size), k, count, draw)
         return rows
 
-    def _noise(self, k: int) -> Tree:
+    def _noise(self, k: int, count: int) -> Tree:
         def draw(seed: int, block: int) -> Tree:
             noise = self.data.problem.noise(generator(seed, "noise", block), BLOCK)
             return trees.cast(noise, self.data.dtype)
 
-        return self._drawn("noise", k, draw)
+        return self._drawn("noise", k, count, draw)
 
-    def _drawn(self, key: Any, k: int, draw: Callable[[int, int], Tree]) -> Tree:
-        """What `draw(seed, block)` gives for step k, of all runs; the last block is kept."""
+    def _drawn(self, key: Any, k: int, count: int, draw: Callable[[int, int], Tree]) -> Tree:
+        """What `draw(seed, block)` gives for `count` steps from k on, of all runs.
+
+        The steps of one block are views.
+        """
+        pieces, stop = [], k + count
+        while k < stop:
+            first, until = k % BLOCK, min(BLOCK, k % BLOCK + stop - k)
+            pieces.append(trees.part(self._block(key, k // BLOCK, draw), slice(first, until)))
+            k += until - first
+        found = pieces[0] if len(pieces) == 1 else trees.join(pieces)
+        if self.data.one_run_a_seed:
+            return found
+        return trees.tree_map(lambda leaf: leaf[:, self.data.seed_index], found)
+
+    def _block(self, key: Any, number: int, draw: Callable[[int, int], Tree]) -> Tree:
+        """What `draw` gives for a block of steps, leaves (BLOCK, S, ...); the last one is kept."""
         # a whole block, whichever step is asked for: the rows of a step must not depend on which
         # steps were asked for before it
-        data, (number, block) = self.data, self._blocks.get(key, (-1, None))
-        if number != k // BLOCK:
-            number = k // BLOCK
-            drawn = [draw(seed, number) for seed in data.distinct]
-            block = trees.tree_map(
-                lambda *leaf: torch.stack(leaf, 1).to(data.seed_index.device), *drawn
-            )
+        kept, block = self._blocks.get(key, (-1, None))
+        if kept != number:
+            device = self.data.seed_index.device
+            drawn = [draw(seed, number) for seed in self.data.distinct]
+            block = trees.tree_map(lambda *leaf: moved(torch.stack(leaf, 1), device), *drawn)
             self._blocks[key] = (number, block)
-        step = trees.take(block, k % BLOCK)
-        return step if data.one_run_a_seed else trees.take(step, data.seed_index)
+        return block
+
+
+def moved(block: Tensor, device: torch.device) -> Tensor:
+    """A block on a device; copies to CUDA go on while the program does."""
+    if device.type != "cuda":
+        return block.to(device)
+    return block.pin_memory().to(device, non_blocking=True)
 
 
 def check_noise(noise: Tree, name: str) -> None:

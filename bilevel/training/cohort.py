@@ -64,10 +64,9 @@ class Cohort:
     def advance(self, count: int) -> None:
         """Make `count` steps of all runs, compiled as far as they fill compiled calls."""
         stop = self.state.step + count
-        while self.compiled is not None and stop - self.state.step >= self.compiled.at_once:
-            k = self.state.step
-            made = self.compiled(self.state.strategy, k)
-            self.state = self.state._replace(step=k + self.compiled.at_once, strategy=made)
+        if self.compiled is not None:
+            for k, made in self.compiled.run(self.state.strategy, self.state.step, stop):
+                self.state = self.state._replace(step=k, strategy=made)
         while self.state.step < stop:
             self.step()
 

@@ -8,7 +8,7 @@ use, are part of the code that is compiled.
 
 import types
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from bilevel.data.sampler import Drawn, Sampler
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ProblemError
 from bilevel.strategies import AbstractStrategy
+from bilevel.training.recalled import Recalled, inductor, watched
 
 STEPS_PER_CALL = 10
 SMALL = 10_000
@@ -66,13 +67,34 @@ class CompiledSteps:
         key = (parts.structure(strategy), runs, self.at_once)
         self.function = compiled_for(oracles.problem, key)
 
-    def __call__(self, state: Any, k: int) -> Any:
-        """The state after steps k, ..., k + at_once - 1.
+    def run(self, state: Any, k: int, stop: int) -> Iterator[tuple[int, Any]]:
+        """As many calls as fit into the steps k, ..., stop - 1: after each its step and state.
 
-        Where a run lost its head they are repeated eagerly: compiled code cannot try what a
+        The compiler's guards are asked until the state has settled. Between two calls of this only
+        tensors change, so that what was compiled is called with them alone from then on.
+        """
+        again: Recalled | None = None
+        while k + self.at_once <= stop:
+            step = torch.full((), float(k), dtype=torch.float64, device=self.device)
+            rest = (self.sampler.draws(k, self.at_once), step)
+            made = None
+            if again is not None:
+                with torch.no_grad():
+                    made = again(state, rest)
+            if made is None:
+                with watched() as calls:
+                    made = self._guarded(state, *rest)
+                again = Recalled.of(calls, state, rest, made)
+            state = self._regular(state, made, k)
+            k += self.at_once
+            yield k, state
+
+    def _regular(self, state: Any, made: Any, k: int) -> Any:
+        """The state that was made of `state`.
+
+        Where a run lost its head the steps are repeated eagerly: compiled code cannot try what a
         singular matrix needs (see `factorise`), nor look which runs need it.
         """
-        made = self._compiled(state, k)
         if not self.eager.cost.solves or bool(trees.finite(made.head).all()):
             return made
         if not bool((trees.finite(state.head) & ~trees.finite(made.head)).any()):
@@ -81,9 +103,7 @@ class CompiledSteps:
             state = self.eager.step(self.oracles, state, self.sampler.rows(j), j)
         return state
 
-    def _compiled(self, state: Any, k: int) -> Any:
-        drawn = trees.stack([self.sampler.draw(j) for j in range(k, k + self.at_once)])
-        step = torch.tensor(float(k), dtype=torch.float64, device=self.device)
+    def _guarded(self, state: Any, drawn: Drawn, step: Tensor) -> Any:
         try:
             with torch.no_grad():
                 return self.function(
@@ -127,7 +147,7 @@ def compiled_for(problem: object, key: Hashable) -> Callable[..., Any]:
         functions = vars(problem)["_compiled"] = Functions(problem)
     if key not in functions:
         copy = types.FunctionType(_steps.__code__.replace(), _steps.__globals__, _steps.__name__)
-        functions[key] = torch.compile(copy, fullgraph=True, dynamic=False)
+        functions[key] = torch.compile(copy, fullgraph=True, dynamic=False, backend=inductor)
     return functions[key]
 
 

@@ -199,6 +199,18 @@ def test_noise_depends_on_the_seed_and_the_step_only():
     assert len({float(x[0, 0]) for x in fresh.values()}) == len(STEPS)
 
 
+@pytest.mark.parametrize("seeds", [[8, 3], [8, 3, 8]], ids=["each once", "repeated"])
+def test_several_steps_are_drawn_as_one_by_one(seeds):
+    for source, size in ((sampler(Noisy(), seeds), None), (sampler(General(), seeds, BATCH), 5)):
+        for k, count in ((0, 3), (253, 3), (254, 7), (250, 300)):  # within blocks and across
+            one_by_one = trees.stack([tuple(source.draw(j)) for j in range(k, k + count)])
+            found = source.draws(k, count)
+            assert bool(found.indices) == (size is not None)
+            for a, b in zip(trees.leaves(tuple(found)), trees.leaves(one_by_one), strict=True):
+                assert torch.equal(a, b)
+                assert a.is_contiguous()  # compiled code is made for one layout
+
+
 def test_noise_is_zero_on_all_rows():
     source = sampler(Noisy(), [8, 3])
     rows = source.rows(2)

@@ -1,0 +1,128 @@
+"""Compiled calls that are made again with other tensors, past the guards of the compiler.
+
+At every call torch asks whether all that it compiled for still holds, and makes the objects that
+the function returns: for small networks a quarter of the time. While nothing but the loop of a
+training runs, only tensors change, and what was compiled can be called with these alone.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._dynamo import lookup_backend
+
+from bilevel import trees
+from bilevel.trees import Tree
+
+
+class Seen(NamedTuple):
+    """A call of a compiled graph, which is a function of tensors and keeps nothing.
+
+    Attributes:
+        graph: what was called.
+        inputs: with these.
+        outputs: what it returned.
+    """
+
+    graph: Callable[..., Sequence[Any]]
+    inputs: Sequence[Any]
+    outputs: Sequence[Any]
+
+
+_seen: ContextVar[list[Seen] | None] = ContextVar("seen", default=None)
+
+
+def inductor(graph: torch.fx.GraphModule, examples: list[Any]) -> Callable[..., Sequence[Any]]:
+    """The compiler of torch, as a backend whose graphs can be `watched`.
+
+    One for all functions: torch keeps every backend forever.
+    """
+    made = lookup_backend("inductor")(graph, examples)
+
+    def call(*inputs: Any) -> Sequence[Any]:
+        outputs = made(*inputs)
+        seen = _seen.get()
+        if seen is not None:
+            seen.append(Seen(made, inputs, outputs))
+        return outputs
+
+    return call
+
+
+@contextmanager
+def watched() -> Iterator[list[Seen]]:
+    """The graphs that are called in the block."""
+    calls: list[Seen] = []
+    token = _seen.set(calls)
+    try:
+        yield calls
+    finally:
+        _seen.reset(token)
+
+
+class Recalled:
+    """The call that was seen, with the tensors of another step in their places.
+
+    Args:
+        seen: the call.
+        places: for each leaf of what changes from call to call, its place among the inputs; None
+            where the graph does not ask for it.
+        sources: for each leaf of the state that was returned, its place among the outputs; where it
+            is none of them, minus one minus that of the leaf of the old state that it is.
+        kinds: of the leaves of what changes.
+    """
+
+    def __init__(
+        self, seen: Seen, places: list[int | None], sources: list[int], kinds: list[Any]
+    ) -> None:
+        self.graph, self.sources, self.kinds = seen.graph, sources, kinds
+        # the tensors that do not change: data and hyper-parameters
+        self.inputs = list(seen.inputs)
+        self.places = places
+        self._fill([None] * len(places))
+
+    @classmethod
+    def of(cls, calls: Sequence[Seen], state: Tree, rest: Tree, made: Tree) -> "Recalled | None":
+        """How the one call made `made` of `state` and `rest`; None: there is no telling.
+
+        It can be made again if all leaves are tensors, each of them one leaf only, and the new
+        state has the kinds of leaves of the old one (its first step may change them).
+        """
+        old, given, new = trees.leaves(state), trees.leaves((state, rest)), trees.leaves(made)
+        if len(calls) != 1 or not all(isinstance(leaf, Tensor) for leaf in (*given, *new)):
+            return None
+        found, distinct = kinds(given), {id(leaf) for leaf in given}
+        alike = kinds(new) == found[: len(old)] and trees.same_structure(state, made)
+        if not alike or len(distinct) < len(given):
+            return None
+        places = {id(x): i for i, x in enumerate(calls[0].inputs)}
+        origins = {id(x): -1 - i for i, x in enumerate(old)}
+        origins |= {id(x): i for i, x in enumerate(calls[0].outputs)}
+        sources = [origins.get(id(leaf)) for leaf in new]
+        if None in sources or len(set(sources)) < len(sources):
+            return None
+        known = [source for source in sources if source is not None]
+        return cls(calls[0], [places.get(id(leaf)) for leaf in given], known, found)
+
+    def __call__(self, state: Tree, rest: Tree) -> Tree | None:
+        """The next state; None where a tensor is not of the kind that the graph was made for."""
+        old, given = trees.leaves(state), trees.leaves((state, rest))
+        if kinds(given) != self.kinds:
+            return None
+        self._fill(given)
+        outputs = self.graph(*self.inputs)
+        self._fill([None] * len(self.places))  # the old state may go
+        return trees.rebuild(state, [outputs[i] if i >= 0 else old[-1 - i] for i in self.sources])
+
+    def _fill(self, given: Sequence[Any]) -> None:
+        for place, leaf in zip(self.places, given, strict=True):
+            if place is not None:
+                self.inputs[place] = leaf
+
+
+def kinds(leaves: Sequence[Tensor]) -> list[Any]:
+    """What compiled code relies on of tensors."""
+    return [(x.shape, x.stride(), x.dtype, x.device, x.requires_grad) for x in leaves]
