@@ -127,11 +127,11 @@ class BlockFactor(NamedTuple):
         found: Tensor = torch.linalg.solve_triangular(self.cholesky.mT, columns, upper=True)
         return found.flatten(1)
 
-    def replaced(self, which: Tensor, cholesky: Tensor) -> "BlockFactor":
+    def replaced(self, which: Tensor, cholesky: Tensor, *, in_place: bool = False) -> "BlockFactor":
         """With other matrices in the runs `which` (R,), given one after the other."""
         if bool(which.all()):  # contiguous, so that one that was stored gives the same numbers
             return BlockFactor(cholesky.double().contiguous(), which)
-        changed = self.cholesky.clone()
+        changed = self.cholesky if in_place else self.cholesky.clone()
         changed[which] = cholesky.double()
         return BlockFactor(changed, self.usable | which)
 

@@ -1,9 +1,9 @@
 """Damped Newton steps for R heads at once, by the last factor for as long as it leads well.
 
 A run makes chord steps theta - B^{-1} d g, B the factor L L' of an earlier Hessian corrected by
-what the steps since have shown, while each makes |d g| at least four times smaller. Otherwise the
-Hessian is factored anew where the run stands; if the step of that factor falls short too, it is
-halved until g decreases enough.
+what the steps since have shown, while each makes |d g| at least four times smaller, or two times
+where a factor is dear. Otherwise the Hessian is factored anew where the run stands; if the step of
+that factor falls short of four times, it is halved until g decreases enough.
 """
 
 import dataclasses
@@ -15,8 +15,16 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.core.checks import Number
 from bilevel.core.status import Status
-from bilevel.heads.newton.factors import SINGLE_WORK, distrusted, outworn, refactored
-from bilevel.heads.newton.runs import CONTRACTION, DECREASE, HALVINGS, PRECISE, RUNAWAY, Runs
+from bilevel.heads.newton.factors import SINGLE_WORK, distrusted, outgrown, refactored
+from bilevel.heads.newton.runs import (
+    CONTRACTION,
+    DECREASE,
+    HALVINGS,
+    LASTS,
+    PRECISE,
+    RUNAWAY,
+    Runs,
+)
 from bilevel.heads.newton.starts import better_start
 from bilevel.heads.objectives.base import AbstractObjective, Place
 from bilevel.linear.cholesky import EPS
@@ -82,11 +90,12 @@ class Descent:
             step, there = self._lengthened(going & runs.above, here, step, there)
         # near a minimiser the slope tells more than g, which is flat there to rounding
         before, after = here.size, there.size
-        good = going & (after <= CONTRACTION * before)
-        better = going & (after < before)
-        short = going & ~good & ~polishing
         # conjugate gradients make Newton steps whatever the factor
         led = current if objective.whole else torch.ones_like(going)
+        limit = torch.where(led, CONTRACTION, LASTS) if objective.dear else CONTRACTION
+        good = going & (after <= limit * before)
+        better = going & (after < before)
+        short = going & ~good & ~polishing
         # an old factor that leads less well is replaced, where the run stands or has come to
         moved = good | (better & (polishing | ~led))
         searching = short & led
@@ -98,11 +107,13 @@ class Descent:
             steps=runs.steps + going,
             polished=runs.polished | (polishing & ~good & ~unsettled),
         )
-        if self.resolution:  # a good step leaves at most a quarter of itself to go
-            left = CONTRACTION * step.abs().amax(1)
+        if self.resolution:  # steps that shrink by r each leave r / (1 - r) of one to go
+            ratio = (after / before).clamp(min=CONTRACTION)
+            left = ratio / (1 - ratio) * step.abs().amax(1)
             resolved = left <= self.resolution * there.point.abs().amax(1)
             runs = runs.ended(good & resolved, Status.CONVERGED)
-        first = short & runs.starting
+        # an old factor may be to blame, but where the slope grows the head is far off
+        first = short & runs.starting & (led | ~better)
         if bool(first.any()):
             place, new = better_start(objective, runs.place, first, self.last)
             runs = runs._replace(place=place, starting=runs.starting & ~first)
@@ -111,7 +122,7 @@ class Descent:
             runs = distrusted(objective, runs, searching, here, step)
             runs = self._searched(runs, searching, there, step)
         runs = runs._replace(stale=runs.stale | unsettled | (short & ~searching))
-        runs = outworn(objective, runs, moved, before / after, self.place.largest, self.tolerance)
+        runs = outgrown(objective, runs, moved, self.place.largest, self.tolerance)
         if objective.whole and not bool(runs.stale.all()):
             secants = runs.secants.with_step(step, there.slope - here.slope, moved)
             runs = runs._replace(secants=secants)

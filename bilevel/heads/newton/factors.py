@@ -1,8 +1,9 @@
 """When a Hessian is factored, how exactly, and for how long its factor leads.
 
-Almost all time of a solve goes into Hessians. A factor is kept as long as steps by it are cheaper
-than a new one, and the first ones, far from the end, need not be exact: only where a head ends up
-must be, and that the slopes say, which are always made in float64.
+Most of the time of a solve goes into Hessians: a large one costs as much as ten steps by an old
+factor, and ten steps that halve the slope each make it a thousand times smaller. The first factors,
+far from the end, need not be exact: only where a head ends up must be, and that the slopes say,
+which are always made in float64.
 """
 
 import torch
@@ -87,25 +88,20 @@ def distrusted(
     return runs._replace(precise=runs.precise | (which & ~(left <= 0.1 * here.size)))
 
 
-def outworn(
-    objective: AbstractObjective,
-    runs: Runs,
-    moved: Tensor,
-    shrunk: Tensor,
-    first: Tensor,
-    tolerance: Number,
+def outgrown(
+    objective: AbstractObjective, runs: Runs, moved: Tensor, first: Tensor, tolerance: Number
 ) -> Runs:
-    """Stale are also first factors that led far, and those whose way costs more than a new one.
+    """Stale are also the first factors that led near the end, and of cheap ones all of this solve.
 
-    `shrunk` is how many times smaller the step of those that `moved` made |d g|, and `first` the
-    largest slope where they started, (R,).
+    A dear one that is made near the end serves the next body, too. `first` is the largest slope
+    where the runs started, (R,); only those that `moved` are asked.
     """
     if not objective.whole:
         return runs
     largest = runs.place.largest
-    # a factor near the end serves the next body, too
+    if not objective.dear:
+        grown = moved & (runs.factored > 0)
+        return runs._replace(stale=runs.stale | (grown & (largest > tolerance)))
     arriving = moved & ~runs.lasting & (largest <= NEAR * first)
-    # so many steps are ahead if all do as well as the last one; by a new factor, about two
-    ahead = (largest / tolerance).clamp(min=1).log() / shrunk.log()
-    worn = (arriving | (moved & (ahead - 2 > objective.price))) & (largest > tolerance)
-    return runs._replace(stale=runs.stale | worn, lasting=runs.lasting | arriving)
+    stale = runs.stale | (arriving & (largest > tolerance))
+    return runs._replace(stale=stale, lasting=runs.lasting | arriving)

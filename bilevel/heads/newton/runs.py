@@ -13,6 +13,8 @@ from bilevel.linear.factor import BlockFactor
 GOING = -1
 CONTRACTION = 0.25
 """A step that leaves more of |d g| than this is not a good one."""
+LASTS = 0.5
+"""One by an old factor may leave so much where a new one is dear."""
 PRECISE = 1e-9
 """Up to this tolerance a run goes on beyond it where that costs little: all digits are wanted."""
 DECREASE = 1e-4
@@ -42,6 +44,7 @@ class Runs(NamedTuple):
     starting: Tensor  # no step fell short yet
     polished: Tensor  # further steps below the tolerance gain nothing
     before: Place  # where the last step began
+    own: bool = False  # whether the factor's tensor is nobody else's
     secants: Secants = Secants()
 
     @classmethod
@@ -82,10 +85,12 @@ class Runs(NamedTuple):
         after which runs without a factor have a status.
         """
         usable = cholesky.flatten(1).isfinite().all(1) if last else ~bad
-        factor = self.factor.replaced(spread(which, usable), cholesky[usable])
+        replaced = spread(which, usable)
+        factor = self.factor.replaced(replaced, cholesky[usable], in_place=self.own)
         jittered = torch.where(which, spread(which, bad), self.jittered)
         lost = spread(which, ~usable) & last
-        return self._replace(factor=factor, jittered=jittered).ended(lost, Status.INDEFINITE)
+        made = self._replace(factor=factor, own=True, jittered=jittered)
+        return made.ended(lost, Status.INDEFINITE)
 
     def concluded(self) -> "Runs":
         """At the end: the status tells of what was added to H."""

@@ -41,10 +41,11 @@ class Newton(AbstractHeadSolver):
 
     theta <- theta - t H^{-1} d_theta g, in float64 whatever the training's type. The factor of H is
     kept, also from one body to the next: it is made anew where a step by it leaves more than a
-    quarter of the gradient, or going on by it would cost more. The first time a step falls short,
-    the run starts again where g is less: from the head that comes nearest to what the last head
-    predicted at the last body, or from a smaller one. Where a step of a new factor falls short, it
-    is halved until g decreases. Each run decides for itself.
+    quarter of the gradient, or more than half where a factor costs as much as many steps. The first
+    time that the gradient grows, or a step of a new factor falls short, the run starts again where
+    g is less: from the head that comes nearest to what the last head predicted at the last body, or
+    from a smaller one. Where a step of a new factor falls short, it is halved until g decreases.
+    Each run decides for itself.
 
     For a linear head with a criterion of known curvature (`LogisticLoss`, `SoftmaxLoss`,
     `HuberLoss`, your own) H comes from the features: M x M, or M K x M K where outputs interact; a

@@ -15,6 +15,8 @@ from bilevel.linear.cholesky import EPS
 from bilevel.trees import Tree
 
 LARGEST_GENERAL_HESSIAN = 1024
+DEAR = 8
+"""Steps that a dear factor costs at least."""
 
 
 class Place(NamedTuple):
@@ -47,7 +49,7 @@ class AbstractObjective(abc.ABC):
     blocks: int  # J, how many blocks of H are factored
     whole: bool  # whether they are all of H, not a part of it that preconditions CG
     work: float = 0.0  # multiplications that they take for one run; 0: always float64
-    price: float  # how many steps by an old factor cost as much as a new one
+    dear: bool = False  # whether a factor costs as much as many steps by an old one
     has_rough: bool = False  # whether `rough_hessian` is much cheaper than H
 
     @abc.abstractmethod
@@ -137,7 +139,7 @@ class GeneralObjective(AbstractObjective):
         self.count = trees.flatten(self.like).shape[1]
         self.blocks = general_blocks(self.count)
         self.whole = self.count <= LARGEST_GENERAL_HESSIAN
-        self.price = float(self.count)  # a Hessian is made of as many gradients
+        self.dear = self.count >= DEAR  # a Hessian is made of as many gradients
 
     @override
     def vector(self, head: Tree) -> Tensor:

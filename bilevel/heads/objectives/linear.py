@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from bilevel import trees
 from bilevel.derivatives.linear_parts import LinearParts
-from bilevel.heads.objectives.base import AbstractObjective, Place
+from bilevel.heads.objectives.base import DEAR, AbstractObjective, Place
 from bilevel.linear.cholesky import EPS
 from bilevel.linear.row_gram import interacting_gram, weighted_gram
 from bilevel.linear.systems import linear_system
@@ -69,8 +69,8 @@ class LinearObjective(AbstractObjective):
         self.blocks = count_blocks(self.features, self.count, self.interacting)
         size = self.features * (self.count if self.interacting else 1)
         self.whole = size <= LARGEST_BLOCK
+        self.dear = size >= 32 * DEAR  # as measured: a step reads the features twice, in float64
         self.work = n * (self.features * self.count) ** 2 / self.blocks
-        self.price = size / 32  # as measured: a step reads the features twice, in float64
         # outputs that interact take a Gram matrix for each two of them
         self.has_rough = self.interacting and self.whole
         self.gauge: Tensor | None = None

@@ -25,7 +25,6 @@ class QuadraticObjective(AbstractObjective):
         self.moment = moment.mT.contiguous()  # (R, K, M)
         self.whole = matrix.shape[-1] <= LARGEST_BLOCK
         self.blocks = (outputs or 1) if self.whole else moment[0].numel()
-        self.price = matrix.shape[-1] / 3  # a factorisation in products
 
     @override
     def vector(self, head: Tensor) -> Tensor:
