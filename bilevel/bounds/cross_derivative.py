@@ -7,6 +7,7 @@ asked of them is summed up or estimated while they pass, in the memory of a few 
 import dataclasses
 import functools
 import math
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -16,16 +17,19 @@ from bilevel.core.generators import generator
 from bilevel.data.rows import Rows
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.linear.cholesky import EPS
+from bilevel.trees import Tree
 
 LARGEST_NORM = 512
-"""Numbers of a head up to which the spectral norm is looked for."""
+"""Numbers of a head up to which all columns are made."""
 CHUNKED_PROBES = 16
-"""The same on rows in chunks, where each product is a pass over all of them."""
+"""Products that a norm may take on rows in chunks, where each is a pass over all of them."""
 COLUMN_BYTES = 2**26
 """Memory in which columns are kept: all of them, or none."""
 CHUNK_BYTES = 2**26
 """Memory that the products which are computed side by side may take."""
-LANCZOS_STEPS = 16
+LANCZOS_STEPS, FEWEST_STEPS = 16, 4
+NEAR = 1e-3
+"""A residual, relative to its Ritz value, at which no further steps are made."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,6 +78,27 @@ class CrossDerivative:
             found[0, some] = self._one_each(at[0, some], vectors[some], self._shared_rows)
         return found
 
+    def at_heads(
+        self, function: Callable[[HeadPoint, Tree], tuple[Tree, ...]], heads: list[Tree], unit: Tree
+    ) -> Iterator[tuple[Tree, ...]]:
+        """A function of the point with each of some heads in turn, and of one vector.
+
+        Of a single run side by side, as if they were runs, where that takes little memory.
+        """
+        point, count = self.point, len(heads)
+        if len(trees.leaves(unit)[0]) > 1 or count > self.at_once or point.rows.chunks is not None:
+            for head in heads:
+                yield function(point.at(head), unit)
+            return
+        together = trees.tree_map(lambda *leaves: torch.cat(leaves), *heads)
+        body, along = (
+            trees.tree_map(lambda leaf: leaf.expand(count, *leaf.shape[1:]), tree)
+            for tree in (point.body, unit)
+        )
+        found = function(HeadPoint(point.oracles, body, together, self._shared_rows), along)
+        for i in range(count):
+            yield trees.part(found, slice(i, i + 1))
+
     def columns(self) -> Tensor:
         """All of C, (R, P, numbers of the body)."""
         flat = trees.flatten(self.point.head)
@@ -82,15 +107,16 @@ class CrossDerivative:
     def norm(self) -> Tensor:
         """|C|, (R,).
 
-        For heads of up to 512 numbers it is spectral: computed where the columns fit in 64 MiB,
-        elsewhere estimated by `leading`. For larger heads it is the Frobenius norm, estimated from
-        as many random signs. On rows in chunks 16 takes the place of 512.
+        It is spectral: computed for heads of up to 512 numbers where the columns fit in 64 MiB,
+        elsewhere estimated by `leading`. On rows in chunks, where each product is a pass over all
+        of them, it is the Frobenius norm for heads of more than 16 numbers, estimated from as many
+        random signs.
         """
         size = self.point.size
-        probes = LARGEST_NORM if self.point.rows.chunks is None else CHUNKED_PROBES
-        if size > probes:
-            return self.from_signs(probes)
-        return spectral(self.columns()) if self.fits(size) else self.leading()
+        if self.point.rows.chunks is not None and size > CHUNKED_PROBES:
+            return self.from_signs(CHUNKED_PROBES)
+        kept = size <= LARGEST_NORM and self.fits(size)
+        return spectral(self.columns()) if kept else self.leading()
 
     def from_signs(self, probes: int) -> Tensor:
         """|C|_F, (R,): the mean of |C s|^2 over random signs s is its square."""
@@ -120,11 +146,14 @@ class CrossDerivative:
             image = self._squared(vector)
             basis = torch.cat([basis, vector.unsqueeze(1)], 1)
             images = torch.cat([images, image.unsqueeze(1)], 1)
+            found, off = _ritz(basis, images)
+            if basis.shape[1] >= FEWEST_STEPS and not bool((off > NEAR * found).any()):
+                break
             for _ in range(2):  # once leaves what rounding made of the parts that it took away
                 image = image - (basis.mT @ (basis @ image.unsqueeze(2))).squeeze(2)
             length = image.norm(dim=1, keepdim=True)
             vector = image / torch.where(length > 0, length, torch.ones_like(length))
-        return _ritz(basis, images)
+        return (found + off).clamp(min=0).sqrt()
 
     def _squared(self, vector: Tensor) -> Tensor:
         """C'C v for v (R, P), one for each run.
@@ -140,7 +169,7 @@ class CrossDerivative:
 
         def slope(sign: float) -> Tensor:
             moved = trees.unflatten(at + sign * width / safe * along, self.point.body)
-            return trees.flatten(dataclasses.replace(self.point, body=moved).gradient())
+            return trees.flatten(self.point.moved(moved).gradient())
 
         found: Tensor = (slope(1.0) - slope(-1.0)) * (length / (2 * width))
         return found
@@ -180,8 +209,8 @@ def root(gram: Tensor, terms: int) -> Tensor:
     return found.masked_fill(bad, math.nan)
 
 
-def _ritz(basis: Tensor, images: Tensor) -> Tensor:
-    """The root of the largest Ritz value and its residual, (R,).
+def _ritz(basis: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest Ritz value and its residual, (R,) each.
 
     From orthonormal vectors, or zeros, (R, k, P), and their products with the matrix.
     """
@@ -191,5 +220,4 @@ def _ritz(basis: Tensor, images: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(0.5 * (small + small.mT))
     value, weights = values[:, -1], vectors[:, :, -1:]
     off = images.mT @ weights - value.reshape(-1, 1, 1) * (basis.mT @ weights)
-    found: Tensor = (value + off.flatten(1).norm(dim=1)).clamp(min=0).sqrt()
-    return found.masked_fill(bad, math.nan)
+    return value.masked_fill(bad, math.nan), off.flatten(1).norm(dim=1)

@@ -66,6 +66,10 @@ class HeadPoint:
         """Other heads at the same bodies."""
         return HeadPoint(self.oracles, self.body, head, self.rows)
 
+    def moved(self, body: Tree) -> "HeadPoint":
+        """The same heads at other bodies, at which little is asked."""
+        return HeadPoint(self.oracles.elsewhere, body, self.head, self.rows)
+
     def cast(self, dtype: torch.dtype) -> "HeadPoint":
         """The same point in another floating type."""
         body, head = trees.cast(self.body, dtype), trees.cast(self.head, dtype)

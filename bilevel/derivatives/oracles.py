@@ -10,8 +10,8 @@ bodies is the average over their tasks. So all that is written for R heads holds
 """
 
 import copy
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import torch
@@ -23,8 +23,10 @@ from bilevel.core.graph import gradients, variable
 from bilevel.core.live_bytes import LiveBytes
 from bilevel.core.progress import RowCallback
 from bilevel.data.rows import Rows
+from bilevel.derivatives import linear_products
 from bilevel.derivatives.chunked import in_chunks, of_body
 from bilevel.derivatives.features import Features, targets_of
+from bilevel.derivatives.kept import Kept
 from bilevel.derivatives.linear_parts import LinearParts, PulledParts
 from bilevel.derivatives.over_heads import averaged, over_heads, runs_of
 from bilevel.derivatives.reverse import graph_bytes, pullback
@@ -76,6 +78,7 @@ class Oracles:
             if plain and torch.as_tensor(problem.ridge).ndim == 0:
                 self.features = Features(self.parts, penalised="body_penalty" in self.overridden)
         self.last_sums: Any = None  # over rows in chunks, of `bilevel.linear.gram`
+        self.kept = Kept()
 
     def apart(self) -> "Oracles":
         """The same where each task is a run of its own."""
@@ -83,10 +86,23 @@ class Oracles:
         made.tasks = False
         return made
 
-    def sharing(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
         """See `Features.sharing`; heads that are not linear have nothing to share."""
-        shared = self.parts if self.features is None else self.features
-        return nullcontext() if shared is None else shared.sharing()
+        with ExitStack() as shared:
+            for some in (self.kept, self.features, self.parts):
+                if some is not None:
+                    shared.enter_context(some.sharing())
+            yield
+
+    @property
+    def elsewhere(self) -> "Oracles":
+        """The same for a look at another body, which replaces nothing that is shared."""
+        made = copy.copy(self)
+        made.kept = Kept()
+        made.parts = None if self.parts is None else self.parts.alone()
+        made.features = None if self.features is None else self.features.alone()
+        return made
 
     # values
 
@@ -121,6 +137,9 @@ class Oracles:
     @in_chunks
     def head_gradient(self, body: Tree, head: Tree, rows: Rows) -> Tree:
         """d_theta g."""
+        if self.features is None and self.parts is not None and self.parts.shared:
+            criterion = self.parts.problem.criterion
+            return linear_products.gradient(self.linear_parts(body, rows), head, criterion)
         return self._gradients(self.problem.head_objective, body, head, rows, "head")[1]
 
     @of_body
@@ -176,7 +195,10 @@ class Oracles:
 
     @in_chunks
     def head_hvp(self, body: Tree, head: Tree, vector: Tree, rows: Rows) -> Tree:
-        """(d2_{theta theta} g) v, reverse over reverse."""
+        """(d2_{theta theta} g) v; of heads that are not linear, reverse over reverse."""
+        if self.parts is not None:
+            criterion = self.parts.problem.criterion
+            return linear_products.product(self.linear_parts(body, rows), head, vector, criterion)
         return self._second(body, head, vector, rows, "head")
 
     @in_chunks

@@ -1,7 +1,5 @@
 """Whether autograd sees how the objectives depend on the body."""
 
-import dataclasses
-
 import torch
 from torch import Tensor
 
@@ -36,7 +34,7 @@ def check_dependence(point: HeadPoint) -> None:
     moved = trees.tree_map(
         lambda w, d: w + 0.1 * (1 + w.abs()) * d, point.body, random_like(point.body)
     )
-    both = (point, dataclasses.replace(point, body=moved))
+    both = (point, point.moved(moved))
     for at in both:  # at one body it may vanish for good reason, such as at a saddle
         if bool((trees.norm(at.cross_vjp(random_like(at.head))) > 0).any()):
             return
@@ -75,7 +73,7 @@ def overlooked(
 
     def value(at: Tensor) -> Tensor:
         nonlocal size
-        moved = dataclasses.replace(point, body=trees.unflatten(at, body))
+        moved = point.moved(trees.unflatten(at, body))
         found = moved.body_value()
         size = torch.maximum(size, found.abs().nan_to_num(0.0, 0.0, 0.0))
         if adjoint is None:
