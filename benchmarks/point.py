@@ -23,8 +23,8 @@ from problems.classification import digits
 from problems.regression import friedman1
 
 ROWS, VALIDATION, FEATURES = 2000, 1000, 200
-TASKS = {"cond 3": (0.0, -2.0), "cond 600": (1.4, -8.0)}
-"""By which power of ten the scales of the columns fall, and the log-penalties."""
+TASKS = {"cond 3": (0.0, -2.0, 1e-9), "cond 600": (1.4, -8.0, 1e-12)}
+"""How the columns fall, as a power of ten; the log-penalties; the slope that LBFGS needs."""
 
 
 class _Penalties(bilevel.LinearHeadProblem):
@@ -32,7 +32,8 @@ class _Penalties(bilevel.LinearHeadProblem):
 
     body_free_features = True
 
-    def __init__(self, fall, start):
+    def __init__(self, fall, start, tolerance):
+        self.tolerance = tolerance
         generator = torch.Generator().manual_seed(0)
         scales = torch.logspace(0, -fall, FEATURES, dtype=torch.float64)
         truth = torch.randn(20, generator=generator, dtype=torch.float64)
@@ -71,7 +72,7 @@ def by_descent(problem, w):
         return 0.5 * (x @ head - y).square().mean() + 0.5 * (w.exp() * head.square()).sum()
 
     head = torch.zeros(FEATURES, dtype=torch.float64, requires_grad=True)
-    settings = {"max_iter": 20000, "max_eval": 40000, "tolerance_grad": 1e-9}
+    settings = {"max_iter": 20000, "max_eval": 40000, "tolerance_grad": problem.tolerance}
     found = torch.optim.LBFGS([head], tolerance_change=0, line_search_fn="strong_wolfe", **settings)
 
     def closure():

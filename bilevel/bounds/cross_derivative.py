@@ -28,7 +28,7 @@ COLUMN_BYTES = 2**26
 CHUNK_BYTES = 2**26
 """Memory that the products which are computed side by side may take."""
 LANCZOS_STEPS, FEWEST_STEPS = 16, 4
-NEAR = 1e-3
+NEAR = 1e-2
 """A residual, relative to its Ritz value, at which no further steps are made."""
 
 
@@ -168,16 +168,18 @@ class CrossDerivative:
         width = EPS ** (1 / 3) * (1 + at.norm(dim=1, keepdim=True))
 
         def slope(sign: float) -> Tensor:
-            moved = trees.unflatten(at + sign * width / safe * along, self.point.body)
-            return trees.flatten(self.point.moved(moved).gradient())
+            moved = torch.addcmul(at, sign * width / safe, along)
+            there = self.point.moved(trees.unflatten(moved, self.point.body))
+            return trees.flatten(there.gradient())
 
         found: Tensor = (slope(1.0) - slope(-1.0)) * (length / (2 * width))
         return found
 
     def _one_each(self, heads: Tensor, vectors: Tensor, rows: Rows) -> Tensor:
         """C v of heads (N, P) and vectors (N, P), one each; a single body is that of all."""
-        point = self.point
-        body = trees.tree_map(lambda leaf: leaf.expand(len(heads), *leaf.shape[1:]), point.body)
+        point, body = self.point, self.point.body
+        if len(heads) > len(trees.leaves(body)[0]):
+            body = trees.tree_map(lambda leaf: leaf.expand(len(heads), *leaf.shape[1:]), body)
         at, along = (trees.unflatten(x, point.head) for x in (heads, vectors))
         return trees.flatten(HeadPoint(point.oracles, body, at, rows).cross_vjp(along))
 

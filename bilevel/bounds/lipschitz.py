@@ -24,6 +24,7 @@ THIRD_BYTES = 2**29
 """Memory that all third derivatives together may pass through: about a second."""
 DIRECTIONS = 4
 UNSEEN = 1e-7
+SMALL = 1e-100
 SMALLEST = torch.finfo(torch.float64).tiny
 
 
@@ -131,10 +132,8 @@ def estimated_constants(
     around = cross.at_heads(at, heads, unit)
     here, squares = next(around), []
     for there, found in zip(heads[1:], around, strict=True):
-        moved = trees.norm(trees.tree_map(torch.sub, there, head))
-        changes = [
-            trees.norm(trees.tree_map(torch.sub, a, b)) for a, b in zip(found, here, strict=True)
-        ]
+        moved = _apart(there, head)
+        changes = [_apart(a, b) for a, b in zip(found, here, strict=True)]
         squares.append((torch.stack(changes) / moved).square().nan_to_num(0.0))
     mean = torch.stack(squares[:-1]).sum(0) * size / count
     body_gradient, head_gradient, bent, *rest = torch.maximum(mean, squares[-1]).sqrt()
@@ -142,6 +141,16 @@ def estimated_constants(
     norm = cross.norm() + bent * distance
     note = "The Lipschitz constants are estimated from differences around the head."
     return Constants(body_gradient, head_gradient, bent, hessian, norm, "estimated", note)
+
+
+def _apart(some: Tree, others: Tree) -> Tensor:
+    """|a - b|, (R,): as `trees.norm`, without passes that only very large numbers need."""
+    pairs = zip(trees.leaves(some), trees.leaves(others), strict=True)
+    lengths = [torch.linalg.vector_norm((a - b).reshape(len(a), -1), dim=1) for a, b in pairs]
+    found: Tensor = torch.linalg.vector_norm(torch.stack(lengths), dim=0)
+    if bool(((found > SMALL) & (found < 1 / SMALL)).all()):
+        return found
+    return trees.norm(trees.tree_map(torch.sub, some, others))
 
 
 def _third(cross: CrossDerivative, units: Tensor) -> Tensor:

@@ -81,7 +81,10 @@ class HeadPoint:
 
     def gradient(self) -> Tree:
         """d_theta g."""
-        return self.oracles.head_gradient(self.body, self.head, self.rows)
+        at = self.body, self.head, self.rows
+        return self.oracles.kept.once(
+            self.body, self.rows, "slope", lambda: self.oracles.head_gradient(*at), self.head
+        )
 
     def hessian(self) -> Tensor:
         """H = d2_{theta theta} g, (R, P, P)."""

@@ -9,7 +9,7 @@ from bilevel.trees import Tree
 
 
 class Kept:
-    """Gram matrices and systems, while the features that they are made of are shared.
+    """Gram matrices, systems and slopes, while the features that they are made of are shared.
 
     Bodies and rows are told apart by identity.
     """
@@ -26,12 +26,14 @@ class Kept:
         finally:
             self._made = before
 
-    def once(self, body: Tree, rows: Rows, name: Any, make: Callable[[], Any]) -> Any:
-        """What `make` makes at a body and rows; outside of `sharing` it is made anew."""
+    def once(
+        self, body: Tree, rows: Rows, name: Any, make: Callable[[], Any], head: Tree = None
+    ) -> Any:
+        """What `make` makes at a body, rows and a head; outside of `sharing` made anew."""
         if self._made is None or "train" not in rows.groups:
             return make()
         train = rows.groups["train"]
-        key = id(body), id(train), name
+        key = id(body), id(train), id(head), name
         if key not in self._made:
-            self._made[key] = body, train, make()  # held, so that no others get their numbers
-        return self._made[key][2]
+            self._made[key] = make(), body, train, head  # held, so that no others get their numbers
+        return self._made[key][0]

@@ -71,6 +71,9 @@ class PulledParts:
     Args:
         problem: with linear heads.
         weighted: whether it has weights of rows.
+
+    Attributes:
+        structured: whether slopes in the head, too, are made of the parts: while these are shared.
     """
 
     def __init__(self, problem: LinearHeadProblem, *, weighted: bool) -> None:
@@ -78,7 +81,7 @@ class PulledParts:
         # with tasks always: the features that heads are solved with pull the adjoint back, one step
         # later; there they are most of the work
         self._kept: tuple[Any, Any, Pulled | None] | None = NOTHING if problem.tasks else None
-        self.shared = False
+        self.structured = False
 
     @contextmanager
     def sharing(self) -> Iterator[None]:
@@ -86,15 +89,18 @@ class PulledParts:
 
         Bodies and rows are told apart by identity; a graph is kept.
         """
-        before, self._kept, self.shared = (self._kept, self.shared), NOTHING, True
+        before = self._kept, self.structured
+        self._kept, self.structured = NOTHING, True
         try:
             yield
         finally:
-            self._kept, self.shared = before
+            self._kept, self.structured = before
 
     def alone(self) -> "PulledParts":
         """The same, sharing nothing."""
-        return PulledParts(self.problem, weighted=self.weighted)
+        made = PulledParts(self.problem, weighted=self.weighted)
+        made.structured = self.structured
+        return made
 
     def at(self, body: Tree, rows: Rows) -> LinearParts:
         """The parts, without a graph."""

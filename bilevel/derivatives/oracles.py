@@ -137,7 +137,7 @@ class Oracles:
     @in_chunks
     def head_gradient(self, body: Tree, head: Tree, rows: Rows) -> Tree:
         """d_theta g."""
-        if self.features is None and self.parts is not None and self.parts.shared:
+        if self.features is None and self.parts is not None and self.parts.structured:
             criterion = self.parts.problem.criterion
             return linear_products.gradient(self.linear_parts(body, rows), head, criterion)
         return self._gradients(self.problem.head_objective, body, head, rows, "head")[1]

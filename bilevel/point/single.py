@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import math
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -18,10 +19,10 @@ from bilevel.core.progress import RowCallback
 from bilevel.core.status import Status
 from bilevel.data.training_data import TrainingData
 from bilevel.derivatives.assembly import Assembly
-from bilevel.derivatives.contract import check_contract
+from bilevel.derivatives.contract import check_contract, check_derivatives
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.implicit_head import Pull
-from bilevel.errors import ArgumentError, ShapeError
+from bilevel.errors import ArgumentError, BilevelError, ShapeError
 from bilevel.heads import AbstractHeadSolver
 from bilevel.heads.default import default_solver
 from bilevel.hypergradients import (
@@ -62,7 +63,8 @@ class Single:
                 f"{type(problem).__name__} returns {_shapes(expected)}."
             )
         made = dataclasses.replace(made, body=trees.single(trees.detach(body)))
-        check_contract(made, head_only=head_only)
+        check_contract(made, head_only=head_only, derivatives=False)
+        self.checked = functools.partial(check_derivatives, made, head_only=head_only)
         self.solver = default_solver(problem) if solver is None else solver
         check_instance(self.solver, AbstractHeadSolver, "solver", "ClosedForm()")
         self.solver.check(problem)
@@ -75,9 +77,21 @@ class Single:
         self.double = self.rows if exact else self.rows.cast(torch.float64)
         self.exact_body = self.body if exact else trees.cast(self.body, torch.float64)
 
-    def sharing(self) -> AbstractContextManager[None]:
-        """Features and systems are made once for head, gradient and bounds."""
-        return nullcontext() if self.rows.chunks is not None else self.oracles.sharing()
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """Features and systems are made once for head, gradient and bounds, which say what fails.
+
+        Raises:
+            ProblemError: an objective cannot be differentiated.
+        """
+        chunked = self.rows.chunks is not None
+        try:
+            with nullcontext() if chunked else self.oracles.sharing():
+                yield
+        except RuntimeError as error:
+            if not isinstance(error, BilevelError):
+                self.checked()
+            raise
 
     def head_alone(self, bound: bool) -> HeadResponse:
         """The head where no gradient is asked for."""
