@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.bounds.lanczos import lanczos
 from bilevel.core.generators import generator
 from bilevel.data.rows import Rows
 from bilevel.derivatives.head_point import HeadPoint
+from bilevel.derivatives.linear_products import squared_cross
 from bilevel.linear.cholesky import EPS
+from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.trees import Tree
 
 LARGEST_NORM = 512
@@ -27,9 +30,8 @@ COLUMN_BYTES = 2**26
 """Memory in which columns are kept: all of them, or none."""
 CHUNK_BYTES = 2**26
 """Memory that the products which are computed side by side may take."""
-LANCZOS_STEPS, FEWEST_STEPS = 16, 4
-NEAR = 1e-2
-"""A residual, relative to its Ritz value, at which no further steps are made."""
+DRAWN = 0.1
+"""How much of the head that Lanczos' method begins at is random, where the rest is not."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -129,31 +131,29 @@ class CrossDerivative:
         return (squares / probes).sqrt()
 
     def leading(self) -> Tensor:
-        """|C| by Lanczos' method on C'C from a random head, (R,).
+        """|C| by Lanczos' method on C'C, (R,).
 
         The root of the largest Ritz value plus its residual: what the value lacks at the top of a
-        flat spectrum the residual makes up for, so that it is hardly ever below |C|.
-
-        Source: Golub and Van Loan, Matrix Computations (4th ed. 2013), section 10.1. Differs from
-        the source in: 1. every vector is orthogonalised against all others, twice.
+        flat spectrum the residual makes up for, so that it is hardly ever below |C|. It begins at a
+        random head; of linear heads, most of the way to what is largest where features are the
+        body: products that tell that are cheap.
         """
-        flat = trees.flatten(self.point.head)
-        runs, size = flat.shape
-        drawn = torch.randn(size, generator=generator(0, "norm"), dtype=torch.float64).to(flat)
-        vector = (drawn / drawn.norm()).expand(runs, size)
-        basis = images = flat.new_zeros(runs, 0, size)
-        for _ in range(min(size, LANCZOS_STEPS)):
-            image = self._squared(vector)
-            basis = torch.cat([basis, vector.unsqueeze(1)], 1)
-            images = torch.cat([images, image.unsqueeze(1)], 1)
-            found, off = _ritz(basis, images)
-            if basis.shape[1] >= FEWEST_STEPS and not bool((off > NEAR * found).any()):
-                break
-            for _ in range(2):  # once leaves what rounding made of the parts that it took away
-                image = image - (basis.mT @ (basis @ image.unsqueeze(2))).squeeze(2)
-            length = image.norm(dim=1, keepdim=True)
-            vector = image / torch.where(length > 0, length, torch.ones_like(length))
-        return (found + off).clamp(min=0).sqrt()
+        point = self.point
+        flat = trees.flatten(point.head)
+        drawn = torch.randn(flat.shape[1], generator=generator(0, "norm"), dtype=torch.float64)
+        start = (drawn / drawn.norm()).to(flat).expand_as(flat)
+        problem = point.problem
+        if isinstance(problem, LinearHeadProblem) and not problem.body_free_features:
+            parts = point.oracles.linear_parts(point.body, point.rows)
+
+            def in_features(vector: Tensor) -> Tensor:
+                at = trees.unflatten(vector, point.head)
+                return squared_cross(parts, point.head, at, problem.criterion).flatten(1)
+
+            start = start * DRAWN + lanczos(in_features, start).vector
+            start = start / start.norm(dim=1, keepdim=True)
+        found = lanczos(self._squared, start)
+        return (found.value + found.residual).clamp(min=0).sqrt()
 
     def _squared(self, vector: Tensor) -> Tensor:
         """C'C v for v (R, P), one for each run.
@@ -209,17 +209,3 @@ def root(gram: Tensor, terms: int) -> Tensor:
     values = torch.linalg.eigvalsh(gram.masked_fill(bad.reshape(-1, 1, 1), 0.0))[:, -1]
     found: Tensor = (values.clamp(min=0) * (1 + EPS * (4 * terms + 40))).sqrt()
     return found.masked_fill(bad, math.nan)
-
-
-def _ritz(basis: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest Ritz value and its residual, (R,) each.
-
-    From orthonormal vectors, or zeros, (R, k, P), and their products with the matrix.
-    """
-    bad = ~images.flatten(1).isfinite().all(1)
-    basis, images = (x.masked_fill(bad.reshape(-1, 1, 1), 0.0) for x in (basis, images))
-    small = basis @ images.mT
-    values, vectors = torch.linalg.eigh(0.5 * (small + small.mT))
-    value, weights = values[:, -1], vectors[:, :, -1:]
-    off = images.mT @ weights - value.reshape(-1, 1, 1) * (basis.mT @ weights)
-    return value.masked_fill(bad, math.nan), off.flatten(1).norm(dim=1)

@@ -144,13 +144,14 @@ def estimated_constants(
 
 
 def _apart(some: Tree, others: Tree) -> Tensor:
-    """|a - b|, (R,): as `trees.norm`, without passes that only very large numbers need."""
+    """|a - b|, (R,): as `trees.norm`, without passes that only extreme numbers need."""
     pairs = zip(trees.leaves(some), trees.leaves(others), strict=True)
-    lengths = [torch.linalg.vector_norm((a - b).reshape(len(a), -1), dim=1) for a, b in pairs]
-    found: Tensor = torch.linalg.vector_norm(torch.stack(lengths), dim=0)
-    if bool(((found > SMALL) & (found < 1 / SMALL)).all()):
+    off = [(a - b).reshape(len(a), -1) for a, b in pairs]
+    found: Tensor = torch.stack([torch.linalg.vector_norm(x, dim=1) for x in off], 1).norm(dim=1)
+    sure = (found > SMALL) & (found < 1 / SMALL)
+    if bool(sure.all()) or not any(bool(x.any()) for x in off):
         return found
-    return trees.norm(trees.tree_map(torch.sub, some, others))
+    return trees.norm(off)
 
 
 def _third(cross: CrossDerivative, units: Tensor) -> Tensor:

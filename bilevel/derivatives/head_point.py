@@ -1,5 +1,6 @@
 """Heads at their bodies: the point at which g and its derivatives are taken."""
 
+import copy
 import dataclasses
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.data.rows import Rows
+from bilevel.derivatives.kept import Kept
 from bilevel.derivatives.oracles import Oracles
 from bilevel.problem.base import StackelbergProblem
 from bilevel.trees import Tree
@@ -67,8 +69,12 @@ class HeadPoint:
         return HeadPoint(self.oracles, self.body, head, self.rows)
 
     def moved(self, body: Tree) -> "HeadPoint":
-        """The same heads at other bodies, at which little is asked."""
-        return HeadPoint(self.oracles.elsewhere, body, self.head, self.rows)
+        """The same heads at other bodies, which take the place of nothing that is shared."""
+        oracles = copy.copy(self.oracles)
+        oracles.kept = Kept()
+        oracles.parts = None if oracles.parts is None else oracles.parts.alone()
+        oracles.features = None if oracles.features is None else oracles.features.alone()
+        return HeadPoint(oracles, body, self.head, self.rows)
 
     def cast(self, dtype: torch.dtype) -> "HeadPoint":
         """The same point in another floating type."""

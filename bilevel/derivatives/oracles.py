@@ -95,15 +95,6 @@ class Oracles:
                     shared.enter_context(some.sharing())
             yield
 
-    @property
-    def elsewhere(self) -> "Oracles":
-        """The same for a look at another body, which replaces nothing that is shared."""
-        made = copy.copy(self)
-        made.kept = Kept()
-        made.parts = None if self.parts is None else self.parts.alone()
-        made.features = None if self.features is None else self.features.alone()
-        return made
-
     # values
 
     @of_body
@@ -260,10 +251,17 @@ class Oracles:
                 "None."
             )
         if self.features is not None and self.features.shared:
-            design = self.features.design(body, rows)
-            penalty = self.linear_penalty(body, design[:, 0])
-            return LinearParts(design, targets_of(rows, len(design)), None, penalty)
+            found: LinearParts = self.kept.once(
+                body, rows, "parts", lambda: self._of_features(body, rows)
+            )
+            return found
         return self._parts().at(body, rows)
+
+    def _of_features(self, body: Tree, rows: Rows) -> LinearParts:
+        assert self.features is not None
+        design = self.features.design(body, rows)
+        penalty = self.linear_penalty(body, design[:, 0])
+        return LinearParts(design, targets_of(rows, len(design)), None, penalty)
 
     def linear_penalty(self, body: Tree, like: Tensor) -> Tensor:
         """The penalty of `m` coefficients alone, (R, m) or (R, m, K), for `like` (R, m, ...)."""

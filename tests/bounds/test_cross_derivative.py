@@ -9,6 +9,7 @@ from bilevel import trees
 from bilevel.bounds import cross_derivative
 from bilevel.bounds.cross_derivative import CrossDerivative
 from bilevel.bounds.heads import Certifier
+from bilevel.bounds.lanczos import FEWEST_STEPS
 from bilevel.bounds.lipschitz import quadratic_constants
 from bilevel.core.live_bytes import LiveBytes
 from bilevel.data.rows import Rows
@@ -131,7 +132,27 @@ def test_a_norm_that_is_clear_takes_few_products(monkeypatch):
         CrossDerivative, "_squared", lambda self, v: made.append(1) or squared(self, v)
     )
     assert float(matrix.leading()) == pytest.approx(5.0, rel=1e-3)
-    assert len(made) == cross_derivative.FEWEST_STEPS
+    assert len(made) == FEWEST_STEPS
+
+
+@pytest.mark.parametrize("k", [None, 3])
+def test_features_as_the_body_take_four_products(k, monkeypatch):
+    """What is largest is found in the head's own space; products with the body only confirm it."""
+    body = torch.as_tensor(normal(3, 60, 40))
+    problem = build(
+        normal(1, 60, 1), normal(2, 60) if k is None else normal(2, 60, k), body=body,
+        features=lambda w, x: w, ridge=0.1,
+    )  # fmt: skip
+    rows = Rows(problem.data(), {"train": None})
+    head = heads(problem, *((40,) if k is None else (40, k)))
+    matrix = CrossDerivative(HeadPoint(Oracles(problem), body.unsqueeze(0), head, rows))
+    expected = float(torch.linalg.svdvals(matrix.columns())[0, 0])
+    made, squared = [], CrossDerivative._squared
+    monkeypatch.setattr(
+        CrossDerivative, "_squared", lambda self, v: made.append(1) or squared(self, v)
+    )
+    assert expected * (1 - 1e-9) <= float(matrix.leading()) <= 1.005 * expected
+    assert len(made) == FEWEST_STEPS
 
 
 def test_heads_side_by_side_are_those_in_turn(monkeypatch):

@@ -9,6 +9,7 @@ from linear_heads import build, normal
 import bilevel
 from bilevel.data.rows import Rows
 from bilevel.derivatives import linear_products
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import Oracles
 
 N, D, M = 11, 3, 4
@@ -56,6 +57,15 @@ def problem(criterion, k, weighted, penalty, fit_bias):
     return made
 
 
+def transposed(parts, head, crossed, criterion):
+    """K'X, number by number: <K e, X> for all units e."""
+    units = torch.eye(head[0].numel(), dtype=head.dtype).reshape(-1, *head.shape[1:])
+    found = [
+        (parts.cross(head, e.expand_as(head), criterion)[0] * crossed).sum((1, 2)) for e in units
+    ]
+    return torch.stack(found, 1).reshape(head.shape)
+
+
 CASES = [
     ("squared", None), ("squared", 2), ("huber", None), ("logistic", None), ("softmax", 3),
     ("quartic", None),
@@ -86,6 +96,10 @@ def test_gradients_and_products_are_those_of_autograd(name, k, weighted, fit_bia
         parts = oracles.linear_parts(body, rows)
         found = linear_products.gradient(parts, head, criterion)
         torch.testing.assert_close(found, slope, rtol=1e-12, atol=1e-13)
+        crossed = parts.cross(head, vector, criterion)[0]
+        back = transposed(parts, head, crossed, criterion)
+        found = linear_products.squared_cross(parts, head, vector, criterion)
+        torch.testing.assert_close(found, back, rtol=1e-12, atol=1e-13)
         with oracles.sharing():
             for _ in range(2):
                 torch.testing.assert_close(
@@ -113,7 +127,7 @@ def test_features_are_evaluated_once_where_they_are_shared(weighted, penalty):
             oracles.head_gradient(body, head, rows)
             oracles.head_hvp(body, head, head, rows)
             oracles.cross_vjp(body, head, head, rows)
-            oracles.elsewhere.head_gradient(body + 1, head, rows)
+            HeadPoint(oracles, body, head, rows).moved(body + 1).gradient()
     # of the plain form the pull-back of the cross derivative has features of its own
     own_form = weighted or penalty
     assert len(made) == (1 if own_form else 2) + 3
