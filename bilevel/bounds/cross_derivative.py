@@ -7,25 +7,31 @@ asked of them is summed up or estimated while they pass, in the memory of a few 
 import dataclasses
 import functools
 import math
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.bounds.lanczos import lanczos
 from bilevel.core.generators import generator
 from bilevel.data.rows import Rows
 from bilevel.derivatives.head_point import HeadPoint
+from bilevel.derivatives.linear_products import squared_cross
 from bilevel.linear.cholesky import EPS
+from bilevel.problem.linear_head import LinearHeadProblem
+from bilevel.trees import Tree
 
 LARGEST_NORM = 512
-"""Numbers of a head up to which the spectral norm is looked for."""
+"""Numbers of a head up to which all columns are made."""
 CHUNKED_PROBES = 16
-"""The same on rows in chunks, where each product is a pass over all of them."""
+"""Products that a norm may take on rows in chunks, where each is a pass over all of them."""
 COLUMN_BYTES = 2**26
 """Memory in which columns are kept: all of them, or none."""
 CHUNK_BYTES = 2**26
 """Memory that the products which are computed side by side may take."""
-LANCZOS_STEPS = 16
+DRAWN = 0.1
+"""How much of the head that Lanczos' method begins at is random, where the rest is not."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,6 +80,27 @@ class CrossDerivative:
             found[0, some] = self._one_each(at[0, some], vectors[some], self._shared_rows)
         return found
 
+    def at_heads(
+        self, function: Callable[[HeadPoint, Tree], tuple[Tree, ...]], heads: list[Tree], unit: Tree
+    ) -> Iterator[tuple[Tree, ...]]:
+        """A function of the point with each of some heads in turn, and of one vector.
+
+        Of a single run side by side, as if they were runs, where that takes little memory.
+        """
+        point, count = self.point, len(heads)
+        if len(trees.leaves(unit)[0]) > 1 or count > self.at_once or point.rows.chunks is not None:
+            for head in heads:
+                yield function(point.at(head), unit)
+            return
+        together = trees.tree_map(lambda *leaves: torch.cat(leaves), *heads)
+        body, along = (
+            trees.tree_map(lambda leaf: leaf.expand(count, *leaf.shape[1:]), tree)
+            for tree in (point.body, unit)
+        )
+        found = function(HeadPoint(point.oracles, body, together, self._shared_rows), along)
+        for i in range(count):
+            yield trees.part(found, slice(i, i + 1))
+
     def columns(self) -> Tensor:
         """All of C, (R, P, numbers of the body)."""
         flat = trees.flatten(self.point.head)
@@ -82,15 +109,16 @@ class CrossDerivative:
     def norm(self) -> Tensor:
         """|C|, (R,).
 
-        For heads of up to 512 numbers it is spectral: computed where the columns fit in 64 MiB,
-        elsewhere estimated by `leading`. For larger heads it is the Frobenius norm, estimated from
-        as many random signs. On rows in chunks 16 takes the place of 512.
+        It is spectral: computed for heads of up to 512 numbers where the columns fit in 64 MiB,
+        elsewhere estimated by `leading`. On rows in chunks, where each product is a pass over all
+        of them, it is the Frobenius norm for heads of more than 16 numbers, estimated from as many
+        random signs.
         """
         size = self.point.size
-        probes = LARGEST_NORM if self.point.rows.chunks is None else CHUNKED_PROBES
-        if size > probes:
-            return self.from_signs(probes)
-        return spectral(self.columns()) if self.fits(size) else self.leading()
+        if self.point.rows.chunks is not None and size > CHUNKED_PROBES:
+            return self.from_signs(CHUNKED_PROBES)
+        kept = size <= LARGEST_NORM and self.fits(size)
+        return spectral(self.columns()) if kept else self.leading()
 
     def from_signs(self, probes: int) -> Tensor:
         """|C|_F, (R,): the mean of |C s|^2 over random signs s is its square."""
@@ -103,28 +131,29 @@ class CrossDerivative:
         return (squares / probes).sqrt()
 
     def leading(self) -> Tensor:
-        """|C| by Lanczos' method on C'C from a random head, (R,).
+        """|C| by Lanczos' method on C'C, (R,).
 
         The root of the largest Ritz value plus its residual: what the value lacks at the top of a
-        flat spectrum the residual makes up for, so that it is hardly ever below |C|.
-
-        Source: Golub and Van Loan, Matrix Computations (4th ed. 2013), section 10.1. Differs from
-        the source in: 1. every vector is orthogonalised against all others, twice.
+        flat spectrum the residual makes up for, so that it is hardly ever below |C|. It begins at a
+        random head; of linear heads, most of the way to what is largest where features are the
+        body: products that tell that are cheap.
         """
-        flat = trees.flatten(self.point.head)
-        runs, size = flat.shape
-        drawn = torch.randn(size, generator=generator(0, "norm"), dtype=torch.float64).to(flat)
-        vector = (drawn / drawn.norm()).expand(runs, size)
-        basis = images = flat.new_zeros(runs, 0, size)
-        for _ in range(min(size, LANCZOS_STEPS)):
-            image = self._squared(vector)
-            basis = torch.cat([basis, vector.unsqueeze(1)], 1)
-            images = torch.cat([images, image.unsqueeze(1)], 1)
-            for _ in range(2):  # once leaves what rounding made of the parts that it took away
-                image = image - (basis.mT @ (basis @ image.unsqueeze(2))).squeeze(2)
-            length = image.norm(dim=1, keepdim=True)
-            vector = image / torch.where(length > 0, length, torch.ones_like(length))
-        return _ritz(basis, images)
+        point = self.point
+        flat = trees.flatten(point.head)
+        drawn = torch.randn(flat.shape[1], generator=generator(0, "norm"), dtype=torch.float64)
+        start = (drawn / drawn.norm()).to(flat).expand_as(flat)
+        problem = point.problem
+        if isinstance(problem, LinearHeadProblem) and not problem.body_free_features:
+            parts = point.oracles.linear_parts(point.body, point.rows)
+
+            def in_features(vector: Tensor) -> Tensor:
+                at = trees.unflatten(vector, point.head)
+                return squared_cross(parts, point.head, at, problem.criterion).flatten(1)
+
+            start = start * DRAWN + lanczos(in_features, start).vector
+            start = start / start.norm(dim=1, keepdim=True)
+        found = lanczos(self._squared, start)
+        return (found.value + found.residual).clamp(min=0).sqrt()
 
     def _squared(self, vector: Tensor) -> Tensor:
         """C'C v for v (R, P), one for each run.
@@ -139,16 +168,18 @@ class CrossDerivative:
         width = EPS ** (1 / 3) * (1 + at.norm(dim=1, keepdim=True))
 
         def slope(sign: float) -> Tensor:
-            moved = trees.unflatten(at + sign * width / safe * along, self.point.body)
-            return trees.flatten(dataclasses.replace(self.point, body=moved).gradient())
+            moved = torch.addcmul(at, sign * width / safe, along)
+            there = self.point.moved(trees.unflatten(moved, self.point.body))
+            return trees.flatten(there.gradient())
 
         found: Tensor = (slope(1.0) - slope(-1.0)) * (length / (2 * width))
         return found
 
     def _one_each(self, heads: Tensor, vectors: Tensor, rows: Rows) -> Tensor:
         """C v of heads (N, P) and vectors (N, P), one each; a single body is that of all."""
-        point = self.point
-        body = trees.tree_map(lambda leaf: leaf.expand(len(heads), *leaf.shape[1:]), point.body)
+        point, body = self.point, self.point.body
+        if len(heads) > len(trees.leaves(body)[0]):
+            body = trees.tree_map(lambda leaf: leaf.expand(len(heads), *leaf.shape[1:]), body)
         at, along = (trees.unflatten(x, point.head) for x in (heads, vectors))
         return trees.flatten(HeadPoint(point.oracles, body, at, rows).cross_vjp(along))
 
@@ -177,19 +208,4 @@ def root(gram: Tensor, terms: int) -> Tensor:
     bad = ~gram.flatten(1).isfinite().all(1)
     values = torch.linalg.eigvalsh(gram.masked_fill(bad.reshape(-1, 1, 1), 0.0))[:, -1]
     found: Tensor = (values.clamp(min=0) * (1 + EPS * (4 * terms + 40))).sqrt()
-    return found.masked_fill(bad, math.nan)
-
-
-def _ritz(basis: Tensor, images: Tensor) -> Tensor:
-    """The root of the largest Ritz value and its residual, (R,).
-
-    From orthonormal vectors, or zeros, (R, k, P), and their products with the matrix.
-    """
-    bad = ~images.flatten(1).isfinite().all(1)
-    basis, images = (x.masked_fill(bad.reshape(-1, 1, 1), 0.0) for x in (basis, images))
-    small = basis @ images.mT
-    values, vectors = torch.linalg.eigh(0.5 * (small + small.mT))
-    value, weights = values[:, -1], vectors[:, :, -1:]
-    off = images.mT @ weights - value.reshape(-1, 1, 1) * (basis.mT @ weights)
-    found: Tensor = (value + off.flatten(1).norm(dim=1)).clamp(min=0).sqrt()
     return found.masked_fill(bad, math.nan)

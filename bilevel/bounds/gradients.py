@@ -189,7 +189,11 @@ class GradientCertifier:
             found = stated_constants(self.point, distance)
         if found is None and self.thorough and self.certifier.quadratic:
             found = quadratic_constants(self.point, distance, self.certificate.largest)
-        return estimated_constants(self.point, distance, along) if found is None else found
+        if found is not None:
+            return found
+        # what differences say of other heads they say of some; a linear head's form, of all
+        by_form = self.certifier.form == "features"
+        return estimated_constants(self.point, distance, along, quadratic=by_form)
 
     def _made(
         self, within: Tensor, slope: Tree, reference: Tree, constants: Constants, adjoint: Tree

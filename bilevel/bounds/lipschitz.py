@@ -24,6 +24,7 @@ THIRD_BYTES = 2**29
 """Memory that all third derivatives together may pass through: about a second."""
 DIRECTIONS = 4
 UNSEEN = 1e-7
+SMALL = 1e-100
 SMALLEST = torch.finfo(torch.float64).tiny
 
 
@@ -90,7 +91,9 @@ def quadratic_constants(point: HeadPoint, distance: Tensor, largest: Tensor) -> 
     return Constants(norm, largest, steepest, torch.zeros_like(norm), norm, "proven", note)
 
 
-def estimated_constants(point: HeadPoint, distance: Tensor, along: Tree) -> Constants:
+def estimated_constants(
+    point: HeadPoint, distance: Tensor, along: Tree, *, quadratic: bool = False
+) -> Constants:
     """Difference quotients between the head and points around it.
 
     In up to 4 orthogonal directions, at the distance of theta* or 1e-4 (1 + |theta|), whichever is
@@ -103,6 +106,7 @@ def estimated_constants(point: HeadPoint, distance: Tensor, along: Tree) -> Cons
         point: float64.
         distance: a bound on |theta - theta*|, (R,).
         along: the vector, like the head.
+        quadratic: whether g is known to be quadratic in the head, so that its Hessian is constant.
     """
     head, flat = point.head, trees.flatten(point.head)
     size = flat.shape[1]
@@ -111,31 +115,43 @@ def estimated_constants(point: HeadPoint, distance: Tensor, along: Tree) -> Cons
     length = torch.where(length > 0, length, torch.ones_like(length))
     unit = trees.tree_map(lambda leaf: leaf / trees.per_run(length, leaf), along)
 
-    def at(head: Tree) -> tuple[Tree, ...]:
-        there = point.at(head)
-        crossed, curved = there.cross_vjp(unit), there.hvp(unit)
-        return (*there.body_gradients(), crossed, curved)
+    def at(there: HeadPoint, unit: Tree) -> tuple[Tree, ...]:
+        found = (*there.body_gradients(), there.cross_vjp(unit))
+        return found if quadratic else (*found, there.hvp(unit))
 
-    here, count = at(head), min(size, DIRECTIONS)
+    count = min(size, DIRECTIONS)
     drawn = torch.randn(size, count, generator=generator(0, "directions"), dtype=torch.float64)
     directions = [d.expand_as(flat) for d in torch.linalg.qr(drawn).Q.T.to(flat)]
     slope = trees.flatten(point.gradient())
     directions.append(-slope / slope.norm(dim=1, keepdim=True).clamp(min=SMALLEST))
-    squares = []
+    heads = [head]
     for direction in directions:
         shift = trees.unflatten(step.unsqueeze(1) * direction, head)
-        there = point.problem.head_set.project(trees.tree_map(torch.add, head, shift))
-        moved = trees.norm(trees.tree_map(torch.sub, there, head))
-        changes = [
-            trees.norm(trees.tree_map(torch.sub, a, b))
-            for a, b in zip(at(there), here, strict=True)
-        ]
+        heads.append(point.problem.head_set.project(trees.tree_map(torch.add, head, shift)))
+    cross = CrossDerivative(point)
+    around = cross.at_heads(at, heads, unit)
+    here, squares = next(around), []
+    for there, found in zip(heads[1:], around, strict=True):
+        moved = _apart(there, head)
+        changes = [_apart(a, b) for a, b in zip(found, here, strict=True)]
         squares.append((torch.stack(changes) / moved).square().nan_to_num(0.0))
     mean = torch.stack(squares[:-1]).sum(0) * size / count
-    body_gradient, head_gradient, cross, hessian = torch.maximum(mean, squares[-1]).sqrt()
-    norm = CrossDerivative(point).norm() + cross * distance
+    body_gradient, head_gradient, bent, *rest = torch.maximum(mean, squares[-1]).sqrt()
+    hessian = rest[0] if rest else torch.zeros_like(bent)
+    norm = cross.norm() + bent * distance
     note = "The Lipschitz constants are estimated from differences around the head."
-    return Constants(body_gradient, head_gradient, cross, hessian, norm, "estimated", note)
+    return Constants(body_gradient, head_gradient, bent, hessian, norm, "estimated", note)
+
+
+def _apart(some: Tree, others: Tree) -> Tensor:
+    """|a - b|, (R,): as `trees.norm`, without passes that only extreme numbers need."""
+    pairs = zip(trees.leaves(some), trees.leaves(others), strict=True)
+    off = [(a - b).reshape(len(a), -1) for a, b in pairs]
+    found: Tensor = torch.stack([torch.linalg.vector_norm(x, dim=1) for x in off], 1).norm(dim=1)
+    sure = (found > SMALL) & (found < 1 / SMALL)
+    if bool(sure.all()) or not any(bool(x.any()) for x in off):
+        return found
+    return trees.norm(off)
 
 
 def _third(cross: CrossDerivative, units: Tensor) -> Tensor:

@@ -21,12 +21,13 @@ from bilevel.problem.sets import ConvexSet
 from bilevel.trees import Tree
 
 
-def check_contract(made: Assembly, *, head_only: bool = False) -> None:
+def check_contract(made: Assembly, *, head_only: bool = False, derivatives: bool = True) -> None:
     """Check once, on the rows of step 0, that the problem keeps its contract.
 
     Args:
         made: any runs of the problem; the objectives are looked at in the first one.
         head_only: whether nobody will ask for F.
+        derivatives: whether to see if objectives can be differentiated; see `check_derivatives`.
 
     Raises:
         ShapeError: an objective is not 0-dim; the head or the features do not fit.
@@ -36,7 +37,7 @@ def check_contract(made: Assembly, *, head_only: bool = False) -> None:
     problem, name = oracles.problem, type(oracles.problem).__name__
     if made.sampler.full.chunks is not None and isinstance(problem, LinearHeadProblem):
         _check_chunks(problem, body, made.sampler.full)
-    rows = made.sampler.full if oracles.tasks else made.sampler.rows(0).first(body)
+    rows = _looked_at(made)
     one_body, one_head = trees.take(body, 0), trees.take(head, 0)
     groups = trees.tree_map(torch.clone, rows.alone)
     if isinstance(problem, LinearHeadProblem):
@@ -74,6 +75,19 @@ def check_contract(made: Assembly, *, head_only: bool = False) -> None:
                 f"{called} gives two values at one point, {float(once)} and "
                 f"{float(again)}: it draws random numbers. Let `noise` draw them."
             )
+    if derivatives:
+        check_derivatives(made, head_only=head_only)
+    if isinstance(problem, AuxiliaryProblem):
+        _check_directions(oracles, problem, (body, head), rows)
+
+
+def check_derivatives(made: Assembly, *, head_only: bool = False) -> None:
+    """Raise `ProblemError` if an objective cannot be differentiated for all runs at once.
+
+    Where derivatives are asked for at once they tell themselves, and this says why.
+    """
+    oracles, body, head = made.oracles, made.body, made.heads
+    rows, name = _looked_at(made), type(oracles.problem).__name__
     try:
         oracles.joint_gradient(body, head, rows)
         if not (oracles.is_stackelberg or head_only):
@@ -84,8 +98,12 @@ def check_contract(made: Assembly, *, head_only: bool = False) -> None:
             "trains all runs at once. Avoid `.item()`, branching on values, in-place changes "
             f"of captured tensors and random numbers inside it. torch says: {error}"
         ) from error
-    if isinstance(problem, AuxiliaryProblem):
-        _check_directions(oracles, problem, (body, head), rows)
+
+
+def _looked_at(made: Assembly) -> Rows:
+    """The rows of step 0, or all of tasks."""
+    sampler = made.sampler
+    return sampler.full if made.oracles.tasks else sampler.rows(0).first(made.body)
 
 
 def _check_chunks(problem: LinearHeadProblem, body: Tree, rows: Rows) -> None:

@@ -35,7 +35,7 @@ class Features:
     """
 
     def __init__(self, parts: PulledParts, *, penalised: bool) -> None:
-        self.problem, self.penalised = parts.problem, penalised
+        self.problem, self.parts, self.penalised = parts.problem, parts, penalised
         self._shared: tuple[Any, Any, Pulled | None] | None = None
 
     @contextmanager
@@ -44,11 +44,15 @@ class Features:
 
         The numbers are the same. Bodies and rows are told apart by identity; a graph is kept.
         """
-        self._shared = (None, None, None)
+        before, self._shared = self._shared, (None, None, None)
         try:
             yield
         finally:
-            self._shared = None
+            self._shared = before
+
+    def alone(self) -> "Features":
+        """The same, sharing nothing."""
+        return Features(self.parts, penalised=self.penalised)
 
     @property
     def shared(self) -> bool:

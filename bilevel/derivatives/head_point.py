@@ -1,5 +1,6 @@
 """Heads at their bodies: the point at which g and its derivatives are taken."""
 
+import copy
 import dataclasses
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.data.rows import Rows
+from bilevel.derivatives.kept import Kept
 from bilevel.derivatives.oracles import Oracles
 from bilevel.problem.base import StackelbergProblem
 from bilevel.trees import Tree
@@ -66,6 +68,14 @@ class HeadPoint:
         """Other heads at the same bodies."""
         return HeadPoint(self.oracles, self.body, head, self.rows)
 
+    def moved(self, body: Tree) -> "HeadPoint":
+        """The same heads at other bodies, which take the place of nothing that is shared."""
+        oracles = copy.copy(self.oracles)
+        oracles.kept = Kept()
+        oracles.parts = None if oracles.parts is None else oracles.parts.alone()
+        oracles.features = None if oracles.features is None else oracles.features.alone()
+        return HeadPoint(oracles, body, self.head, self.rows)
+
     def cast(self, dtype: torch.dtype) -> "HeadPoint":
         """The same point in another floating type."""
         body, head = trees.cast(self.body, dtype), trees.cast(self.head, dtype)
@@ -77,7 +87,10 @@ class HeadPoint:
 
     def gradient(self) -> Tree:
         """d_theta g."""
-        return self.oracles.head_gradient(self.body, self.head, self.rows)
+        at = self.body, self.head, self.rows
+        return self.oracles.kept.once(
+            self.body, self.rows, "slope", lambda: self.oracles.head_gradient(*at), self.head
+        )
 
     def hessian(self) -> Tensor:
         """H = d2_{theta theta} g, (R, P, P)."""

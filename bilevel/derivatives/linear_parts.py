@@ -71,6 +71,9 @@ class PulledParts:
     Args:
         problem: with linear heads.
         weighted: whether it has weights of rows.
+
+    Attributes:
+        structured: whether slopes in the head, too, are made of the parts: while these are shared.
     """
 
     def __init__(self, problem: LinearHeadProblem, *, weighted: bool) -> None:
@@ -78,6 +81,7 @@ class PulledParts:
         # with tasks always: the features that heads are solved with pull the adjoint back, one step
         # later; there they are most of the work
         self._kept: tuple[Any, Any, Pulled | None] | None = NOTHING if problem.tasks else None
+        self.structured = False
 
     @contextmanager
     def sharing(self) -> Iterator[None]:
@@ -85,11 +89,18 @@ class PulledParts:
 
         Bodies and rows are told apart by identity; a graph is kept.
         """
-        before, self._kept = self._kept, self._kept or NOTHING
+        before = self._kept, self.structured
+        self._kept, self.structured = NOTHING, True
         try:
             yield
         finally:
-            self._kept = before
+            self._kept, self.structured = before
+
+    def alone(self) -> "PulledParts":
+        """The same, sharing nothing."""
+        made = PulledParts(self.problem, weighted=self.weighted)
+        made.structured = self.structured
+        return made
 
     def at(self, body: Tree, rows: Rows) -> LinearParts:
         """The parts, without a graph."""
@@ -99,23 +110,33 @@ class PulledParts:
             return self._made(body, rows)[1]
 
     def cross_vjp(self, body: Tree, head: Tensor, vector: Tensor, rows: Rows) -> Tree:
-        """(d2_{w theta} g) v, like the bodies: one backward pass through the features."""
+        """(d2_{w theta} g) v, like the bodies: one backward pass through the features.
+
+        Features that do not depend on the body are not looked at: the penalty is all that does.
+        """
+        if self.problem.body_free_features and not self.weighted:
+            value, pull = pullback(lambda w: self._penalties(w, head), body)
+            along = head * vector
+            along = along.sum(2) if along.ndim > value.ndim else along
+            return averaged(pull(along), head)
         parts, pull = self._pulled(body, rows)
         return averaged(pull(parts.cross(head, vector, self.problem.criterion)), head)
 
     def penalty(self, body: Tree, like: Tensor) -> Tensor:
         """The penalty of `m` coefficients alone, (R, m) or (R, m, K), for `like` (R, m, ...)."""
+        with torch.no_grad():
+            return self._penalties(body, like)
 
+    def _penalties(self, body: Tree, like: Tensor) -> Tensor:
         def penalty(one_body: Tree, one_like: Tensor) -> Tensor:
             return self.problem.full_penalty(one_body, len(one_like), one_like)
 
         runs = runs_of(body)
-        with torch.no_grad():
-            if len(like) == runs:
-                return vmap(penalty)(body, like)
-            of_body = vmap(penalty, in_dims=(None, 0))
-            found: Tensor = trees.fold(vmap(of_body)(body, trees.unfold(like, runs)))
-            return found
+        if len(like) == runs:
+            return vmap(penalty)(body, like)
+        of_body = vmap(penalty, in_dims=(None, 0))
+        found: Tensor = trees.fold(vmap(of_body)(body, trees.unfold(like, runs)))
+        return found
 
     def _pulled(self, body: Tree, rows: Rows) -> Pulled:
         train, keep = rows.groups["train"], False

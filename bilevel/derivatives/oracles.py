@@ -10,8 +10,8 @@ bodies is the average over their tasks. So all that is written for R heads holds
 """
 
 import copy
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import torch
@@ -23,8 +23,10 @@ from bilevel.core.graph import gradients, variable
 from bilevel.core.live_bytes import LiveBytes
 from bilevel.core.progress import RowCallback
 from bilevel.data.rows import Rows
+from bilevel.derivatives import linear_products
 from bilevel.derivatives.chunked import in_chunks, of_body
 from bilevel.derivatives.features import Features, targets_of
+from bilevel.derivatives.kept import Kept
 from bilevel.derivatives.linear_parts import LinearParts, PulledParts
 from bilevel.derivatives.over_heads import averaged, over_heads, runs_of
 from bilevel.derivatives.reverse import graph_bytes, pullback
@@ -76,6 +78,7 @@ class Oracles:
             if plain and torch.as_tensor(problem.ridge).ndim == 0:
                 self.features = Features(self.parts, penalised="body_penalty" in self.overridden)
         self.last_sums: Any = None  # over rows in chunks, of `bilevel.linear.gram`
+        self.kept = Kept()
 
     def apart(self) -> "Oracles":
         """The same where each task is a run of its own."""
@@ -83,10 +86,14 @@ class Oracles:
         made.tasks = False
         return made
 
-    def sharing(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
         """See `Features.sharing`; heads that are not linear have nothing to share."""
-        shared = self.parts if self.features is None else self.features
-        return nullcontext() if shared is None else shared.sharing()
+        with ExitStack() as shared:
+            for some in (self.kept, self.features, self.parts):
+                if some is not None:
+                    shared.enter_context(some.sharing())
+            yield
 
     # values
 
@@ -121,6 +128,9 @@ class Oracles:
     @in_chunks
     def head_gradient(self, body: Tree, head: Tree, rows: Rows) -> Tree:
         """d_theta g."""
+        if self.features is None and self.parts is not None and self.parts.structured:
+            criterion = self.parts.problem.criterion
+            return linear_products.gradient(self.linear_parts(body, rows), head, criterion)
         return self._gradients(self.problem.head_objective, body, head, rows, "head")[1]
 
     @of_body
@@ -176,7 +186,10 @@ class Oracles:
 
     @in_chunks
     def head_hvp(self, body: Tree, head: Tree, vector: Tree, rows: Rows) -> Tree:
-        """(d2_{theta theta} g) v, reverse over reverse."""
+        """(d2_{theta theta} g) v; of heads that are not linear, reverse over reverse."""
+        if self.parts is not None:
+            criterion = self.parts.problem.criterion
+            return linear_products.product(self.linear_parts(body, rows), head, vector, criterion)
         return self._second(body, head, vector, rows, "head")
 
     @in_chunks
@@ -238,10 +251,17 @@ class Oracles:
                 "None."
             )
         if self.features is not None and self.features.shared:
-            design = self.features.design(body, rows)
-            penalty = self.linear_penalty(body, design[:, 0])
-            return LinearParts(design, targets_of(rows, len(design)), None, penalty)
+            found: LinearParts = self.kept.once(
+                body, rows, "parts", lambda: self._of_features(body, rows)
+            )
+            return found
         return self._parts().at(body, rows)
+
+    def _of_features(self, body: Tree, rows: Rows) -> LinearParts:
+        assert self.features is not None
+        design = self.features.design(body, rows)
+        penalty = self.linear_penalty(body, design[:, 0])
+        return LinearParts(design, targets_of(rows, len(design)), None, penalty)
 
     def linear_penalty(self, body: Tree, like: Tensor) -> Tensor:
         """The penalty of `m` coefficients alone, (R, m) or (R, m, K), for `like` (R, m, ...)."""

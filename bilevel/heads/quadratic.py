@@ -13,8 +13,15 @@ from bilevel.core.generators import generator
 from bilevel.core.status import Status
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.errors import IncompatibleError, SingularHeadError
+from bilevel.linear.cholesky import not_finite
 from bilevel.linear.gram import row_moments
-from bilevel.linear.systems import AbstractSystem, DualSystem, PrimalSystem, linear_system
+from bilevel.linear.systems import (
+    AbstractSystem,
+    DualSystem,
+    PrimalSystem,
+    RowMoments,
+    linear_system,
+)
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.problem.sets import Everywhere
 from bilevel.trees import Tree
@@ -40,14 +47,31 @@ def quadratic_system(point: HeadPoint, *, penalised: bool) -> AbstractSystem:
     if isinstance(problem, LinearHeadProblem):
         if rows.chunks is not None:
             return row_moments(point.oracles, point.body, rows).system(rows.count)
-        parts = point.oracles.linear_parts(point.body, rows)
-        return linear_system(parts, penalised=penalised, bias=point.oracles.bias)
+        dual = penalised and rows.count < point.head.shape[1]
+
+        def system() -> AbstractSystem:
+            if not dual:
+                return linear_moments(point).system(rows.count)
+            parts = point.oracles.linear_parts(point.body, rows)
+            return linear_system(parts, penalised=True, bias=point.oracles.bias)
+
+        found: AbstractSystem = point.oracles.kept.once(point.body, rows, ("system", dual), system)
+        return found
     hessian = point.hessian().double()
     slope = trees.flatten(point.gradient()).double()
     hessian = 0.5 * (hessian + hessian.mT)
     return PrimalSystem(
         hessian.unsqueeze(1), -slope[:, None, :, None], torch.full_like(slope[:, 0], -torch.inf)
     )
+
+
+def linear_moments(point: HeadPoint) -> RowMoments:
+    """The moments of a linear head; made once where its parts are shared."""
+    at = point.body, point.rows
+    found: RowMoments = point.oracles.kept.once(
+        *at, "moments", lambda: row_moments(point.oracles, *at)
+    )
+    return found
 
 
 def all_penalised(point: HeadPoint) -> bool:
@@ -81,6 +105,8 @@ def refuse_singular(system: AbstractSystem, point: HeadPoint, remedy: str = "") 
         point: whose system it is.
         remedy: for linear heads; empty: that of a head solved on all rows.
     """
+    if _surely_definite(system):
+        return
     smallest, largest = system.curvature()
     if bool(smallest.isnan().any()):
         raise SingularHeadError(
@@ -105,6 +131,13 @@ def refuse_singular(system: AbstractSystem, point: HeadPoint, remedy: str = "") 
             f"{what} smallest eigenvalue {float(smallest[run]):.2g} (largest "
             f"{float(largest[run]):.2g}) in run {run}: {why}, as far as float64 can tell. {remedy}"
         )
+
+
+def _surely_definite(system: AbstractSystem) -> bool:
+    """Whether penalties tell, so that no eigenvalue is asked for."""
+    if not isinstance(system, PrimalSystem):
+        return False
+    return bool((system.floor > 0).all()) and not bool(not_finite(system.hessian).any())
 
 
 def _parallel(system: PrimalSystem) -> Tensor:

@@ -12,7 +12,13 @@ from bilevel import trees
 from bilevel.core.checks import Number, positive
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.errors import ArgumentError, IncompatibleError
-from bilevel.heads.quadratic import check_quadratic, quadratic_system, refuse_singular, uses_dual
+from bilevel.heads.quadratic import (
+    check_quadratic,
+    linear_moments,
+    quadratic_system,
+    refuse_singular,
+    uses_dual,
+)
 from bilevel.linear.centre import Centre, by_output
 from bilevel.linear.gram import row_moments
 from bilevel.linear.systems import AbstractSystem, RowMoments
@@ -90,7 +96,7 @@ class FullData(AbstractHeadData):
             and "row_weights" not in point.oracles.overridden
         ):
             return _decide(point.full)
-        found = row_moments(point.oracles, point.body, rows)
+        found = linear_moments(point.full)
         refuse_singular(found.system(rows.count), point)
         one = torch.ones_like(found.gram[:, 0, 0])
         return Moments(found.gram, found.moment, one, rows.count, found.centre)

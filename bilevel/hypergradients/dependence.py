@@ -1,7 +1,5 @@
 """Whether autograd sees how the objectives depend on the body."""
 
-import dataclasses
-
 import torch
 from torch import Tensor
 
@@ -33,14 +31,21 @@ def check_dependence(point: HeadPoint) -> None:
             tree,
         )
 
-    moved = trees.tree_map(
-        lambda w, d: w + 0.1 * (1 + w.abs()) * d, point.body, random_like(point.body)
+    def told(at: HeadPoint) -> bool:
+        pulled = trees.leaves(at.cross_vjp(random_like(at.head)))
+        return any(bool(((leaf != 0) & ~leaf.isnan()).any()) for leaf in pulled)
+
+    if told(point):
+        return
+    # at one body it may vanish for good reason, such as at a saddle
+    moved = point.moved(
+        trees.tree_map(
+            lambda w, d: w + 0.1 * (1 + w.abs()) * d, point.body, random_like(point.body)
+        )
     )
-    both = (point, dataclasses.replace(point, body=moved))
-    for at in both:  # at one body it may vanish for good reason, such as at a saddle
-        if bool((trees.norm(at.cross_vjp(random_like(at.head))) > 0).any()):
-            return
-    before, after = (at.gradient() for at in both)
+    if told(moved):
+        return
+    before, after = (at.gradient() for at in (point, moved))
     if bool((trees.norm(trees.tree_map(torch.sub, after, before)) > 0).any()):
         raise ProblemError(
             f"`head_objective` of {type(point.problem).__name__} depends on the body, but its "
@@ -70,12 +75,17 @@ def overlooked(
     body, flat = point.body, trees.flatten(point.body)
     source = generator(0, "overlooked")
     drawn = torch.randn(flat.shape[1], generator=source, dtype=torch.float64).to(flat)
-    own = trees.flatten(trees.tree_map(_largest, body))
     size = torch.zeros_like(largest)
+
+    def usual_scale() -> Tensor:
+        return 1 + flat.abs()
+
+    def own_scale() -> Tensor:
+        return trees.flatten(trees.tree_map(_largest, body))
 
     def value(at: Tensor) -> Tensor:
         nonlocal size
-        moved = dataclasses.replace(point, body=trees.unflatten(at, body))
+        moved = point.moved(trees.unflatten(at, body))
         found = moved.body_value()
         size = torch.maximum(size, found.abs().nan_to_num(0.0, 0.0, 0.0))
         if adjoint is None:
@@ -87,7 +97,8 @@ def overlooked(
         terms = trees.norm(adjoint) * largest * (trees.norm(point.head) + 1)
     unseen = torch.ones_like(largest, dtype=torch.bool)
     told = ~unseen
-    for width, scale in ((WIDTH, 1 + flat.abs()), (WIDTH, own), (NARROW, 1 + flat.abs())):
+    for width, scaled in ((WIDTH, usual_scale), (WIDTH, own_scale), (NARROW, usual_scale)):
+        scale = scaled()
         direction = drawn * scale
         expected = trees.dot(slope, trees.unflatten(direction, body))
         usual = (trees.flatten(slope) * direction).norm(dim=1)

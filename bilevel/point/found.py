@@ -1,10 +1,14 @@
 """What is found at one body: the head, and the gradient of Phi."""
 
 import dataclasses
+from typing import Literal
 
 from bilevel.bounds.heads import BoundKind
 from bilevel.core.status import Status
 from bilevel.trees import Tree
+
+FoundKind = BoundKind | Literal["not computed"]
+NOT_ASKED = "No bound was asked for: `bound=False`."
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -16,9 +20,11 @@ class HeadResponse:
 
     Attributes:
         head: theta, a tree without a run axis; with tasks leaves (T, ...).
-        residual: |d_theta g| at the head; with a head set, of the gradient mapping.
-        bound: on |theta - theta*|; NaN if none is known.
-        bound_kind: "proven", "estimated" or "unknown".
+        residual: |d_theta g| at the head; with a head set, of the gradient mapping. With
+            `bound=False` as the solver says, of the head that it found.
+        bound: on |theta - theta*|; NaN if none is known, or none was asked for.
+        bound_kind: "proven", "estimated" or "unknown"; "not computed" with `bound=False`, which
+            leaves `mu` and `value_bound` NaN, too.
         status: how the solver ended; a method may have refined its head since.
         mu: the strong convexity of g in the head that the bound rests on.
         value_bound: on g(w, theta) - g(w, theta*).
@@ -29,7 +35,7 @@ class HeadResponse:
     head: Tree
     residual: float
     bound: float
-    bound_kind: BoundKind
+    bound_kind: FoundKind
     status: Status
     mu: float
     value_bound: float
@@ -46,11 +52,11 @@ class Hypergradient:
         value: Phi(w) = F(w, theta).
         response: the head it was taken at, with its own bound: where `Implicit` refined the head of
             the solver, the refined one.
-        bound: on the norm of the gradient's error; NaN if none is known.
-        bound_kind: "proven", "estimated" or "unknown". It is unknown at a kink of Phi, where a
-            coordinate of the head touches a bound of its set without being pushed against it; on a
-            set that is no box, unless F is g; and where autograd does not see how the objectives
-            depend on the body.
+        bound: on the norm of the gradient's error; NaN if none is known, or none was asked for.
+        bound_kind: "proven", "estimated" or "unknown"; "not computed" with `bound=False`. It is
+            unknown at a kink of Phi, where a coordinate of the head touches a bound of its set
+            without being pushed against it; on a set that is no box, unless F is g; and where
+            autograd does not see how the objectives depend on the body.
         status: the worse one of the head solver's and the method's.
         note: where the constants of the bound come from, or why there is none.
     """
@@ -59,6 +65,6 @@ class Hypergradient:
     value: float
     response: HeadResponse
     bound: float
-    bound_kind: BoundKind
+    bound_kind: FoundKind
     status: Status
     note: str

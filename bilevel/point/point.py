@@ -1,40 +1,25 @@
 """The head and the hypergradient at a single point: for notebooks, tests and debugging."""
 
 import dataclasses
-import functools
 
 import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.bounds.gradients import GradientBound, GradientCertifier
-from bilevel.bounds.heads import Certifier
-from bilevel.core import parts
-from bilevel.core.checks import check_instance
+from bilevel.core.checks import check_flag, check_instance
 from bilevel.core.graph import ordinary
 from bilevel.core.memory import says_memory
-from bilevel.core.progress import RowCallback, ShowProgress, reported
-from bilevel.core.status import Status
+from bilevel.core.progress import ShowProgress, reported
 from bilevel.data.tasks import new_task
-from bilevel.data.training_data import TrainingData
-from bilevel.derivatives.assembly import Assembly
-from bilevel.derivatives.contract import check_contract
-from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.implicit_head import Pull, implicit_head
-from bilevel.errors import ArgumentError, ShapeError
+from bilevel.errors import ShapeError
 from bilevel.heads import AbstractHeadSolver
-from bilevel.heads.default import default_solver
 from bilevel.hypergradients import (
     AbstractHypergradient,
-    Answer,
-    BodyGradient,
-    Envelope,
-    Implicit,
 )
-from bilevel.hypergradients.condition import Condition
 from bilevel.hypergradients.default import default_gradient
-from bilevel.hypergradients.dependence import check_dependence
 from bilevel.point.found import HeadResponse, Hypergradient
+from bilevel.point.single import Single, check_single
 from bilevel.problem.base import Groups, StackelbergProblem
 from bilevel.trees import Tree
 
@@ -46,6 +31,7 @@ def best_response(
     solver: AbstractHeadSolver | None = None,
     *,
     batch: Groups | None = None,
+    bound: bool = True,
     progress: ShowProgress = False,
 ) -> HeadResponse:
     """theta*(w) = argmin over theta of g(w, theta), with a bound on its error.
@@ -60,6 +46,7 @@ def best_response(
             computation.
         solver: None: what is exact for the criterion and the set of heads, as in `BestResponse`.
         batch: row groups; None: all rows of `problem.data`.
+        bound: whether to certify the head. False: its kind is "not computed".
         progress: of each pass over the rows, where the problem sets `chunk_rows`. True: a bar, if
             standard error is a terminal; or a function of (rows done, rows in all).
 
@@ -79,15 +66,16 @@ def best_response(
         tensor(0.4000)
     """
     asked = torch.is_grad_enabled()
+    check_flag(bound, "bound")
     with ordinary(), reported(progress, "best response") as report:
         trees.check(body, "body", ShapeError)
         if not (asked and any(leaf.requires_grad for leaf in trees.leaves(body))):
-            return _Point(problem, body, batch, solver, report, head_only=True).respond()
+            return Single(problem, body, batch, solver, report, head_only=True).head_alone(bound)
         found: list[HeadResponse] = []
 
         def solve(plain: Tree) -> tuple[Tree, Pull]:
-            point = _Point(problem, plain, batch, solver, report, head_only=True)
-            found.append(point.respond())
+            point = Single(problem, plain, batch, solver, report, head_only=True)
+            found.append(point.head_alone(bound))
             return found[0].head, point.pull(found[0].head)
 
         head = implicit_head(solve, body)
@@ -132,6 +120,7 @@ def hypergradient(
     *,
     solver: AbstractHeadSolver | None = None,
     batch: Groups | None = None,
+    bound: bool = True,
     progress: ShowProgress = False,
 ) -> Hypergradient:
     """grad Phi(w), Phi(w) = F(w, theta*(w)), with a bound on its error.
@@ -152,6 +141,8 @@ def hypergradient(
         method: None: `Envelope` where F is g, else `Implicit`.
         solver: of the head; None: as in `best_response`.
         batch: row groups; None: all rows.
+        bound: whether to bound the errors of head and gradient. False: the kinds are "not
+            computed", and nobody looks whether autograd sees all of the body.
         progress: see `best_response`.
 
     Returns:
@@ -166,141 +157,13 @@ def hypergradient(
         >>> bilevel.hypergradient(ScalarProduct(curvature=0.0), torch.tensor(1.0)).body
         tensor(-0.2500)
     """
+    check_flag(bound, "bound")
     with reported(progress, "hypergradient") as report:
-        point = _Point(problem, body, batch, solver, report)
+        point = Single(problem, body, batch, solver, report)
         if method is None:
             method = default_gradient(point.oracles.is_stackelberg)
         check_instance(method, AbstractHypergradient, "method", "Envelope()")
-        _check_single(method)
+        check_single(method)
         method.check(problem, point.solver)
-        response = point.respond()
-        head, at = point.solved, (point.oracles, point.body)
-        memory = method.init(*at, head, point.rows)
-        answer = Answer(head, point.solver, point.head, 0, point.factor)
-        found = method.gradient(*at, answer, point.rows, memory)
-        if found.head is not None and found.head is not head:  # the method moved it
-            head, point.factor = found.head, None
-            response = point.described(head, response.status, response.words)
-        bound = point.bound(method, found, head)
-        return Hypergradient(
-            trees.tree_map(lambda leaf: leaf.mean(0), found.body),
-            float(point.oracles.body_value(point.body, head, point.rows).mean()),
-            response,
-            float(bound.bound.mean()),
-            bound.kind,
-            max(response.status, Status(int(found.status.max()))),
-            bound.note,
-        )
-
-
-class _Point:
-    """One run: the body with a run axis of length 1, or one of the tasks, and the rows."""
-
-    def __init__(
-        self,
-        problem: StackelbergProblem,
-        body: Tree,
-        batch: Groups | None,
-        solver: AbstractHeadSolver | None,
-        report: RowCallback | None,
-        *,
-        head_only: bool = False,
-    ) -> None:
-        trees.check(body, "body", ShapeError)
-        like = trees.leaves(body)[0]
-        data = TrainingData(problem, [0], like.dtype, like.device, groups=batch)
-        made = Assembly.of(data, report=report)
-        expected = trees.take(made.body, 0)
-        if not trees.same_structure(expected, body):
-            raise ShapeError(
-                f"`body` has the leaves {_shapes(body)}, but `init_body` of "
-                f"{type(problem).__name__} returns {_shapes(expected)}."
-            )
-        made = dataclasses.replace(made, body=trees.single(trees.detach(body)))
-        check_contract(made, head_only=head_only)
-        self.solver = default_solver(problem) if solver is None else solver
-        check_instance(self.solver, AbstractHeadSolver, "solver", "ClosedForm()")
-        self.solver.check(problem)
-        _check_single(self.solver)
-        self.tasks, self.stated = data.tasks, data.own and not data.tasks
-        made = made.apart() if self.tasks else made
-        self.oracles, self.rows = made.oracles, made.sampler.full
-        self.body, self.head = made.body, made.head
-        self.double = self.rows.cast(torch.float64)
-
-    def respond(self) -> HeadResponse:
-        """Solve and certify the head."""
-        at = (self.oracles, self.body, self.head, self.rows)
-        memory = self.solver.init(*at)
-        self.head = self.solver.start(*at[:3], memory)
-        solved = self.solver.solve(*at[:2], self.head, self.rows, memory, 0)
-        self.solved = solved.head
-        # with something added to it, it is no factor of H
-        jittered = bool((solved.status == int(Status.JITTERED)).any())
-        self.factor = None if jittered else solved.factor
-        status = Status(int(solved.status.max()))
-        return self.described(solved.head, status, " ".join(dict.fromkeys(solved.words)))
-
-    def described(self, head: Tree, status: Status, words: str) -> HeadResponse:
-        """A head with its certificate, which is kept."""
-        body, exact = trees.cast((self.body, head), torch.float64)
-        at = HeadPoint(self.oracles, body, exact, self.double)
-        certifier = Certifier.for_problem(at, stated=self.stated)
-        found = certifier.certify(certifier.system(at), at)
-        self.certified = certifier, found
-        return HeadResponse(
-            head if self.tasks else trees.take(head, 0),
-            float(found.residual.norm()),
-            float(found.bound.norm()),
-            "unknown" if bool(found.bound.isnan().any()) else certifier.kind,
-            status,
-            float(found.mu.min()),
-            float(found.value_bound.mean()),
-            certifier.note,
-            words,
-        )
-
-    def pull(self, head: Tree) -> Pull:
-        """From cotangents of the head that was solved to those of the body."""
-        heads = head if self.tasks else trees.single(head)
-        point, factor = HeadPoint(self.oracles, self.body, heads, self.rows), self.factor
-
-        condition = Condition(point)
-
-        examine = functools.cache(functools.partial(check_dependence, point))
-
-        @ordinary()
-        def pulled(slope: Tree) -> Tree:
-            Implicit().check(point.problem, self.solver)
-            right = slope if self.tasks else trees.single(slope)
-            adjoint = condition.solve(right, factor=factor).value
-            crossed = point.cross_vjp(trees.tree_map(torch.neg, adjoint))
-            if not any(bool(leaf.any()) for leaf in trees.leaves(crossed)):
-                examine()  # zero, or cut off? Where it is not zero, autograd sees the body
-            return trees.tree_map(lambda leaf: leaf.sum(0), crossed)
-
-        return pulled
-
-    def bound(
-        self, method: AbstractHypergradient, found: BodyGradient, head: Tree
-    ) -> GradientBound:
-        """The bound of a gradient that was taken at `head`, which is the one last described."""
-        certifier, certificate = self.certified
-        given = self.body, head, found.body, found.adjoint
-        body, head, slope, adjoint = trees.cast(given, torch.float64)
-        at = HeadPoint(self.oracles, body, head, self.double)
-        factor = self.factor if trees.leaves(self.body)[0].dtype == torch.float64 else None
-        made = GradientCertifier(certifier, at, certificate, stated=self.stated, factor=factor)
-        envelope = isinstance(method, Envelope)
-        bound = made.envelope(slope) if envelope else made.implicit(slope, adjoint)
-        return bound._replace(kind="unknown") if bool(bound.bound.isnan().any()) else bound
-
-
-def _check_single(part: object) -> None:
-    """Raise if a part holds numbers for several runs."""
-    if dataclasses.is_dataclass(part) and parts.run_counts(parts.numbers(part)) - {1}:
-        raise ArgumentError(f"At a single point hyper-parameters are single numbers, got {part}.")
-
-
-def _shapes(tree: Tree) -> str:
-    return ", ".join(f"{path or 'tensor'} {tuple(x.shape)}" for path, x in trees.named_leaves(tree))
+        with point.sharing():
+            return point.gradient(method, bound)

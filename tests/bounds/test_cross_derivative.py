@@ -9,6 +9,7 @@ from bilevel import trees
 from bilevel.bounds import cross_derivative
 from bilevel.bounds.cross_derivative import CrossDerivative
 from bilevel.bounds.heads import Certifier
+from bilevel.bounds.lanczos import FEWEST_STEPS
 from bilevel.bounds.lipschitz import quadratic_constants
 from bilevel.core.live_bytes import LiveBytes
 from bilevel.data.rows import Rows
@@ -110,8 +111,62 @@ def test_signs_estimate_the_frobenius_norm_however_many_pass_at_once(at_once, mo
     assert float(whole) == pytest.approx(float(squares.sqrt()), rel=0.1)
     monkeypatch.setattr(CrossDerivative, "at_once", at_once)
     torch.testing.assert_close(matrix.from_signs(512), whole, rtol=1e-12, atol=0)
-    monkeypatch.setattr(cross_derivative, "LARGEST_NORM", 20)
-    torch.testing.assert_close(matrix.norm(), matrix.from_signs(20), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_norm_of_a_larger_matrix_is_spectral_too(name, monkeypatch):
+    matrix = cross(name)
+    expected = torch.linalg.svdvals(matrix.columns())[:, 0]
+    monkeypatch.setattr(cross_derivative, "LARGEST_NORM", 0)
+    monkeypatch.setattr(CrossDerivative, "columns", lambda self: pytest.fail("made all columns"))
+    found = matrix.norm()
+    assert (found >= expected * (1 - 1e-9) - 1e-12).all()
+    assert (found <= expected * 1.01 + 1e-12).all()
+
+
+def test_a_norm_that_is_clear_takes_few_products(monkeypatch):
+    """Two directions dominate: 16 steps would tell no more than 4."""
+    matrix, made = cross("two that dominate"), []
+    squared = CrossDerivative._squared
+    monkeypatch.setattr(
+        CrossDerivative, "_squared", lambda self, v: made.append(1) or squared(self, v)
+    )
+    assert float(matrix.leading()) == pytest.approx(5.0, rel=1e-3)
+    assert len(made) == FEWEST_STEPS
+
+
+@pytest.mark.parametrize("k", [None, 3])
+def test_features_as_the_body_take_four_products(k, monkeypatch):
+    """What is largest is found in the head's own space; products with the body only confirm it."""
+    body = torch.as_tensor(normal(3, 60, 40))
+    problem = build(
+        normal(1, 60, 1), normal(2, 60) if k is None else normal(2, 60, k), body=body,
+        features=lambda w, x: w, ridge=0.1,
+    )  # fmt: skip
+    rows = Rows(problem.data(), {"train": None})
+    head = heads(problem, *((40,) if k is None else (40, k)))
+    matrix = CrossDerivative(HeadPoint(Oracles(problem), body.unsqueeze(0), head, rows))
+    expected = float(torch.linalg.svdvals(matrix.columns())[0, 0])
+    made, squared = [], CrossDerivative._squared
+    monkeypatch.setattr(
+        CrossDerivative, "_squared", lambda self, v: made.append(1) or squared(self, v)
+    )
+    assert expected * (1 - 1e-9) <= float(matrix.leading()) <= 1.005 * expected
+    assert len(made) == FEWEST_STEPS
+
+
+def test_heads_side_by_side_are_those_in_turn(monkeypatch):
+    matrix = cross("tanh")
+    point = matrix.point
+    others = [point.head + 0.1 * i for i in range(5)]
+
+    def function(at, unit):
+        return (*at.body_gradients(), at.cross_vjp(unit), at.hvp(unit))
+
+    together = list(matrix.at_heads(function, others, point.head))
+    monkeypatch.setattr(CrossDerivative, "at_once", 1)
+    in_turn = list(matrix.at_heads(function, others, point.head))
+    torch.testing.assert_close(together, in_turn, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("k", [None, 2])

@@ -1,0 +1,68 @@
+"""Derivatives of g in a linear head from what it is made of, without a graph."""
+
+import torch
+from torch import Tensor
+
+from bilevel.derivatives.linear_parts import LinearParts
+from bilevel.derivatives.reverse import loss_products
+from bilevel.problem.criteria import AbstractCriterion
+
+
+def gradient(parts: LinearParts, head: Tensor, criterion: AbstractCriterion) -> Tensor:
+    """d_theta g = Z's c'(Z theta) / n + p o theta, like the heads."""
+    (fitted,) = _products(parts, head)
+    slope, _ = loss_products(criterion, fitted, parts.targets, fitted)
+    return _collected(parts, slope, head)
+
+
+def product(
+    parts: LinearParts, head: Tensor, vector: Tensor, criterion: AbstractCriterion
+) -> Tensor:
+    """H v = Z's c''(Z theta) Z v / n + p o v, like the heads."""
+    if criterion.quadratic:  # c'' is one, whatever the predictions
+        (curved,) = _products(parts, vector)
+    else:
+        fitted, along = _products(parts, head, vector)
+        _, curved = loss_products(criterion, fitted, parts.targets, along)
+    return _collected(parts, curved, vector)
+
+
+def squared_cross(
+    parts: LinearParts, head: Tensor, vector: Tensor, criterion: AbstractCriterion
+) -> Tensor:
+    """K'K v for K: v to the derivative of d_theta g . v in the features, like the heads.
+
+    K v = s (c' v' + b theta') / n with b = c'' Z v, and K'X = (X's c' + Z'c'' s X theta) / n: no
+    array as large as the features is formed.
+    """
+    fitted, along = _products(parts, head, vector)
+    slope, bent = loss_products(criterion, fitted, parts.targets, along)
+    theta, v, c, b = (x.unsqueeze(2) if head.ndim == 2 else x for x in (head, vector, slope, bent))
+    share = torch.full_like(c[..., :1], 1 / c.shape[1])
+    if parts.weights is not None:
+        share = share * parts.weights.unsqueeze(2)
+    weighed = share.square() * c
+    through = weighed @ (v.mT @ theta) + share.square() * b @ (theta.mT @ theta)
+    _, last = loss_products(criterion, fitted, parts.targets, through.reshape(fitted.shape))
+    found = v @ (c.mT @ weighed) + theta @ (b.mT @ weighed)
+    found = found + parts.design.mT @ last.reshape(c.shape)
+    return found.reshape(head.shape)
+
+
+def _products(parts: LinearParts, *vectors: Tensor) -> list[Tensor]:
+    """Z v of heads v, (R, n) or (R, n, K)."""
+    one = vectors[0].ndim == 2
+    columns = torch.cat([x.unsqueeze(2) if one else x for x in vectors], 2)
+    found = (parts.design @ columns).tensor_split(len(vectors), 2)
+    return [x.squeeze(2) if one else x for x in found]
+
+
+def _collected(parts: LinearParts, by_rows: Tensor, vector: Tensor) -> Tensor:
+    """Z's x / n + p o v."""
+    one = vector.ndim == 2
+    x = by_rows.unsqueeze(2) if one else by_rows
+    if parts.weights is not None:
+        x = x * parts.weights.unsqueeze(2)
+    summed = parts.design.mT @ x * (1 / parts.design.shape[1])
+    penalty = parts.penalty if one or parts.penalty.ndim == 3 else parts.penalty.unsqueeze(2)
+    return (summed.squeeze(2) if one else summed) + penalty * vector
