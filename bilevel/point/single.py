@@ -78,20 +78,25 @@ class Single:
         self.exact_body = self.body if exact else trees.cast(self.body, torch.float64)
 
     @contextmanager
-    def sharing(self) -> Iterator[None]:
-        """Features and systems are made once for head, gradient and bounds, which say what fails.
+    def told(self) -> Iterator[None]:
+        """What torch finds wrong with derivatives is said with its cause.
 
         Raises:
             ProblemError: an objective cannot be differentiated.
         """
-        chunked = self.rows.chunks is not None
         try:
-            with nullcontext() if chunked else self.oracles.sharing():
-                yield
+            yield
         except RuntimeError as error:
             if not isinstance(error, BilevelError):
                 self.checked()
             raise
+
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """Features and systems are made once for head, gradient and bounds."""
+        chunked = self.rows.chunks is not None
+        with self.told(), nullcontext() if chunked else self.oracles.sharing():
+            yield
 
     def head_alone(self, bound: bool) -> HeadResponse:
         """The head where no gradient is asked for."""
@@ -190,8 +195,9 @@ class Single:
         def pulled(slope: Tree) -> Tree:
             Implicit().check(point.problem, self.solver)
             right = slope if self.tasks else trees.single(slope)
-            adjoint = condition.solve(right, factor=factor).value
-            crossed = point.cross_vjp(trees.tree_map(torch.neg, adjoint))
+            with self.told():
+                adjoint = condition.solve(right, factor=factor).value
+                crossed = point.cross_vjp(trees.tree_map(torch.neg, adjoint))
             if not any(bool(leaf.any()) for leaf in trees.leaves(crossed)):
                 examine()  # zero, or cut off? Where it is not zero, autograd sees the body
             return trees.tree_map(lambda leaf: leaf.sum(0), crossed)

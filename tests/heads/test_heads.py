@@ -135,8 +135,8 @@ def test_body_free_features(features, weighted, monkeypatch):
     w = 1.3 * ONE
     expected = bilevel.best_response(bound, w).head
     torch.testing.assert_close(bilevel.best_response(free, w).head, expected, rtol=1e-9, atol=1e-11)
-    counted, calls = count_calls(bilevel.heads.rows_used.row_moments)
-    monkeypatch.setattr(bilevel.heads.rows_used, "row_moments", counted)
+    counted, calls = count_calls(bilevel.heads.rows_used.linear_moments)
+    monkeypatch.setattr(bilevel.heads.rows_used, "linear_moments", counted)
     data = TrainingData(free, [0, 1], torch.float64, "cpu")
     rows = Sampler(data, None, ("train",)).full
     body, head = (

@@ -10,7 +10,7 @@ from tasks import LearnedQuery, first_body
 import bilevel
 from bilevel.bounds.gradients import GradientCertifier
 from bilevel.bounds.heads import Certifier
-from bilevel.errors import ArgumentError
+from bilevel.errors import ArgumentError, ProblemError
 from problems.analytic import analytic
 
 
@@ -146,6 +146,38 @@ def test_heads_have_derivatives_without_bounds(name, request):
 def test_the_flag_is_one(function, wrong):
     with pytest.raises(ArgumentError, match="`bound` must be True or False"):
         function(analytic("A14"), analytic("A14").start, bound=wrong)
+
+
+class OneWay(torch.autograd.Function):
+    """The identity, which cannot be differentiated."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        """Nothing is kept."""
+
+    @staticmethod
+    def backward(ctx, slope):
+        raise RuntimeError("there is no way back")
+
+
+@pytest.mark.parametrize("bound", [True, False])
+def test_objectives_without_a_derivative_are_told(bound):
+    problem = build(normal(2, 11, 4), normal(3, 11), features=lambda w, x: OneWay.apply(x * w),
+                    ridge=0.1)  # fmt: skip
+    body = torch.ones((), dtype=torch.float64)
+    with pytest.raises(ProblemError, match=r"cannot be differentiated .* there is no way back"):
+        bilevel.hypergradient(problem, body, bound=bound)
+    # a head asks for no derivative in the body
+    assert bilevel.best_response(problem, body, bound=bound).status.name == "CONVERGED"
+    head = bilevel.best_response(problem, body.requires_grad_(), bound=bound).head
+    with pytest.raises(ProblemError, match=r"cannot be differentiated .* there is no way back"):
+        head.sum().backward()
 
 
 class Counted:
