@@ -123,7 +123,10 @@ def curved_heads(
         raise _failed(wrong, found.status, trees.finite([design, penalty, *_real(targets)]))
     theta = trees.nan_where(wrong, found.head).reshape(start.shape)
     if limits is None:
-        return theta, found.factor.cholesky, found.factor.usable
+        factor = found.factor
+        # turned outputs have no tensor of their own here: then the adjoint makes its own factor
+        usable = factor.usable if factor.mix is None else torch.zeros_like(factor.usable)
+        return theta, factor.cholesky, usable
     return theta, theta.new_empty(len(theta), 0, 0, 0), torch.zeros_like(wrong)
 
 

@@ -91,16 +91,19 @@ class BlockFactor(NamedTuple):
     """L L', close to a Hessian that changes with the head: a matrix for each block of numbers.
 
     On vectors (R, P), P = J q. A linear head of K outputs is written output by output: K blocks of
-    M numbers where the outputs do not interact, else one of M K; P blocks of one number are a
-    diagonal.
+    M numbers where the outputs do not interact, else one of M K, or K of their combinations where
+    that is too large; P blocks of one number are a diagonal.
 
     Attributes:
         cholesky: L, (R, J, q, q), float64; the identity where there is none.
         usable: which runs have a factor, (R,).
+        mix: orthogonal, (R, J, J): the blocks are those of the matrix with the outputs turned by
+            it; None: as they are.
     """
 
     cholesky: Tensor
     usable: Tensor
+    mix: Tensor | None = None
 
     @classmethod
     def none(cls, like: Tensor, blocks: int) -> "BlockFactor":
@@ -118,6 +121,8 @@ class BlockFactor(NamedTuple):
     def whiten(self, vectors: Tensor) -> Tensor:
         """L^{-1} b."""
         columns = self._columns(vectors)
+        if self.mix is not None:
+            columns = (self.mix.mT @ columns.squeeze(3)).unsqueeze(3)
         found: Tensor = torch.linalg.solve_triangular(self.cholesky, columns, upper=False)
         return found.flatten(1)
 
@@ -125,15 +130,23 @@ class BlockFactor(NamedTuple):
         """L'^{-1} b."""
         columns = self._columns(vectors)
         found: Tensor = torch.linalg.solve_triangular(self.cholesky.mT, columns, upper=True)
+        if self.mix is not None:
+            found = self.mix @ found.squeeze(3)
         return found.flatten(1)
 
-    def replaced(self, which: Tensor, cholesky: Tensor, *, in_place: bool = False) -> "BlockFactor":
+    def replaced(
+        self, which: Tensor, cholesky: Tensor, mix: Tensor | None = None, *, in_place: bool = False
+    ) -> "BlockFactor":
         """With other matrices in the runs `which` (R,), given one after the other."""
         if bool(which.all()):  # contiguous, so that one that was stored gives the same numbers
-            return BlockFactor(cholesky.double().contiguous(), which)
+            return BlockFactor(cholesky.double().contiguous(), which, mix)
         changed = self.cholesky if in_place else self.cholesky.clone()
         changed[which] = cholesky.double()
-        return BlockFactor(changed, self.usable | which)
+        turned = self.mix
+        if mix is not None:
+            turned = torch.eye(mix.shape[1]).to(mix).repeat(len(which), 1, 1)
+            turned = (turned if self.mix is None else self.mix).index_put((which,), mix)
+        return BlockFactor(changed, self.usable | which, turned)
 
     def _columns(self, vectors: Tensor) -> Tensor:
         runs, blocks, each = self.cholesky.shape[:3]

@@ -56,8 +56,26 @@ def led_direction(
 
     Products are asked for in `dtype`. Where H leads upwards, (L L')^{-1} times the slope.
     """
-    rtol = slope.norm(dim=1).sqrt().clamp(1e-3, 0.1)
-    found = preconditioned_cg(product, slope.to(dtype), factor, rtol).value.double()
+    size = trees.norm(slope).clamp(min=torch.finfo(torch.float64).tiny).unsqueeze(1)
+    goal = size.squeeze(1).sqrt().clamp(1e-3, 0.1).square()
+    # what the recursion says of its residual is enough: the next slope shows what a step was worth
+    left = slope / size
+    found, turned = torch.zeros_like(left), factor.solve(left)
+    way, square = turned, (left * turned).sum(1)
+    goal, going = goal * square, square > 0
+    for _ in range(slope.shape[1]):
+        if not bool(going.any()):
+            break
+        image = product(way.to(dtype)).double()
+        rate = square / (way * image).sum(1)
+        going = going & (rate > 0) & rate.isfinite()
+        rate = rate.where(going, 0.0).unsqueeze(1)
+        found, left = found + rate * way, left - rate * image
+        turned = factor.solve(left)
+        last, square = square, (left * turned).sum(1)
+        going = going & (square > goal)
+        way = torch.where(going.unsqueeze(1), turned + (square / last).unsqueeze(1) * way, 0.0)
+    found = found * size
     along = (found * slope).sum(1) > 0
     return torch.where(along.unsqueeze(1), found, factor.solve(slope))
 

@@ -24,7 +24,8 @@ from bilevel.heads.newton.descent import Descent
 from bilevel.heads.newton.runs import PRECISE
 from bilevel.heads.objectives.base import AbstractObjective, Place
 from bilevel.heads.objectives.hessian import newton_factor
-from bilevel.heads.objectives.linear import LARGEST_BLOCK, interacts, knows_curvature
+from bilevel.heads.objectives.known import interacts, knows_curvature
+from bilevel.heads.objectives.linear import LARGEST_BLOCK
 from bilevel.heads.objectives.view import head_objective, head_view, targets_of
 from bilevel.heads.projected.bounds import Bounds
 from bilevel.heads.projected.descent import ProjectedDescent, positive_diagonal, restricted
@@ -145,7 +146,7 @@ class BestResponses:
         if bool(idle.any()):  # nobody looked whether the minimiser is unique there
             made, singular = newton_factor(objective.take(idle), trees.take(found.place, idle))
             right = right.index_put((idle,), ~singular)
-            factor = factor.replaced(idle, made.cholesky)
+            factor = factor.replaced(idle, made.cholesky, made.mix)
         return Answered(trees.nan_where(~right, view.head(found.place.point)), factor)
 
     def _between_bounds(self, body: Tree, head: Tree, rows: Rows) -> Answered:

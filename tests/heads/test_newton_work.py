@@ -2,15 +2,18 @@
 
 import pytest
 import torch
-from class_heads import table
-from linear_heads import build
+from class_heads import given, table
+from linear_heads import ONE, build, normal
 from points import Point
 from small_problems import doubles
 
-from bilevel import Newton, Status
+from bilevel import Newton, SoftmaxLoss, Status
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.heads.newton import descent
 from bilevel.heads.newton.secants import Secants
 from bilevel.heads.objectives import linear
+from bilevel.heads.objectives.hessian import newton_factor
+from bilevel.heads.objectives.view import head_objective
 from bilevel.linear.factor import BlockFactor
 
 WIDTH = 30
@@ -103,3 +106,56 @@ def test_factors_of_other_runs_are_copied_once(monkeypatch):
     assert len(kept) >= 2
     assert all(some < 4 for some, _ in kept)
     assert len({made.cholesky.data_ptr() for _, made in kept}) == 1
+
+
+def many_classes(rows=300):
+    """60 classes of rows by 40 features: 2,400 numbers, whose Hessian is not formed."""
+    z = normal(1, rows, 40)
+    labels = (2 * z @ normal(2, 40, 60) / 40**0.5 + normal(3, rows, 60)).argmax(1)
+    return given(z, labels, SoftmaxLoss(), 60, ridge=1e-3)
+
+
+def test_many_classes_take_one_gram_matrix_and_a_curvature_for_each_step(work, monkeypatch):
+    """The mean curvature times it leads as well as a block of H for each class."""
+    ways, types, _ = work
+    products, curvatures = [], []
+    product, curvature = linear.LinearObjective.product, SoftmaxLoss.curvature
+
+    def counted(self, place, vectors):
+        products.append(vectors.dtype)
+        return product(self, place, vectors)
+
+    def curved(self, predictions, targets):
+        curvatures.append(len(predictions))
+        return curvature(self, predictions, targets)
+
+    monkeypatch.setattr(linear.LinearObjective, "product", counted)
+    monkeypatch.setattr(SoftmaxLoss, "curvature", curved)
+    found = Point(many_classes(3000), [ONE]).solved(Newton(1e-8))
+    assert found.status.tolist() == [int(Status.CONVERGED)]
+    assert found.residual <= 1e-8 * 2400**0.5
+    assert not types
+    assert set(products) == {torch.float32}
+    assert len(products) <= 55  # 49, without one for checking
+    assert curvatures.count(3000) == int(ways[0].steps) <= 8
+
+
+def test_the_factor_of_many_classes_is_that_of_a_kronecker_product():
+    """B = A (x) G + diag(p) at equal penalties, also where p differs by feature."""
+    penalty = torch.as_tensor(0.1 + normal(5, 40) ** 2)
+    problem = many_classes()
+    type(problem).penalty = lambda self, body: penalty
+    point = Point(problem, [ONE])
+    at = HeadPoint(point.oracles, point.body, point.head, point.rows)
+    objective = head_objective(at)
+    place = objective.at(doubles(3, 1, 2400))
+    factor, bad = newton_factor(objective, place)
+    shares = torch.softmax(place.predictions[0], 1)
+    z = objective.double[0]
+    mean = torch.diag(shares.mean(0)) - shares.mT @ shares / 300
+    matrix = torch.kron(mean, z.mT @ z / 300) + torch.diag(penalty.repeat(60))
+    vector = doubles(4, 1, 2400)
+    assert bad.tolist() == [False]
+    torch.testing.assert_close(
+        factor.solve(vector), torch.linalg.solve(matrix, vector[0])[None], rtol=1e-5, atol=1e-5
+    )

@@ -102,7 +102,7 @@ class Descent:
         runaway, unsettled = self._far_off(here, polishing & ~good, step)
         unsettled = unsettled & better
         runs = runs._replace(
-            place=there if bool(moved.all()) else trees.where(moved, there, here),
+            place=chosen(moved, there, here),
             before=here,
             steps=runs.steps + going,
             polished=runs.polished | (polishing & ~good & ~unsettled),
@@ -122,7 +122,8 @@ class Descent:
             runs = distrusted(objective, runs, searching, here, step)
             runs = self._searched(runs, searching, there, step)
         runs = runs._replace(stale=runs.stale | unsettled | (short & ~searching))
-        runs = outgrown(objective, runs, moved, self.place.largest, self.tolerance)
+        ratio, first = after / before, self.place.largest
+        runs = outgrown(objective, runs, moved, ratio, first, self.tolerance)
         if objective.whole and not bool(runs.stale.all()):
             secants = runs.secants.with_step(step, there.slope - here.slope, moved)
             runs = runs._replace(secants=secants)
@@ -150,7 +151,7 @@ class Descent:
             # where g cannot tell, its slope must
             flat = (begun - value).abs() <= noise
             enough = enough & (~flat | (there.size < here.size))
-            place = trees.where(left & enough, there, place)
+            place = chosen(left & enough, there, place)
             left = left & ~enough
             if not bool(left.any()):
                 break
@@ -195,3 +196,8 @@ class Descent:
         arrived = largest <= self.objective.rounding(runs.place)
         arrived &= ~(better <= largest) | (better <= self.objective.rounding(zero))
         return runs.ended(which & arrived, Status.CONVERGED).ended(which, Status.NOT_CONVERGED)
+
+
+def chosen(which: Tensor, there: Place, here: Place) -> Place:
+    """`there` for the runs `which`, else `here`; predictions are large: no copy for all of them."""
+    return there if bool(which.all()) else Place(*trees.where(which, there, here))

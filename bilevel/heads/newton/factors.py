@@ -35,7 +35,7 @@ def refactored(objective: AbstractObjective, runs: Runs, which: Tensor) -> tuple
         runs, weak = _tried(objective, runs, rough)
         exact = which & (~rough | weak)
     double = exact
-    if objective.work >= SINGLE_WORK:
+    if objective.work >= SINGLE_WORK and not objective.turns:
         single = exact & ~runs.precise
         runs, failed = _tried(objective, runs, single, torch.float32)
         double = (exact & ~single) | failed
@@ -69,13 +69,13 @@ def _ensured(objective: AbstractObjective, runs: Runs, which: Tensor) -> Runs:
     if not bool(which.any()):
         return runs
     objective, place = objective.part(which, runs.place)
-    hessian = objective.hessian(place, torch.float64)
+    hessian, mix = objective.lead(place)
     cholesky, bad = positive_cholesky(hessian)
     above = objective.majorant(place)
     if above is not None:  # its steps never go too far, those of an H next to nothing do
         hessian, bad = above, bad | runs.short[which]
         runs = runs._replace(above=runs.above.index_put((which,), bad))
-    return runs.led_by(which, *mended(cholesky, bad, hessian))
+    return runs.led_by(which, *mended(cholesky, bad, hessian), mix=mix)
 
 
 def distrusted(
@@ -89,19 +89,24 @@ def distrusted(
 
 
 def outgrown(
-    objective: AbstractObjective, runs: Runs, moved: Tensor, first: Tensor, tolerance: Number
+    objective: AbstractObjective,
+    runs: Runs,
+    moved: Tensor,
+    ratio: Tensor,
+    first: Tensor,
+    tolerance: Number,
 ) -> Runs:
-    """Stale are also the first factors that led near the end, and of cheap ones all of this solve.
+    """Stale are also first factors that led near the end, and cheap ones that do not arrive next.
 
-    A dear one that is made near the end serves the next body, too. `first` is the largest slope
-    where the runs started, (R,); only those that `moved` are asked.
+    A dear one that is made near the end serves the next body, too. `ratio` is how much of |d g| was
+    left by the step of those that `moved`, and `first` the largest slope where the runs started.
     """
     if not objective.whole:
         return runs
     largest = runs.place.largest
     if not objective.dear:
-        grown = moved & (runs.factored > 0)
-        return runs._replace(stale=runs.stale | (grown & (largest > tolerance)))
+        late = (runs.factored > 0) & (largest * ratio > tolerance)
+        return runs._replace(stale=runs.stale | (moved & late))
     arriving = moved & ~runs.lasting & (largest <= NEAR * first)
     stale = runs.stale | (arriving & (largest > tolerance))
     return runs._replace(stale=stale, lasting=runs.lasting | arriving)

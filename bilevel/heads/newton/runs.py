@@ -78,7 +78,15 @@ class Runs(NamedTuple):
         """With a status for those of `which` that have none yet."""
         return self._replace(status=self.status.masked_fill(which & self.going, int(status)))
 
-    def led_by(self, which: Tensor, cholesky: Tensor, bad: Tensor, *, last: bool = True) -> "Runs":
+    def led_by(
+        self,
+        which: Tensor,
+        cholesky: Tensor,
+        bad: Tensor,
+        *,
+        mix: Tensor | None = None,
+        last: bool = True,
+    ) -> "Runs":
         """With new factors of the runs `which`, one after the other.
 
         Those that are `bad`, of H with something added to it, are taken by the `last` try only,
@@ -86,7 +94,9 @@ class Runs(NamedTuple):
         """
         usable = cholesky.flatten(1).isfinite().all(1) if last else ~bad
         replaced = spread(which, usable)
-        factor = self.factor.replaced(replaced, cholesky[usable], in_place=self.own)
+        factor = self.factor.replaced(
+            replaced, cholesky[usable], None if mix is None else mix[usable], in_place=self.own
+        )
         jittered = torch.where(which, spread(which, bad), self.jittered)
         lost = spread(which, ~usable) & last
         made = self._replace(factor=factor, own=True, jittered=jittered)

@@ -18,7 +18,8 @@ from bilevel.errors import IncompatibleError
 from bilevel.heads.base import AbstractHeadSolver, HeadSolution
 from bilevel.heads.newton.descent import Descent
 from bilevel.heads.objectives.base import general_blocks
-from bilevel.heads.objectives.linear import count_blocks, interacts
+from bilevel.heads.objectives.known import interacts
+from bilevel.heads.objectives.linear import count_blocks
 from bilevel.heads.objectives.view import head_view, targets_of, told_by_features
 from bilevel.heads.quadratic import all_penalised, quadratic_system, refuse_singular
 from bilevel.linear.factor import BlockFactor
@@ -51,7 +52,9 @@ class Newton(AbstractHeadSolver):
     `HuberLoss`, your own) H comes from the features: M x M, or M K x M K where outputs interact; a
     large one is made in float32, which changes the path but not where it ends. Blocks of H beyond
     2,048 x 2,048 are not formed: conjugate gradients use products with H, preconditioned by smaller
-    diagonal blocks. Any other head takes `Oracles.head_hessian`, or products above 1,024 numbers.
+    diagonal blocks or, where outputs interact, by their mean curvature times the Gram matrix of the
+    features (a Kronecker product, whose factor is small). Any other head takes
+    `Oracles.head_hessian`, or products above 1,024 numbers.
 
     Where features lie far from zero beside an unpenalised bias, they are counted from their means.
 

@@ -30,9 +30,11 @@ def better_start(
         Where the runs start, and which are elsewhere than before, (R,).
     """
     point, slope, predictions = place
-    best, least = place, objective.value(place)
-    known = which & (last != 0).flatten(1).any(1)
     new = torch.zeros_like(which)
+    known, moved = which & (last != 0).flatten(1).any(1), which & (point != 0).any(1)
+    if not bool((known | moved).any()):
+        return place, new
+    best, least = place, objective.value(place)
     if bool(known.any()):
         part = objective.part(known, place)[0]
         again = part.fit(last[known])

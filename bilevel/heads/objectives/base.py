@@ -49,6 +49,7 @@ class AbstractObjective(abc.ABC):
     blocks: int  # J, how many blocks of H are factored
     whole: bool  # whether they are all of H, not a part of it that preconditions CG
     work: float = 0.0  # multiplications that they take for one run; 0: always float64
+    turns: bool = False  # whether `lead` turns the outputs, which takes about a product
     dear: bool = False  # whether a factor costs as much as many steps by an old one
     has_rough: bool = False  # whether `rough_hessian` is much cheaper than H
 
@@ -98,6 +99,10 @@ class AbstractObjective(abc.ABC):
         some = self.take(which).at(point[which])
         pairs = zip(others, some, strict=True)
         return Place(*(whole.index_put((which,), one) for whole, one in pairs))
+
+    def lead(self, place: Place) -> tuple[Tensor, Tensor | None]:
+        """Blocks to be factored, (R, J, q, q), and how outputs are turned, see `BlockFactor`."""
+        return self.hessian(place, torch.float64), None
 
     def rough_hessian(self, place: Place) -> Tensor:
         """The blocks of a matrix like H, good enough to begin with."""

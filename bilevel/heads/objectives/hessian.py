@@ -22,9 +22,9 @@ def hessian_system(point: HeadPoint) -> PrimalSystem:
 
 
 def newton_factor(objective: AbstractObjective, place: Place) -> tuple[BlockFactor, Tensor]:
-    """The factor of H at a place, and the runs (R,) in which H is numerically singular."""
-    hessian = objective.hessian(place, torch.float64)
+    """The factor that leads at a place, and the runs (R,) in which it is numerically singular."""
+    hessian, mix = objective.lead(place)
     cholesky, bad = positive_cholesky(hessian)
     identity = torch.eye(hessian.shape[-1], dtype=torch.float64, device=hessian.device)
     cholesky = torch.where(bad[:, None, None, None], identity, cholesky)
-    return BlockFactor(cholesky, ~bad), bad
+    return BlockFactor(cholesky, ~bad, mix), bad

@@ -18,16 +18,19 @@ from typing_extensions import override
 from bilevel import trees
 from bilevel.derivatives.linear_parts import LinearParts
 from bilevel.heads.objectives.base import DEAR, AbstractObjective, Place
+from bilevel.heads.objectives.known import interacts
 from bilevel.linear.cholesky import EPS
 from bilevel.linear.row_gram import interacting_gram, weighted_gram
 from bilevel.linear.systems import linear_system
-from bilevel.problem.criteria import AbstractCriterion, RowCurvature
-from bilevel.problem.linear_head import LinearHeadProblem
+from bilevel.problem.criteria import AbstractCriterion
 
+ALL = slice(None)
 FAR, RISE = 1e3, 1e-2
 """A direction in which a prediction has moved so far leads away if no loss rose by more."""
 LARGEST_BLOCK = 2048
 """Numbers of a block of the Hessian up to which it is formed and factored."""
+AT_ONCE = 2**17
+"""Predictions of all runs that are looked at together, so that they stay in cache."""
 
 
 class LinearObjective(AbstractObjective):
@@ -73,6 +76,8 @@ class LinearObjective(AbstractObjective):
         self.work = n * (self.features * self.count) ** 2 / self.blocks
         # outputs that interact take a Gram matrix for each two of them
         self.has_rough = self.interacting and self.whole
+        self.turns = self.interacting and not self.whole and self.features <= LARGEST_BLOCK
+        self._curved: tuple[Tensor, Tensor, Tensor | None] | None = None
         self.gauge: Tensor | None = None
         undetermined = (self.penalty == 0).all(1)
         if settled and criterion.shift_invariant and bool(undetermined.any()):
@@ -103,31 +108,43 @@ class LinearObjective(AbstractObjective):
 
     def at(self, point: Tensor) -> Place:
         """Two products with the features."""
-        predictions = self.double @ self._columns(point).mT
-        slope = self._slope(predictions)
-        if isinstance(self.weights, Tensor):
-            slope = slope * self.weights
-        fit = (slope.mT @ self.double).flatten(1)
+        columns = self._columns(point).mT
+        predictions = point.new_empty(*self.design.shape[:2], self.count)
+        fit = torch.zeros_like(columns.mT)
+        for rows in self._pieces:
+            design = self.double[:, rows]
+            predictions[:, rows] = design @ columns
+            slope = self._slope(predictions[:, rows], rows)
+            if isinstance(self.weights, Tensor):
+                slope = slope * self.weights[:, rows]
+            fit += slope.mT @ design
         fit = fit if isinstance(self.weights, Tensor) else fit * self.weights
-        return Place(point, fit + self._penalised(point), predictions)
+        return Place(point, fit.flatten(1) + self._penalised(point), predictions)
 
     def value(self, place: Place) -> Tensor:
         """The mean loss and the penalty."""
-        losses = self.criterion.rows(*self._rows(place.predictions))
-        losses = losses.reshape(*place.predictions.shape[:2], 1) * self.weights
+        found = []
+        for rows in self._pieces:
+            losses = self.criterion.rows(*self._rows(place.predictions[:, rows], rows))
+            found.append(losses.reshape(len(place.point), -1, 1))
         penalty = 0.5 * trees.dot(self._penalised(place.point), place.point)
-        value: Tensor = losses.sum((1, 2)) + penalty
+        value: Tensor = (torch.cat(found, 1) * self.weights).sum((1, 2)) + penalty
         return value
 
     def product(self, place: Place, vectors: Tensor) -> Tensor:
         """Two products with the features, in the type of the vectors."""
         design = self.double if vectors.dtype == torch.float64 else self.single
-        along = design @ self._columns(vectors).mT
+        columns = self._columns(vectors).mT
         diagonal, outer = self._curvature(place, vectors.dtype)
-        turned = diagonal * along
-        if outer is not None:
-            turned = turned - outer * (outer * along).sum(2, keepdim=True)
-        return (turned.mT @ design).flatten(1) + self._penalised(vectors)
+        found = torch.zeros_like(columns.mT)
+        for rows in self._pieces:
+            along = design[:, rows] @ columns
+            turned = diagonal[:, rows] * along
+            if outer is not None:
+                inner = along.mul_(outer[:, rows]).sum(2, keepdim=True)
+                turned.addcmul_(outer[:, rows], inner, value=-1)
+            found += turned.mT @ design[:, rows]
+        return found.flatten(1) + self._penalised(vectors)
 
     def hessian(self, place: Place, dtype: torch.dtype) -> Tensor:
         """One block for interacting outputs, else one for each; a diagonal where they are large."""
@@ -239,14 +256,37 @@ class LinearObjective(AbstractObjective):
         # With one curvature for all rows the sum of C_i (x) z_i z_i' is a Kronecker product: one
         # Gram matrix in the place of K (K + 1) / 2. At a head of zero, where a first solve begins,
         # it is H, and where the next steps lead, secants correct it.
-        diagonal, outer = self._curvature(place, torch.float64)
-        assert outer is not None
-        mean = torch.diag_embed(diagonal.sum(1)) - outer.mT @ outer
-        weights = torch.as_tensor(self.weights, dtype=torch.float64, device=diagonal.device)
-        mean = mean / (weights.expand(len(diagonal), diagonal.shape[1], 1).sum(1, keepdim=True))
-        gram = (self.double * weights).mT @ self.double
+        mean, gram = self._mean_curvature(place, torch.float64), self._gram
         found = torch.einsum("rkl,rmj->rkmlj", mean, gram).flatten(3, 4).flatten(1, 2)
         return self._shifted(found).unsqueeze(1)
+
+    def lead(self, place: Place) -> tuple[Tensor, Tensor | None]:
+        """The same for many outputs: turned to the axes of the mean curvature, K blocks M x M."""
+        if not self.turns:
+            return super().lead(place)
+        mean = self._mean_curvature(place, torch.float32).double()
+        bad = ~mean.flatten(1).isfinite().all(1)
+        sizes, mix = torch.linalg.eigh(mean.masked_fill(bad[:, None, None], 0.0))
+        sizes = sizes.clamp(min=0).masked_fill(bad.unsqueeze(1), torch.nan)
+        added = mix.square().mT @ self.penalty
+        if self.gauge is not None:
+            added = added + mix.sum(1).square().unsqueeze(2) * self.gauge
+        blocks = sizes[:, :, None, None] * self._gram.unsqueeze(1)
+        blocks.diagonal(dim1=2, dim2=3).add_(added)
+        return blocks, mix
+
+    @functools.cached_property
+    def _gram(self) -> Tensor:
+        """Z'SZ / n, (R, M, M)."""
+        return (self.double * self.weights).mT @ self.double
+
+    def _mean_curvature(self, place: Place, dtype: torch.dtype) -> Tensor:
+        """Of all rows, (R, K, K)."""
+        diagonal, outer = self._curvature(place, dtype)
+        assert outer is not None
+        mean = torch.diag_embed(diagonal.sum(1)) - outer.mT @ outer
+        weights = torch.as_tensor(self.weights, dtype=dtype, device=diagonal.device)
+        return mean / (weights.expand(len(diagonal), diagonal.shape[1], 1).sum(1, keepdim=True))
 
     def _shifted(self, matrix: Tensor) -> Tensor:
         """One block with the penalties, and what settles undetermined sums, added in place."""
@@ -259,27 +299,38 @@ class LinearObjective(AbstractObjective):
     def _columns(self, vectors: Tensor) -> Tensor:
         return vectors.reshape(-1, self.count, self.features)
 
-    def _rows(self, predictions: Tensor) -> tuple[Tensor, Tensor]:
-        """Predictions and targets of all runs, one after the other."""
-        flat = predictions.reshape(-1) if self.outputs is None else predictions.flatten(0, 1)
-        return flat, self.targets.flatten(0, 1)
+    @functools.cached_property
+    def _pieces(self) -> list[slice]:
+        """Rows that are looked at together."""
+        runs, n = self.design.shape[:2]
+        count = max(1, round(runs * n * self.count / AT_ONCE))
+        size = max(1, -(-n // count))
+        return [slice(i, i + size) for i in range(0, n, size)]
 
-    def _slope(self, predictions: Tensor) -> Tensor:
-        found = self.criterion.slope(*self._rows(predictions))
+    def _rows(self, predictions: Tensor, rows: slice = ALL) -> tuple[Tensor, Tensor]:
+        """Predictions of some rows, and the targets, of all runs, one run after the other."""
+        flat = predictions.reshape(-1) if self.outputs is None else predictions.flatten(0, 1)
+        return flat, self.targets[:, rows].flatten(0, 1)
+
+    def _slope(self, predictions: Tensor, rows: slice = ALL) -> Tensor:
+        found = self.criterion.slope(*self._rows(predictions, rows))
         assert found is not None
         return found.reshape(predictions.shape)
 
     def _curvature(self, place: Place, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        """Diagonals and outer vectors with the weights in them, (R, n, K)."""
+        """Diagonals and outer vectors with the weights in them, (R, n, K); the last are kept."""
+        kept = self._curved
+        if kept is not None and kept[0] is place.predictions and kept[1].dtype == dtype:
+            return kept[1:]
         predictions, targets = self._rows(place.predictions.to(dtype))
         targets = targets.to(dtype) if targets.is_floating_point() else targets
         found, shape = self.criterion.curvature(predictions, targets), place.predictions.shape
         assert found is not None
         weights = torch.as_tensor(self.weights, dtype=dtype, device=predictions.device)
-        diagonal = found.diagonal.reshape(shape) * weights
-        if found.outer is None:
-            return diagonal, None
-        return diagonal, found.outer.reshape(shape) * weights.sqrt()
+        diagonal, outer = found.diagonal.reshape(shape) * weights, found.outer
+        outer = None if outer is None else outer.reshape(shape) * weights.sqrt()
+        self._curved = place.predictions, diagonal, outer
+        return diagonal, outer
 
     def _penalised(self, vectors: Tensor) -> Tensor:
         """p theta, and the slope of what settles undetermined sums."""
@@ -295,25 +346,3 @@ def count_blocks(features: int, outputs: int, interacting: bool) -> int:
     if features * (outputs if interacting else 1) <= LARGEST_BLOCK:
         return 1 if interacting else outputs
     return outputs if features <= LARGEST_BLOCK else outputs * features
-
-
-def interacts(criterion: AbstractCriterion, outputs: int | None, targets: Tensor) -> bool:
-    """Whether the second derivative of a row in its predictions is no diagonal."""
-    curvature = _probe(criterion, outputs, targets[:1])[1]
-    return curvature is not None and curvature.outer is not None
-
-
-def knows_curvature(problem: LinearHeadProblem, targets: Tensor) -> bool:
-    """Whether the criterion tells its slope and its curvature, for targets (n,) or (n, K)."""
-    found = _probe(problem.criterion, problem.outputs, targets[:1])
-    return all(derivative is not None for derivative in found)
-
-
-def _probe(
-    criterion: AbstractCriterion, outputs: int | None, target: Tensor
-) -> tuple[Tensor | None, RowCurvature | None]:
-    """Slope and curvature of one row at a prediction of zero."""
-    dtype = target.dtype if target.is_floating_point() else torch.float64
-    shape = (1,) if outputs is None else (1, outputs)
-    row = torch.zeros(shape, dtype=dtype, device=target.device)
-    return criterion.slope(row, target), criterion.curvature(row, target)

@@ -14,7 +14,8 @@ from bilevel.data.rows import Rows
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.linear_parts import LinearParts
 from bilevel.heads.objectives.base import AbstractObjective, GeneralObjective
-from bilevel.heads.objectives.linear import LinearObjective, knows_curvature
+from bilevel.heads.objectives.known import knows_curvature
+from bilevel.heads.objectives.linear import LinearObjective
 from bilevel.linear.centre import FAR, Centre, centre_of, pulled, shifted
 from bilevel.problem.base import StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
