@@ -25,9 +25,9 @@ from bilevel.core.progress import RowCallback
 from bilevel.data.rows import Rows
 from bilevel.derivatives import linear_products
 from bilevel.derivatives.chunked import in_chunks, of_body
-from bilevel.derivatives.features import Features, targets_of
+from bilevel.derivatives.features import Features
 from bilevel.derivatives.kept import Kept
-from bilevel.derivatives.linear_parts import LinearParts, PulledParts
+from bilevel.derivatives.linear_parts import LinearParts, PulledParts, targets_of
 from bilevel.derivatives.over_heads import averaged, over_heads, runs_of
 from bilevel.derivatives.reverse import graph_bytes, pullback
 from bilevel.errors import IncompatibleError
@@ -244,6 +244,12 @@ class Oracles:
 
     def linear_parts(self, body: Tree, rows: Rows) -> LinearParts:
         """The parts of a linear head's objective, from the features on `rows`, all at once."""
+        found = self.kept.once(body, rows, "parts", lambda: self.bare_parts(body, rows).whole)
+        assert isinstance(found, LinearParts)
+        return found
+
+    def bare_parts(self, body: Tree, rows: Rows) -> LinearParts:
+        """The same, the constant feature left out where that saves a copy."""
         if rows.chunks is not None:
             raise IncompatibleError(
                 f"{type(self.problem).__name__} sets `chunk_rows`, but this needs the features of "
@@ -251,17 +257,11 @@ class Oracles:
                 "None."
             )
         if self.features is not None and self.features.shared:
-            found: LinearParts = self.kept.once(
-                body, rows, "parts", lambda: self._of_features(body, rows)
-            )
-            return found
+            design = self.features.pulled(body, rows).parts[0]
+            size = design.shape[2] + (self.bias is not None)
+            penalty = self.linear_penalty(body, design.new_empty(len(design), size))
+            return LinearParts(design, targets_of(rows, len(design)), None, penalty)
         return self._parts().at(body, rows)
-
-    def _of_features(self, body: Tree, rows: Rows) -> LinearParts:
-        assert self.features is not None
-        design = self.features.design(body, rows)
-        penalty = self.linear_penalty(body, design[:, 0])
-        return LinearParts(design, targets_of(rows, len(design)), None, penalty)
 
     def linear_penalty(self, body: Tree, like: Tensor) -> Tensor:
         """The penalty of `m` coefficients alone, (R, m) or (R, m, K), for `like` (R, m, ...)."""
@@ -336,6 +336,9 @@ class Oracles:
     def _second(self, body: Tree, head: Tree, vector: Tree, rows: Rows, level: str) -> Tree:
         # d/dx <d_theta g, v> = (d_x d_theta g) v: one more backward pass, and no matrix. Reverse
         # over reverse needs no forward rules, which several operations of torch lack.
+        if torch.compiler.is_compiling():  # which knows `torch.func` alone
+            _, along, cross = self.head_products(body, head, vector, rows)
+            return along if level == "head" else cross
         with torch.enable_grad():
             body, head = variable(body), variable(head)
             value = self._values(self.problem.head_objective, body, head, rows).sum()

@@ -14,14 +14,9 @@ from bilevel.core.status import Status
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.errors import IncompatibleError, SingularHeadError
 from bilevel.linear.cholesky import not_finite
+from bilevel.linear.dual import DualSystem, linear_system
 from bilevel.linear.gram import row_moments
-from bilevel.linear.systems import (
-    AbstractSystem,
-    DualSystem,
-    PrimalSystem,
-    RowMoments,
-    linear_system,
-)
+from bilevel.linear.systems import AbstractSystem, PrimalSystem, RowMoments
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.problem.sets import Everywhere
 from bilevel.trees import Tree
@@ -52,7 +47,7 @@ def quadratic_system(point: HeadPoint, *, penalised: bool) -> AbstractSystem:
         def system() -> AbstractSystem:
             if not dual:
                 return linear_moments(point).system(rows.count)
-            parts = point.oracles.linear_parts(point.body, rows)
+            parts = point.oracles.bare_parts(point.body, rows)
             return linear_system(parts, penalised=True, bias=point.oracles.bias)
 
         found: AbstractSystem = point.oracles.kept.once(point.body, rows, ("system", dual), system)

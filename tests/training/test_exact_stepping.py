@@ -2,14 +2,15 @@
 
 import pytest
 import torch
-from small_problems import General, Smooth, doubles, supervised
+from small_problems import General, Smooth, TrueBilevel, doubles, supervised
 
 import bilevel
 from bilevel.core.status import Status
 from bilevel.data.sampler import Sampler
 from bilevel.linear import systems
-from bilevel.linear.cholesky import factorise
+from bilevel.linear.cholesky import factorise, known
 from bilevel.training import compiled as compiled_module
+from problems.analytic import FeatureRegression, LogPenalties
 from problems.regression import friedman1
 
 # torch's own compiler still uses what torch deprecates
@@ -94,12 +95,16 @@ def not_compiled(monkeypatch):
     monkeypatch.setattr(compiled_module.CompiledSteps, "__init__", two_steps_at_once)
     monkeypatch.setattr(compiled_module, "compiled_for", lambda problem, key: steps)
 
-    def as_compiled(matrix):
-        with monkeypatch.context() as patch:
-            patch.setattr(torch.compiler, "is_compiling", lambda: bool(inside))
-            return factorise(matrix)
+    def as_compiled(function):
+        def called(*arguments):
+            with monkeypatch.context() as patch:
+                patch.setattr(torch.compiler, "is_compiling", lambda: bool(inside))
+                return function(*arguments)
 
-    monkeypatch.setattr(systems, "factorise", as_compiled)
+        return called
+
+    for function in (factorise, known):
+        monkeypatch.setattr(systems, function.__name__, as_compiled(function))
 
 
 def check_the_band(monkeypatch):
@@ -153,3 +158,30 @@ def test_compiled_equals_eager(case):
     problem, strategy = make(), bilevel.BestResponse(5e-3, bilevel.ClosedForm(data))
     compiled = train(problem, strategy, size, compile=True)
     assert_equal(compiled, train(problem, strategy, size))
+
+
+IMPLICIT = {
+    "body-free features": LogPenalties,
+    "features": lambda: FeatureRegression(train=23, features=4, validation=11),
+    "general head": lambda: TrueBilevel(power=2),
+}
+
+
+@pytest.mark.slow  # a compilation each
+@pytest.mark.parametrize("name", IMPLICIT)
+def test_compiled_implicit_gradients_equal_eager_ones(name):
+    problem, strategy = IMPLICIT[name](), bilevel.BestResponse(5e-3)
+    compiled = train(problem, strategy, compile=True)
+    assert_equal(compiled, train(problem, strategy))
+
+
+def test_implicit_gradients_compile_with_the_factor_of_an_exact_head():
+    for solver, gradient, compiles in (
+        (None, None, True),
+        (bilevel.ClosedForm(bilevel.BatchData()), None, True),
+        (bilevel.ClosedForm(bilevel.RunningData()), None, False),
+        (None, bilevel.Implicit(bilevel.CG()), False),
+        (None, bilevel.Implicit(on_inexact="refine"), False),
+    ):
+        strategy = bilevel.BestResponse(5e-3, solver, gradient).fitted(LogPenalties())
+        assert strategy.compilable is compiles

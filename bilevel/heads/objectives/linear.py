@@ -20,8 +20,8 @@ from bilevel.derivatives.linear_parts import LinearParts
 from bilevel.heads.objectives.base import DEAR, AbstractObjective, Place
 from bilevel.heads.objectives.known import interacts
 from bilevel.linear.cholesky import EPS
+from bilevel.linear.dual import linear_system
 from bilevel.linear.row_gram import interacting_gram, weighted_gram
-from bilevel.linear.systems import linear_system
 from bilevel.problem.criteria import AbstractCriterion
 
 ALL = slice(None)
