@@ -107,6 +107,19 @@ def test_after_a_long_body_step_newton_starts_from_what_the_last_head_predicted(
     assert few < many
 
 
+def test_zeros_without_a_past_have_no_better_start(monkeypatch):
+    """They are the start of nearly every first solve: g is not looked at."""
+    problem = curved("softmax")
+    at = single(problem)
+    objective = head_objective(HeadPoint(at.oracles, at.body, at.head, at.rows))
+    place = objective.at(torch.zeros_like(objective.vector(at.head)))
+    monkeypatch.setattr(type(objective), "value", lambda self, place: pytest.fail("looked at g"))
+    nothing = torch.zeros_like(place.predictions)
+    best, new = better_start(objective, place, torch.tensor([True]), nothing)
+    assert best is place
+    assert new.tolist() == [False]
+
+
 def test_no_gram_matrix_of_many_features(monkeypatch):
     """Above `LARGEST_BLOCK` features nothing of their number squared is made, restarts included."""
     monkeypatch.setattr(linear, "LARGEST_BLOCK", 2)

@@ -62,8 +62,9 @@ class ProjectedDescent:
     def run(self) -> Runs:
         """Until every run has a status."""
         (low, high), falling = self.bounds, self.objective.falling
-        endless = ((falling < 0) & (low == -torch.inf)) | ((falling > 0) & (high == torch.inf))
-        self.runs = self.runs.ended(endless.any(1), Status.NO_MINIMISER)
+        if bool(falling.any()):
+            endless = ((falling < 0) & (low == -torch.inf)) | ((falling > 0) & (high == torch.inf))
+            self.runs = self.runs.ended(endless.any(1), Status.NO_MINIMISER)
         for _ in range(self.max_steps):
             self.runs = self.runs.ended(~self.runs.place.finite, Status.DIVERGED)
             small = self.runs.going & (self.size <= self.tolerance)
@@ -100,10 +101,12 @@ class ProjectedDescent:
     def _prepare(self) -> None:
         """Guess what ends at a bound, and factor H on the rest where that is not done yet."""
         runs = self.runs
-        held = self._guess(self.bounds, runs.place, self.scale, self.cut)
-        need = runs.going & (runs.stale | (held != self.held).any(1))
-        if not bool(need.any()):
-            return
+        need = runs.going & runs.stale
+        if not bool(need.all()):
+            held = self._guess(self.bounds, runs.place, self.scale, self.cut)
+            need = need | (runs.going & (held != self.held).any(1))
+            if not bool(need.any()):
+                return
         objective, place = self.objective.part(need, runs.place)
         hessian = objective.hessian(place, torch.float64)
         scale = positive_diagonal(hessian)
@@ -111,8 +114,11 @@ class ProjectedDescent:
         held = self._guess(bounds, place, scale, self.cut[need])
         runs = runs.led_by(need, *restricted(hessian, held, scale))
         self.runs = runs._replace(stale=runs.stale & ~need, factored=runs.factored + need)
-        self.scale = self.scale.index_put((need,), scale)
-        self.held = self.held.index_put((need,), held)
+        if bool(need.all()):
+            self.scale, self.held = scale, held
+        else:
+            self.scale = self.scale.index_put((need,), scale)
+            self.held = self.held.index_put((need,), held)
 
     @staticmethod
     def _guess(bounds: Bounds, place: Place, scale: Tensor, cut: Tensor) -> Tensor:
