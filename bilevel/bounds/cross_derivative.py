@@ -93,11 +93,8 @@ class CrossDerivative:
                 yield function(point.at(head), unit)
             return
         together = trees.tree_map(lambda *leaves: torch.cat(leaves), *heads)
-        body, along = (
-            trees.tree_map(lambda leaf: leaf.expand(count, *leaf.shape[1:]), tree)
-            for tree in (point.body, unit)
-        )
-        found = function(HeadPoint(point.oracles, body, together, self._shared_rows), along)
+        along = trees.tree_map(lambda leaf: leaf.expand(count, *leaf.shape[1:]), unit)
+        found = function(self._copies(together, self._shared_rows), along)
         for i in range(count):
             yield trees.part(found, slice(i, i + 1))
 
@@ -177,11 +174,16 @@ class CrossDerivative:
 
     def _one_each(self, heads: Tensor, vectors: Tensor, rows: Rows) -> Tensor:
         """C v of heads (N, P) and vectors (N, P), one each; a single body is that of all."""
-        point, body = self.point, self.point.body
-        if len(heads) > len(trees.leaves(body)[0]):
-            body = trees.tree_map(lambda leaf: leaf.expand(len(heads), *leaf.shape[1:]), body)
-        at, along = (trees.unflatten(x, point.head) for x in (heads, vectors))
-        return trees.flatten(HeadPoint(point.oracles, body, at, rows).cross_vjp(along))
+        at, along = (trees.unflatten(x, self.point.head) for x in (heads, vectors))
+        return trees.flatten(self._copies(at, rows).cross_vjp(along))
+
+    def _copies(self, heads: Tree, rows: Rows) -> HeadPoint:
+        """Other heads (N, ...), each at its body, or at a copy of the only one."""
+        point, count = self.point, len(trees.leaves(heads)[0])
+        if count == len(trees.leaves(point.body)[0]):
+            return HeadPoint(point.oracles, point.body, heads, rows)
+        body = trees.tree_map(lambda leaf: leaf.expand(count, *leaf.shape[1:]), point.body)
+        return dataclasses.replace(point.moved(body), head=heads, rows=rows)
 
     @functools.cached_property
     def _shared_rows(self) -> Rows:
