@@ -20,7 +20,8 @@ from bilevel.data.sampler import Drawn, Sampler
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ProblemError
 from bilevel.strategies import AbstractStrategy
-from bilevel.training.recalled import Recalled, inductor, watched
+from bilevel.training import recalled
+from bilevel.training.recalled import Recalled, watched
 
 STEPS_PER_CALL = 10
 SMALL = 10_000
@@ -64,8 +65,8 @@ class CompiledSteps:
         self.oracles, self.sampler = oracles, sampler
         self.eager = strategy
         self.strategy = parts.as_tensors(strategy, self.device)
-        key = (parts.structure(strategy), runs, self.at_once)
-        self.function = compiled_for(oracles.problem, key)
+        self.key = (parts.structure(strategy), runs, self.at_once)
+        self._compile(in_cpp=self.at_once > 1 and torch.device(self.device).type == "cpu")
 
     def run(self, state: Any, k: int, stop: int) -> Iterator[tuple[int, Any]]:
         """As many calls as fit into the steps k, ..., stop - 1: after each its step and state.
@@ -103,6 +104,10 @@ class CompiledSteps:
             state = self.eager.step(self.oracles, state, self.sampler.rows(j), j)
         return state
 
+    def _compile(self, *, in_cpp: bool) -> None:
+        self.in_cpp = in_cpp
+        self.function = compiled_for(self.oracles.problem, self.key, in_cpp=in_cpp)
+
     def _guarded(self, state: Any, drawn: Drawn, step: Tensor) -> Any:
         try:
             with torch.no_grad():
@@ -110,6 +115,9 @@ class CompiledSteps:
                     self.strategy, self.oracles, self.sampler, state, drawn, step, self.at_once
                 )
         except torch._dynamo.exc.TorchDynamoException as error:
+            if self.in_cpp and isinstance(error, torch._dynamo.exc.BackendCompilerFailed):
+                self._compile(in_cpp=False)  # C++ cannot call all that Python can
+                return self._guarded(state, drawn, step)
             reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:3])
             raise ProblemError(
                 f"The steps of {type(self.oracles.problem).__name__} cannot be compiled: {reason} "
@@ -137,17 +145,20 @@ def can_compile(strategy: AbstractStrategy, *, chunked: bool = False) -> bool:
     return False
 
 
-def compiled_for(problem: object, key: Hashable) -> Callable[..., Any]:
+def compiled_for(problem: object, key: Hashable, *, in_cpp: bool = False) -> Callable[..., Any]:
     """The compiled function of a problem object for a key; made when first asked for.
 
+    With `in_cpp` it calls its kernels from C++.
     Each has a code object of its own: the compiler counts recompilations by code object, and stops.
     """
     functions = vars(problem).get("_compiled")
     if not isinstance(functions, Functions) or functions.owner != id(problem):
         functions = vars(problem)["_compiled"] = Functions(problem)
+    key = (key, in_cpp)
     if key not in functions:
         copy = types.FunctionType(_steps.__code__.replace(), _steps.__globals__, _steps.__name__)
-        functions[key] = torch.compile(copy, fullgraph=True, dynamic=False, backend=inductor)
+        backend = recalled.in_cpp if in_cpp else recalled.in_python
+        functions[key] = torch.compile(copy, fullgraph=True, dynamic=False, backend=backend)
     return functions[key]
 
 

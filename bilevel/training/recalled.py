@@ -35,21 +35,35 @@ class Seen(NamedTuple):
 _seen: ContextVar[list[Seen] | None] = ContextVar("seen", default=None)
 
 
-def inductor(graph: torch.fx.GraphModule, examples: list[Any]) -> Callable[..., Sequence[Any]]:
-    """The compiler of torch, as a backend whose graphs can be `watched`.
+Backend = Callable[[torch.fx.GraphModule, list[Any]], Callable[..., Sequence[Any]]]
 
-    One for all functions: torch keeps every backend forever.
+
+def _backend(**patches: bool) -> Backend:
+    """The compiler of torch with some of its options, as a backend whose graphs can be `watched`.
+
+    Made once for all functions: torch keeps every backend forever.
     """
-    made = lookup_backend("inductor")(graph, examples)
 
-    def call(*inputs: Any) -> Sequence[Any]:
-        outputs = made(*inputs)
-        seen = _seen.get()
-        if seen is not None:
-            seen.append(Seen(made, inputs, outputs))
-        return outputs
+    def compiled(graph: torch.fx.GraphModule, examples: list[Any]) -> Callable[..., Sequence[Any]]:
+        inductor: Any = lookup_backend("inductor")
+        made: Callable[..., Sequence[Any]] = inductor(graph, examples, config_patches=patches)
 
-    return call
+        def call(*inputs: Any) -> Sequence[Any]:
+            outputs = made(*inputs)
+            seen = _seen.get()
+            if seen is not None:
+                seen.append(Seen(made, inputs, outputs))
+            return outputs
+
+        return call
+
+    return compiled
+
+
+in_python = _backend()
+"""Kernels are called from Python."""
+in_cpp = _backend(cpp_wrapper=True)
+"""And from C++: for calls of many small kernels, at some seconds more of compilation."""
 
 
 @contextmanager

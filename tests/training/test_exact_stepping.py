@@ -93,7 +93,7 @@ def not_compiled(monkeypatch):
             inside.pop()
 
     monkeypatch.setattr(compiled_module.CompiledSteps, "__init__", two_steps_at_once)
-    monkeypatch.setattr(compiled_module, "compiled_for", lambda problem, key: steps)
+    monkeypatch.setattr(compiled_module, "compiled_for", lambda problem, key, in_cpp: steps)
 
     def as_compiled(function):
         def called(*arguments):

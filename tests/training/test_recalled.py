@@ -20,6 +20,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 STRATEGY = bilevel.TwoTimescale(5e-3, 5e-2, bilevel.SGD(), order="simultaneous")
 
 
+def as_they_are(graph, examples, config_patches):
+    return lookup_backend("eager")(graph, examples)
+
+
 @pytest.fixture
 def guarded(monkeypatch):
     """The steps at which guards were asked; graphs are traced and run as they are."""
@@ -31,7 +35,7 @@ def guarded(monkeypatch):
         return ask(self, state, drawn, step)
 
     monkeypatch.setattr(compiled_module, "STEPS_PER_CALL", 2)
-    monkeypatch.setattr(recalled, "lookup_backend", lambda name: lookup_backend("eager"))
+    monkeypatch.setattr(recalled, "lookup_backend", lambda name: as_they_are)
     monkeypatch.setattr(CompiledSteps, "_guarded", noted)
     return asked
 
@@ -106,6 +110,21 @@ def test_neural_tdc_is_compiled(width, guarded):
     problem = NeuralMSPBE(Known(process, "iid", 40), layers)
     both(lambda: problem, bilevel.SingleLoop(0.01, 0.05, 0.1), batch_size=2)
     assert guarded == [0, 6]
+
+
+def test_what_cannot_be_called_from_cpp_is_called_from_python(guarded, monkeypatch):
+    patches = []
+
+    def failing(graph, examples, config_patches):
+        patches.append(config_patches)
+        if config_patches:
+            raise NotImplementedError("no C++ for this operation")
+        return graph
+
+    monkeypatch.setattr(recalled, "lookup_backend", lambda name: failing)
+    both(network)
+    assert patches == [{"cpp_wrapper": True}, {}]
+    assert guarded == [0, 0, 6]
 
 
 def doubles(*shape):
