@@ -1,11 +1,14 @@
 """What the benchmarks share: the loop one would write, and a fair contest of speed."""
 
 import argparse
+import pathlib
+import platform
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+import peer
 import torch
 from torch import Tensor, nn
 
@@ -20,8 +23,8 @@ SEEDS, ALPHA, BETA, RIDGE = 30, 5e-4, 5e-3, 1e-4
 class Contender(Protocol):
     """What takes part in a contest."""
 
-    def seconds_per_step(self, steps: int) -> float:
-        """The mean time of `steps` steps."""
+    def advance(self, count: int) -> float | None:
+        """Make steps. CPU seconds, where it was another process that took them."""
 
 
 class UserLoop:
@@ -30,30 +33,38 @@ class UserLoop:
     Args:
         inputs: (N, D).
         targets: (N, K).
-        widths: of the hidden layers.
+        body: makes the features.
+        head: the last layer.
         batch: rows per step.
     """
 
-    def __init__(self, inputs: Tensor, targets: Tensor, widths: Sequence[int], batch: int) -> None:
+    def __init__(
+        self, inputs: Tensor, targets: Tensor, body: nn.Module, head: nn.Linear, batch: int
+    ) -> None:
         self.inputs, self.targets, self.batch = inputs, targets, batch
+        self.head, self.model = head, nn.Sequential(body, head)
+        levels = [
+            {"params": body.parameters(), "lr": ALPHA},
+            {"params": head.parameters(), "lr": BETA},
+        ]
+        self.optimizer = torch.optim.RMSprop(levels)
+
+    @classmethod
+    def dense(
+        cls, inputs: Tensor, targets: Tensor, widths: Sequence[int], batch: int
+    ) -> "UserLoop":
+        """With ReLU layers of these widths."""
         layers: list[nn.Module] = []
         fan_in = inputs.shape[1]
         for width in widths:
             layers += [nn.Linear(fan_in, width), nn.ReLU()]
             fan_in = width
-        body = nn.Sequential(*layers)
-        self.head = nn.Linear(fan_in, targets.shape[1])
-        self.model = nn.Sequential(body, self.head)
-        levels = [
-            {"params": body.parameters(), "lr": ALPHA},
-            {"params": self.head.parameters(), "lr": BETA},
-        ]
-        self.optimizer = torch.optim.RMSprop(levels)
+        head = nn.Linear(fan_in, targets.shape[1])
+        return cls(inputs, targets, nn.Sequential(*layers), head, batch)
 
-    def seconds_per_step(self, steps: int) -> float:
-        """The mean time of `steps` steps."""
-        began = time.perf_counter()
-        for _ in range(steps):
+    def advance(self, count: int) -> None:
+        """Make steps."""
+        for _ in range(count):
             rows = torch.randint(len(self.targets), (self.batch,))
             inputs, targets = self.inputs[rows], self.targets[rows]
             self.optimizer.zero_grad()
@@ -62,14 +73,18 @@ class UserLoop:
             loss = fit + 0.5 * RIDGE * self.head.weight.square().sum()
             loss.backward()
             self.optimizer.step()
-        return (time.perf_counter() - began) / steps
 
 
 def prepare(
-    problem: bilevel.StackelbergProblem, order: str, batch: int, *, compile: bool = False
+    problem: bilevel.StackelbergProblem,
+    order: str,
+    batch: int,
+    *,
+    compile: bool = False,
+    seeds: int = SEEDS,
 ) -> Cohort:
     """All seeds of the library's training, two-timescale with RMSProp in float32."""
-    data = TrainingData(problem, list(range(SEEDS)), torch.float32, "cpu")
+    data = TrainingData(problem, list(range(seeds)), torch.float32, "cpu")
     strategy = bilevel.TwoTimescale(ALPHA, BETA, order=order)  # type: ignore[arg-type]
     return Cohort(Assembly.of(data, batch), strategy, compile=compile)
 
@@ -78,7 +93,7 @@ def run(
     description: str,
     problem: bilevel.StackelbergProblem,
     user: UserLoop,
-    network: str,
+    sizes: Sequence[int],
     batch: int,
     *,
     steps: int,
@@ -86,11 +101,13 @@ def run(
 ) -> None:
     """Print how much faster than the user's loop the library trains, eagerly and compiled.
 
+    Beside it JAX, if there is an environment of peers.
+
     Args:
         description: of the benchmark, for `--help`.
         problem: what the library trains.
         user: the same as a loop.
-        network: what it is called.
+        sizes: of the layers of the network, inputs and outputs included.
         batch: rows per step.
         steps: in a turn of a contender, by default.
         warm_up: steps before that: lazy set-up, compilation.
@@ -106,14 +123,38 @@ def run(
         for order in ("simultaneous", "alternating"):
             training = prepare(problem, order, batch, compile=compile)
             contenders[f"{order}, compiled" if compile else order] = (training, SEEDS)
-    print(f"{SEEDS} seeds, {network} ReLU, batch {batch}, RMSProp, torch {torch.__version__}")
+    if peer.installed():
+        peers = peer.Peers(
+            "networks", sizes=list(sizes), batch=batch, rows=len(user.targets), seeds=SEEDS,
+            steps=options.steps, alpha=ALPHA, beta=BETA, ridge=RIDGE,
+        )  # fmt: skip
+        for order in ("simultaneous", "alternating"):
+            contenders[f"{order}, JAX"] = (peer.PeerTraining(peers, order, options.steps), SEEDS)
+    network = "-".join(map(str, sizes))
+    print(f"{SEEDS} seeds, {network} ReLU, batch {batch}, RMSProp; {machine()}")
     contest(contenders, steps=options.steps, rounds=options.rounds, warm_up=warm_up)
+
+
+def machine() -> str:
+    """Processor and torch."""
+    places = pathlib.Path("/proc/cpuinfo")
+    lines = places.read_text().splitlines() if places.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, one thread, torch {torch.__version__}"
+
+
+def seconds_per_step(contender: Contender, steps: int) -> float:
+    """The mean CPU time of a step."""
+    began = time.process_time()
+    told = contender.advance(steps)
+    return (time.process_time() - began if told is None else told) / steps
 
 
 def contest(
     contenders: Mapping[str, tuple[Contender, int]], *, steps: int, rounds: int, warm_up: int
 ) -> None:
-    """Print how much faster each contender is than the first one.
+    """Print how much faster each contender is than the first one, in CPU time.
 
     Args:
         contenders: by name, each with the number of runs that it trains at once.
@@ -122,14 +163,16 @@ def contest(
         warm_up: steps before that: lazy set-up, compilation.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
+    if not peer.installed():
+        print(peer.MISSING)
     for name, (contender, _) in contenders.items():
         began = time.perf_counter()
-        contender.seconds_per_step(warm_up)
+        contender.advance(warm_up)
         if "compiled" in name:
             print(f"{name}: compilation took {time.perf_counter() - began:.0f} s", flush=True)
     for _ in range(rounds):
         for name, (contender, runs) in contenders.items():
-            times[name].append(contender.seconds_per_step(steps) / runs)
+            times[name].append(seconds_per_step(contender, steps) / runs)
     baseline = next(iter(times.values()))
     for name, found in times.items():
         ratio = statistics.median(a / b for a, b in zip(baseline, found, strict=True))

@@ -58,9 +58,8 @@ def main() -> None:
     """Print the ratios."""
     problem = Images()
     rows = problem.data()["train"]
-    user = UserLoop(rows.inputs, rows.targets, WIDTHS, BATCH)
-    network = "-".join(str(size) for size in (INPUTS, *WIDTHS, CLASSES))
-    run(__doc__, problem, user, network, BATCH, steps=20, warm_up=3)
+    user = UserLoop.dense(rows.inputs, rows.targets, WIDTHS, BATCH)
+    run(__doc__, problem, user, (INPUTS, *WIDTHS, CLASSES), BATCH, steps=20, warm_up=3)
 
 
 if __name__ == "__main__":

@@ -82,11 +82,11 @@ class Peers:
 
 
 class PeerTraining:
-    """A contender: one piece of some peers, of a fixed number of steps."""
+    """A contender: a piece of a fixed number of steps."""
 
     def __init__(self, peers: Peers, piece: str, steps: int) -> None:
         self.peers, self.piece, self.steps = peers, piece, steps
 
-    def seconds_per_step(self, steps: int) -> float:
-        """The mean CPU time of a step; a piece has its own number of them."""
-        return self.peers.do(self.piece)[0] / self.steps
+    def advance(self, count: int) -> float:
+        """The CPU seconds of so many steps, from those of a piece."""
+        return self.peers.do(self.piece)[0] * count / self.steps

@@ -3,16 +3,17 @@
 The loop: plain tensors and the formulas of Algorithm 1 for two layers, one sample a step, no
 automatic differentiation, one run after another. Both draw i.i.d. transitions of a random process
 of 30 states; tanh features, M = 5 and 50. Times are per update and run, all loop costs included,
-one thread, rounds interleaved, medians.
+CPU time of one thread, rounds interleaved, medians. JAX (`vmap`, `scan`) stands beside them after
+`make bench-peers`.
 
 Run: `make bench BENCH=tdc`, or `python benchmarks/tdc.py [--eager] [--rounds 9] [--steps 260]`.
 """
 
 import argparse
-import time
 
+import peer
 import torch
-from contest import SEEDS, Contender, contest
+from contest import SEEDS, Contender, contest, machine
 
 import bilevel
 from bilevel.data.training_data import TrainingData
@@ -39,10 +40,9 @@ class UserLoop:
         self.weight = torch.randn(self.inputs.shape[1], width)
         self.theta, self.omega = torch.zeros(width), torch.zeros(width)
 
-    def seconds_per_step(self, steps: int) -> float:
-        """The mean time of `steps` steps."""
-        began = time.perf_counter()
-        for _ in range(steps):
+    def advance(self, count: int) -> None:
+        """Make steps."""
+        for _ in range(count):
             row = int(torch.randint(LENGTH, ()))
             x, x_next, reward = self.inputs[row], self.next_inputs[row], self.rewards[row]
             theta, omega = self.theta, self.omega
@@ -55,7 +55,6 @@ class UserLoop:
             self.omega = omega + ZETA * (delta - q) * phi
             self.theta = theta + BETA * (delta * phi - self.discount * q * phi_next)
             self.weight = self.weight - ALPHA * slope
-        return (time.perf_counter() - began) / steps
 
 
 def prepare(problem: NeuralMSPBE, *, compile: bool) -> Cohort:
@@ -83,7 +82,14 @@ def main() -> None:
         }
         if not options.eager:
             contenders["one training, compiled"] = (prepare(problem, compile=True), SEEDS)
-        print(f"neural TDC, {SEEDS} seeds, M = {width}, batch 1, torch {torch.__version__}")
+        if peer.installed():
+            peers = peer.Peers(
+                "tdc", columns=process.inputs.shape[1], width=width, rows=LENGTH, seeds=SEEDS,
+                steps=options.steps, alpha=ALPHA, beta=BETA, zeta=ZETA, discount=problem.discount,
+            )  # fmt: skip
+            training = peer.PeerTraining(peers, "steps", options.steps)
+            contenders["JAX"] = (training, SEEDS)
+        print(f"neural TDC, {SEEDS} seeds, M = {width}, batch 1; {machine()}")
         contest(contenders, steps=options.steps, rounds=options.rounds, warm_up=20)
 
 
