@@ -96,17 +96,18 @@ def outgrown(
     first: Tensor,
     tolerance: Number,
 ) -> Runs:
-    """Stale are also first factors that led near the end, and cheap ones that do not arrive next.
+    """Stale are also first factors that led near the end, and cheap ones that arrive too late.
 
-    A dear one that is made near the end serves the next body, too. `ratio` is how much of |d g| was
-    left by the step of those that `moved`, and `first` the largest slope where the runs started.
+    One that is made near the end serves the next body, too. By a new cheap one about two steps
+    arrive, which are to cost less than those by the old one. `ratio` is how much of |d g| was left
+    by the step of those that `moved`, and `first` the largest slope where the runs started.
     """
     if not objective.whole:
         return runs
     largest = runs.place.largest
-    if not objective.dear:
-        late = (runs.factored > 0) & (largest * ratio > tolerance)
-        return runs._replace(stale=runs.stale | (moved & late))
     arriving = moved & ~runs.lasting & (largest <= NEAR * first)
-    stale = runs.stale | (arriving & (largest > tolerance))
+    worn = arriving
+    if not objective.dear:
+        worn = worn | (moved & (largest * ratio.pow(2 + objective.price) > tolerance))
+    stale = runs.stale | (worn & (largest > tolerance))
     return runs._replace(stale=stale, lasting=runs.lasting | arriving)

@@ -50,7 +50,7 @@ class AbstractObjective(abc.ABC):
     whole: bool  # whether they are all of H, not a part of it that preconditions CG
     work: float = 0.0  # multiplications that they take for one run; 0: always float64
     turns: bool = False  # whether `lead` turns the outputs, which takes about a product
-    dear: bool = False  # whether a factor costs as much as many steps by an old one
+    price: float = 0.0  # how many steps by an old factor cost as much as a new one
     has_rough: bool = False  # whether `rough_hessian` is much cheaper than H
 
     @abc.abstractmethod
@@ -117,6 +117,11 @@ class AbstractObjective(abc.ABC):
         return None
 
     @property
+    def dear(self) -> bool:
+        """Whether a factor costs as much as many steps by an old one."""
+        return self.price >= DEAR
+
+    @property
     def penalised(self) -> Tensor:
         """Whether a penalty keeps every number of a run from running away, (R,) or one for all."""
         return torch.tensor(True)
@@ -144,7 +149,7 @@ class GeneralObjective(AbstractObjective):
         self.count = trees.flatten(self.like).shape[1]
         self.blocks = general_blocks(self.count)
         self.whole = self.count <= LARGEST_GENERAL_HESSIAN
-        self.dear = self.count >= DEAR  # a Hessian is made of as many gradients
+        self.price = float(self.count)  # a Hessian is made of as many gradients
 
     @override
     def vector(self, head: Tree) -> Tensor:

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from bilevel import trees
 from bilevel.derivatives.linear_parts import LinearParts
-from bilevel.heads.objectives.base import DEAR, AbstractObjective, Place
+from bilevel.heads.objectives.base import AbstractObjective, Place
 from bilevel.heads.objectives.known import interacts
 from bilevel.linear.cholesky import EPS
 from bilevel.linear.dual import linear_system
@@ -72,7 +72,7 @@ class LinearObjective(AbstractObjective):
         self.blocks = count_blocks(self.features, self.count, self.interacting)
         size = self.features * (self.count if self.interacting else 1)
         self.whole = size <= LARGEST_BLOCK
-        self.dear = size >= 32 * DEAR  # as measured: a step reads the features twice, in float64
+        self.price = size / 32  # as measured: a step reads the features twice, in float64
         self.work = n * (self.features * self.count) ** 2 / self.blocks
         # outputs that interact take a Gram matrix for each two of them
         self.has_rough = self.interacting and self.whole
