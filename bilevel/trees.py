@@ -133,7 +133,15 @@ def norm(a: Tree) -> Tensor:
 
 def finite(tree: Tree) -> Tensor:
     """Whether all numbers of a run are finite, shape (R,)."""
-    return torch.stack([x.flatten(1).isfinite().all(1) for x in _lift(tree)]).all(0)
+    return torch.stack([_finite(x.flatten(1)) for x in _lift(tree)]).all(0)
+
+
+def _finite(numbers: Tensor) -> Tensor:
+    """Whether all numbers of a row are finite, (R,) for (R, P)."""
+    if torch.compiler.is_compiling() or not numbers.is_floating_point():
+        return numbers.isfinite().all(1)
+    # x - x is zero, or NaN where x is not finite: a third of the time of asking each number
+    return (numbers - numbers).sum(1) == 0
 
 
 def flatten(tree: Tree) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from bilevel.data.rows import Rows
-from bilevel.derivatives.linear_parts import PulledParts
+from bilevel.derivatives.linear_parts import PulledParts, targets_of
 from bilevel.derivatives.reverse import loss_gradient, pullback
 from bilevel.trees import Tree
 
@@ -86,13 +86,6 @@ class Features:
         found: Tensor = mapped(predictions, body, head, rows.groups)
         return found
 
-    def design(self, body: Tree, rows: Rows) -> Tensor:
-        """The features with the constant one, (R, n, M)."""
-        design = self.pulled(body, rows).parts[0]
-        if self.problem.fit_bias:
-            design = torch.cat([design, torch.ones_like(design[..., :1])], 2)
-        return design
-
     def gradients(self, body: Tree, head: Tensor, rows: Rows, level: str) -> tuple[Tree, Tree]:
         """d_w g and d_theta g, or one of them, from the structure of g.
 
@@ -140,9 +133,3 @@ class Features:
 
         total: Tensor = vmap(penalty)(body).sum()
         return total
-
-
-def targets_of(rows: Rows, runs: int) -> Tensor:
-    """The targets of the training rows, for each run."""
-    targets: Tensor = rows.groups["train"].targets
-    return targets if rows.axes["train"] == 0 else targets.expand(runs, *targets.shape)

@@ -22,7 +22,7 @@ class LinearParts(NamedTuple):
     """What g of a linear head is made of, h(body) apart, for R runs.
 
     Attributes:
-        design: features, the constant one included, (R, n, M).
+        design: features, (R, n, M); (R, n, M - 1) where the constant one, the last, is left out.
         targets: (R, n) or (R, n, K).
         weights: of the rows, (R, n); None means 1.
         penalty: (R, M) or (R, M, K).
@@ -33,6 +33,19 @@ class LinearParts(NamedTuple):
     weights: Tensor | None
     penalty: Tensor
 
+    @property
+    def bare(self) -> bool:
+        """Whether the constant feature is left out."""
+        return self.design.shape[2] < self.penalty.shape[1]
+
+    @property
+    def whole(self) -> "LinearParts":
+        """With the constant feature in `design`."""
+        if not self.bare:
+            return self
+        design = torch.cat([self.design, torch.ones_like(self.design[..., :1])], 2)
+        return self._replace(design=design)
+
     def cross(
         self, head: Tensor, vector: Tensor, criterion: AbstractCriterion
     ) -> tuple[Tensor, ...]:
@@ -42,7 +55,10 @@ class LinearParts(NamedTuple):
         they are s (c' v' + c'' a theta') / n, theta o v and c' a / n.
         """
         theta, v = (x.unsqueeze(2) if x.ndim == 2 else x for x in (head, vector))
-        products = self.design @ torch.cat([theta, v], 2)
+        both, m = torch.cat([theta, v], 2), self.design.shape[2]
+        products = self.design @ both[:, :m]
+        if self.bare:
+            products += both[:, m:]
         u, a = products.tensor_split(2, 2)
         flat = u if head.ndim == 3 else u.squeeze(2)
         slope, curved = loss_products(criterion, flat, self.targets, a.reshape(flat.shape))
@@ -51,7 +67,7 @@ class LinearParts(NamedTuple):
         if self.weights is not None:
             along = along * self.weights.unsqueeze(2)
         in_penalty = theta * v if self.penalty.ndim == 3 else (theta * v).sum(2)
-        found = (along @ torch.cat([v, theta], 2).mT, in_penalty)
+        found = (along @ torch.cat([v, theta], 2)[:, :m].mT, in_penalty)
         return found if self.weights is None else (*found, (slope * a).sum(2) * share)
 
 
@@ -75,6 +91,7 @@ class PulledParts:
 
     def __init__(self, problem: LinearHeadProblem, *, weighted: bool) -> None:
         self.problem, self.weighted = problem, weighted
+        self._ridge_alone = not problem.overrides("penalty") and isinstance(problem.ridge, float)
         # with tasks always: the features that heads are solved with pull the adjoint back, one step
         # later; there they are most of the work
         self._kept: tuple[Any, Any, Pulled | None] | None = NOTHING if problem.tasks else None
@@ -92,30 +109,46 @@ class PulledParts:
             self._kept = before
 
     def at(self, body: Tree, rows: Rows) -> LinearParts:
-        """The parts, without a graph."""
+        """The parts, without a graph, bare of the constant feature."""
         if self._kept is not None and not torch.compiler.is_compiling():
             return self._pulled(body, rows).parts
         with torch.no_grad():
-            return self._made(body, rows)[1]
+            return self._named(self._made(body, rows), rows)
 
     def cross_vjp(self, body: Tree, head: Tensor, vector: Tensor, rows: Rows) -> Tree:
-        """(d2_{w theta} g) v, like the bodies: one backward pass through the features."""
+        """(d2_{w theta} g) v, like the bodies: one backward pass through the features.
+
+        Features that do not depend on the body are not looked at: the penalty is all that does.
+        """
+        if self.problem.body_free_features and not self.weighted:
+            value, pull = pullback(lambda w: self._penalties(w, head), body)
+            along = head * vector
+            along = along.sum(2) if along.ndim > value.ndim else along
+            return averaged(pull(along), head)
         parts, pull = self._pulled(body, rows)
         return averaged(pull(parts.cross(head, vector, self.problem.criterion)), head)
 
     def penalty(self, body: Tree, like: Tensor) -> Tensor:
         """The penalty of `m` coefficients alone, (R, m) or (R, m, K), for `like` (R, m, ...)."""
+        with torch.no_grad():
+            return self._penalties(body, like)
+
+    def _penalties(self, body: Tree, like: Tensor) -> Tensor:
+        if self._ridge_alone:  # nothing to map
+            found = torch.full_like(like[:, :, 0] if like.ndim == 3 else like, self.problem.ridge)
+            if not self.problem.penalises_all:
+                found[:, -1] = 0.0
+            return found
 
         def penalty(one_body: Tree, one_like: Tensor) -> Tensor:
             return self.problem.full_penalty(one_body, len(one_like), one_like)
 
         runs = runs_of(body)
-        with torch.no_grad():
-            if len(like) == runs:
-                return vmap(penalty)(body, like)
-            of_body = vmap(penalty, in_dims=(None, 0))
-            found: Tensor = trees.fold(vmap(of_body)(body, trees.unfold(like, runs)))
-            return found
+        if len(like) == runs:
+            return vmap(penalty)(body, like)
+        of_body = vmap(penalty, in_dims=(None, 0))
+        mapped: Tensor = trees.fold(vmap(of_body)(body, trees.unfold(like, runs)))
+        return mapped
 
     def _pulled(self, body: Tree, rows: Rows) -> Pulled:
         train, keep = rows.groups["train"], False
@@ -123,23 +156,38 @@ class PulledParts:
             (at, on, found), keep = self._kept, True
             if found is not None and at is body and on is train:
                 return found
-        made = Pulled(*pullback(lambda w: self._made(w, rows), body, has_aux=True, keep=keep))
+        values, pull = pullback(lambda w: self._made(w, rows), body, keep=keep)
+        made = Pulled(self._named(values, rows), pull)
         if keep:
             self._kept = (body, train, made)
         return made
 
-    def _made(self, body: Tree, rows: Rows) -> tuple[tuple[Tensor, ...], LinearParts]:
-        """What of the parts depends on the body, and the parts."""
+    def _made(self, body: Tree, rows: Rows) -> tuple[Tensor, ...]:
+        """What of the parts depends on the body: features, penalty and weights, if there are."""
         problem = self.problem
 
-        def parts(one_body: Tree, _: Tree, groups: Groups) -> tuple[Tensor, ...]:
-            train = groups["train"]
-            design = problem.design(one_body, train.inputs)
-            penalty = problem.full_penalty(one_body, design.shape[1], design)
-            found = (design, train.targets, penalty)
+        def mapped(one_body: Tree, _: Tree, groups: Groups) -> tuple[Tensor, ...]:
+            design = problem.checked_features(one_body, groups["train"].inputs)
             weights = problem.row_weights(one_body, groups) if self.weighted else None
-            return found if weights is None else (*found, weights)
+            return (design,) if weights is None else (design, weights)
 
-        design, targets, penalty, *weights = over_heads(parts, body, (), rows)
-        made = LinearParts(design, targets, weights[0] if weights else None, penalty)
-        return (design, penalty, *weights), made
+        design, *weights = over_heads(mapped, body, (), rows)
+        size = design.shape[2] + problem.fit_bias
+        penalty = self._penalties(body, design.new_empty(len(design), size))
+        return design, penalty, *weights
+
+    @staticmethod
+    def _named(values: tuple[Tensor, ...], rows: Rows) -> LinearParts:
+        """The parts, from what depends on the body."""
+        design, penalty, *weights = values
+        targets = targets_of(rows, len(design))
+        return LinearParts(design, targets, weights[0] if weights else None, penalty)
+
+
+def targets_of(rows: Rows, heads: int) -> Tensor:
+    """The targets of the training rows, for each head."""
+    targets: Tensor = rows.groups["train"].targets
+    share = len(targets) if rows.of_tasks else 1
+    if rows.axes["train"] is None:
+        targets = targets.expand(heads // share, *targets.shape)
+    return targets.flatten(0, 1) if rows.of_tasks else targets

@@ -24,8 +24,8 @@ from bilevel.core.live_bytes import LiveBytes
 from bilevel.core.progress import RowCallback
 from bilevel.data.rows import Rows
 from bilevel.derivatives.chunked import in_chunks, of_body
-from bilevel.derivatives.features import Features, targets_of
-from bilevel.derivatives.linear_parts import LinearParts, PulledParts
+from bilevel.derivatives.features import Features
+from bilevel.derivatives.linear_parts import LinearParts, PulledParts, targets_of
 from bilevel.derivatives.over_heads import averaged, over_heads, runs_of
 from bilevel.derivatives.reverse import graph_bytes, pullback
 from bilevel.errors import IncompatibleError
@@ -231,6 +231,10 @@ class Oracles:
 
     def linear_parts(self, body: Tree, rows: Rows) -> LinearParts:
         """The parts of a linear head's objective, from the features on `rows`, all at once."""
+        return self.bare_parts(body, rows).whole
+
+    def bare_parts(self, body: Tree, rows: Rows) -> LinearParts:
+        """The same, the constant feature left out where that saves a copy."""
         if rows.chunks is not None:
             raise IncompatibleError(
                 f"{type(self.problem).__name__} sets `chunk_rows`, but this needs the features of "
@@ -238,8 +242,9 @@ class Oracles:
                 "None."
             )
         if self.features is not None and self.features.shared:
-            design = self.features.design(body, rows)
-            penalty = self.linear_penalty(body, design[:, 0])
+            design = self.features.pulled(body, rows).parts[0]
+            size = design.shape[2] + (self.bias is not None)
+            penalty = self.linear_penalty(body, design.new_empty(len(design), size))
             return LinearParts(design, targets_of(rows, len(design)), None, penalty)
         return self._parts().at(body, rows)
 

@@ -14,8 +14,9 @@ from bilevel import trees
 from bilevel.core.status import Status
 from bilevel.derivatives.linear_parts import LinearParts
 from bilevel.errors import ArgumentError, SingularHeadError
+from bilevel.linear.dual import DualSystem, linear_system
 from bilevel.linear.factor import CentredFactor, DualFactor, Factor, PrimalFactor
-from bilevel.linear.systems import AbstractSystem, DualSystem, linear_system
+from bilevel.linear.systems import AbstractSystem
 
 SURE, DOUBTFUL = 1e-2, 1e-8
 """What is left of each diagonal entry where a matrix is well conditioned, and where it may be

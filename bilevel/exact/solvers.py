@@ -71,7 +71,7 @@ class _Parts(Oracles):
     """Oracles of heads whose parts are given: nothing is mapped, as operators allow no `vmap`."""
 
     @override
-    def linear_parts(self, body: Tree, rows: Rows) -> LinearParts:
+    def bare_parts(self, body: Tree, rows: Rows) -> LinearParts:
         train = rows.groups["train"]
         return LinearParts(train.inputs, train.targets, body.get("weights"), body["penalty"])
 

@@ -13,8 +13,9 @@ from bilevel.core.generators import generator
 from bilevel.core.status import Status
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.errors import IncompatibleError, SingularHeadError
+from bilevel.linear.dual import DualSystem, linear_system
 from bilevel.linear.gram import row_moments
-from bilevel.linear.systems import AbstractSystem, DualSystem, PrimalSystem, linear_system
+from bilevel.linear.systems import AbstractSystem, PrimalSystem
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.problem.sets import Everywhere
 from bilevel.trees import Tree
@@ -40,7 +41,7 @@ def quadratic_system(point: HeadPoint, *, penalised: bool) -> AbstractSystem:
     if isinstance(problem, LinearHeadProblem):
         if rows.chunks is not None:
             return row_moments(point.oracles, point.body, rows).system(rows.count)
-        parts = point.oracles.linear_parts(point.body, rows)
+        parts = point.oracles.bare_parts(point.body, rows)
         return linear_system(parts, penalised=penalised, bias=point.oracles.bias)
     hessian = point.hessian().double()
     slope = trees.flatten(point.gradient()).double()

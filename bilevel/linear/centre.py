@@ -18,6 +18,8 @@ from bilevel.derivatives.linear_parts import LinearParts
 from bilevel.derivatives.oracles import Bias
 from bilevel.linear.cholesky import EPS
 
+AT_ONCE = 2**16
+"""Numbers of rows in float64 that are multiplied at once on a processor: half a megabyte."""
 FAR = 1e3
 """Means so many times as large as their spread cost a Gram matrix six digits."""
 
@@ -136,28 +138,103 @@ def centre_of(parts: LinearParts, bias: Bias) -> Centre:
     if bias == "penalised":
         held = penalty[:, -1].double().reshape(len(penalty), -1).amax(1, keepdim=True)
         origin, level = (x * (total / (total + held)) for x in means)
-    origin[:, -1] = 0.0
+    if parts.bare:
+        origin = torch.cat([origin, torch.zeros_like(origin[:, :1])], 1)
+    else:
+        origin[:, -1] = 0.0
     return Centre(origin, level)
 
 
-def weighted(parts: LinearParts, bias: Bias | None = None) -> tuple[Tensor, Tensor, Centre | None]:
-    """[A u] = sqrt(s) [Z t], (R, n, m + K), and the penalty (R, J, m), in float64.
+class Joined(NamedTuple):
+    """[A u] = sqrt(s) [Z t] of all rows, (R, n, m + K), as it is made of its parts.
 
-    With a bias beside other features, counted from the third value, else from zero.
+    Attributes:
+        parts: targets (R, n, K).
+        centre: from where features and targets are counted; None: from zero.
     """
-    runs, n, m = parts.design.shape
-    if parts.targets.ndim == 2:
-        parts = parts._replace(targets=parts.targets.unsqueeze(2).double())
-    joined = parts.design.new_empty(runs, n, m + parts.targets.shape[2], dtype=torch.float64)
-    joined[..., :m] = parts.design
-    joined[..., m:] = parts.targets
-    centre = None
-    if bias is not None and m > 1:
-        centre = centre_of(parts, bias)
-        joined -= torch.cat(centre, 1).unsqueeze(1)
-    if parts.weights is not None:
-        joined *= parts.weights.double().sqrt().unsqueeze(2)
-    return joined, by_output(parts.penalty.double()), centre
+
+    parts: LinearParts
+    centre: Centre | None
+
+    @classmethod
+    def of(cls, parts: LinearParts, bias: Bias | None = None) -> "Joined":
+        """With a bias beside other features, counted from the third value, else from zero."""
+        if parts.targets.ndim == 2:
+            parts = parts._replace(targets=parts.targets.unsqueeze(2).double())
+        centred = bias is not None and parts.penalty.shape[1] > 1
+        return cls(parts, centre_of(parts, bias) if centred and bias is not None else None)
+
+    @property
+    def width(self) -> int:
+        """m + K."""
+        return self.parts.penalty.shape[1] + self.parts.targets.shape[2]
+
+    @property
+    def penalty(self) -> Tensor:
+        """(R, J, m), float64."""
+        return by_output(self.parts.penalty.double())
+
+    def rows(self) -> Tensor:
+        """All of them, float64."""
+        if torch.compiler.is_compiling():
+            return self._beside()
+        runs, n = self.parts.design.shape[:2]
+        made = self.parts.design.new_empty(runs, n, self.width, dtype=torch.float64)
+        return self._written(made, slice(None), slice(None))
+
+    def products(self) -> Tensor:
+        """[A u]'[A u] / n, (R, m + K, m + K).
+
+        On a processor a few rows after the other: they are cast and moved where they stay in its
+        cache, and memory for all would be mapped anew in each step.
+        """
+        design, width = self.parts.design, self.width
+        runs, n = design.shape[:2]
+        quick = torch.compiler.is_compiling() or design.device.type != "cpu"
+        if quick or runs * n * width <= AT_ONCE:
+            joined = self.rows()
+            return joined.mT @ joined / n
+        together = max(1, AT_ONCE // (n * width))
+        count = -(-n // -(-n * width // AT_ONCE))  # rows of about equal chunks
+        found = design.new_empty(runs, width, width, dtype=torch.float64)
+        buffer = found.new_empty(together, count, width)
+        for first in range(0, runs, together):
+            some = slice(first, first + together)
+            product = found[some]
+            for row in range(0, n, count):
+                made = buffer[: len(product), : min(count, n - row)]
+                joined = self._written(made, some, slice(row, row + count))
+                product.baddbmm_(joined.mT, joined, beta=1 if row else 0)
+        return found.div_(n)
+
+    def _beside(self) -> Tensor:
+        """The same for the compiler, which makes one loop of what it writes into slices."""
+        design, targets, weights, _ = self.parts
+        columns = [design.double(), targets.double()]
+        if self.parts.bare:
+            columns.insert(1, torch.ones_like(columns[0][..., :1]))
+        if self.centre is not None:
+            sizes = [x.shape[2] for x in columns]
+            origins = torch.split(torch.cat(self.centre, 1).unsqueeze(1), sizes, 2)
+            columns = [x - origin for x, origin in zip(columns, origins, strict=True)]
+        if weights is not None:
+            root = weights.double().sqrt().unsqueeze(2)
+            columns = [x * root for x in columns]
+        return torch.cat(columns, 2)
+
+    def _written(self, made: Tensor, runs: slice, rows: slice) -> Tensor:
+        """Some rows of some runs, written into `made`."""
+        design, targets, weights, penalty = self.parts
+        m = penalty.shape[1]
+        made[..., : design.shape[2]] = design[runs, rows]
+        if self.parts.bare:
+            made[..., m - 1] = 1.0
+        made[..., m:] = targets[runs, rows]
+        if self.centre is not None:
+            made -= torch.cat([x[runs] for x in self.centre], 1).unsqueeze(1)
+        if weights is not None:
+            made *= weights[runs, rows].double().sqrt().unsqueeze(2)
+        return made
 
 
 def by_output(penalty: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ is added to a singular matrix is a small part of each diagonal entry.
 import torch
 from torch import Tensor
 
+from bilevel import trees
 from bilevel.core.status import Status
 
 EPS = torch.finfo(torch.float64).eps
@@ -21,19 +22,19 @@ def factorise(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     A run that is numerically singular, its diagonal scaled to one, gets the smallest of `JITTERS`
     that makes its factorisation succeed, and the status `JITTERED`. Runs that are not finite, or so
-    indefinite that none helps, give NaN and `DIVERGED`. Compiled code cannot try and look, and
-    gives these to all that fail; `bilevel.training.compiled` repeats such a step eagerly.
+    indefinite that none helps, give NaN and `DIVERGED`. Compiled code cannot try and look: all that
+    fail are `DIVERGED`, and what is solved with their factors, which mean nothing, has to be made
+    NaN (see `known`); `bilevel.training.compiled` repeats such a step eagerly.
     """
-    if torch.compiler.is_compiling():
-        factor, safe, bad, weak = factorise_once(matrix)
-        status = torch.full((len(matrix),), int(Status.CONVERGED), device=matrix.device)
-        return factor, safe, status.masked_fill(bad | weak, int(Status.DIVERGED))
-    bad = not_finite(matrix)
-    safe = replace_bad(matrix)[0] if bool(bad.any()) else matrix
-    factor, weak = positive_cholesky(safe)
+    factor, weak = positive_cholesky(matrix)
     status = torch.full((len(matrix),), int(Status.CONVERGED), device=matrix.device)
+    if torch.compiler.is_compiling():  # no copy of factors to mark them: that takes longer than all
+        return factor, matrix, status.masked_fill(weak, int(Status.DIVERGED))
+    bad = not_finite(matrix)
     if not bool((bad | weak).any()):
-        return factor, safe, status
+        return factor, matrix, status
+    safe, _ = replace_bad(matrix)
+    factor, weak = positive_cholesky(safe)
     status = status.masked_fill(weak, int(Status.JITTERED))
     for jitter in JITTERS:
         if not bool(weak.any()):
@@ -45,6 +46,14 @@ def factorise(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     nothing = bad | weak
     status = status.masked_fill(nothing, int(Status.DIVERGED))
     return factor.masked_fill(nothing.reshape(-1, 1, 1, 1), torch.nan), safe, status
+
+
+def known(solution: Tensor, status: Tensor) -> Tensor:
+    """A solution (R, ...), NaN where compiled code found no factor."""
+    if not torch.compiler.is_compiling():
+        return solution
+    lost = status == int(Status.DIVERGED)
+    return solution.masked_fill(lost.reshape(-1, *[1] * (solution.ndim - 1)), torch.nan)
 
 
 def mended(cholesky: Tensor, bad: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,9 +99,8 @@ def replace_bad(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def not_finite(matrix: Tensor) -> Tensor:
-    """Which runs have an entry that is not finite, (R,): the largest one is not, either."""
-    largest: Tensor = torch.linalg.vector_norm(matrix.flatten(1), torch.inf, dim=1)
-    return ~largest.isfinite()
+    """Which runs have an entry that is not finite, (R,)."""
+    return ~trees.finite(matrix)
 
 
 def diagonal_sizes(matrix: Tensor) -> Tensor:

@@ -30,9 +30,8 @@ class PrimalFactor(NamedTuple):
     def solve(self, columns: Tensor) -> Tensor:
         """H^{-1} b for (R, m, K), with one step of iterative refinement."""
         right = split_outputs(columns, self.hessian.shape[1])
-        found = torch.cholesky_solve(right, self.cholesky)
-        found = found + torch.cholesky_solve(right - self.hessian @ found, self.cholesky)
-        return merge_outputs(found)
+        found = by_cholesky(right, self.cholesky)
+        return merge_outputs(found + by_cholesky(right - self.hessian @ found, self.cholesky))
 
 
 class CentredFactor(NamedTuple):
@@ -83,7 +82,7 @@ class DualFactor(NamedTuple):
     def _once(self, columns: Tensor) -> Tensor:
         scaled = split_outputs(columns, self.penalty.shape[1]) / self.penalty.unsqueeze(3)
         design = self.design.unsqueeze(1)
-        inner = torch.cholesky_solve(design @ scaled, self.cholesky)
+        inner = by_cholesky(design @ scaled, self.cholesky)
         return merge_outputs(scaled - (design.mT @ inner) / self.penalty.unsqueeze(3))
 
 
@@ -112,7 +111,7 @@ class BlockFactor(NamedTuple):
         return cls(identity.expand(runs, blocks, each, each).clone(), usable)
 
     def solve(self, vectors: Tensor) -> Tensor:
-        """(L L')^{-1} b: quicker than `torch.cholesky_solve`, which copies L."""
+        """(L L')^{-1} b."""
         return self.unwhiten(self.whiten(vectors))
 
     def whiten(self, vectors: Tensor) -> Tensor:
@@ -141,6 +140,15 @@ class BlockFactor(NamedTuple):
 
 
 Factor = PrimalFactor | CentredFactor | DualFactor
+
+
+def by_cholesky(columns: Tensor, cholesky: Tensor) -> Tensor:
+    """(L L')^{-1} b: quicker than `torch.cholesky_solve`, which copies L."""
+    # column by column, as it is made: in another order, the last digits would be others
+    upper = cholesky.mT.contiguous()
+    inner = torch.linalg.solve_triangular(upper.mT, columns, upper=False)
+    found: Tensor = torch.linalg.solve_triangular(upper, inner, upper=True)
+    return found
 
 
 def split_outputs(columns: Tensor, count: int) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
-from bilevel.linear.centre import Centre, weighted
+from bilevel.linear.centre import Centre, Joined
 from bilevel.linear.systems import RowMoments
 from bilevel.trees import Tree
 
@@ -121,7 +121,7 @@ def row_moments(oracles: Oracles, body: Tree, rows: Rows) -> RowMoments:
     if rows.chunks is not None:
         sums, penalty = row_sums(oracles, body, rows)
         return RowMoments(*sums.moments(), penalty, sums.centre, bias)
-    return RowMoments.of(*weighted(oracles.linear_parts(body, rows), bias), bias)
+    return RowMoments.of(oracles.bare_parts(body, rows), bias)
 
 
 def row_sums(oracles: Oracles, body: Tree, rows: Rows) -> tuple[Sums, Tensor]:
@@ -143,8 +143,8 @@ def row_sums(oracles: Oracles, body: Tree, rows: Rows) -> tuple[Sums, Tensor]:
         runs, _, m = parts.design.shape
         if sums is None:
             sums = nothing(runs, m, targets.shape[2], parts.design.device)
-            _, penalty, centre = weighted(parts, oracles.bias)
-            sums = sums._replace(centre=centre)
+            joined = Joined.of(parts, oracles.bias)
+            penalty, sums = joined.penalty, sums._replace(centre=joined.centre)
         sums = add_rows(sums, parts.design, targets)
     assert sums is not None
     assert penalty is not None

@@ -18,24 +18,25 @@ from torch import Tensor
 from typing_extensions import override
 
 from bilevel import trees
-from bilevel.core.status import Status
 from bilevel.derivatives.linear_parts import LinearParts
 from bilevel.derivatives.oracles import Bias
-from bilevel.linear.centre import FAR, Centre, weighted
-from bilevel.linear.cholesky import EPS, diagonal_scales, factorise, not_finite, replace_bad
+from bilevel.linear.centre import FAR, Centre, Joined
+from bilevel.linear.cholesky import (
+    EPS,
+    diagonal_scales,
+    factorise,
+    known,
+    not_finite,
+    replace_bad,
+)
 from bilevel.linear.factor import (
     CentredFactor,
-    DualFactor,
     Factor,
     PrimalFactor,
     merge_outputs,
     split_outputs,
 )
 from bilevel.linear.spectrum import Spectrum
-
-UNBALANCED = 1e6
-"""How much larger one feature's part in a dual kernel may be than another's that matters: rounding
-the larger one costs as many of the smaller one's digits."""
 
 
 class AbstractSystem(abc.ABC):
@@ -93,7 +94,7 @@ class PrimalSystem(AbstractSystem):
         """Cholesky, then one step of iterative refinement."""
         cholesky, hessian, status = factorise(self.hessian)
         factor = PrimalFactor(cholesky, hessian)
-        return factor.solve(merge_outputs(self.moment)), status, factor
+        return known(factor.solve(merge_outputs(self.moment)), status), status, factor
 
     def slope(self, theta: Tensor) -> Tensor:
         """H theta - b at (R, m, K)."""
@@ -213,67 +214,6 @@ class CentredSystem(AbstractSystem):
         return PrimalSystem(hessian, columns, floor, inner.rows, terms)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class DualSystem(AbstractSystem):
-    """theta = P^{-1} A' (A P^{-1} A' + n I)^{-1} u with A = sqrt(s) Z, u = sqrt(s) t, P = diag(p).
-
-    Args:
-        design: A, (R, n, m).
-        targets: u, (R, n, K).
-        penalty: p, (R, J, m), positive; J is 1 or K.
-    """
-
-    design: Tensor
-    targets: Tensor
-    penalty: Tensor
-
-    def factorised(self) -> tuple[Tensor, Tensor, DualFactor]:
-        """Cholesky of the kernel, then one step of iterative refinement in the n unknowns."""
-        n = self.design.shape[1]
-        scaled = self.design.unsqueeze(1) / self.penalty.unsqueeze(2)
-        kernel = scaled @ self.design.unsqueeze(1).mT
-        kernel = kernel + n * torch.eye(n, dtype=kernel.dtype, device=kernel.device)
-        targets = split_outputs(self.targets, self.penalty.shape[1])
-        factor, kernel, status = factorise(kernel)
-        dual = torch.cholesky_solve(targets, factor)
-        dual = dual + torch.cholesky_solve(targets - kernel @ dual, factor)
-        theta = merge_outputs(scaled.mT @ dual)
-        return theta, status, DualFactor(factor, self.design, self.penalty)
-
-    def gradient_norm(self, theta: Tensor) -> Tensor:
-        """From the rows: A'(A theta - u)/n + p theta."""
-        residual = self.design @ theta - self.targets
-        slope = self.design.mT @ residual / self.design.shape[1] + self.penalty.mT * theta
-        return trees.norm(slope)
-
-    def curvature(self) -> tuple[Tensor, Tensor]:
-        """The smallest penalty; the largest one plus |A|_F^2 / n."""
-        penalty = self.penalty.flatten(1)
-        gram = self.design.square().flatten(1).sum(1) / self.design.shape[1]
-        return penalty.amin(1), (penalty.amax(1) + gram) * (1 + self.design[0].numel() * EPS)
-
-    @override
-    def definite(self) -> Tensor:
-        return self.penalty.flatten(1).amin(1) > 0
-
-    @override
-    def primal(self) -> PrimalSystem:
-        joined = torch.cat([self.design, self.targets], 2)
-        return RowMoments.of(joined, self.penalty).system(joined.shape[1]).primal()
-
-    def unbalanced(self) -> bool:
-        """Whether rounding the kernel loses a feature beside another, and `primal` does not.
-
-        A feature adds |a|^2 / p to the kernel; below n it has no say, penalised as it is.
-        """
-        shares = self.design.square().mean(1).unsqueeze(1) / self.penalty
-        largest = shares.flatten(1).amax(1)
-        heard = shares.masked_fill(shares < 1, torch.inf).flatten(1).amin(1)
-        if not bool((largest > UNBALANCED * heard).any()):
-            return False
-        return bool((self.primal().factorised()[1] == int(Status.CONVERGED)).all())
-
-
 class RowMoments(NamedTuple):
     """What the system of a linear head is made of, float64.
 
@@ -292,23 +232,36 @@ class RowMoments(NamedTuple):
     bias: Bias | None = "penalised"
 
     @classmethod
-    def of(
-        cls, joined: Tensor, penalty: Tensor, centre: Centre | None = None, bias: Bias | None = None
+    def of(cls, parts: LinearParts, bias: Bias | None = None) -> "RowMoments":
+        """From rows, beside a bias counted from about their means."""
+        joined = Joined.of(parts, bias)
+        return cls.cut(joined.products(), joined.penalty, joined.centre, bias)
+
+    @classmethod
+    def cut(
+        cls,
+        product: Tensor,
+        penalty: Tensor,
+        centre: Centre | None = None,
+        bias: Bias | None = None,
     ) -> "RowMoments":
-        """From [A u] (R, n, m + K), see `weighted`, in one multiplication."""
-        product, m = joined.mT @ joined / joined.shape[1], penalty.shape[2]
+        """From [A u]'[A u] / n, (R, m + K, m + K)."""
+        m = penalty.shape[2]
         return cls(product[:, :m, :m], product[:, :m, m:], penalty, centre, bias)
 
     def system(self, rows: int) -> PrimalSystem | CentredSystem:
         """The system of `rows` rows."""
         gram, moment, penalty, centre, bias = self
         if centre is None or bias == "free":
-            added = torch.diag_embed(penalty)
+            shape = (*penalty.shape, penalty.shape[2])
+            hessian = gram.unsqueeze(1).expand(shape).clone()
+            hessian.diagonal(dim1=2, dim2=3).add_(penalty)
         else:
-            added, moment = centre.penalty(penalty), centre.moment(moment, penalty)
+            hessian = gram.unsqueeze(1) + centre.penalty(penalty)
+            moment = centre.moment(moment, penalty)
         columns = split_outputs(moment, penalty.shape[1])
         floor = penalty.flatten(1).amin(1)
-        inner = PrimalSystem(gram.unsqueeze(1) + added, columns, floor, rows)
+        inner = PrimalSystem(hessian, columns, floor, rows)
         return inner if centre is None else CentredSystem(inner, centre, gram, penalty)
 
     def slope(self, theta: Tensor) -> Tensor:
@@ -324,21 +277,3 @@ class RowMoments(NamedTuple):
         moved = Centre(*(a - b for a, b in zip(self.centre, centre, strict=True)))
         matrix, moment = moved.undone(self.gram.unsqueeze(1), self.moment)
         return self._replace(gram=matrix[:, 0], moment=moment, centre=centre)
-
-
-def linear_system(
-    parts: LinearParts, *, penalised: bool, bias: Bias | None = None
-) -> AbstractSystem:
-    """The system of a linear head with squared error.
-
-    Args:
-        parts: from `Oracles.linear_parts`, any floating type.
-        penalised: whether the penalty covers every coefficient and is positive; only then may the
-            dual form be used, which divides by it.
-        bias: whether the last feature is the constant one, and penalised; None: it is not.
-    """
-    n, m = parts.design.shape[1:]
-    if n < m and penalised:
-        joined, penalty, _ = weighted(parts)
-        return DualSystem(joined[..., :m], joined[..., m:], penalty)
-    return RowMoments.of(*weighted(parts, bias), bias).system(n)

@@ -68,6 +68,14 @@ class BodyFree(Smooth):
         return torch.cos(inputs @ doubles(3, D, M))
 
 
+class FreePenalties(BodyFree):
+    """A penalty of each of its coefficients, of the body."""
+
+    def penalty(self, body):
+        p = (body["weight"].mean() + body["bias"]).exp()
+        return p.unsqueeze(1) * torch.arange(1, 1 + self.outputs) if self.outputs else p
+
+
 class IgnoresHead(General):
     """g does not depend on one leaf of the head, nor F on the head at all."""
 
@@ -94,6 +102,8 @@ PROBLEMS = {
     "linear, constant penalty of the body": Decayed(body_penalty=lambda body: 0.5),
     "linear, fixed features": BodyFree(),
     "linear, fixed features, penalty of the body": BodyFree(body_penalty=Decayed().body_penalty),
+    "linear, fixed features, penalties of the body": FreePenalties(fit_bias=True),
+    "linear, fixed features, penalties of outputs": FreePenalties(outputs=K),
     "other criterion": Smooth(criterion=LogCosh(), fit_bias=True),
     "other criterion, outputs": Smooth(criterion=LogCosh(), outputs=K),
     "tree head": General(),
@@ -104,6 +114,7 @@ PROBLEMS = {
     "noisy scalar": Noisy(),
 }
 HOOKS = [name for name in PROBLEMS if "all hooks" in name]
+FREE = [name for name in PROBLEMS if "features, penalties" in name]
 ROWS = ["shared", "per run", "mixed"]
 
 
@@ -173,7 +184,7 @@ def test_values_and_gradients_are_those_of_single_runs(name, kind):
 @pytest.mark.parametrize("name", [name for name in PROBLEMS if isinstance(PROBLEMS[name], Smooth)])
 def test_the_structure_of_linear_heads_changes_no_gradient(name, level):
     oracles, body, head, rows = setting(name)
-    assert (oracles.features is not None) == (name not in ("linear, tensor ridge", *HOOKS))
+    assert (oracles.features is not None) == (name not in ("linear, tensor ridge", *HOOKS, *FREE))
     g = oracles.problem.head_objective
     found = oracles._gradients(g, body, head, rows, level)
     oracles.features = None
@@ -262,6 +273,16 @@ def test_linear_parts_make_up_the_objective(name, kind):
     torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
     assert not any(x.requires_grad for x in parts if x is not None)
     torch.testing.assert_close(oracles.linear_penalty(body, head), parts.penalty, rtol=0, atol=0)
+
+
+def test_features_without_a_body_are_not_looked_at_for_cross_products(monkeypatch):
+    oracles, body, head, rows = setting("linear, fixed features, penalties of the body")
+    vector = random_like(head, 3)
+    expected = oracles._second(body, head, vector, rows, "body")
+    monkeypatch.setattr(BodyFree, "features", None)
+    found = oracles.cross_vjp(body, head, vector, rows)
+    torch.testing.assert_close(found, expected, rtol=1e-13, atol=0)
+    assert float(found["weight"].abs().min()) > 0
 
 
 def test_unused_leaves_have_zero_derivatives():

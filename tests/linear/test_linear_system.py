@@ -6,10 +6,14 @@ import scipy.linalg
 import torch
 from linear_heads import dense, normal
 
+from bilevel.core.live_bytes import LiveBytes
 from bilevel.core.status import Status
 from bilevel.derivatives.linear_parts import LinearParts
+from bilevel.linear import centre
+from bilevel.linear.centre import Joined
 from bilevel.linear.cholesky import EPS, factorise
-from bilevel.linear.systems import DualSystem, PrimalSystem, linear_system
+from bilevel.linear.dual import DualSystem, linear_system
+from bilevel.linear.systems import PrimalSystem
 
 RUNS = 3
 SHAPES = [(9, 4), (4, 9), (6, 6)]
@@ -90,6 +94,31 @@ def test_system_against_dense_algebra(n, m, k, weighted, kind):
             np.testing.assert_allclose(float(high[run]), eigenvalues.max(), rtol=1e-10)
         else:  # the trace is at most n times the largest eigenvalue
             assert float(high[run]) <= (n + 1) * eigenvalues.max()
+
+
+@pytest.mark.parametrize("at_once", [1, 40, 130, 10**6], ids=["rows", "some rows", "runs", "all"])
+@pytest.mark.parametrize("bias", [None, "free", "penalised"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_rows_are_multiplied_a_few_at_a_time(weighted, bias, at_once, monkeypatch):
+    """By runs, or by rows of one run, a bias written down or left out: the same products."""
+    given = parts(11, 4, 2, weighted=weighted, kind="vector")
+    if bias is not None:
+        given = given._replace(penalty=torch.cat([given.penalty, given.penalty[:, :1]], 1))
+    rows = Joined.of(given.whole, bias).rows()
+    expected = rows.mT @ rows / 11
+    monkeypatch.setattr(centre, "AT_ONCE", at_once)
+    for some in (given, given.whole):
+        joined = Joined.of(some, bias)
+        torch.testing.assert_close(joined.products(), expected, rtol=1e-13, atol=1e-14)
+        torch.testing.assert_close(joined._beside(), rows, rtol=1e-14, atol=0)
+
+
+def test_the_memory_of_products_does_not_grow_with_runs():
+    design = torch.zeros(1, 2000, 30).expand(60, -1, -1)
+    given = LinearParts(design, design[..., 0], None, torch.ones(60, 31))
+    with LiveBytes() as live:
+        Joined.of(given, "penalised").products()
+    assert live.peak < 8 * 2 * centre.AT_ONCE + 8 * 3 * 60 * 32**2  # all rows in float64: 31 MB
 
 
 @pytest.mark.parametrize("kind", PENALTIES)

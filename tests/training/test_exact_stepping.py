@@ -8,7 +8,7 @@ import bilevel
 from bilevel.core.status import Status
 from bilevel.data.sampler import Sampler
 from bilevel.linear import systems
-from bilevel.linear.cholesky import factorise
+from bilevel.linear.cholesky import factorise, known
 from bilevel.training import compiled as compiled_module
 from problems.regression import friedman1
 
@@ -94,12 +94,16 @@ def not_compiled(monkeypatch):
     monkeypatch.setattr(compiled_module.CompiledSteps, "__init__", two_steps_at_once)
     monkeypatch.setattr(compiled_module, "compiled_for", lambda problem, key: steps)
 
-    def as_compiled(matrix):
-        with monkeypatch.context() as patch:
-            patch.setattr(torch.compiler, "is_compiling", lambda: bool(inside))
-            return factorise(matrix)
+    def as_compiled(function):
+        def called(*arguments):
+            with monkeypatch.context() as patch:
+                patch.setattr(torch.compiler, "is_compiling", lambda: bool(inside))
+                return function(*arguments)
 
-    monkeypatch.setattr(systems, "factorise", as_compiled)
+        return called
+
+    for function in (factorise, known):
+        monkeypatch.setattr(systems, function.__name__, as_compiled(function))
 
 
 def check_the_band(monkeypatch):

@@ -25,8 +25,9 @@ from bilevel.heads.quadratic import all_penalised, quadratic_system, refuse_sing
 from bilevel.heads.rows_used import Decided, FullData
 from bilevel.linear.centre import Centre, by_output
 from bilevel.linear.cholesky import factorise
+from bilevel.linear.dual import linear_system
 from bilevel.linear.factor import CentredFactor, PrimalFactor, merge_outputs, split_outputs
-from bilevel.linear.systems import CentredSystem, PrimalSystem, linear_system
+from bilevel.linear.systems import CentredSystem, PrimalSystem
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.trees import Tree
 

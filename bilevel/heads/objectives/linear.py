@@ -19,8 +19,8 @@ from bilevel import trees
 from bilevel.derivatives.linear_parts import LinearParts
 from bilevel.heads.objectives.base import AbstractObjective, Place
 from bilevel.linear.cholesky import EPS
+from bilevel.linear.dual import linear_system
 from bilevel.linear.row_gram import interacting_gram, weighted_gram
-from bilevel.linear.systems import linear_system
 from bilevel.problem.criteria import AbstractCriterion, RowCurvature
 from bilevel.problem.linear_head import LinearHeadProblem
 
