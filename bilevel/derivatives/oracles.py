@@ -321,6 +321,9 @@ class Oracles:
     def _second(self, body: Tree, head: Tree, vector: Tree, rows: Rows, level: str) -> Tree:
         # d/dx <d_theta g, v> = (d_x d_theta g) v: one more backward pass, and no matrix. Reverse
         # over reverse needs no forward rules, which several operations of torch lack.
+        if torch.compiler.is_compiling():  # which knows `torch.func` alone
+            _, along, cross = self.head_products(body, head, vector, rows)
+            return along if level == "head" else cross
         with torch.enable_grad():
             body, head = variable(body), variable(head)
             value = self._values(self.problem.head_objective, body, head, rows).sum()

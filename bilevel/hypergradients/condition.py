@@ -42,13 +42,22 @@ class Condition:
         """d_theta g."""
         return self.point.gradient()
 
-    @functools.cached_property
+    @property
     def free(self) -> Tree | None:
         """Which coordinates are not held by a bound; None: all."""
-        head_set = self.point.problem.head_set
-        if isinstance(head_set, Everywhere):
+        if isinstance(self.point.problem.head_set, Everywhere):
             return None
-        return head_set.free(self.point.head, trees.tree_map(torch.neg, self.slope))
+        # compiled code enters no lock, which a kept value has
+        compiling = torch.compiler.is_compiling()
+        return self._free_at(self.point.gradient()) if compiling else self._kept_free
+
+    @functools.cached_property
+    def _kept_free(self) -> Tree:
+        return self._free_at(self.slope)
+
+    def _free_at(self, slope: Tree) -> Tree:
+        push = trees.tree_map(torch.neg, slope)
+        return self.point.problem.head_set.free(self.point.head, push)
 
     @property
     def available(self) -> bool:

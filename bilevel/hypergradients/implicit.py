@@ -128,6 +128,11 @@ class Implicit(AbstractHypergradient):
         return at, fine(at.point.head).masked_fill(inexact, int(Status.INEXACT_HEAD))
 
     @property
+    def compilable(self) -> bool:
+        """By a factor, if heads that are inexact only warn; others decide on values."""
+        return self.linear_solver is None and self.on_inexact == "warn"
+
+    @property
     def wants_factor(self) -> bool:
         """Unless another solver was asked for."""
         return self.linear_solver is None

@@ -175,8 +175,10 @@ class BestResponse(AbstractStrategy):
 
     @property
     def compilable(self) -> bool:
-        """As far as solver and gradient are."""
-        return chosen(self.solver).compilable and chosen(self.gradient).compilable
+        """As far as solver and gradient are, and with a factor for gradients that want one."""
+        solver, gradient = chosen(self.solver), chosen(self.gradient)
+        given = solver.exact or not gradient.wants_factor
+        return given and solver.compilable and gradient.compilable
 
     @property
     def draws(self) -> bool:

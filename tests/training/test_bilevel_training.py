@@ -222,7 +222,7 @@ def test_one_bad_run_harms_no_other():
 
 
 def test_compiling_is_declined_with_a_warning_and_the_same_numbers():
-    for strategy in (BestResponse(0.02), STRATEGIES["Unrolled"]):
+    for strategy in (BestResponse(0.02, gradient=Implicit(CG())), STRATEGIES["Unrolled"]):
         eager = train(WIDE, strategy, **SAMPLED)
         with pytest.warns(UserWarning, match="runs eagerly, with the same numbers"):
             asked = train(WIDE, strategy, compile=True, **SAMPLED)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_problems import General, Smooth, doubles, supervised
+from small_problems import General, Smooth, TrueBilevel, doubles, supervised
 
 import bilevel
 from bilevel.core.status import Status
@@ -10,6 +10,7 @@ from bilevel.data.sampler import Sampler
 from bilevel.linear import systems
 from bilevel.linear.cholesky import factorise, known
 from bilevel.training import compiled as compiled_module
+from problems.analytic import FeatureRegression, LogPenalties
 from problems.regression import friedman1
 
 # torch's own compiler still uses what torch deprecates
@@ -157,3 +158,30 @@ def test_compiled_equals_eager(case):
     problem, strategy = make(), bilevel.BestResponse(5e-3, bilevel.ClosedForm(data))
     compiled = train(problem, strategy, size, compile=True)
     assert_equal(compiled, train(problem, strategy, size))
+
+
+IMPLICIT = {
+    "body-free features": LogPenalties,
+    "features": lambda: FeatureRegression(train=23, features=4, validation=11),
+    "general head": lambda: TrueBilevel(power=2),
+}
+
+
+@pytest.mark.slow  # a compilation each
+@pytest.mark.parametrize("name", IMPLICIT)
+def test_compiled_implicit_gradients_equal_eager_ones(name):
+    problem, strategy = IMPLICIT[name](), bilevel.BestResponse(5e-3)
+    compiled = train(problem, strategy, compile=True)
+    assert_equal(compiled, train(problem, strategy))
+
+
+def test_implicit_gradients_compile_with_the_factor_of_an_exact_head():
+    for solver, gradient, compiles in (
+        (None, None, True),
+        (bilevel.ClosedForm(bilevel.BatchData()), None, True),
+        (bilevel.ClosedForm(bilevel.RunningData()), None, False),
+        (None, bilevel.Implicit(bilevel.CG()), False),
+        (None, bilevel.Implicit(on_inexact="refine"), False),
+    ):
+        strategy = bilevel.BestResponse(5e-3, solver, gradient).fitted(LogPenalties())
+        assert strategy.compilable is compiles
