@@ -18,8 +18,8 @@ from bilevel.derivatives.linear_parts import LinearParts
 from bilevel.derivatives.oracles import Bias
 from bilevel.linear.cholesky import EPS
 
-AT_ONCE = 2**16
-"""Numbers of rows in float64 that are multiplied at once on a processor: half a megabyte."""
+AT_ONCE = 2**17
+"""Numbers of rows in float64 that are multiplied at once on a processor: a megabyte."""
 FAR = 1e3
 """Means so many times as large as their spread cost a Gram matrix six digits."""
 
