@@ -87,6 +87,8 @@ class CompiledSteps:
                     made = self._guarded(state, *rest)
                 again = Recalled.of(calls, state, rest, made)
             state = self._regular(state, made, k)
+            if state is not made:
+                again = None  # it was made eagerly, and may be of another kind
             k += self.at_once
             yield k, state
 
