@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._dynamo import lookup_backend
 
 from bilevel import trees
 from bilevel.trees import Tree
@@ -45,6 +44,8 @@ def _backend(**patches: bool) -> Backend:
     """
 
     def compiled(graph: torch.fx.GraphModule, examples: list[Any]) -> Callable[..., Sequence[Any]]:
+        from torch._dynamo import lookup_backend  # whose import takes more than a second
+
         inductor: Any = lookup_backend("inductor")
         made: Callable[..., Sequence[Any]] = inductor(graph, examples, config_patches=patches)
 

@@ -195,7 +195,7 @@ def fresh():
         "from problems.toy import ScalarProduct\n"
         "pair = {'slow': bilevel.uniform(0.01), 'two': bilevel.TwoTimescale(0.01, 0.1)}\n"
         "bilevel.compare(ScalarProduct(), pair, seeds=2, steps=2)\n"
-        "print({'matplotlib', 'jinja2', 'scipy.stats'} & set(sys.modules))\n"
+        "print({'matplotlib', 'jinja2', 'scipy.stats', 'torch._dynamo'} & set(sys.modules))\n"
         "for module in pkgutil.walk_packages(bilevel.__path__, 'bilevel.'):\n"
         "    if not module.name.endswith('__main__'): importlib.import_module(module.name)\n"
         "print([n for n in bilevel.__all__ if isinstance(getattr(bilevel, n), types.ModuleType)])"
