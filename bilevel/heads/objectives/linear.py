@@ -30,7 +30,7 @@ FAR, RISE = 1e3, 1e-2
 LARGEST_BLOCK = 2048
 """Numbers of a block of the Hessian up to which it is formed and factored."""
 AT_ONCE = 2**17
-"""Predictions of all runs that are looked at together, so that they stay in cache."""
+"""Predictions of a run that are looked at together, so that they stay in cache."""
 
 
 class LinearObjective(AbstractObjective):
@@ -302,8 +302,8 @@ class LinearObjective(AbstractObjective):
     @functools.cached_property
     def _pieces(self) -> list[slice]:
         """Rows that are looked at together."""
-        runs, n = self.design.shape[:2]
-        count = max(1, round(runs * n * self.count / AT_ONCE))
+        n = self.design.shape[1]
+        count = max(1, round(n * self.count / AT_ONCE))  # batches of slices are multiplied slowly
         size = max(1, -(-n // count))
         return [slice(i, i + size) for i in range(0, n, size)]
 
