@@ -20,6 +20,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "gelu": functional.gelu,
 }
+IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu_, "tanh": torch.tanh_}
+"""Activations whose derivative is known from their result: they may write over what they are of."""
 Width = int | Sequence[int]
 """Units per hidden layer: one number for all layers, or one for each."""
 
@@ -81,9 +83,10 @@ class Network:
 
     def features(self, body: dict[str, Tensor], inputs: Tensor) -> Tensor:
         """The last hidden layer, (n, M)."""
-        sigma, hidden = ACTIVATIONS[self.activation], inputs
+        sigma, hidden = {**ACTIVATIONS, **IN_PLACE}[self.activation], inputs
         for layer in range(1, len(self.widths) + 1):
-            hidden = sigma(hidden @ body[f"weight{layer}"] + body[f"bias{layer}"])
+            # in place: of many runs each further array of this size costs as much as the product
+            hidden = sigma((hidden @ body[f"weight{layer}"]).add_(body[f"bias{layer}"]))
         return hidden
 
     def weight_squares(self, body: dict[str, Tensor]) -> Tensor:

@@ -195,7 +195,7 @@ def fresh():
         "from problems.toy import ScalarProduct\n"
         "pair = {'slow': bilevel.uniform(0.01), 'two': bilevel.TwoTimescale(0.01, 0.1)}\n"
         "bilevel.compare(ScalarProduct(), pair, seeds=2, steps=2)\n"
-        "print({'matplotlib', 'jinja2', 'scipy.stats', 'torch._dynamo'} & set(sys.modules))\n"
+        "print({'matplotlib', 'jinja2', 'scipy.stats'} & set(sys.modules))\n"
         "for module in pkgutil.walk_packages(bilevel.__path__, 'bilevel.'):\n"
         "    if not module.name.endswith('__main__'): importlib.import_module(module.name)\n"
         "print([n for n in bilevel.__all__ if isinstance(getattr(bilevel, n), types.ModuleType)])"
@@ -213,6 +213,11 @@ def test_unknown_public_name_is_an_attribute_error():
 
 def test_import_does_not_import_torch():
     assert run("import sys, bilevel; print('torch' in sys.modules)").strip() == "False"
+
+
+def test_the_compiler_is_not_imported_by_solve():
+    lines = "import sys, bilevel; bilevel.solve; print('torch._dynamo' in sys.modules)"
+    assert run(lines).strip() == "False"
 
 
 def test_a_comparison_waits_for_no_figures_and_no_statistics(fresh):

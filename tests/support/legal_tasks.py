@@ -28,4 +28,6 @@ LEGAL = {
         **{"problem": OfTasks(), "body": torch.tensor(1.0)},
         **{"inputs": X, "targets": Y},
     },
+    "problem sinusoid": lambda: {"train": 3, "test": 2, "width": (3, 2)},
+    "problem episodes": lambda: {"train": 3, "test": 2, "width": 3},
 }

@@ -194,14 +194,14 @@ def test_inner_rows_differ_between_body_steps_and_from_the_bodys_rows(monkeypatc
     data = TrainingData(problem, [0], torch.float64, "cpu")
     solver = bilevel.FastSGD(0.1, steps=2, batch_size=4)
     training = Cohort(Assembly.of(data, 4), bilevel.BestResponse(1e-3, solver).fitted(problem))
-    seen, true = [], training.sampler.indices
+    seen, true = [], training.sampler._rows
 
-    def indices(group, size, k, stream="rows"):
-        found = true(group, size, k, stream)
+    def rows_drawn(stream, *which):
+        found = true(stream, *which)
         seen.append((stream, tuple(found.flatten().tolist())))
         return found
 
-    monkeypatch.setattr(training.sampler, "indices", indices)
+    monkeypatch.setattr(training.sampler, "_rows", rows_drawn)
     training.advance(5)
     assert [stream for stream, _ in seen].count("head") == 10
     assert len({rows for _, rows in seen}) == 15
