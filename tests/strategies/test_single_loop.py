@@ -152,18 +152,16 @@ def test_runs_do_not_depend_on_each_other():
     assert len(set(together.state.strategy.auxiliary["residual"][0].tolist())) == 3
 
 
-SLOW = pytest.mark.slow  # a compilation each
-
-
+@pytest.mark.slow  # a compilation each; by default one is traced in training/test_recalled.py
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own compiler
 @pytest.mark.parametrize(
     ("problem", "order"),
     [
         (Tracked(), "simultaneous"),
-        pytest.param(Tracked(), "alternating", marks=SLOW),
-        pytest.param(Together(), "simultaneous", marks=SLOW),
-        pytest.param(TrueBilevel(power=2), "simultaneous", marks=SLOW),
-        pytest.param(TrueBilevel(power=2), "alternating", marks=SLOW),
+        (Tracked(), "alternating"),
+        (Together(), "simultaneous"),
+        (TrueBilevel(power=2), "simultaneous"),
+        (TrueBilevel(power=2), "alternating"),
     ],
 )
 def test_compiled_steps_give_the_same_numbers(problem, order, monkeypatch):

@@ -28,6 +28,9 @@ EVERY = {
     "tests/bounds/test_kinks.py": {
         "test_a_kink_has_no_bound_and_is_named": 2,
     },
+    "tests/bounds/test_structured_bounds.py": {
+        "test_bounds_of_heads_of_many_numbers_cover_the_error": 2,
+    },
     "tests/commands/test_cli.py": {
         "test_wrong_usage_is_exit_code_2": 3,
     },

@@ -127,6 +127,7 @@ def test_calls_that_need_a_jitter_are_repeated_eagerly(not_compiled, monkeypatch
     check_the_band(monkeypatch)
 
 
+@pytest.mark.slow  # a compilation of what the test above has as it is
 def test_a_compiled_run_that_needs_a_jitter_gets_the_eager_numbers(monkeypatch):
     check_the_band(monkeypatch)
 

@@ -7,7 +7,6 @@ from torch._dynamo import lookup_backend
 import bilevel
 from bilevel import trees
 from bilevel.training import compiled as compiled_module
-from bilevel.training import recalled
 from bilevel.training.compiled import CompiledSteps
 from bilevel.training.recalled import Recalled, Seen
 from problems.mspbe import Known, NeuralMSPBE, random_process
@@ -35,7 +34,7 @@ def guarded(monkeypatch):
         return ask(self, state, drawn, step)
 
     monkeypatch.setattr(compiled_module, "STEPS_PER_CALL", 2)
-    monkeypatch.setattr(recalled, "lookup_backend", lambda name: as_they_are)
+    monkeypatch.setattr(torch._dynamo, "lookup_backend", lambda name: as_they_are)
     monkeypatch.setattr(CompiledSteps, "_guarded", noted)
     return asked
 
@@ -121,7 +120,7 @@ def test_what_cannot_be_called_from_cpp_is_called_from_python(guarded, monkeypat
             raise NotImplementedError("no C++ for this operation")
         return graph
 
-    monkeypatch.setattr(recalled, "lookup_backend", lambda name: failing)
+    monkeypatch.setattr(torch._dynamo, "lookup_backend", lambda name: failing)
     both(network)
     assert patches == [{"cpp_wrapper": True}, {}]
     assert guarded == [0, 0, 6]
