@@ -3,7 +3,8 @@
 friedman1: a 10-64-1 ReLU network, a batch of 64 rows for the body in float32, the head solved on
 all 800 rows in float64, RMSProp. The loop one would write: autograd at the head, `torch.optim`, the
 Gram matrix and `torch.linalg.solve`, one seed after another; both make the same bodies, which is
-checked first. CPU time of a step and seed, one thread, interleaved, medians of ratios.
+checked first. CPU time of a step and seed, one thread, interleaved, medians of ratios; beside them
+JAX (`vmap`, `scan`) after `make bench-peers`.
 
 With `--scaling`, how a step grows with rows and with runs instead; with `--memory`, the peak of a
 training of 2,000 seeds.
@@ -15,10 +16,10 @@ Run: `make bench BENCH=best_response`, or
 import argparse
 import resource
 import statistics
-import time
 
+import peer
 import torch
-from contest import contest
+from contest import Contender, contest, machine, seconds_per_step
 from torch import Tensor
 
 import bilevel
@@ -78,25 +79,6 @@ class PlainLoop:
             self.optimizer.step()
             self.solve()
 
-    def seconds_per_step(self, steps: int) -> float:
-        """The mean CPU time of `steps` steps."""
-        began = time.process_time()
-        self.advance(steps)
-        return (time.process_time() - began) / steps
-
-
-class Ours:
-    """A training in CPU time."""
-
-    def __init__(self, cohort: Cohort) -> None:
-        self.cohort = cohort
-
-    def seconds_per_step(self, steps: int) -> float:
-        """The mean CPU time of `steps` steps, of all runs together."""
-        began = time.process_time()
-        self.cohort.advance(steps)
-        return (time.process_time() - began) / steps
-
 
 def training(runs: int, *, rows: int = 800, compile: bool = False, exact: bool = False) -> Cohort:
     """That of `solve`, without records."""
@@ -132,7 +114,7 @@ def scaling(rounds: int) -> None:
         for turn in range(rounds + 1):
             for size, (cohort, share) in sides.items():
                 steps = max(1, 100 * 800 // size if "rows" in what[:4] else 100 // size)
-                seconds = Ours(cohort).seconds_per_step(steps) / share
+                seconds = seconds_per_step(cohort, steps) / share
                 if turn:
                     found[size].append(seconds)
         least = found[min(sides)]
@@ -173,11 +155,19 @@ def main() -> None:
     if options.scaling:
         scaling(options.rounds)
         return
-    print(f"bodies differ by at most {check():.0e}, torch {torch.__version__}")
-    contenders = {"plain loop (one seed)": (PlainLoop(training(1), 0), 1)}
+    print(f"bodies differ by at most {check():.0e}; {machine()}")
+    contenders: dict[str, tuple[Contender, int]] = {
+        "plain loop (one seed)": (PlainLoop(training(1), 0), 1)
+    }
     for compile in (False, True)[: 2 - options.eager]:
         name = "best response, compiled" if compile else "best response"
-        contenders[name] = (Ours(training(SEEDS, compile=compile)), SEEDS)
+        contenders[name] = (training(SEEDS, compile=compile), SEEDS)
+    if peer.installed():
+        peers = peer.Peers(
+            "best_response", columns=10, width=64, rows=800, batch=BATCH, seeds=SEEDS,
+            steps=options.steps, alpha=LR, ridge=RIDGE,
+        )  # fmt: skip
+        contenders["JAX"] = (peer.PeerTraining(peers, "steps", options.steps), SEEDS)
     contest(contenders, steps=options.steps, rounds=options.rounds, warm_up=3)
 
 

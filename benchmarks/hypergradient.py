@@ -7,7 +7,8 @@ autograd, both from zero, to an error in the gradient that is printed. Ours: a s
 `BestResponse` with `ClosedForm` and `Implicit`, its RMSProp update included; the limit is such a
 step by hand. All errors are printed, against the closed form.
 
-CPU time of a gradient and run, one thread, interleaved, medians of ratios.
+CPU time of a gradient and run, one thread, interleaved, medians of ratios; beside them JAX (a
+Cholesky factor of the kept Gram matrix) and jaxopt (LBFGS and CG) after `make bench-peers`.
 
 Run: `make bench BENCH=hypergradient`, or
 `python benchmarks/hypergradient.py [--rounds 9] [--eager]`.
@@ -15,11 +16,13 @@ Run: `make bench BENCH=hypergradient`, or
 
 import argparse
 import math
-import time
+import pathlib
+import tempfile
 
 import numpy as np
+import peer
 import torch
-from contest import contest
+from contest import Contender, contest, machine, seconds_per_step
 from torch import Tensor
 
 import bilevel
@@ -170,18 +173,26 @@ def by_cg(product, right: Tensor, tolerance: float, steps: int = 5_000) -> Tenso
     return found
 
 
-class Timed:
-    """CPU time of what makes steps."""
+class Dear:
+    """One step of a side stands for all."""
 
-    def __init__(self, side) -> None:
+    def __init__(self, side: PlainLoop) -> None:
         self.side = side
 
-    def seconds_per_step(self, steps: int) -> float:
-        """The mean CPU time of `steps` steps; one that takes long makes one."""
-        began = time.process_time()
-        count = 1 if isinstance(self.side, PlainLoop) else steps
-        self.side.advance(count)
-        return (time.process_time() - began) / count
+    def advance(self, count: int) -> float:
+        """CPU seconds."""
+        return count * seconds_per_step(self.side, 1)
+
+
+class PeerGradient:
+    """A contender: the gradient at the initial body, as often as steps are asked for."""
+
+    def __init__(self, peers: peer.Peers, piece: str) -> None:
+        self.peers, self.piece = peers, piece
+
+    def advance(self, count: int) -> float:
+        """CPU seconds."""
+        return sum(self.peers.do(self.piece)[0] for _ in range(count))
 
 
 def training(problem: Penalties, runs: int, *, compile: bool = False) -> Cohort:
@@ -220,6 +231,21 @@ def check(problem: Penalties, steps: int = 3) -> None:
         print(f"  relative error of {name}: {float((found - true).norm() / true.norm()):.0e}")
 
 
+def of_peers(problem: Penalties) -> dict[str, PeerGradient]:
+    """The gradients of others at the initial body, with their errors printed."""
+    (x, y), (z, t) = problem.groups["train"], problem.groups["validation"]
+    arrays = {"x": x, "y": y, "x_new": z, "y_new": t, "body": problem.init_body(None)}
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder) / "rows.npz"
+        np.savez(file, **{name: array.numpy() for name, array in arrays.items()})
+        peers = peer.Peers("ridge_hypergradient", file=str(file))
+    true = exact(problem)
+    for name in peers.pieces:
+        found = torch.tensor(peers.do(name)[1], dtype=torch.float64)
+        print(f"  relative error of {name}: {float((found - true).norm() / true.norm()):.0e}")
+    return {name: PeerGradient(peers, name) for name in peers.pieces}
+
+
 def main() -> None:
     """Print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -230,14 +256,16 @@ def main() -> None:
     torch.set_num_threads(1)
     for condition, setting in SETTINGS.items():
         problem = Penalties(*setting)
-        print(f"condition {condition}, torch {torch.__version__}")
+        print(f"condition {condition}; {machine()}")
         check(problem)
-        sides = {"LBFGS and CG": (Timed(PlainLoop(problem)), 1)}
+        sides: dict[str, tuple[Contender, int]] = {"LBFGS and CG": (Dear(PlainLoop(problem)), 1)}
         for runs in (1, SEEDS):
             for compile in (False, True)[: 2 - options.eager]:
                 name = f"ours, {runs} run{'s' * (runs > 1)}{', compiled' * compile}"
-                sides[name] = (Timed(training(problem, runs, compile=compile)), runs)
-        sides["by hand"] = (Timed(Limit(problem)), 1)
+                sides[name] = (training(problem, runs, compile=compile), runs)
+        sides["by hand"] = (Limit(problem), 1)
+        if peer.installed():
+            sides |= {name: (side, 1) for name, side in of_peers(problem).items()}
         contest(sides, steps=options.steps, rounds=options.rounds, warm_up=2)
 
 
