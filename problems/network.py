@@ -83,10 +83,13 @@ class Network:
 
     def features(self, body: dict[str, Tensor], inputs: Tensor) -> Tensor:
         """The last hidden layer, (n, M)."""
-        sigma, hidden = {**ACTIVATIONS, **IN_PLACE}[self.activation], inputs
+        # in place: of many runs each further array of this size costs as much as the product; the
+        # compiler makes none, and makes less of code that writes over its arrays
+        eager, hidden = not torch.compiler.is_compiling(), inputs
+        sigma = (eager and IN_PLACE.get(self.activation)) or ACTIVATIONS[self.activation]
         for layer in range(1, len(self.widths) + 1):
-            # in place: of many runs each further array of this size costs as much as the product
-            hidden = sigma((hidden @ body[f"weight{layer}"]).add_(body[f"bias{layer}"]))
+            product, bias = hidden @ body[f"weight{layer}"], body[f"bias{layer}"]
+            hidden = sigma(product.add_(bias) if eager else product + bias)
         return hidden
 
     def weight_squares(self, body: dict[str, Tensor]) -> Tensor:
