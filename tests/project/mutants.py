@@ -172,8 +172,8 @@ MISTAKES = [
     Mistake(
         "step k sees the rows of step k + 1",
         "bilevel/data/sampler.py",
-        "trees.take(block, k % BLOCK)",
-        "trees.take(block, (k + 1) % BLOCK)",
+        "self._block(key, k // BLOCK, draw), slice",
+        "trees.tree_map(lambda x: x.roll(-1, 0), self._block(key, k // BLOCK, draw)), slice",
         ("data/test_epochs.py", "data/test_sampling.py"),
     ),
     Mistake(
