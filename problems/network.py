@@ -83,13 +83,12 @@ class Network:
 
     def features(self, body: dict[str, Tensor], inputs: Tensor) -> Tensor:
         """The last hidden layer, (n, M)."""
-        # in place: of many runs each further array of this size costs as much as the product; the
-        # compiler makes none, and makes less of code that writes over its arrays
+        # activations in place: of many runs each further array of this size costs as much as the
+        # product; the compiler makes none, and makes less of code that writes over its arrays
         eager, hidden = not torch.compiler.is_compiling(), inputs
         sigma = (eager and IN_PLACE.get(self.activation)) or ACTIVATIONS[self.activation]
         for layer in range(1, len(self.widths) + 1):
-            product, bias = hidden @ body[f"weight{layer}"], body[f"bias{layer}"]
-            hidden = sigma(product.add_(bias) if eager else product + bias)
+            hidden = sigma(hidden @ body[f"weight{layer}"] + body[f"bias{layer}"])
         return hidden
 
     def weight_squares(self, body: dict[str, Tensor]) -> Tensor:

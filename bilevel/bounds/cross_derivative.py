@@ -147,7 +147,7 @@ class CrossDerivative:
                 at = trees.unflatten(vector, point.head)
                 return squared_cross(parts, point.head, at, problem.criterion).flatten(1)
 
-            start = start * DRAWN + lanczos(in_features, start).vector
+            start = start * DRAWN + lanczos(in_features, start, ends_early=True).vector
             start = start / start.norm(dim=1, keepdim=True)
         found = lanczos(self._squared, start)
         return (found.value + found.residual).clamp(min=0).sqrt()

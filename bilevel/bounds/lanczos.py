@@ -26,12 +26,17 @@ class Ritz(NamedTuple):
     vector: Tensor
 
 
-def lanczos(product: Callable[[Tensor], Tensor], start: Tensor) -> Ritz:
+def lanczos(
+    product: Callable[[Tensor], Tensor], start: Tensor, *, ends_early: bool = False
+) -> Ritz:
     """Lanczos' method from unit vectors (R, P), one for each matrix, in up to 16 products.
 
+    With `ends_early` it may end at an eigenvalue that is not the largest: what is larger may still
+    be hidden in the start.
+
     Source: Golub and Van Loan, Matrix Computations (4th ed. 2013), section 10.1. Differs from the
-    source in: 1. every vector is orthogonalised against all others, twice; 2. it ends where all
-    residuals are a hundredth of their values, but not before 4 products.
+    source in: 1. every vector is orthogonalised against all others, twice; 2. with `ends_early` it
+    ends where all residuals are a hundredth of their values, but not before 4 products.
     """
     runs, size = start.shape
     basis = images = start.new_zeros(runs, 0, size)
@@ -41,7 +46,11 @@ def lanczos(product: Callable[[Tensor], Tensor], start: Tensor) -> Ritz:
         basis = torch.cat([basis, vector.unsqueeze(1)], 1)
         images = torch.cat([images, image.unsqueeze(1)], 1)
         found = _ritz(basis, images)
-        if step >= FEWEST_STEPS and not bool((found.residual > NEAR * found.value).any()):
+        if (
+            ends_early
+            and step >= FEWEST_STEPS
+            and not bool((found.residual > NEAR * found.value).any())
+        ):
             break
         for _ in range(2):  # once leaves what rounding made of the parts that it took away
             image = image - (basis.mT @ (basis @ image.unsqueeze(2))).squeeze(2)

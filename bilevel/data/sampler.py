@@ -205,7 +205,7 @@ class Sampler:
 
 def moved(block: Tensor, device: torch.device) -> Tensor:
     """A block on a device; copies to CUDA go on while the program does."""
-    if device.type != "cuda":
+    if device.type != "cuda" or block.device.type != "cpu":
         return block.to(device)
     return block.pin_memory().to(device, non_blocking=True)
 

@@ -64,6 +64,8 @@ def _function(module: str, name: str) -> ast.FunctionDef | None:
     if path is None:
         return None
     for node in reversed(ast.parse(path.read_bytes()).body):
+        if name in _bound(node):
+            return None
         if isinstance(node, ast.FunctionDef) and node.name == name:
             return node
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -71,6 +73,16 @@ def _function(module: str, name: str) -> ast.FunctionDef | None:
                 if name == (alias.asname or alias.name):
                     return _function(node.module, alias.name)
     return None
+
+
+def _bound(node: ast.stmt) -> set[str]:
+    """The names that a statement gives a value, but for definitions of functions and imports."""
+    if isinstance(node, ast.FunctionDef | ast.ImportFrom):
+        return set()
+    names = {
+        x.id for x in ast.walk(node) if isinstance(x, ast.Name) and isinstance(x.ctx, ast.Store)
+    }
+    return names | {node.name} if isinstance(node, ast.ClassDef) else names
 
 
 def _source(module: str) -> Path | None:

@@ -86,6 +86,7 @@ class CompiledSteps:
                 with watched() as calls:
                     made = self._guarded(state, *rest)
                 again = Recalled.of(calls, state, rest, made)
+                calls.clear()  # they hold the old state
             state = self._regular(state, made, k)
             if state is not made:
                 again = None  # it was made eagerly, and may be of another kind

@@ -25,6 +25,8 @@ def factory(file, *, width=(4, 2), name="x", rate=-0.5):
 FACTORIES = {
     "a computed default": "def factory(width=2 * 8):\n    '''One line.'''\n",
     "a decorator": "import functools\n\n@functools.cache\ndef factory(w=16):\n    '''One.'''\n",
+    "another value": "import functools\n\ndef factory(w=1):\n    '''One.'''\n\n"
+    "factory = functools.partial(factory, w=2)\n",
     "keywords": "def factory(**options):\n    '''One.'''\n",
     "a class": "class factory:\n    '''One.'''\n    def __init__(self, width=16):\n        pass\n",
     "a value": "import functools\n\nfactory = functools.partial(sorted, reverse=True)\n",

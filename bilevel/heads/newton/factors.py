@@ -75,6 +75,9 @@ def _ensured(objective: AbstractObjective, runs: Runs, which: Tensor) -> Runs:
     if above is not None:  # its steps never go too far, those of an H next to nothing do
         hessian, bad = above, bad | runs.short[which]
         runs = runs._replace(above=runs.above.index_put((which,), bad))
+        if mix is not None:  # a majorant has its outputs as they are
+            own = torch.eye(mix.shape[-1], dtype=mix.dtype, device=mix.device)
+            mix = torch.where(bad[:, None, None], own, mix)
     return runs.led_by(which, *mended(cholesky, bad, hessian), mix=mix)
 
 
