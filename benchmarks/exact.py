@@ -42,7 +42,7 @@ def microseconds(head, arguments):
     return (time.process_time() - begin) / REPEATS * 1e6
 
 
-class _Rows(bilevel.LinearHeadProblem):
+class OfFeatures(bilevel.LinearHeadProblem):
     """A head on features that are the body."""
 
     def __init__(self, features, targets, **settings):
@@ -51,21 +51,27 @@ class _Rows(bilevel.LinearHeadProblem):
             setattr(self, name, value)
 
     def data(self, seed=None):
+        """The rows."""
         return {"train": bilevel.Batch(self.inputs, self.targets)}
 
     def init_body(self, generator):
+        """The features."""
         return self.inputs.clone()
 
     def init_head(self, generator):
+        """Zero."""
         return self.inputs.new_zeros(self.head_shape(self.inputs.shape[1]))
 
     def features(self, body, inputs):
+        """The body."""
         return body
 
     def penalty(self, body):
+        """Of every coefficient."""
         return 0.1
 
     def body_objective(self, body, head, batch):
+        """F, which does not ask for the body."""
         return head.square().sum()
 
 
@@ -97,9 +103,9 @@ def responses(rounds):
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(2000, 200, generator=generator, dtype=torch.float64)
     targets, labels = z.sum(1), torch.arange(2000) % 5
-    classes = _Rows(z, labels, criterion=bilevel.SoftmaxLoss(), outputs=5)
+    classes = OfFeatures(z, labels, criterion=bilevel.SoftmaxLoss(), outputs=5)
     sides = {
-        "ridge": (_Rows(z, targets), lambda w: by_solve(w, targets, 0.1)),
+        "ridge": (OfFeatures(z, targets), lambda w: by_solve(w, targets, 0.1)),
         "softmax": (classes, lambda w: by_descent(w, labels)),
     }
     names = ["head", "backward", "Implicit", "by hand", "held", "by hand"]
