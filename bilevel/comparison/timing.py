@@ -28,7 +28,8 @@ def seconds_per_step(
         made = Assembly.of(data, options.batch_size, options.sampling)
         if data.tasks:
             strategy = over_tasks(strategy, made.sampler)
-        cohorts[name] = Cohort(made, strategy, compile=options.compile and strategy.compilable)
+        compile = options.compile and strategy.compiles_on(data.problem.head_set)
+        cohorts[name] = Cohort(made, strategy, compile=compile)
     for cohort in cohorts.values():
         cohort.seconds_per_step(WARM_UP)
     times: dict[str, list[float]] = {name: [] for name in cohorts}

@@ -13,6 +13,7 @@ from bilevel.data.rows import Rows
 from bilevel.derivatives.oracles import Oracles
 from bilevel.heads import AbstractHeadSolver
 from bilevel.problem.base import StackelbergProblem
+from bilevel.problem.sets import ConvexSet
 from bilevel.trees import Tree
 
 
@@ -86,6 +87,10 @@ class AbstractHypergradient(abc.ABC):
     def compilable(self) -> bool:
         """Whether `gradient` is tensor operations only, no decision on values (a hook)."""
         return False
+
+    def compiles_on(self, head_set: ConvexSet) -> bool:
+        """Whether it is `compilable` with heads in `head_set` (a hook)."""
+        return self.compilable
 
     @property
     def knows_tasks(self) -> bool:

@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel import trees
 from bilevel.core.checks import Number, check_instance, check_one_of, positive
@@ -20,6 +21,7 @@ from bilevel.hypergradients.condition import Condition
 from bilevel.hypergradients.dependence import check_dependence
 from bilevel.linear import AbstractLinearSolver
 from bilevel.problem.base import StackelbergProblem
+from bilevel.problem.sets import ConvexSet, Everywhere
 from bilevel.trees import Tree
 
 OnInexact = Literal["warn", "raise", "refine"]
@@ -131,6 +133,11 @@ class Implicit(AbstractHypergradient):
     def compilable(self) -> bool:
         """By a factor, if heads that are inexact only warn; others decide on values."""
         return self.linear_solver is None and self.on_inexact == "warn"
+
+    @override
+    def compiles_on(self, head_set: ConvexSet) -> bool:
+        # the adjoint of free coordinates is solved by what fits their factor
+        return self.compilable and isinstance(head_set, Everywhere)
 
     @property
     def wants_factor(self) -> bool:

@@ -14,6 +14,7 @@ from bilevel.errors import ArgumentError
 from bilevel.heads import AbstractHeadSolver
 from bilevel.heads.default import default_solver
 from bilevel.problem.base import StackelbergProblem
+from bilevel.problem.sets import ConvexSet
 from bilevel.trees import Tree
 
 Part = TypeVar("Part")
@@ -61,6 +62,10 @@ class AbstractStrategy(abc.ABC):
     def compilable(self) -> bool:
         """Whether `step` is made of tensor operations only, with no decision on values (a hook)."""
         return False
+
+    def compiles_on(self, head_set: ConvexSet) -> bool:
+        """Whether it is `compilable` with heads in `head_set` (a hook)."""
+        return self.compilable
 
     @property
     def draws(self) -> bool:

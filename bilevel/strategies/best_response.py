@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from torch import Tensor
+from typing_extensions import override
 
 from bilevel import trees
 from bilevel.core.checks import check_instance
@@ -20,6 +21,7 @@ from bilevel.hypergradients.default import default_gradient
 from bilevel.optimizers import AbstractOptimizer, RMSProp
 from bilevel.problem.base import StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
+from bilevel.problem.sets import ConvexSet
 from bilevel.strategies.base import AbstractStrategy, chosen
 from bilevel.trees import Tree
 
@@ -179,6 +181,10 @@ class BestResponse(AbstractStrategy):
         solver, gradient = chosen(self.solver), chosen(self.gradient)
         given = solver.exact or not gradient.wants_factor
         return given and solver.compilable and gradient.compilable
+
+    @override
+    def compiles_on(self, head_set: ConvexSet) -> bool:
+        return self.compilable and chosen(self.gradient).compiles_on(head_set)
 
     @property
     def draws(self) -> bool:

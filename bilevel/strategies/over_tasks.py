@@ -17,6 +17,7 @@ from bilevel.derivatives.over_heads import runs_of
 from bilevel.errors import IncompatibleError
 from bilevel.heads import AbstractHeadSolver
 from bilevel.problem.base import StackelbergProblem
+from bilevel.problem.sets import ConvexSet
 from bilevel.strategies.base import AbstractStrategy
 from bilevel.trees import Tree
 
@@ -96,6 +97,10 @@ class OverTasks(AbstractStrategy):
     @override
     def compilable(self) -> bool:
         return self.inner.compilable
+
+    @override
+    def compiles_on(self, head_set: ConvexSet) -> bool:
+        return self.inner.compiles_on(head_set)
 
     @property
     @override

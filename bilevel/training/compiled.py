@@ -19,6 +19,7 @@ from bilevel.core import parts
 from bilevel.data.sampler import Drawn, Sampler
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ProblemError
+from bilevel.problem.sets import ConvexSet
 from bilevel.strategies import AbstractStrategy
 from bilevel.training import recalled
 from bilevel.training.recalled import Recalled, watched
@@ -128,16 +129,17 @@ class CompiledSteps:
             ) from error
 
 
-def can_compile(strategy: AbstractStrategy, *, chunked: bool = False) -> bool:
+def can_compile(strategy: AbstractStrategy, head_set: ConvexSet, *, chunked: bool = False) -> bool:
     """Whether to compile, where asked to; says so if not.
 
     Args:
         strategy: whose steps.
+        head_set: of the heads.
         chunked: whether all rows are evaluated in chunks: each would be compiled anew.
     """
     if chunked and strategy.cost.passes:
         why = "goes through all rows in chunks at every step"
-    elif not strategy.compilable:
+    elif not strategy.compiles_on(head_set):
         why = "is more than tensor operations"
     else:
         return True

@@ -77,7 +77,9 @@ class Training:
         self.data, self.cost = data, strategy.cost
         needed = _bytes(first, all_rows=self.cost.passes > 0)
         self.parts = turns(runs, max_runs_at_once or STEP_BYTES // max(1, needed))
-        compile = compile and can_compile(strategy, chunked=data.chunks is not None)
+        compile = compile and can_compile(
+            strategy, data.problem.head_set, chunked=data.chunks is not None
+        )
         self.cohorts = [
             Cohort(
                 Assembly.of(data.part(part), batch_size, sampling),

@@ -229,6 +229,17 @@ def test_compiling_is_declined_with_a_warning_and_the_same_numbers():
         assert torch.equal(asked.body, eager.body)
 
 
+def test_adjoints_of_free_coordinates_are_not_compiled():
+    """Gradients of which none was chosen for the set, on a problem whose heads are in a box."""
+    problem = FeatureRegression(train=23, features=4, validation=11)
+    problem.head_set = bilevel.Box(-0.1, 0.1)
+    strategy = BestResponse(0.02, solver=ClosedForm(), gradient=Implicit())
+    eager = train(problem, strategy, **SAMPLED)
+    with pytest.warns(UserWarning, match="runs eagerly, with the same numbers"):
+        asked = train(problem, strategy, compile=True, **SAMPLED)
+    assert torch.equal(asked.body, eager.body)
+
+
 # rows
 
 
