@@ -73,12 +73,14 @@ def rebuild(like: Tree, new_leaves: Sequence[Tensor]) -> Tree:
 
 
 def same_structure(a: Tree, b: Tree) -> bool:
-    """Whether two trees have the same structure and leaves of the same shapes."""
+    """Whether two trees have the same structure and tensors of the same shapes."""
     if _pytree.tree_structure(a) != _pytree.tree_structure(b):
         return False
     pairs = leaves(a), leaves(b)
-    same = len(pairs[0]) == len(pairs[1])
-    return same and all(x.shape == y.shape for x, y in zip(*pairs, strict=True))
+    if len(pairs[0]) != len(pairs[1]):
+        return False
+    tensors = [(x, y) for x, y in zip(*pairs, strict=True) if isinstance(x, Tensor)]
+    return all(isinstance(y, Tensor) and x.shape == y.shape for x, y in tensors)
 
 
 def equal(a: Tree, b: Tree) -> bool:

@@ -1,4 +1,4 @@
-"""Memory that ran out is said as such, and not as the error of whatever it broke off."""
+"""What may be held at once, and memory that ran out: said as such, not as what it broke off."""
 
 import functools
 from collections.abc import Callable
@@ -13,6 +13,14 @@ Result = TypeVar("Result")
 SIGNS = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED",
          "Storage size calculation overflowed")  # fmt: skip
 """What torch says where memory is short; its errors on a CPU are of no class of their own."""
+
+
+def at_once(bytes_on_processor: int, device: torch.device | str) -> int:
+    """Bytes that runs together may take: a quarter of what is free on a CUDA device, if more."""
+    if torch.device(device).type != "cuda":
+        return bytes_on_processor
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(bytes_on_processor, free // 4)
 
 
 def says_memory(function: Callable[P, Result]) -> Callable[P, Result]:

@@ -120,6 +120,7 @@ class TrainingData:
         if self.per_seed and found.distinct != self.distinct:
             places = [self.distinct.index(seed) for seed in found.distinct]
             found.groups = trees.take(self.groups, torch.tensor(places, device=self.device))
+            found._packs = {}
         return found
 
     def repeated(self, times: int) -> "TrainingData":
@@ -200,14 +201,14 @@ class TrainingData:
         return found
 
     def _packed(self, name: str) -> PackedRows | None:
-        """The rows of a group as one matrix, where that is worth it; made once."""
-        if self.chunks is not None or torch.compiler.is_compiling():
+        """The rows of a group as one matrix, where that is worth it; made once, and eagerly."""
+        if self.chunks is not None:
             return None
-        group, packed = self.groups[name], self._packs.get(name)
-        if packed is None or packed.group is not group:
-            packed = PackedRows.of(group, first=2 if self.per_seed else 1)
+        packed = self._packs.get(name)
+        if packed is None and not torch.compiler.is_compiling():
+            packed = PackedRows.of(self.groups[name], first=2 if self.per_seed else 1)
             self._packs = {**self._packs, name: packed}
-        return packed if packed.shapes else None
+        return packed if packed is not None and packed.shapes else None
 
 
 def check_device(device: torch.device | str) -> None:

@@ -19,6 +19,7 @@ from bilevel.core.checks import (
 from bilevel.core.cost import Cost
 from bilevel.core.schedules import Rate, set_schedules, step_size
 from bilevel.core.status import Status
+from bilevel.core.waiting import all_done
 from bilevel.data.rows import Rows
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import Oracles
@@ -110,7 +111,7 @@ class FastSGD(AbstractHeadSolver):
             if self.tolerance is not None:
                 size = _residual(oracles, head, slope, lr)
                 done = done | (size <= trees.per_run(self.tolerance, size))
-                if bool(done.all()):
+                if all_done(done, j):
                     break
                 moved = trees.where(done, head, moved)
             head = moved

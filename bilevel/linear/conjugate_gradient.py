@@ -11,6 +11,7 @@ from bilevel import trees
 from bilevel.core.checks import Number, check_positive_integer, positive
 from bilevel.core.cost import Cost
 from bilevel.core.status import Status
+from bilevel.core.waiting import all_done
 from bilevel.errors import ArgumentError
 from bilevel.linear.base import AbstractLinearSolver, LinearSolution
 from bilevel.linear.operator import Operator, normalised, to_tree, to_vectors
@@ -83,7 +84,7 @@ class CG(AbstractLinearSolver):
         limit = 10 * b.shape[1] + 10 if self.max_steps is None else int(self.max_steps)
         for k in range(limit + 1):
             state = state._replace(done=state.done | (state.best_norm <= rtol * state.size))
-            if bool(state.done.all()):
+            if all_done(state.done, k):
                 break
             state = _advance(state, product, b, rtol, last=k == limit)
         status = _status(state, rtol)

@@ -103,20 +103,26 @@ class Recalled:
     def of(cls, calls: Sequence[Seen], state: Tree, rest: Tree, made: Tree) -> "Recalled | None":
         """How the one call made `made` of `state` and `rest`; None: there is no telling.
 
-        It can be made again if all leaves are tensors, each of them one leaf only, and the new
-        state has the kinds of leaves of the old one (its first step may change them).
+        It can be made again if each tensor is one leaf only, and the new state has the kinds of
+        leaves of the old one (its first step may change them). Leaves that are no tensors, such as
+        what was decided before the first step, are part of what was compiled: they must be the same
+        before and after.
         """
         old, given, new = trees.leaves(state), trees.leaves((state, rest)), trees.leaves(made)
-        if len(calls) != 1 or not all(isinstance(leaf, Tensor) for leaf in (*given, *new)):
-            return None
-        found, distinct = kinds(given), {id(leaf) for leaf in given}
+        found = kinds(given)
         alike = kinds(new) == found[: len(old)] and trees.same_structure(state, made)
-        if not alike or len(distinct) < len(given):
+        if len(calls) != 1 or not alike:
             return None
-        places = {id(x): i for i, x in enumerate(calls[0].inputs)}
-        origins = {id(x): -1 - i for i, x in enumerate(old)}
+        tensors = [id(leaf) for leaf in given if isinstance(leaf, Tensor)]
+        if len(set(tensors)) < len(tensors):
+            return None
+        places = {id(x): i for i, x in enumerate(calls[0].inputs) if isinstance(x, Tensor)}
+        origins = {id(x): -1 - i for i, x in enumerate(old) if isinstance(x, Tensor)}
         origins |= {id(x): i for i, x in enumerate(calls[0].outputs)}
-        sources = [origins.get(id(leaf)) for leaf in new]
+        sources = [
+            origins.get(id(leaf)) if isinstance(leaf, Tensor) else -1 - i
+            for i, leaf in enumerate(new)
+        ]
         if None in sources or len(set(sources)) < len(sources):
             return None
         known = [source for source in sources if source is not None]
@@ -138,6 +144,11 @@ class Recalled:
                 self.inputs[place] = leaf
 
 
-def kinds(leaves: Sequence[Tensor]) -> list[Any]:
-    """What compiled code relies on of tensors."""
-    return [(x.shape, x.stride(), x.dtype, x.device, x.requires_grad) for x in leaves]
+def kinds(leaves: Sequence[Any]) -> list[Any]:
+    """What compiled code relies on of tensors; of what is none, all."""
+    return [
+        (x.shape, x.stride(), x.dtype, x.device, x.requires_grad)
+        if isinstance(x, Tensor)
+        else (type(x), x)
+        for x in leaves
+    ]

@@ -11,6 +11,7 @@ from bilevel import trees
 from bilevel.bounds.gradients import GradientCertifier
 from bilevel.bounds.heads import Certifier, HeadCertificate
 from bilevel.core.checks import check_positive_integer
+from bilevel.core.memory import at_once
 from bilevel.data.rows import Rows
 from bilevel.derivatives.assembly import Assembly
 from bilevel.derivatives.head_point import HeadPoint
@@ -80,7 +81,7 @@ class Recorder:
                 f"the head; others keep their type. torch says: {error}"
             ) from error
         needed = self._bytes(*first, rows) + response_bytes(oracles, first[1], rows)
-        self.parts = turns(len(data.seeds), int(RECORD_BYTES // needed))
+        self.parts = turns(len(data.seeds), int(at_once(RECORD_BYTES, data.device) // needed))
         # rows are looked at, those of a part suffice; of quadratic heads where they are few
         if not oracles.quadratic_linear_head or data.per_seed:
             part = self.parts[0]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.core.checks import check_flag, check_function, check_positive_integer, single
-from bilevel.core.memory import says_memory
+from bilevel.core.memory import at_once, says_memory
 from bilevel.core.status import Status
 from bilevel.data.draws import Sampling
 from bilevel.data.sampler import BatchSize
@@ -37,7 +37,7 @@ DEAR_RECORDS = 5
 """Intervals between the records that hold the best response where it is dear."""
 STEP_BYTES = 2**29
 """Memory that the steps of all runs may take at once, by `Oracles.graph_bytes`; more runs than fit
-take turns. At its peak a step holds about twice that: a gigabyte."""
+take turns. At its peak a step holds about twice that: a gigabyte. More on a CUDA device."""
 
 
 class Training:
@@ -76,7 +76,8 @@ class Training:
         check_contract(first)
         self.data, self.cost = data, strategy.cost
         needed = _bytes(first, all_rows=self.cost.passes > 0)
-        self.parts = turns(runs, max_runs_at_once or STEP_BYTES // max(1, needed))
+        budget = at_once(STEP_BYTES, data.device)
+        self.parts = turns(runs, max_runs_at_once or budget // max(1, needed))
         compile = compile and can_compile(
             strategy, data.problem.head_set, chunked=data.chunks is not None
         )

@@ -15,6 +15,17 @@ from bilevel.trees import Tree
 from problems.network import ACTIVATIONS
 
 PullBack = Callable[[Tensor], Tree]
+FEW = 7
+"""Terms of a sum that the compiler of torch writes out, as part of what it is used in."""
+
+
+def multiplied(a: Tensor, b: Tensor) -> Tensor:
+    """A B for (R, n, k) and (R, k, m); in compiled code without a call of its own for few terms."""
+    if torch.compiler.is_compiling() and a.shape[2] <= FEW:
+        return (a.unsqueeze(3) * b.unsqueeze(1)).sum(2)
+    return a @ b
+
+
 SLOPES: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": lambda h: 1 - h * h,
     "softplus": lambda h: -torch.expm1(-h),
@@ -112,13 +123,13 @@ class Layers:
         sigma, slope = ACTIVATIONS[self.activation], SLOPES[self.activation]
         hidden = [inputs]
         for layer in range(1, len(self.widths) + 1):
-            hidden.append(sigma(hidden[-1] @ body[f"weight{layer}"]))
+            hidden.append(sigma(multiplied(hidden[-1], body[f"weight{layer}"])))
 
         def pull(along: Tensor) -> dict[str, Tensor]:
             found = {}
             for layer in range(len(self.widths), 0, -1):
                 along = along * slope(hidden[layer])
-                found[f"weight{layer}"] = hidden[layer - 1].mT @ along
+                found[f"weight{layer}"] = multiplied(hidden[layer - 1].mT, along)
                 if layer > 1:
                     along = along @ body[f"weight{layer}"].mT
             return {name: found[name] for name in body}

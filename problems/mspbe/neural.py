@@ -11,7 +11,7 @@ from bilevel.errors import ShapeError
 from bilevel.problem.base import Groups
 from bilevel.trees import Tree
 from problems.mspbe import exact
-from problems.mspbe.bodies import Body, Layers
+from problems.mspbe.bodies import Body, Layers, multiplied
 from problems.mspbe.exact import Moments
 from problems.mspbe.process import Model
 from problems.mspbe.sources import AbstractSource
@@ -201,11 +201,11 @@ class NeuralMSPBE(bilevel.AuxiliaryProblem, Evaluation):
             scales = self._of_model(z, pair, rows)
         else:
             scales = self._of_transitions(z, pair, rows)
-        of_auxiliary, _, of_head = (-(scales.mT @ z)).unbind(1)
+        of_auxiliary, _, of_head = (-multiplied(scales.mT, z)).unbind(1)
         if self.shift:
             damping = self.shift * auxiliary
             of_auxiliary, of_head = of_auxiliary + damping, of_head + damping
-        along = scales[:, :, :2] @ pair.mT
+        along = multiplied(scales[:, :, :2], pair.mT)
         of_body = bilevel.Pullback(values, along) if by_hand is None else by_hand[1](along)
         return of_body, of_head, of_auxiliary
 
@@ -216,7 +216,7 @@ class NeuralMSPBE(bilevel.AuxiliaryProblem, Evaluation):
         multiply z in minus the directions of omega and theta.
         """
         n = rows.rewards.shape[1]
-        seen = z @ pair
+        seen = multiplied(z, pair)
         q, minus_values, minus_next = seen[:, :n, 0], seen[:, :n, 1], seen[:, n:, 1]
         share = rows.weights if n == 1 else rows.weights * (1 / n)
         minus_discount, corrected = -self.discount * rows.continues, share * rows.ratios

@@ -6,6 +6,7 @@ import torch
 from small_problems import Smooth
 
 import bilevel
+from bilevel.core.memory import at_once
 from bilevel.errors import BilevelError, NotEnoughMemoryError, ProblemError
 
 HUGE = 10**15
@@ -133,3 +134,13 @@ def test_other_errors_keep_their_names():
 
     with pytest.raises(LookupError, match="mine"):
         train(Greedy(shortage=own))
+
+
+@pytest.mark.parametrize(("free", "most"), [(2**36, 2**34), (2**29, 2**29)])
+def test_a_device_says_what_is_free_and_a_processor_is_not_asked(free, most, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda d: asked.append(d) or (free, 2**37))
+    assert at_once(2**29, "cpu") == at_once(2**29, torch.device("cpu")) == 2**29
+    assert asked == []
+    assert at_once(2**29, "cuda:0") == most
+    assert asked == ["cuda:0"]

@@ -59,6 +59,20 @@ def test_parts_of_the_runs_see_their_own_rows():
     assert trees.equal(whole, source.rows(2).groups["train"])
 
 
+def test_compiled_code_looks_up_whole_rows_too(monkeypatch):
+    data, source = batches(Leaves(), [1, 2])
+    index = source.draw(3).indices
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    leaves = trees.leaves(data.gather(index))
+    assert len({leaf.untyped_storage().data_ptr() for leaf in leaves}) == len(leaves)  # not made
+    monkeypatch.undo()
+    source.rows(0)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    packed = trees.leaves(data.gather(index))
+    assert len({leaf.untyped_storage().data_ptr() for leaf in packed}) == 1
+    assert trees.equal(packed, leaves)
+
+
 @pytest.mark.parametrize("block", [0, 1, 3])
 def test_rows_in_their_order(block):
     found = sequential_rows(N, BATCH, block).flatten().tolist()

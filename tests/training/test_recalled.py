@@ -9,6 +9,7 @@ from bilevel import trees
 from bilevel.training import compiled as compiled_module
 from bilevel.training.compiled import CompiledSteps
 from bilevel.training.recalled import Recalled, Seen
+from problems.analytic import LogPenalties
 from problems.mspbe import Known, NeuralMSPBE, random_process
 from problems.mspbe.bodies import Layers
 from problems.regression import friedman1
@@ -102,6 +103,14 @@ def test_noise_and_schedules_reach_recalled_steps(guarded):
     assert guarded == [0]
 
 
+@pytest.mark.parametrize(
+    ("problem", "gradient"), [(network, None), (LogPenalties, bilevel.Implicit())]
+)
+def test_exact_heads_are_recalled_beside_what_was_decided_before(problem, gradient, guarded):
+    both(problem, bilevel.BestResponse(5e-3, gradient=gradient), batch_size=None)
+    assert guarded == [0, 6]
+
+
 @pytest.mark.parametrize("width", [(3,), (3, 2)])
 def test_neural_tdc_is_compiled(width, guarded):
     process = random_process(states=6)
@@ -158,6 +167,16 @@ def test_another_kind_of_tensor_is_not_called_with(wrong):
     assert again(wrong, rate) is None
     assert again(made, rate.float()) is None
     assert again(made, rate).tolist() == [2.0] * 2
+
+
+def test_what_is_no_tensor_must_stay_the_same():
+    old, rate = doubles(2), doubles(1)
+    made = 2 * old
+    again = Recalled.of(seen(old, rate, made), (old, True, 3), rate, (made, True, 3))
+    assert again((made, True, 4), rate) is None
+    assert again((made, 1, 3), rate) is None
+    found, *plain = again((made, True, 3), rate)
+    assert (found.tolist(), plain) == ([2.0, 2.0], [True, 3])
 
 
 def test_what_cannot_be_told_is_not_recalled():

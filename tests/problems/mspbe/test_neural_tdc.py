@@ -204,6 +204,27 @@ def test_derivatives_by_hand_are_those_of_autograd(activation):
     )
 
 
+def test_compiled_directions_multiply_matrices_twice():
+    graphs = []
+
+    def noted(graph, examples):
+        graphs.append(graph)
+        return graph
+
+    runs, layers = 3, Layers(8, (10,))
+    problem = NeuralMSPBE(Known(random_process(STATES), "iid", 30), layers)
+    levels = trees.stack([drawn(layers, seed) for seed in range(runs)])
+    data = bilevel.data.training_data.TrainingData(problem, range(runs), torch.float64, "cpu")
+    batch = data.gather({"train": torch.arange(runs).unsqueeze(1)})
+    compiled = torch.compile(
+        problem.directions_of_runs, fullgraph=True, dynamic=False, backend=noted
+    )
+    eager = problem.directions_of_runs(*levels, batch)
+    torch.testing.assert_close(compiled(*levels, batch), eager, rtol=1e-12, atol=1e-14)
+    named = [str(node.target) for node in graphs[0].graph.nodes]
+    assert len([name for name in named if "matmul" in name]) == 2  # eagerly 5
+
+
 SINGLE = bilevel.SingleLoop(
     bilevel.Polynomial(0.05, 0.6), bilevel.Polynomial(0.5, 0.4), bilevel.Polynomial(1.0, 0.4)
 )
