@@ -118,8 +118,9 @@ def many_classes(rows=300):
 def test_many_classes_take_one_gram_matrix_and_a_curvature_for_each_step(work, monkeypatch):
     """The mean curvature times it leads as well as a block of H for each class."""
     ways, types, _ = work
-    products, curvatures = [], []
+    products, curvatures, losses = [], [], []
     product, curvature = linear.LinearObjective.product, SoftmaxLoss.curvature
+    rows = SoftmaxLoss.rows
 
     def counted(self, place, vectors):
         products.append(vectors.dtype)
@@ -130,14 +131,23 @@ def test_many_classes_take_one_gram_matrix_and_a_curvature_for_each_step(work, m
         return curvature(self, predictions, targets)
 
     monkeypatch.setattr(linear.LinearObjective, "product", counted)
+
+    def lost(self, predictions, targets):
+        losses.append(len(predictions))
+        return rows(self, predictions, targets)
+
     monkeypatch.setattr(SoftmaxLoss, "curvature", curved)
+    monkeypatch.setattr(SoftmaxLoss, "rows", lost)
     found = Point(many_classes(3000), [ONE]).solved(Newton(1e-8))
     assert found.status.tolist() == [int(Status.CONVERGED)]
     assert found.residual <= 1e-8 * 2400**0.5
     assert not types
     assert set(products) == {torch.float32}
     assert len(products) <= 55  # 49, without one for checking
-    assert curvatures.count(3000) == int(ways[0].steps) <= 8
+    looked = sum(count for count in curvatures if count > 1)  # in pieces, apart from probes
+    assert looked == 3000 * int(ways[0].steps) <= 3000 * 8
+    assert max(curvatures) < 3000
+    assert sum(losses) == 3000 * 3  # where a search begins, g is known from the one before
 
 
 def test_the_factor_of_many_classes_is_that_of_a_kronecker_product():
