@@ -7,10 +7,11 @@ from linear_heads import ONE, build, normal
 from points import Point
 from small_problems import doubles
 
-from bilevel import Newton, SoftmaxLoss, Status
+from bilevel import LogisticLoss, Newton, SoftmaxLoss, Status
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.heads.newton import descent
 from bilevel.heads.newton.secants import Secants
+from bilevel.heads.newton.starts import better_start
 from bilevel.heads.objectives import linear
 from bilevel.heads.objectives.hessian import newton_factor
 from bilevel.heads.objectives.view import head_objective
@@ -47,11 +48,12 @@ def work(monkeypatch):
     return ways, types, starts
 
 
-def trained(point, size, bodies=6):
+def trained(point, size, bodies=6, inputs=64, width=WIDTH, tolerance=1e-9):
     """Warm solves after steps of a body, the states between them."""
-    solver, solved, found = Newton(1e-9), point.solved(Newton(1e-9)), []
+    solver, found = Newton(tolerance), []
+    solved = point.solved(solver)
     for i in range(bodies):
-        point.body = point.body + size * doubles(20 + i, 64, WIDTH)
+        point.body = point.body + size * doubles(20 + i, inputs, width)
         at = (point.oracles, point.body, solved.head, point.rows, solved.state, i + 1)
         solved = solver.solve(*at)
         found.append(solved)
@@ -87,6 +89,42 @@ def test_a_first_factor_is_rough_and_large_ones_are_made_in_float32(work):
     assert types == [torch.float32] * 2
 
 
+def test_cheap_factors_are_weighed_against_the_steps_that_they_save(work):
+    """One of 64 x 64 costs two steps by an old one: neither none is made nor one at each body."""
+    ways, _, _ = work
+    inputs = torch.as_tensor(normal(1, 400, 8))
+    score = (inputs @ torch.as_tensor(normal(2, 8))).tanh() + 0.5 * torch.as_tensor(normal(3, 400))
+    problem = build(
+        inputs, (score > 0).long(), features=lambda w, x: torch.tanh(x @ w),
+        body=doubles(8, 8, 64), ridge=1e-3,
+    )  # fmt: skip
+    type(problem).criterion, type(problem).outputs = LogisticLoss(), None
+    trained(Point(problem, [doubles(8, 8, 64)]), 0.01, inputs=8, width=64, tolerance=1e-8)
+    assert sum(int(way.factored) for way in ways[1:]) <= 4  # 6 at a price of nothing
+    assert sum(int(way.steps) for way in ways[1:]) <= 24  # 32 without the comparison
+
+
+def test_only_runs_that_look_for_a_better_start_are_looked_at(monkeypatch):
+    counts, rows = [], SoftmaxLoss.rows
+    point = images(runs=4)
+    at = HeadPoint(point.oracles, point.body, point.head, point.rows)
+    objective = head_objective(at)
+    place = objective.at(doubles(3, 4, 300))
+
+    def lost(self, predictions, targets):
+        counts.append(len(predictions))
+        return rows(self, predictions, targets)
+
+    monkeypatch.setattr(SoftmaxLoss, "rows", lost)
+    one = torch.tensor([False, True, False, False])
+    found, new = better_start(objective, place, one, torch.zeros_like(place.predictions))
+    assert new.tolist() == one.tolist()
+    assert set(counts) == {place.predictions.shape[1]}
+    assert torch.equal(found.point[~one], place.point[~one])
+    unmoved = torch.zeros_like(one)
+    assert descent.chosen(unmoved, found, place) is place
+
+
 def test_factors_of_other_runs_are_copied_once(monkeypatch):
     """Those of the last state stay as they are; what a solve made itself is changed in place."""
     point, kept = images(runs=4), []
@@ -118,8 +156,9 @@ def many_classes(rows=300):
 def test_many_classes_take_one_gram_matrix_and_a_curvature_for_each_step(work, monkeypatch):
     """The mean curvature times it leads as well as a block of H for each class."""
     ways, types, _ = work
-    products, curvatures = [], []
+    products, curvatures, losses = [], [], []
     product, curvature = linear.LinearObjective.product, SoftmaxLoss.curvature
+    rows = SoftmaxLoss.rows
 
     def counted(self, place, vectors):
         products.append(vectors.dtype)
@@ -130,14 +169,23 @@ def test_many_classes_take_one_gram_matrix_and_a_curvature_for_each_step(work, m
         return curvature(self, predictions, targets)
 
     monkeypatch.setattr(linear.LinearObjective, "product", counted)
+
+    def lost(self, predictions, targets):
+        losses.append(len(predictions))
+        return rows(self, predictions, targets)
+
     monkeypatch.setattr(SoftmaxLoss, "curvature", curved)
+    monkeypatch.setattr(SoftmaxLoss, "rows", lost)
     found = Point(many_classes(3000), [ONE]).solved(Newton(1e-8))
     assert found.status.tolist() == [int(Status.CONVERGED)]
     assert found.residual <= 1e-8 * 2400**0.5
     assert not types
     assert set(products) == {torch.float32}
     assert len(products) <= 55  # 49, without one for checking
-    assert curvatures.count(3000) == int(ways[0].steps) <= 8
+    looked = sum(count for count in curvatures if count > 1)  # in pieces, apart from probes
+    assert looked == 3000 * int(ways[0].steps) <= 3000 * 8
+    assert max(curvatures) < 3000
+    assert sum(losses) == 3000 * 3  # where a search begins, g is known from the one before
 
 
 def test_the_factor_of_many_classes_is_that_of_a_kronecker_product():

@@ -63,11 +63,12 @@ class Descent:
             polishing = small = place.largest <= tolerance
             if bool(small.any()):
                 # a factor that was just made leads further for little, and shows what runs away
-                moved = (place.predictions - runs.before.predictions).abs() > SETTLED
-                further = (place.largest > BEYOND * tolerance) | moved.flatten(1).any(1)
-                further = further & ((runs.factored > 0) | runs.stale)
+                further = (runs.factored > 0) | runs.stale
                 further = further & (~self.objective.penalised | (tolerance <= PRECISE))
                 polishing = runs.going & small & further & ~runs.polished
+                if bool(polishing.any()):  # predictions are large: only where they decide
+                    moved = (place.predictions - runs.before.predictions).abs() > SETTLED
+                    polishing &= (place.largest > BEYOND * tolerance) | moved.flatten(1).any(1)
                 runs = runs.ended(small & ~polishing, Status.CONVERGED)
             if not bool(runs.going.any()):
                 break
@@ -200,4 +201,6 @@ class Descent:
 
 def chosen(which: Tensor, there: Place, here: Place) -> Place:
     """`there` for the runs `which`, else `here`; predictions are large: no copy for all of them."""
-    return there if bool(which.all()) else Place(*trees.where(which, there, here))
+    if bool(which.all()):
+        return there
+    return Place(*trees.where(which, there, here)) if bool(which.any()) else here

@@ -29,11 +29,26 @@ def better_start(
     Returns:
         Where the runs start, and which are elsewhere than before, (R,).
     """
-    point, slope, predictions = place
+    known = which & (last != 0).flatten(1).any(1)
+    looking = known | (which & (place.point != 0).any(1))
     new = torch.zeros_like(which)
-    known, moved = which & (last != 0).flatten(1).any(1), which & (point != 0).any(1)
-    if not bool((known | moved).any()):
+    if not bool(looking.any()):
         return place, new
+    part, here = objective.part(looking, place)
+    best, found = _best(part, here, known[looking], last[looking])
+    if bool(looking.all()):
+        return best, found
+    pairs = zip(place, best, strict=True)
+    best = Place(*(whole.index_put((looking,), some) for whole, some in pairs))
+    return best, new.index_put((looking,), found)
+
+
+def _best(
+    objective: AbstractObjective, place: Place, known: Tensor, last: Tensor
+) -> tuple[Place, Tensor]:
+    """The same where all runs look for another start, and there is a last head of the `known`."""
+    point, slope, predictions = place
+    new = torch.zeros_like(known)
     best, least = place, objective.value(place)
     if bool(known.any()):
         part = objective.part(known, place)[0]
@@ -48,7 +63,7 @@ def better_start(
     scale = torch.ones_like(least)
     for factor in SHRUNK:
         value = objective.value(Place(factor * point, slope, factor * predictions))
-        less = which & (value < least)
+        less = value < least
         least, scale = torch.where(less, value, least), scale.masked_fill(less, factor)
     shrunk = scale < 1
     if bool(shrunk.any()):

@@ -9,8 +9,6 @@ Vectors hold the head output by output: (R, K, M), flattened. Gradients are made
 Hessian only leads the way and may be made in float32.
 """
 
-import functools
-
 import torch
 from torch import Tensor
 from typing_extensions import override
@@ -19,18 +17,16 @@ from bilevel import trees
 from bilevel.derivatives.linear_parts import LinearParts
 from bilevel.heads.objectives.base import AbstractObjective, Place
 from bilevel.heads.objectives.known import interacts
+from bilevel.heads.objectives.passes import Passes
 from bilevel.linear.cholesky import EPS
 from bilevel.linear.dual import linear_system
 from bilevel.linear.row_gram import interacting_gram, weighted_gram
 from bilevel.problem.criteria import AbstractCriterion
 
-ALL = slice(None)
 FAR, RISE = 1e3, 1e-2
 """A direction in which a prediction has moved so far leads away if no loss rose by more."""
 LARGEST_BLOCK = 2048
 """Numbers of a block of the Hessian up to which it is formed and factored."""
-AT_ONCE = 2**17
-"""Predictions of a run that are looked at together, so that they stay in cache."""
 
 
 class LinearObjective(AbstractObjective):
@@ -58,17 +54,13 @@ class LinearObjective(AbstractObjective):
     ) -> None:
         self.parts, self.criterion, self.outputs = parts, criterion, outputs
         self.settled = settled
-        self.design = parts.design
-        targets = parts.targets
-        self.targets = targets.double() if targets.is_floating_point() else targets
-        runs, n, self.features = self.design.shape
+        self.rows = Passes(parts, criterion, outputs)
+        runs, n, self.features = parts.design.shape
         self.count = outputs or 1
         penalty = parts.penalty.double()
         penalty = (penalty.unsqueeze(2) if penalty.ndim == 2 else penalty).mT
         self.penalty = penalty.expand(runs, self.count, self.features)
-        weights = parts.weights
-        self.weights = 1 / n if weights is None else weights.double().unsqueeze(2) / n
-        self.interacting = interacts(criterion, outputs, self.targets[0])
+        self.interacting = interacts(criterion, outputs, self.rows.targets[0])
         self.blocks = count_blocks(self.features, self.count, self.interacting)
         size = self.features * (self.count if self.interacting else 1)
         self.whole = size <= LARGEST_BLOCK
@@ -77,22 +69,17 @@ class LinearObjective(AbstractObjective):
         # outputs that interact take a Gram matrix for each two of them
         self.has_rough = self.interacting and self.whole
         self.turns = self.interacting and not self.whole and self.features <= LARGEST_BLOCK
-        self._curved: tuple[Tensor, Tensor, Tensor | None] | None = None
+        self._valued: tuple[Place, Tensor] | None = None
         self.gauge: Tensor | None = None
         undetermined = (self.penalty == 0).all(1)
         if settled and criterion.shift_invariant and bool(undetermined.any()):
-            squares = (self.double.square() * self.weights).sum(1) / self.count
+            squares = (self.double.square() * self.rows.weights).sum(1) / self.count
             self.gauge = (squares * undetermined).unsqueeze(1)
 
-    @functools.cached_property
+    @property
     def double(self) -> Tensor:
         """The features in float64."""
-        return self.design.double()
-
-    @functools.cached_property
-    def single(self) -> Tensor:
-        """The features in float32."""
-        return self.design.float()
+        return self.rows.double
 
     def vector(self, head: Tensor) -> Tensor:
         """Output by output; undetermined sums become zero."""
@@ -108,50 +95,31 @@ class LinearObjective(AbstractObjective):
 
     def at(self, point: Tensor) -> Place:
         """Two products with the features."""
-        columns = self._columns(point).mT
-        predictions = point.new_empty(*self.design.shape[:2], self.count)
-        fit = torch.zeros_like(columns.mT)
-        for rows in self._pieces:
-            design = self.double[:, rows]
-            predictions[:, rows] = design @ columns
-            slope = self._slope(predictions[:, rows], rows)
-            if isinstance(self.weights, Tensor):
-                slope = slope * self.weights[:, rows]
-            fit += slope.mT @ design
-        fit = fit if isinstance(self.weights, Tensor) else fit * self.weights
+        fit, predictions = self.rows.slopes(self._columns(point).mT)
         return Place(point, fit.flatten(1) + self._penalised(point), predictions)
 
     def value(self, place: Place) -> Tensor:
-        """The mean loss and the penalty."""
-        found = []
-        for rows in self._pieces:
-            losses = self.criterion.rows(*self._rows(place.predictions[:, rows], rows))
-            found.append(losses.reshape(len(place.point), -1, 1))
+        """The mean loss and the penalty; the last one is kept: there the next search begins."""
+        if self._valued is not None and self._valued[0] is place:
+            return self._valued[1]
+        losses = self.rows.losses(place.predictions).unsqueeze(2)
         penalty = 0.5 * trees.dot(self._penalised(place.point), place.point)
-        value: Tensor = (torch.cat(found, 1) * self.weights).sum((1, 2)) + penalty
+        value: Tensor = (losses * self.rows.weights).sum((1, 2)) + penalty
+        self._valued = place, value
         return value
 
     def product(self, place: Place, vectors: Tensor) -> Tensor:
         """Two products with the features, in the type of the vectors."""
-        design = self.double if vectors.dtype == torch.float64 else self.single
-        columns = self._columns(vectors).mT
-        diagonal, outer = self._curvature(place, vectors.dtype)
-        found = torch.zeros_like(columns.mT)
-        for rows in self._pieces:
-            along = design[:, rows] @ columns
-            turned = diagonal[:, rows] * along
-            if outer is not None:
-                inner = along.mul_(outer[:, rows]).sum(2, keepdim=True)
-                turned.addcmul_(outer[:, rows], inner, value=-1)
-            found += turned.mT @ design[:, rows]
+        found = self.rows.product(place.predictions, self._columns(vectors).mT)
         return found.flatten(1) + self._penalised(vectors)
 
     def hessian(self, place: Place, dtype: torch.dtype) -> Tensor:
         """One block for interacting outputs, else one for each; a diagonal where they are large."""
-        design = self.double if dtype == torch.float64 else self.single
-        diagonal, outer = self._curvature(place, dtype)
+        diagonal, outer = self.rows.curvature(place.predictions, dtype)
         if self.whole and outer is not None:
             free = self.criterion.shift_invariant
+            weights = torch.as_tensor(self.rows.weights, dtype=dtype, device=diagonal.device)
+            design = self.rows.features(dtype) * weights.sqrt()
             runs = zip(design, outer, diagonal, strict=True)
             found = torch.stack([interacting_gram(z, f, None if free else d) for z, f, d in runs])
             return self._shifted(found).unsqueeze(1)
@@ -167,15 +135,14 @@ class LinearObjective(AbstractObjective):
 
     @override
     def majorant(self, place: Place) -> Tensor | None:
-        curved = self.criterion.majorant(*self._rows(place.predictions))
-        if curved is None:
-            return None
-        return self._by_output(curved.reshape(place.predictions.shape) * self.weights)
+        curved = self.criterion.majorant(*self.rows.flat(place.predictions))
+        return None if curved is None else self._by_output(curved.reshape(place.predictions.shape))
 
     def _by_output(self, curved: Tensor) -> Tensor:
-        """The blocks of outputs with curvatures (R, n, K), weights in them."""
+        """The blocks of outputs with curvatures (R, n, K)."""
         dtype = curved.dtype
-        design = self.double if dtype == torch.float64 else self.single
+        design = self.rows.features(dtype)
+        curved = curved * torch.as_tensor(self.rows.weights, dtype=dtype, device=curved.device)
         added = self.penalty.to(dtype)
         if self.gauge is not None:
             added = added + self.gauge.to(dtype)
@@ -192,15 +159,15 @@ class LinearObjective(AbstractObjective):
 
     def rounding(self, place: Place) -> Tensor:
         """Of sums over the rows and over the features, of what cancels in a prediction."""
-        squares = (self.double.square() * self.weights).sum(1)
+        squares = (self.double.square() * self.rows.weights).sum(1)
         lengths = self.double.norm(dim=2, keepdim=True)
-        mean, square = (lengths * self.weights).sum((1, 2)), squares.sum(1)
+        mean, square = (lengths * self.rows.weights).sum((1, 2)), squares.sum(1)
         columns = self._columns(place.point).abs()
         terms = (columns * squares.sqrt().unsqueeze(1)).sum(2).amax(1)
-        slopes = self._slope(place.predictions).abs().flatten(1).amax(1)
+        slopes = self.rows.slope(place.predictions).abs().flatten(1).amax(1)
         curved = min(self.criterion.largest_curvature, 1.0) * square.sqrt() * terms
         penalty = (self.penalty * columns).flatten(1).amax(1)
-        count = self.design.shape[1] + self.features
+        count = self.parts.design.shape[1] + self.features
         found: Tensor = EPS * (count**0.5 + 4) * (mean * slopes + curved + penalty)
         return found
 
@@ -215,15 +182,15 @@ class LinearObjective(AbstractObjective):
         # slopes of one sign, as of a class without rows, and features of one sign: d g is never 0
         free, up = self.penalty == 0, None
         if bool(free.any()):
-            up = self.criterion.rising(self.targets.flatten(0, 1), self.outputs)
+            up = self.criterion.rising(self.rows.targets.flatten(0, 1), self.outputs)
         if up is None:
             return super().falling
-        up = up.reshape(*self.design.shape[:2], self.count)
-        counted = torch.as_tensor(self.weights).expand(*up.shape[:2], 1) > 0
+        up = up.reshape(*self.parts.design.shape[:2], self.count)
+        counted = torch.as_tensor(self.rows.weights).expand(*up.shape[:2], 1) > 0
         slope = (up | ~counted).all(1).int() - (~up | ~counted).all(1).int()
         if not bool(slope.any()):
             return super().falling
-        counting = self.design * counted
+        counting = self.parts.design * counted
         low, high = counting.amin(1), counting.amax(1)
         sign = ((low >= 0) & (high > 0)).int() - ((high <= 0) & (low < 0)).int()
         return (-slope.unsqueeze(2) * sign.unsqueeze(1) * free).flatten(1)
@@ -245,10 +212,10 @@ class LinearObjective(AbstractObjective):
         size = moved.abs().flatten(1).amax(1)
         stretch = FAR / size.clamp(min=torch.finfo(size.dtype).tiny)
         ahead = place.predictions + trees.per_run(stretch, moved) * moved
-        losses = [self.criterion.rows(*self._rows(x)) for x in (place.predictions, ahead)]
+        losses = [self.criterion.rows(*self.rows.flat(x)) for x in (place.predictions, ahead)]
         rise = (losses[1] - losses[0]).reshape(len(size), -1)
-        if isinstance(self.weights, Tensor):
-            rise = rise.masked_fill(self.weights[..., 0] == 0, 0.0)
+        if isinstance(self.rows.weights, Tensor):
+            rise = rise.masked_fill(self.rows.weights[..., 0] == 0, 0.0)
         return size.masked_fill(~(rise.amax(1) <= RISE), 0.0)
 
     def rough_hessian(self, place: Place) -> Tensor:
@@ -256,7 +223,7 @@ class LinearObjective(AbstractObjective):
         # With one curvature for all rows the sum of C_i (x) z_i z_i' is a Kronecker product: one
         # Gram matrix in the place of K (K + 1) / 2. At a head of zero, where a first solve begins,
         # it is H, and where the next steps lead, secants correct it.
-        mean, gram = self._mean_curvature(place, torch.float64), self._gram
+        mean, gram = self.rows.mean_curvature(place.predictions, torch.float64), self.rows.gram
         found = torch.einsum("rkl,rmj->rkmlj", mean, gram).flatten(3, 4).flatten(1, 2)
         return self._shifted(found).unsqueeze(1)
 
@@ -264,29 +231,16 @@ class LinearObjective(AbstractObjective):
         """The same for many outputs: turned to the axes of the mean curvature, K blocks M x M."""
         if not self.turns:
             return super().lead(place)
-        mean = self._mean_curvature(place, torch.float32).double()
+        mean = self.rows.mean_curvature(place.predictions, torch.float32).double()
         bad = ~mean.flatten(1).isfinite().all(1)
         sizes, mix = torch.linalg.eigh(mean.masked_fill(bad[:, None, None], 0.0))
         sizes = sizes.clamp(min=0).masked_fill(bad.unsqueeze(1), torch.nan)
         added = mix.square().mT @ self.penalty
         if self.gauge is not None:
             added = added + mix.sum(1).square().unsqueeze(2) * self.gauge
-        blocks = sizes[:, :, None, None] * self._gram.unsqueeze(1)
+        blocks = sizes[:, :, None, None] * self.rows.gram.unsqueeze(1)
         blocks.diagonal(dim1=2, dim2=3).add_(added)
         return blocks, mix
-
-    @functools.cached_property
-    def _gram(self) -> Tensor:
-        """Z'SZ / n, (R, M, M)."""
-        return (self.double * self.weights).mT @ self.double
-
-    def _mean_curvature(self, place: Place, dtype: torch.dtype) -> Tensor:
-        """Of all rows, (R, K, K)."""
-        diagonal, outer = self._curvature(place, dtype)
-        assert outer is not None
-        mean = torch.diag_embed(diagonal.sum(1)) - outer.mT @ outer
-        weights = torch.as_tensor(self.weights, dtype=dtype, device=diagonal.device)
-        return mean / (weights.expand(len(diagonal), diagonal.shape[1], 1).sum(1, keepdim=True))
 
     def _shifted(self, matrix: Tensor) -> Tensor:
         """One block with the penalties, and what settles undetermined sums, added in place."""
@@ -298,39 +252,6 @@ class LinearObjective(AbstractObjective):
 
     def _columns(self, vectors: Tensor) -> Tensor:
         return vectors.reshape(-1, self.count, self.features)
-
-    @functools.cached_property
-    def _pieces(self) -> list[slice]:
-        """Rows that are looked at together."""
-        n = self.design.shape[1]
-        count = max(1, round(n * self.count / AT_ONCE))  # batches of slices are multiplied slowly
-        size = max(1, -(-n // count))
-        return [slice(i, i + size) for i in range(0, n, size)]
-
-    def _rows(self, predictions: Tensor, rows: slice = ALL) -> tuple[Tensor, Tensor]:
-        """Predictions of some rows, and the targets, of all runs, one run after the other."""
-        flat = predictions.reshape(-1) if self.outputs is None else predictions.flatten(0, 1)
-        return flat, self.targets[:, rows].flatten(0, 1)
-
-    def _slope(self, predictions: Tensor, rows: slice = ALL) -> Tensor:
-        found = self.criterion.slope(*self._rows(predictions, rows))
-        assert found is not None
-        return found.reshape(predictions.shape)
-
-    def _curvature(self, place: Place, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        """Diagonals and outer vectors with the weights in them, (R, n, K); the last are kept."""
-        kept = self._curved
-        if kept is not None and kept[0] is place.predictions and kept[1].dtype == dtype:
-            return kept[1:]
-        predictions, targets = self._rows(place.predictions.to(dtype))
-        targets = targets.to(dtype) if targets.is_floating_point() else targets
-        found, shape = self.criterion.curvature(predictions, targets), place.predictions.shape
-        assert found is not None
-        weights = torch.as_tensor(self.weights, dtype=dtype, device=predictions.device)
-        diagonal, outer = found.diagonal.reshape(shape) * weights, found.outer
-        outer = None if outer is None else outer.reshape(shape) * weights.sqrt()
-        self._curved = place.predictions, diagonal, outer
-        return diagonal, outer
 
     def _penalised(self, vectors: Tensor) -> Tensor:
         """p theta, and the slope of what settles undetermined sums."""

@@ -1,0 +1,158 @@
+"""What the rows say of a linear head: slopes, losses and curvatures at its predictions U = Z theta.
+
+With many rows and outputs a pass through the predictions takes as long as a multiplication, and
+several times as long where it goes through memory. So rows are looked at in pieces, and each piece
+is done with while it is in the cache.
+"""
+
+import functools
+
+import torch
+from torch import Tensor
+
+from bilevel.derivatives.linear_parts import LinearParts
+from bilevel.problem.criteria import AbstractCriterion, RowCurvature
+
+ALL = slice(None)
+AT_ONCE = 2**16
+"""Predictions of a run that are looked at together, so that they stay in cache."""
+
+
+class Passes:
+    """All rows of R runs; predictions (R, n, K), heads as columns (R, M, K).
+
+    Args:
+        parts: of g, from `Oracles.linear_parts`.
+        criterion: which knows its slope and its curvature.
+        outputs: K, None for a head without an axis of outputs.
+    """
+
+    def __init__(
+        self, parts: LinearParts, criterion: AbstractCriterion, outputs: int | None
+    ) -> None:
+        self.design, self.criterion, self.outputs = parts.design, criterion, outputs
+        self.count, targets = outputs or 1, parts.targets
+        self.targets = targets.double() if targets.is_floating_point() else targets
+        n, weights = self.design.shape[1], parts.weights
+        # s_i, the same number for all, or (R, n, 1)
+        self.weights = 1 / n if weights is None else weights.double().unsqueeze(2) / n
+        self._curved: tuple[Tensor, RowCurvature] | None = None
+
+    @functools.cached_property
+    def double(self) -> Tensor:
+        """The features in float64."""
+        return self.design.double()
+
+    @functools.cached_property
+    def single(self) -> Tensor:
+        """The features in float32."""
+        return self.design.float()
+
+    def features(self, dtype: torch.dtype) -> Tensor:
+        """The features in one of the two types."""
+        return self.double if dtype == torch.float64 else self.single
+
+    def slopes(self, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Z'(s S), output by output (R, K, M), and the predictions: two products."""
+        predictions = columns.new_empty(*self.design.shape[:2], self.count)
+        found = torch.zeros_like(columns.mT)
+        for rows in self._pieces:
+            design, here = self.double[:, rows], predictions[:, rows]
+            torch.bmm(design, columns, out=here)
+            slope = self.slope(here, rows)
+            if isinstance(self.weights, Tensor):
+                slope = slope * self.weights[:, rows]
+            found.baddbmm_(slope.mT, design)
+        return self._averaged(found), predictions
+
+    def losses(self, predictions: Tensor) -> Tensor:
+        """The loss of every row, (R, n)."""
+        pieces = ((predictions[:, rows], rows) for rows in self._pieces)
+        found = [self.criterion.rows(*self.flat(u, rows)) for u, rows in pieces]
+        return torch.cat([one.reshape(len(predictions), -1) for one in found], 1)
+
+    def product(self, predictions: Tensor, columns: Tensor) -> Tensor:
+        """sum_i s_i C_i (x) z_i z_i' times columns, (R, K, M), in their type: two products."""
+        dtype = columns.dtype
+        every, (diagonal, outer) = self.features(dtype), self.curvature(predictions, dtype)
+        found = torch.zeros_like(columns.mT)
+        for rows in self._pieces:
+            design = every[:, rows]
+            along = torch.bmm(design, columns)
+            if isinstance(self.weights, Tensor):
+                along.mul_(self.weights[:, rows])
+            turned = along if diagonal is outer else diagonal[:, rows] * along
+            if outer is not None:
+                inner = along.mul_(outer[:, rows]).sum(2, keepdim=True)
+                turned.addcmul_(outer[:, rows], inner, value=-1)
+            found.baddbmm_(turned.mT, design)
+        return self._averaged(found)
+
+    def slope(self, predictions: Tensor, rows: slice = ALL) -> Tensor:
+        """S at the predictions of some rows, shaped like them."""
+        found = self.criterion.slope(*self.flat(predictions, rows))
+        assert found is not None
+        return found.reshape(predictions.shape)
+
+    def curvature(self, predictions: Tensor, dtype: torch.dtype) -> RowCurvature:
+        """C_i = diag(d_i) - f_i f_i' of all rows, (R, n, K) each; the last ones are kept."""
+        kept = self._curved
+        if kept is not None and kept[0] is predictions and kept[1].diagonal.dtype == dtype:
+            return kept[1]
+        found = [self._curvature_of(predictions[:, rows], rows, dtype) for rows in self._pieces]
+        diagonal = _joined([one.diagonal for one in found])
+        if found[0].outer is found[0].diagonal:  # as of softmax: a pass less, see `product`
+            made = RowCurvature(diagonal, diagonal)
+        else:
+            outer = [one.outer for one in found if one.outer is not None]
+            made = RowCurvature(diagonal, _joined(outer) if outer else None)
+        self._curved = predictions, made
+        return made
+
+    def mean_curvature(self, predictions: Tensor, dtype: torch.dtype) -> Tensor:
+        """sum_i s_i C_i / sum_i s_i, (R, K, K)."""
+        diagonal, outer = self.curvature(predictions, dtype)
+        assert outer is not None
+        if not isinstance(self.weights, Tensor):
+            return (torch.diag_embed(diagonal.sum(1)) - outer.mT @ outer) / diagonal.shape[1]
+        weights = self.weights.to(dtype)
+        total = torch.diag_embed((diagonal * weights).sum(1)) - (outer * weights).mT @ outer
+        return total / weights.sum(1, keepdim=True)
+
+    @functools.cached_property
+    def gram(self) -> Tensor:
+        """Z'SZ, (R, M, M)."""
+        return (self.double * self.weights).mT @ self.double
+
+    def flat(self, predictions: Tensor, rows: slice = ALL) -> tuple[Tensor, Tensor]:
+        """Predictions of some rows, and the targets, of all runs, one run after the other."""
+        flat = predictions.reshape(-1) if self.outputs is None else predictions.flatten(0, 1)
+        return flat, self.targets[:, rows].flatten(0, 1)
+
+    def _curvature_of(self, predictions: Tensor, rows: slice, dtype: torch.dtype) -> RowCurvature:
+        """C_i of some rows, (R, n, K) each."""
+        here, targets = self.flat(predictions.to(dtype), rows)
+        targets = targets.to(dtype) if targets.is_floating_point() else targets
+        found, shape = self.criterion.curvature(here, targets), predictions.shape
+        assert found is not None
+        diagonal, outer = found.diagonal.reshape(shape), found.outer
+        if outer is None or outer is found.diagonal:
+            return RowCurvature(diagonal, outer if outer is None else diagonal)
+        return RowCurvature(diagonal, outer.reshape(shape))
+
+    def _averaged(self, sums: Tensor) -> Tensor:
+        """Sums over rows whose weights are all the same."""
+        return sums if isinstance(self.weights, Tensor) else sums.mul_(self.weights)
+
+    @functools.cached_property
+    def _pieces(self) -> list[slice]:
+        """Rows that are looked at together."""
+        n = self.design.shape[1]
+        count = max(1, round(n * self.count / AT_ONCE))  # batches of slices are multiplied slowly
+        size = max(1, -(-n // count))
+        return [slice(i, i + size) for i in range(0, n, size)]
+
+
+def _joined(pieces: list[Tensor]) -> Tensor:
+    """Pieces of the rows, one after the other."""
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
