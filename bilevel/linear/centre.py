@@ -183,7 +183,8 @@ class Joined(NamedTuple):
             return product[:, :m, :m], product[:, :m, m:]
         # nothing to cast, shift or weigh: to write them beside each other takes longer than this
         n = design.shape[1]
-        return (design.mT @ design).div_(n), (targets.mT @ design).mT / n
+        gram, moment = (torch.bmm(x.mT, design).div_(n) for x in (design, targets))
+        return gram, moment.mT
 
     def rows(self) -> Tensor:
         """All of them, float64."""

@@ -44,7 +44,7 @@ def test_a_warm_solve_takes_one_factor_and_few_operations(runs, outputs):
     assert 0.2 < float(held) < 0.9
     assert count.of("cholesky_ex") == 1
     assert count.of("_local_scalar_dense", "equal.default") <= 3
-    assert count.made <= 125
+    assert count.made <= (92 if outputs is None else 103)
 
 
 def test_one_run_is_not_mapped(monkeypatch):

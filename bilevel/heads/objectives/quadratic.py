@@ -52,7 +52,8 @@ class QuadraticObjective(AbstractObjective):
     def hessian(self, place: Place, dtype: torch.dtype) -> Tensor:
         """A matrix for each output, or the diagonal where they are large."""
         if not self.whole:
-            return self.diagonal.to(dtype)[:, :, None, None]
+            diagonal = self.matrix.diagonal(dim1=2, dim2=3).to(dtype)
+            return diagonal.expand_as(self.moment).reshape(len(diagonal), -1, 1, 1)
         return self.matrix.to(dtype).expand(-1, self.outputs or 1, -1, -1)
 
     @override
@@ -63,12 +64,6 @@ class QuadraticObjective(AbstractObjective):
         """Of the terms that cancel in H theta - b."""
         terms = _times(self._sizes, self._columns(place.point).abs()) + self.moment.abs().flatten(1)
         return EPS * (self.matrix.shape[-1] + 10) * terms.amax(1)
-
-    @property
-    def diagonal(self) -> Tensor:
-        """That of H, (R, P)."""
-        found = self.matrix.diagonal(dim1=2, dim2=3)
-        return found.expand_as(self.moment).reshape(len(found), -1)
 
     @functools.cached_property
     def _sizes(self) -> Tensor:

@@ -29,6 +29,7 @@ class Settled(NamedTuple):
         point: heads, (R, P), within their bounds where they are `done`.
         slope: d g there, (R, P).
         residual: |D (theta - P(theta))|, (R,).
+        scale: D, (R, P).
         cholesky: factors of H on the free numbers and of D on the others, (R, K, m, m).
         done: whether the head is the minimiser, to rounding, and H positive definite, (R,).
     """
@@ -36,6 +37,7 @@ class Settled(NamedTuple):
     point: Tensor
     slope: Tensor
     residual: Tensor
+    scale: Tensor
     cholesky: Tensor
     done: Tensor
 
@@ -83,7 +85,10 @@ def settled(objective: QuadraticObjective, bounds: Bounds, start: Tensor, most: 
         going = going.unsqueeze(2)
     pivots = cholesky.diagonal(dim1=1, dim2=2).square()
     sound = (pivots > size * EPS * diagonal).all(1) & (info == 0)
-    done = ((off <= noise).squeeze(1) & sound).reshape(runs, -1).all(1)
+    done = (off <= noise).squeeze(1) & sound
+    if len(done) > runs:
+        done = done.reshape(runs, -1).all(1)
     residual = torch.linalg.vector_norm(left.reshape(runs, -1), dim=1)
-    found, slope = inside.reshape(start.shape), slope.reshape(start.shape)
-    return Settled(found, slope, residual, cholesky.reshape(runs, -1, size, size), done)
+    found, slope, scale = (x.reshape(start.shape) for x in (inside, slope, scale))
+    factors = cholesky.reshape(runs, -1, size, size)
+    return Settled(found, slope, residual, scale, factors, done)

@@ -124,10 +124,15 @@ class ProjectedNewton(AbstractHeadSolver):
         if len(views) > 1:
             found = view.moved_inside(found, convex)
             found, status = self._held(views[-1], convex, found, status)
+        known = ended.residual if len(views) == 1 and view.centre is None else None
+        # from a centre it is that of another matrix than H; adjoints by it take all rows at once
+        factor = ended.factor if view.centre is None and rows.full.chunks is None else None
+        if known is not None and dtype == torch.float64:
+            return HeadSolution(found, known, status, state, factor)
         answer = convex.project(trees.cast(found, dtype))  # bounds are rounded to the type, too
         words: tuple[str, ...] = ()
         failed: Tensor | None = None
-        if ended.residual is None or len(views) > 1:
+        if known is None:
             if bool((status == int(Status.NOT_CONVERGED)).any()):
                 answer, status, words = _by_cvxpy(oracles, body, answer, rows, state, status)
             failed = status >= int(Status.DIVERGED)
@@ -135,8 +140,6 @@ class ProjectedNewton(AbstractHeadSolver):
         if failed is not None:
             answer = trees.nan_where(failed, answer)
             residual = residual.masked_fill(failed, torch.nan)
-        # from a centre it is that of another matrix than H; adjoints by it take all rows at once
-        factor = ended.factor if view.centre is None and rows.full.chunks is None else None
         return HeadSolution(answer, residual, status, state, factor, words)
 
     def _ended(self, objective: AbstractObjective, bounds: Bounds, start: Tensor) -> "Ended":
@@ -148,7 +151,7 @@ class ProjectedNewton(AbstractHeadSolver):
                 status = torch.full_like(found.done, int(Status.CONVERGED), dtype=torch.int64)
                 factor = BlockFactor(found.cholesky, found.done)
                 place = Place(found.point, found.slope, found.point[:, :0])
-                return Ended(place, status, factor, objective.diagonal, found.residual)
+                return Ended(place, status, factor, found.scale, found.residual)
             start = torch.where(found.done.unsqueeze(1), found.point, start)
         descent = self._descent(objective, bounds, start)
         runs = descent.run()
@@ -198,11 +201,9 @@ class Ended(NamedTuple):
 
 def _residual(view: View, convex: ConvexSet, answer: Tree, ended: Ended) -> Tensor:
     """The norm of the gradient mapping at the answer, (R,)."""
-    vector = view.vector(answer)
-    same = torch.equal(vector, ended.place.point)  # neither rounded nor by cvxpy
-    if same and view.centre is None and ended.residual is not None:
-        return ended.residual
-    place, scale = ended.place if same else view.objective.at(vector), ended.scale.amax(1)
+    place, scale = ended.place, ended.scale.amax(1)
+    if not torch.equal(view.vector(answer), place.point):  # rounded, or by cvxpy
+        place = view.objective.at(view.vector(answer))
     if view.centre is not None:  # about that of H
         scale = scale * view.centre.stretch()
     double = trees.cast(answer, torch.float64)
