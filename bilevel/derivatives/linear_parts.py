@@ -182,7 +182,7 @@ class PulledParts:
             weights = problem.row_weights(one_body, groups) if self.weighted else None
             return (design,) if weights is None else (design, weights)
 
-        design, *weights = over_heads(mapped, body, (), rows)
+        design, *weights = over_heads(mapped, body, (), rows, mapped=False)
         size = design.shape[2] + problem.fit_bias
         penalty = self._penalties(body, design.new_empty(len(design), size))
         return design, penalty, *weights

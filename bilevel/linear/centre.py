@@ -174,6 +174,18 @@ class Joined(NamedTuple):
         """(R, J, m), float64."""
         return by_output(self.parts.penalty.double())
 
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """A'A/n and A'u/n, (R, m, m) and (R, m, K)."""
+        design, targets, weights, penalty = self.parts
+        m, exact = penalty.shape[1], design.dtype == targets.dtype == torch.float64
+        if not exact or weights is not None or self.centre is not None or self.parts.bare:
+            product = self.products()
+            return product[:, :m, :m], product[:, :m, m:]
+        # nothing to cast, shift or weigh: to write them beside each other takes longer than this
+        n = design.shape[1]
+        gram, moment = (torch.bmm(x.mT, design).div_(n) for x in (design, targets))
+        return gram, moment.mT
+
     def rows(self) -> Tensor:
         """All of them, float64."""
         if torch.compiler.is_compiling():

@@ -235,7 +235,7 @@ class RowMoments(NamedTuple):
     def of(cls, parts: LinearParts, bias: Bias | None = None) -> "RowMoments":
         """From rows, beside a bias counted from about their means."""
         joined = Joined.of(parts, bias)
-        return cls.cut(joined.products(), joined.penalty, joined.centre, bias)
+        return cls(*joined.moments(), joined.penalty, joined.centre, bias)
 
     @classmethod
     def cut(

@@ -4,8 +4,8 @@ import functools
 
 import pytest
 import torch
+from operations import Count
 from plain_heads import PlainHead, arguments, by_solve, normal
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import bilevel
 from bilevel.errors import ArgumentError, DataError, ShapeError, SingularHeadError
@@ -102,18 +102,6 @@ def test_one_number_for_all_features(rows):
     given = [x.requires_grad_() for x in (z[0].clone(), t[0].clone(), ridge[0].clone())]
     assert torch.autograd.gradgradcheck(ridge_head, given)
     assert torch.autograd.gradgradcheck(ridge_head, [x.requires_grad_() for x in (z, t, given[2])])
-
-
-class Count(TorchDispatchMode):
-    """How many operations are made inside the block."""
-
-    def __enter__(self):
-        self.made = 0
-        return super().__enter__()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.made += 1
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("outputs", [None, 5])

@@ -5,6 +5,7 @@ import pytest
 import scipy.linalg
 import torch
 from linear_heads import dense, normal
+from operations import Count
 
 from bilevel.core.live_bytes import LiveBytes
 from bilevel.core.status import Status
@@ -111,6 +112,27 @@ def test_rows_are_multiplied_a_few_at_a_time(weighted, bias, at_once, monkeypatc
         joined = Joined.of(some, bias)
         torch.testing.assert_close(joined.products(), expected, rtol=1e-13, atol=1e-14)
         torch.testing.assert_close(joined._beside(), rows, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("bias", [None, "penalised"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_moments_are_those_of_the_products(weighted, bias):
+    given = parts(11, 4, 2, weighted=weighted, kind="vector")
+    joined = Joined.of(given, bias)
+    m, product = given.penalty.shape[1], joined.products()
+    for part, expected in zip(
+        joined.moments(), (product[:, :m, :m], product[:, :m, m:]), strict=True
+    ):
+        torch.testing.assert_close(part, expected, rtol=1e-13, atol=1e-14)
+
+
+def test_rows_in_float64_are_multiplied_where_they_lie():
+    """Nothing is to be cast, shifted or weighed: to copy them takes longer than to multiply."""
+    joined = Joined.of(parts(11, 4, 2, weighted=False, kind="vector"))
+    with Count() as count:
+        joined.moments()
+    assert count.of("bmm") == 2
+    assert not count.of("copy", "clone", "cat")
 
 
 def test_the_memory_of_products_does_not_grow_with_runs():

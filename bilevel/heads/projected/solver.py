@@ -1,7 +1,7 @@
 """The exact head between bounds."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,12 +18,13 @@ from bilevel.heads.base import AbstractHeadSolver, HeadSolution
 from bilevel.heads.convex.forms import GramHeads, convex_heads
 from bilevel.heads.convex.polish import mapping
 from bilevel.heads.convex.solver import Cvxpy
-from bilevel.heads.objectives.base import AbstractObjective
+from bilevel.heads.objectives.base import AbstractObjective, Place
 from bilevel.heads.objectives.quadratic import QuadraticObjective
 from bilevel.heads.objectives.view import View, head_objective, head_view
+from bilevel.heads.projected.active_sets import Settled, settled
 from bilevel.heads.projected.bounds import Bounds, no_bounds
 from bilevel.heads.projected.descent import ProjectedDescent
-from bilevel.linear.factor import merge_outputs
+from bilevel.linear.factor import BlockFactor, merge_outputs
 from bilevel.linear.systems import CentredSystem
 from bilevel.problem.base import StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
@@ -45,9 +46,10 @@ class ProjectedNewton(AbstractHeadSolver):
     at a bound are the first guess.
 
     Linear heads with squared error are known by H and b, so that a step does not depend on the
-    number of rows, and those of a criterion of known curvature by their features; any other head
-    takes `Oracles.head_hessian`. H is formed up to the sizes that `Newton` names; above them
-    conjugate gradients use products with it.
+    number of rows. There up to 20 guesses are followed wherever they lead, a factor each; a warm
+    solve mostly takes one, and what goes in circles is left to the steps. Heads of a criterion of
+    known curvature are known by their features; any other head takes `Oracles.head_hessian`. H is
+    formed up to the sizes that `Newton` names; above them conjugate gradients use products with it.
 
     Features that lie far from zero beside a bias are counted from their means. Bounds of the bias
     are left out there, and those of biases whose sum `SoftmaxLoss` does not determine: a run that
@@ -59,7 +61,7 @@ class ProjectedNewton(AbstractHeadSolver):
     Args:
         tolerance: of the largest entry of d_theta g on what no bound holds; a number or (R,)
             numbers. With 1e-9 or less a run goes on to where the slope is rounding.
-        max_steps: the most steps of one solve.
+        max_steps: the most steps of one solve, and guesses before them.
 
     Raises:
         ArgumentError: `tolerance` or `max_steps` is not positive.
@@ -73,7 +75,7 @@ class ProjectedNewton(AbstractHeadSolver):
     curvature; 2. the whole step is taken without looking at g where it leaves little of the slope;
     3. a run that is cut short often frees numbers as the classical active set method does; 4. where
     the path first meets a bound is searched too; 5. a step that leaves next to nothing of the slope
-    keeps its factor.
+    keeps its factor. Linear heads with squared error are first tried by the second as it stands.
 
     Examples:
         >>> import bilevel, torch
@@ -117,30 +119,46 @@ class ProjectedNewton(AbstractHeadSolver):
         view, bounds = views[0], Bounds.of(convex, head, views[-1].objective)
         if len(views) > 1:
             bounds = _opened(bounds, view, views[-1].objective)
-        descent = self._descent(view.objective, bounds, view.vector(head))
-        ended = descent.run()
+        ended = self._ended(view.objective, bounds, view.vector(head))
         found, status = view.head(ended.place.point), ended.status
         if len(views) > 1:
             found = view.moved_inside(found, convex)
             found, status = self._held(views[-1], convex, found, status)
-        answer = convex.project(trees.cast(found, dtype))  # bounds are rounded to the type, too
-        words: tuple[str, ...] = ()
-        late = status == int(Status.NOT_CONVERGED)
-        if bool(late.any()) and isinstance(oracles.problem, LinearHeadProblem):
-            answer, status, words = _by_cvxpy(oracles, body, answer, rows, state, status)
-        place, scale = ended.place, descent.scale.amax(1)
-        if not torch.equal(view.vector(answer), place.point):  # rounded, or by cvxpy
-            place = view.objective.at(view.vector(answer))
-        if view.centre is not None:  # about that of H
-            scale = scale * view.centre.stretch()
-        slope, double = view.slope(place.slope), trees.cast(answer, torch.float64)
-        residual = mapping(convex, double, slope, 1 / scale)
-        failed = status >= int(Status.DIVERGED)
-        answer = trees.nan_where(failed, answer)
-        residual = residual.masked_fill(failed, torch.nan)
+        known = ended.residual if len(views) == 1 and view.centre is None else None
         # from a centre it is that of another matrix than H; adjoints by it take all rows at once
         factor = ended.factor if view.centre is None and rows.full.chunks is None else None
+        if known is not None and dtype == torch.float64:
+            return HeadSolution(found, known, status, state, factor)
+        answer = convex.project(trees.cast(found, dtype))  # bounds are rounded to the type, too
+        words: tuple[str, ...] = ()
+        failed: Tensor | None = None
+        if known is None:
+            if bool((status == int(Status.NOT_CONVERGED)).any()):
+                answer, status, words = _by_cvxpy(oracles, body, answer, rows, state, status)
+            failed = status >= int(Status.DIVERGED)
+        residual = _residual(view, convex, answer, ended)
+        if failed is not None:
+            answer = trees.nan_where(failed, answer)
+            residual = residual.masked_fill(failed, torch.nan)
         return HeadSolution(answer, residual, status, state, factor, words)
+
+    def _ended(self, objective: AbstractObjective, bounds: Bounds, start: Tensor) -> "Ended":
+        """From vectors that need not lie between the bounds; quadratic g by active sets first."""
+        found: Settled | None = None
+        if isinstance(objective, QuadraticObjective) and objective.whole:
+            found = settled(objective, bounds, start, self.max_steps)
+            if bool(found.done.all()):
+                status = torch.full_like(found.done, int(Status.CONVERGED), dtype=torch.int64)
+                factor = BlockFactor(found.cholesky, found.done)
+                place = Place(found.point, found.slope, found.point[:, :0])
+                return Ended(place, status, factor, found.scale, found.residual)
+            start = torch.where(found.done.unsqueeze(1), found.point, start)
+        descent = self._descent(objective, bounds, start)
+        runs = descent.run()
+        factor = runs.factor
+        if found is not None:
+            factor = factor.replaced(found.done, found.cholesky[found.done])
+        return Ended(runs.place, runs.status, factor, descent.scale)
 
     def _descent(
         self, objective: AbstractObjective, bounds: Bounds, start: Tensor
@@ -158,9 +176,38 @@ class ProjectedNewton(AbstractHeadSolver):
         if not bool(outside.any()):
             return head, status
         some = view.objective.take(outside), trees.part(bounds, outside)
-        ended = self._descent(*some, point[outside].nan_to_num(0.0)).run()
+        ended = self._ended(*some, point[outside].nan_to_num(0.0))
         found = point.index_put((outside,), ended.place.point)
         return view.head(found), status.index_put((outside,), ended.status)
+
+
+class Ended(NamedTuple):
+    """Where R runs ended.
+
+    Attributes:
+        place: heads, and g there.
+        status: codes, (R,).
+        factor: the last one of each run.
+        scale: the diagonal of H, (R, P), as far as it is known.
+        residual: of the heads, (R,), where all are minimisers.
+    """
+
+    place: Place
+    status: Tensor
+    factor: BlockFactor
+    scale: Tensor
+    residual: Tensor | None = None
+
+
+def _residual(view: View, convex: ConvexSet, answer: Tree, ended: Ended) -> Tensor:
+    """The norm of the gradient mapping at the answer, (R,)."""
+    place, scale = ended.place, ended.scale.amax(1)
+    if not torch.equal(view.vector(answer), place.point):  # rounded, or by cvxpy
+        place = view.objective.at(view.vector(answer))
+    if view.centre is not None:  # about that of H
+        scale = scale * view.centre.stretch()
+    double = trees.cast(answer, torch.float64)
+    return mapping(convex, double, view.slope(place.slope), 1 / scale)
 
 
 def has_bounds(convex: ConvexSet) -> bool:
@@ -210,6 +257,8 @@ def _by_cvxpy(
     oracles: Oracles, body: Tree, head: Tree, rows: Rows, state: Any, status: Tensor
 ) -> tuple[Tree, Tensor, tuple[str, ...]]:
     """Heads, codes and words once the runs that did not arrive were asked of cvxpy."""
+    if not isinstance(oracles.problem, LinearHeadProblem):
+        return head, status, ()
     late = status == int(Status.NOT_CONVERGED)
     w, theta = (trees.take(tree, late) for tree in (body, head))
     try:

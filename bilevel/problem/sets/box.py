@@ -50,15 +50,15 @@ class Box(ConvexSet):
         def clip(leaf: Tensor) -> Tensor:
             if _fits(self.low, leaf) and _fits(self.high, leaf):
                 return leaf.clamp(self.low, self.high)  # the same in one operation
-            low, high = self._bounds(leaf)
+            low, high = _like(self.low, leaf), _like(self.high, leaf)
             return torch.minimum(torch.maximum(leaf, low), high)
 
         return trees.tree_map(clip, tree)
 
     @override
     def bounds(self, tree: Tree) -> tuple[Tree, Tree]:
-        low = trees.tree_map(lambda leaf: self._bounds(leaf)[0], tree)
-        return low, trees.tree_map(lambda leaf: self._bounds(leaf)[1], tree)
+        low = trees.tree_map(lambda leaf: _like(self.low, leaf), tree)
+        return low, trees.tree_map(lambda leaf: _like(self.high, leaf), tree)
 
     def face(self, tree: Tree, slope: Tree, step: Tensor) -> Face:
         """Numbers that would leave the box are held at their bounds."""
@@ -73,10 +73,6 @@ class Box(ConvexSet):
             for bound in (self.low, self.high)
         )
         return _above(variable, low) + _above(-variable, -high)
-
-    def _bounds(self, leaf: Tensor) -> tuple[Tensor, Tensor]:
-        low, high = (torch.as_tensor(x, dtype=torch.float64) for x in (self.low, self.high))
-        return low.to(leaf), high.to(leaf)  # infinite where its type holds no such number
 
     def check(self, tree: Tree) -> None:
         """Bounds that are tensors must broadcast against every leaf, without enlarging it."""
@@ -105,6 +101,11 @@ class Nonnegative(Box):
 
     low: float = dataclasses.field(default=0.0, init=False, repr=False)
     high: float = dataclasses.field(default=math.inf, init=False, repr=False)
+
+
+def _like(bound: float | Tensor, leaf: Tensor) -> Tensor:
+    """In the type of a leaf; infinite where that holds no such number."""
+    return torch.as_tensor(bound, dtype=torch.float64).to(leaf)
 
 
 def _fits(bound: float | Tensor, leaf: Tensor) -> TypeGuard[float]:
