@@ -72,6 +72,17 @@ def rebuild(like: Tree, new_leaves: Sequence[Tensor]) -> Tree:
     return tree_map(lambda _: next(remaining), like)
 
 
+def structure(tree: Tree) -> Any:
+    """The containers of a tree with their keys, the shapes and types of its leaves; hashable."""
+    if isinstance(tree, Tensor):
+        return tree.shape, tree.dtype
+    if type(tree) is dict:
+        return dict, tuple((key, structure(value)) for key, value in tree.items())
+    if isinstance(tree, list | tuple):
+        return type(tree), tuple(map(structure, tree))
+    return str(_pytree.tree_structure(tree)), tuple(map(structure, leaves(tree)))
+
+
 def same_structure(a: Tree, b: Tree) -> bool:
     """Whether two trees have the same structure and tensors of the same shapes."""
     if _pytree.tree_structure(a) != _pytree.tree_structure(b):
@@ -81,6 +92,15 @@ def same_structure(a: Tree, b: Tree) -> bool:
         return False
     tensors = [(x, y) for x, y in zip(*pairs, strict=True) if isinstance(x, Tensor)]
     return all(isinstance(y, Tensor) and x.shape == y.shape for x, y in tensors)
+
+
+def shared(a: Tree, b: Tree) -> bool:
+    """Whether all leaves are tensors that hold the same memory in the same way."""
+    pairs = zip(leaves(a), leaves(b), strict=True)
+    return all(
+        isinstance(x, Tensor) and x.dtype == y.dtype and x.data_ptr() == y.data_ptr()
+        for x, y in pairs
+    )
 
 
 def equal(a: Tree, b: Tree) -> bool:
@@ -126,6 +146,15 @@ def norm(a: Tree) -> Tensor:
     flat = flatten(a)
     if flat.shape[1] == 0:
         return flat.new_zeros(len(flat))
+    if flat.device.type == "cpu" and not torch.compiler.is_compiling():
+        plain: Tensor = torch.linalg.vector_norm(flat, dim=1)
+        low, high = _SAFE.get(flat.dtype, (1.0, 0.0))
+        if len(plain) == 1:
+            safe = low < plain.item() < high
+        else:
+            safe = bool(((plain > low) & (plain < high)).all())
+        if safe:  # the scaled one has the same bits
+            return plain
     # a power of two: scaling by it is exact; runs that are zero or not finite are left alone
     scale = flat.abs().amax(1).log2().floor().exp2()
     scale = torch.where(scale.isfinite() & (scale > 0), scale, torch.ones_like(scale))
@@ -254,6 +283,10 @@ def unusable(leaf: Tensor) -> str:
     if leaf.dtype not in FLOATS | WHOLE:
         return f"a tensor of {leaf.dtype}, which few operations know: `.float()`, say, converts it"
     return ""
+
+
+_SAFE = {torch.float64: (1e-140, 1e150), torch.float32: (1e-15, 1e18)}
+"""Norms whose squares neither overflow nor lose digits at the lower end."""
 
 
 def _is_flat_dict(tree: Tree) -> bool:

@@ -44,7 +44,16 @@ class CrossDerivative:
     def product_bytes(self) -> int:
         """What one product of one run takes, about: its graph (of a chunk) and the result."""
         point = self.point
-        return point.oracles.graph_bytes(point.body, point.head, point.rows)
+        at = point.body, point.head, point.rows
+
+        def measured() -> int:
+            return point.oracles.graph_bytes(*at)
+
+        if point.oracles.known is None:
+            return measured()
+        shapes = [leaf.shape for leaf in trees.leaves((*at[:2], point.rows.groups))]
+        found: int = point.oracles.known.once(("bytes", *shapes), measured)
+        return found
 
     @property
     def at_once(self) -> int:
@@ -82,24 +91,46 @@ class CrossDerivative:
 
     def at_heads(
         self, function: Callable[[HeadPoint, Tree], tuple[Tree, ...]], heads: list[Tree], unit: Tree
-    ) -> Iterator[tuple[Tree, ...]]:
+    ) -> Iterator[list[Tensor]]:
         """A function of the point with each of some heads in turn, and of one vector.
 
-        Of a single run side by side, as if they were runs, where that takes little memory.
+        What it gives for a few heads, each tree as vectors (heads, R, numbers): for one after the
+        other; of a single run for all, computed as if they were runs, where that takes little
+        memory.
         """
         point, count = self.point, len(heads)
         if len(trees.leaves(unit)[0]) > 1 or count > self.at_once or point.rows.chunks is not None:
             for head in heads:
-                yield function(point.at(head), unit)
+                found = function(point.at(head), unit)
+                yield [trees.flatten(tree).unsqueeze(0) for tree in found]
             return
         together = trees.tree_map(lambda *leaves: torch.cat(leaves), *heads)
         along = trees.tree_map(lambda leaf: leaf.expand(count, *leaf.shape[1:]), unit)
         found = function(self._copies(together, self._shared_rows), along)
-        for i in range(count):
-            yield trees.part(found, slice(i, i + 1))
+        yield [trees.flatten(tree).unsqueeze(1) for tree in found]
+
+    @functools.cached_property
+    def slopes(self) -> Tensor | None:
+        """dp / dw of one run, (1, m, numbers of the body); None elsewhere, or where too large.
+
+        Where the penalty p, (1, m), is all of g that depends on the body, C v is its transpose
+        times theta o v.
+        """
+        point = self.point
+        parts, runs = point.oracles.parts, len(trees.leaves(point.body)[0])
+        if parts is None or not parts.free or runs > 1 or not self.fits(point.head.shape[1]):
+            return None
+        if parts.penalty(point.body, point.head).ndim == 3:  # one for each output
+            return None
+        return parts.penalty_jacobian(point.body, point.head)
 
     def columns(self) -> Tensor:
         """All of C, (R, P, numbers of the body)."""
+        if self.slopes is not None:
+            head = self.point.head
+            theta = head if head.ndim == 3 else head.unsqueeze(2)
+            found: Tensor = theta.unsqueeze(3) * self.slopes.unsqueeze(2)
+            return found.flatten(1, 2)
         flat = trees.flatten(self.point.head)
         return self.products(torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device))
 
@@ -199,6 +230,12 @@ class CrossDerivative:
 def spectral(columns: Tensor) -> Tensor:
     """The largest singular values of (R, n, d), rounded up, (R,)."""
     n, d = columns.shape[1:]
+    # |C|^2 is at most the largest sum of a row times that of a column, and no less than any entry's
+    # square: where one number is all that there is in its row and column, these are the same
+    sizes = columns.abs()
+    most = (sizes.sum(1).amax(1) * sizes.sum(2).amax(1)).sqrt()
+    if bool((most <= sizes.amax((1, 2)) * (1 + 4 * EPS)).all()):
+        return most * (1 + 4 * EPS)
     return root(columns @ columns.mT if n <= d else columns.mT @ columns, n + d)
 
 

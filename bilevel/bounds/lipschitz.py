@@ -6,6 +6,7 @@ over any distance, is its derivative everywhere. Elsewhere they are estimated fr
 around the head.
 """
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.bounds.cross_derivative import CrossDerivative, root, spectral
 from bilevel.bounds.heads import BoundKind
-from bilevel.core.generators import generator
+from bilevel.core.generators import generator, normal
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.linear.cholesky import EPS
 from bilevel.problem.linear_head import LinearHeadProblem
@@ -108,50 +109,63 @@ def estimated_constants(
         along: the vector, like the head.
         quadratic: whether g is known to be quadratic in the head, so that its Hessian is constant.
     """
-    head, flat = point.head, trees.flatten(point.head)
-    size = flat.shape[1]
-    step = torch.maximum(distance, 1e-4 * (1 + trees.norm(head)))
+    head = point.head
     length = trees.norm(along)
     length = torch.where(length > 0, length, torch.ones_like(length))
     unit = trees.tree_map(lambda leaf: leaf / trees.per_run(length, leaf), along)
+    cross = CrossDerivative(point)
+    slopes = cross.slopes
 
     def at(there: HeadPoint, unit: Tree) -> tuple[Tree, ...]:
-        found = (*there.body_gradients(), there.cross_vjp(unit))
+        found: tuple[Tree, ...] = there.body_gradients()
+        found = found if slopes is not None else (*found, there.cross_vjp(unit))
         return found if quadratic else (*found, there.hvp(unit))
 
-    count = min(size, DIRECTIONS)
-    drawn = torch.randn(size, count, generator=generator(0, "directions"), dtype=torch.float64)
-    directions = [d.expand_as(flat) for d in torch.linalg.qr(drawn).Q.T.to(flat)]
-    slope = trees.flatten(point.gradient())
-    directions.append(-slope / slope.norm(dim=1, keepdim=True).clamp(min=SMALLEST))
-    heads = [head]
-    for direction in directions:
-        shift = trees.unflatten(step.unsqueeze(1) * direction, head)
-        heads.append(point.problem.head_set.project(trees.tree_map(torch.add, head, shift)))
-    cross = CrossDerivative(point)
-    around = cross.at_heads(at, heads, unit)
-    here, squares = next(around), []
-    for there, found in zip(heads[1:], around, strict=True):
-        moved = _apart(there, head)
-        changes = [_apart(a, b) for a, b in zip(found, here, strict=True)]
-        squares.append((torch.stack(changes) / moved).square().nan_to_num(0.0))
-    mean = torch.stack(squares[:-1]).sum(0) * size / count
-    body_gradient, head_gradient, bent, *rest = torch.maximum(mean, squares[-1]).sqrt()
+    heads = _around(point, distance)
+    others = torch.stack([trees.flatten(one) for one in heads])
+    found = cross.at_heads(at, [head, *heads], unit)
+    first, changes = next(found), []
+    here = [some[0] for some in first]
+    for there in itertools.chain([[some[1:] for some in first]], found):
+        changes.append(torch.stack([_apart(a, b) for a, b in zip(there, here, strict=True)]))
+    apart = torch.cat(changes, 1)
+    if slopes is not None:  # C v is linear in the head
+        moved = torch.stack([((there - head) * unit)[0] for there in heads])
+        moved = moved if moved.ndim == 2 else moved.sum(2)
+        turned = torch.linalg.vector_norm(moved @ slopes[0], dim=1).reshape(1, -1, 1)
+        apart = torch.cat([apart[:2], turned, apart[2:]])
+    squares = (apart / _apart(others, trees.flatten(head))).square().nan_to_num(0.0)
+    mean = squares[:, :-1].sum(1) * point.size / (len(heads) - 1)
+    body_gradient, head_gradient, bent, *rest = torch.maximum(mean, squares[:, -1]).sqrt()
     hessian = rest[0] if rest else torch.zeros_like(bent)
     norm = cross.norm() + bent * distance
     note = "The Lipschitz constants are estimated from differences around the head."
     return Constants(body_gradient, head_gradient, bent, hessian, norm, "estimated", note)
 
 
-def _apart(some: Tree, others: Tree) -> Tensor:
-    """|a - b|, (R,): as `trees.norm`, without passes that only extreme numbers need."""
-    pairs = zip(trees.leaves(some), trees.leaves(others), strict=True)
-    off = [(a - b).reshape(len(a), -1) for a, b in pairs]
-    found: Tensor = torch.stack([torch.linalg.vector_norm(x, dim=1) for x in off], 1).norm(dim=1)
+def _around(point: HeadPoint, distance: Tensor) -> list[Tree]:
+    """Heads around that of the point, the last one against the gradient."""
+    head, flat = point.head, trees.flatten(point.head)
+    count = min(flat.shape[1], DIRECTIONS)
+    step = torch.maximum(distance, 1e-4 * (1 + trees.norm(head))).unsqueeze(1)
+    drawn = torch.linalg.qr(normal("directions", flat.shape[1], count)).Q.T.to(flat)
+    slope = trees.flatten(point.gradient())
+    against = -slope / slope.norm(dim=1, keepdim=True).clamp(min=SMALLEST)
+    heads = []
+    for direction in (*drawn, against):
+        shift = trees.unflatten((step * direction).expand_as(flat), head)
+        heads.append(point.problem.head_set.project(trees.tree_map(torch.add, head, shift)))
+    return heads
+
+
+def _apart(some: Tensor, other: Tensor) -> Tensor:
+    """|a - b| of (N, R, P) and (R, P): as `trees.norm`, but for passes for extreme numbers."""
+    off = some - other
+    found: Tensor = torch.linalg.vector_norm(off, dim=2)
     sure = (found > SMALL) & (found < 1 / SMALL)
-    if bool(sure.all()) or not any(bool(x.any()) for x in off):
+    if bool(sure.all()) or not bool(off.any()):
         return found
-    return trees.norm(off)
+    return trees.norm(off.flatten(0, 1)).reshape(found.shape)
 
 
 def _third(cross: CrossDerivative, units: Tensor) -> Tensor:

@@ -41,11 +41,16 @@ def gradients(
     *,
     create_graph: bool = False,
     keep: bool = False,
+    each: bool = False,
 ) -> list[Tensor]:
-    """Gradients of the sum of `values` (times `along`), zero where it does not depend on a leaf."""
+    """Gradients of the sum of `values` (times `along`), zero where it does not depend on a leaf.
+
+    With `each`, one for each of what `along` has on a first axis of its own.
+    """
     kept = [i for i, value in enumerate(values) if value.requires_grad]
     if not kept:
-        return [torch.zeros_like(leaf) for leaf in wanted]
+        count = [len(along[0])] if each and along else []
+        return [leaf.new_zeros(*count, *leaf.shape) for leaf in wanted]
     outputs, weights = [values[i] for i in kept], along and [along[i] for i in kept]
     return list(
         torch.autograd.grad(
@@ -54,6 +59,7 @@ def gradients(
             weights,
             retain_graph=keep or create_graph,
             create_graph=create_graph,
+            is_grads_batched=each,
             materialize_grads=True,
         )
     )

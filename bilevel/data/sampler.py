@@ -25,6 +25,7 @@ from bilevel.data.draws import (
 from bilevel.data.rows import Rows
 from bilevel.data.training_data import TrainingData
 from bilevel.errors import ArgumentError, ShapeError
+from bilevel.problem.base import StackelbergProblem
 from bilevel.trees import Tree
 
 MOST_ROWS = 100_000
@@ -89,7 +90,8 @@ class Sampler:
                     f"`batch_size` of {name} must be at most {MOST_ROWS:,}, or its "
                     f"{data.sizes[name]:,} rows, got {size:,}."
                 )
-        example = data.problem.noise(generator(0, "noise", 0), BLOCK)
+        asked = getattr(data.problem.noise, "__func__", None) is not StackelbergProblem.noise
+        example = data.problem.noise(generator(0, "noise", 0), BLOCK) if asked else None
         self.noisy = example is not None
         if self.noisy:
             check_noise(example, type(data.problem).__name__)

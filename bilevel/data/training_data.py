@@ -11,6 +11,7 @@ from bilevel.core.checks import check_instance
 from bilevel.core.generators import generator
 from bilevel.core.memory import says_memory
 from bilevel.data.groups import check_finite, check_groups, check_targets
+from bilevel.data.known import Known
 from bilevel.data.packed import PackedRows
 from bilevel.data.rows import Chunks, Rows, chunks_of
 from bilevel.data.tasks import by_tasks, check_tasks, has_tasks
@@ -19,6 +20,9 @@ from bilevel.problem.base import Groups, StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.problem.sets import ConvexSet
 from bilevel.trees import Tree
+
+ASKED = ("criterion", "outputs", "tasks", "chunk_rows", "redraws_data")
+"""What of a problem decides whether its data are in order."""
 
 
 class TrainingData:
@@ -38,6 +42,7 @@ class TrainingData:
         device: where they live.
         groups: rows in the place of the problem's, for all runs.
         chunked: False: all rows are read, whatever `chunk_rows` of the problem says.
+        known: of the problem, from earlier calls: tensors that were looked at are not again.
 
     Raises:
         ArgumentError: `problem` is no problem, one of its sets no set, or `device` no device.
@@ -57,6 +62,7 @@ class TrainingData:
         *,
         groups: Groups | None = None,
         chunked: bool = True,
+        known: Known | None = None,
     ) -> None:
         check_instance(problem, StackelbergProblem, "problem", "an instance of your problem")
         for name in ("body_set", "head_set"):
@@ -67,15 +73,13 @@ class TrainingData:
         self.given = groups is not None
         self.tasks = getattr(problem, "tasks", False) is not False and has_tasks(problem)
         self.per_seed = problem.redraws_data and not self.given
-        if self.per_seed:
-            rows = self._redrawn()
-        else:
-            rows = check_groups(problem.data() if groups is None else groups)
-        if self.tasks:
-            check_tasks(trees.take(rows, 0) if self.per_seed else rows)
+        raw = groups
+        if raw is None:
+            raw = self._redrawn() if self.per_seed else problem.data()
+        of = (raw, dtype, *(getattr(problem, name, None) for name in ASKED))
+        fresh = known is None or not known.holds("data", of)
+        rows = self._checked(raw) if fresh else trees.detach(raw)
         self.own = not self.given and not self.per_seed and (dtype == torch.float64 or not rows)
-        too_large = f" in {dtype}: standardise them, or use float64"
-        check_finite(rows, too_large, dtype, named=not self.per_seed)
         self.chunks: Chunks | None = None
         if chunked and not self.given and isinstance(problem, LinearHeadProblem):
             size = problem.chunk_rows
@@ -85,9 +89,11 @@ class TrainingData:
             name: group if name in left else trees.cast(group, dtype, device)
             for name, group in rows.items()
         }
-        if isinstance(problem, LinearHeadProblem):
+        if fresh and isinstance(problem, LinearHeadProblem):
             adapted = self.tasks and self.given
             check_targets(problem, self.groups, per_seed=self.per_seed, adapted=adapted)
+        if fresh and known is not None and trees.shared(raw, rows):
+            known.note("data", of)
         axis = 1 if self.per_seed else 0
         self.sizes = {name: trees.leaves(g)[0].shape[axis] for name, g in self.groups.items()}
         self._packs: dict[str, PackedRows] = {}
@@ -98,6 +104,15 @@ class TrainingData:
         index = {seed: i for i, seed in enumerate(self.distinct)}
         self.seed_index = torch.tensor([index[seed] for seed in seeds], device=self.device)
         self.one_run_a_seed = self.seeds == self.distinct
+
+    def _checked(self, raw: Groups) -> Groups:
+        """The rows, if they are in order."""
+        rows = raw if self.per_seed else check_groups(raw)
+        if self.tasks:
+            check_tasks(trees.take(rows, 0) if self.per_seed else rows)
+        too_large = f" in {self.dtype}: standardise them, or use float64"
+        check_finite(rows, too_large, self.dtype, named=not self.per_seed)
+        return rows
 
     def _redrawn(self) -> Groups:
         """The rows of every seed, leaves (S, n, ...)."""

@@ -3,9 +3,12 @@
 import copy
 import dataclasses
 
+import torch
+
 from bilevel import trees
 from bilevel.core.progress import RowCallback
 from bilevel.data.draws import Sampling
+from bilevel.data.known import Known
 from bilevel.data.sampler import BatchSize, Sampler
 from bilevel.data.training_data import TrainingData
 from bilevel.derivatives.head_point import HeadPoint
@@ -36,6 +39,10 @@ class Assembly:
         """The initial heads as the oracles take them: with tasks (R T, ...)."""
         return trees.fold(self.head) if self.data.tasks else self.head
 
+    def moved(self, body: Tree) -> "Assembly":
+        """The same runs at other bodies."""
+        return dataclasses.replace(self, body=body)
+
     def apart(self) -> "Assembly":
         """Each task of all runs as a run of its own, with a body of its own, on all its rows."""
         at = HeadPoint(self.oracles, self.body, self.heads, self.sampler.full).apart
@@ -51,6 +58,9 @@ class Assembly:
         sampling: Sampling = "iid",
         *,
         report: RowCallback | None = None,
+        mapped: bool = True,
+        known: Known | None = None,
+        body: Tree = None,
     ) -> "Assembly":
         """Oracles, rows and initial points of the runs that `data` are for.
 
@@ -59,17 +69,24 @@ class Assembly:
             batch_size: see `Sampler`.
             sampling: likewise.
             report: see `Oracles`.
+            mapped: likewise.
+            known: of the problem, from earlier calls at a point.
+            body: bodies that are known to fit the problem; None: the initial ones.
 
         Raises:
             ArgumentError: see `Sampler`.
             ShapeError: a set does not fit its points, or these differ in shape between seeds.
             ProblemError: an initial point is no tree of finite numbers, or not the seed's alone.
         """
-        oracles = Oracles(data.problem, report)
+        oracles = Oracles(data.problem, report, mapped=mapped)
         groups = tuple(data.groups) if data.given else oracles.sampled_groups
         sampler = Sampler(data, batch_size, groups, sampling)
-        body, head = (_initial(data, level) for level in ("body", "head"))
-        return cls(oracles, data, sampler, body, head)
+        oracles.known = known
+        body = _initial(data, "body") if body is None else body
+        if known is None:
+            return cls(oracles, data, sampler, body, _initial(data, "head"))
+        head = known.once("head", lambda: _initial(data, "head"))
+        return cls(oracles, data, sampler, body, trees.tree_map(torch.clone, head))
 
 
 def _initial(data: TrainingData, level: str) -> Tree:

@@ -1,6 +1,7 @@
 """Does a problem keep its contract? Checked once, before a training starts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from numbers import Real
 from typing import Any
 
@@ -12,6 +13,7 @@ from bilevel.core.checks import check_instance
 from bilevel.core.generators import generator
 from bilevel.data.rows import Rows
 from bilevel.derivatives.assembly import Assembly
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import BilevelError, ProblemError, ShapeError
 from bilevel.problem.auxiliary import AuxiliaryProblem
@@ -86,17 +88,41 @@ def check_derivatives(made: Assembly, *, head_only: bool = False) -> None:
 
     Where derivatives are asked for at once they tell themselves, and this says why.
     """
-    oracles, body, head = made.oracles, made.body, made.heads
-    rows, name = _looked_at(made), type(oracles.problem).__name__
+    at = _mapped(made)
+    with _told(made):
+        at.oracles.joint_gradient(at.body, at.head, at.rows)
+        if not (at.oracles.is_stackelberg or head_only):
+            at.body_gradients()
+
+
+def check_mapping(made: Assembly, *, head_only: bool = False) -> None:
+    """Raise `ProblemError` if an objective cannot be mapped over runs.
+
+    For who calls them as they are: a training would fail.
+    """
+    at = _mapped(made)
+    with _told(made):
+        at.gradient()
+        if not (at.oracles.is_stackelberg or head_only):
+            at.body_value()
+
+
+def _mapped(made: Assembly) -> HeadPoint:
+    """The initial heads on the rows that are looked at, mapped over runs."""
+    oracles = made.oracles if made.oracles.mapped else Oracles(made.oracles.problem)
+    return HeadPoint(oracles, made.body, made.heads, _looked_at(made))
+
+
+@contextmanager
+def _told(made: Assembly) -> Iterator[None]:
     try:
-        oracles.joint_gradient(body, head, rows)
-        if not (oracles.is_stackelberg or head_only):
-            oracles.body_gradients(body, head, rows)
+        yield
     except RuntimeError as error:
         raise ProblemError(
-            f"An objective of {name} cannot be differentiated under `torch.func.vmap`, which "
-            "trains all runs at once. Avoid `.item()`, branching on values, in-place changes "
-            f"of captured tensors and random numbers inside it. torch says: {error}"
+            f"An objective of {type(made.oracles.problem).__name__} cannot be differentiated under "
+            "`torch.func.vmap`, which trains all runs at once. Avoid `.item()`, branching on "
+            "values, in-place changes of captured tensors and random numbers inside it. torch "
+            f"says: {error}"
         ) from error
 
 
@@ -216,6 +242,13 @@ def _check_linear_head(oracles: Oracles, body: Tree, head: Any, groups: Groups) 
             f"`init_head` returned shape {tuple(head.shape)}, but `outputs = {problem.outputs}` "
             f"means {'(M,)' if ndim == 1 else f'(M, {problem.outputs})'}."
         )
+    check_hooks(oracles, body, groups)
+
+
+def check_hooks(oracles: Oracles, body: Tree, groups: Groups) -> None:
+    """Penalties and weights of rows of a linear head must not be negative at a body."""
+    problem, name = oracles.problem, type(oracles.problem).__name__
+    assert isinstance(problem, LinearHeadProblem)
     hooks: dict[str, tuple[Any, ...]] = {"penalty": (problem.penalty, body)}
     if "row_weights" in oracles.overridden:
         hooks["row_weights"] = (problem.row_weights, body, groups)

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from bilevel import trees
 from bilevel.data.rows import Rows
 from bilevel.derivatives.linear_parts import PulledParts, targets_of
+from bilevel.derivatives.over_heads import runs_of
 from bilevel.derivatives.reverse import loss_gradient, pullback
 from bilevel.trees import Tree
 
@@ -61,10 +63,17 @@ class Features:
 
     def features(self, body: Tree, rows: Rows) -> Tensor:
         """The features of the training rows, (R, n, M)."""
+        if self._one_run(body):
+            inputs = rows.of_run(0)["train"].inputs
+            return self.problem.checked_features(trees.take(body, 0), inputs).unsqueeze(0)
         axis = 0 if rows.axes["train"] == 0 else (0, None)
         mapped = vmap(self.problem.checked_features, in_dims=axis)
         design: Tensor = mapped(body, rows.groups["train"].inputs)
         return design
+
+    def _one_run(self, body: Tree) -> bool:
+        """Whether functions are called as they are."""
+        return not self.parts.mapped and runs_of(body) == 1
 
     def pulled(self, body: Tree, rows: Rows) -> Pulled:
         """Features, and h of all runs if there is one, with their pull-back."""
@@ -86,6 +95,11 @@ class Features:
     def values(self, body: Tree, head: Tree, rows: Rows) -> Tensor:
         """g, shape (R,)."""
         predictions = self._predictions(self.pulled(body, rows).parts[0], head)
+        if self._one_run(body):
+            one = self.problem.objective_of(
+                predictions[0], trees.take(body, 0), trees.take(head, 0), rows.of_run(0)
+            )
+            return one.unsqueeze(0)
         mapped = vmap(self.problem.objective_of, in_dims=(0, 0, 0, rows.in_dims))
         found: Tensor = mapped(predictions, body, head, rows.groups)
         return found

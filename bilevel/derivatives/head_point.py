@@ -102,7 +102,9 @@ class HeadPoint:
 
     def cross_vjp(self, vector: Tree) -> Tree:
         """C v, C = d2_{w theta} g, for v like the head; the result is like the body."""
-        return self.oracles.cross_vjp(self.body, self.head, vector, self.rows)
+        at, made = (self.body, self.head, vector, self.rows), self.oracles.cross_vjp
+        kept = self.oracles.kept
+        return kept.first(self.body, self.rows, "cross", lambda: made(*at), self.head, vector)
 
     def body_value(self) -> Tensor:
         """F, (R,)."""
@@ -110,4 +112,8 @@ class HeadPoint:
 
     def body_gradients(self) -> tuple[Tree, Tree]:
         """d_w F and d_theta F."""
-        return self.oracles.body_gradients(self.body, self.head, self.rows)
+        at, made = (self.body, self.head, self.rows), self.oracles.body_gradients
+        found: tuple[Tree, Tree] = self.oracles.kept.first(
+            self.body, self.rows, "slopes of F", lambda: made(*at), self.head
+        )
+        return found

@@ -1,5 +1,6 @@
 """What is made once at a body, for all who ask for it there."""
 
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,14 +27,23 @@ class Kept:
         finally:
             self._made = before
 
-    def once(
-        self, body: Tree, rows: Rows, name: Any, make: Callable[[], Any], head: Tree = None
-    ) -> Any:
-        """What `make` makes at a body, rows and a head; outside of `sharing` made anew."""
+    def once(self, body: Tree, rows: Rows, name: Any, make: Callable[[], Any], *of: Any) -> Any:
+        """What `make` makes at a body, rows, and of a head, say; outside of `sharing` made anew."""
         if self._made is None or "train" not in rows.groups:
             return make()
         train = rows.groups["train"]
-        key = id(body), id(train), id(head), name
+        key = name, id(body), id(train), *map(id, of)
         if key not in self._made:
-            self._made[key] = make(), body, train, head  # held, so that no others get their numbers
+            self._made[key] = make(), body, train, of  # held, so that no others get their numbers
         return self._made[key][0]
+
+    def first(self, body: Tree, rows: Rows, name: str, make: Callable[[], Any], *of: Any) -> Any:
+        """The same of what is as long as the body: only what is asked for first is kept."""
+        if self._made is None:
+            return make()
+        asked = body, rows.groups, *of
+        if name not in self._made:
+            self._made[name] = make(), asked
+        found, known = self._made[name]
+        same = len(asked) == len(known) and all(map(operator.is_, asked, known))
+        return found if same else make()

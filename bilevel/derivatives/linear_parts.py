@@ -87,18 +87,22 @@ class PulledParts:
     Args:
         problem: with linear heads.
         weighted: whether it has weights of rows.
+        mapped: see `Oracles`.
 
     Attributes:
         structured: whether slopes in the head, too, are made of the parts: while these are shared.
     """
 
-    def __init__(self, problem: LinearHeadProblem, *, weighted: bool) -> None:
-        self.problem, self.weighted = problem, weighted
+    def __init__(self, problem: LinearHeadProblem, *, weighted: bool, mapped: bool = True) -> None:
+        self.problem, self.weighted, self.mapped = problem, weighted, mapped
         self._ridge_alone = not problem.overrides("penalty") and isinstance(problem.ridge, float)
         # with tasks always: the features that heads are solved with pull the adjoint back, one step
         # later; there they are most of the work
         self._kept: tuple[Any, Any, Pulled | None] | None = NOTHING if problem.tasks else None
         self.structured = False
+        self._penalty: tuple[Any, ...] | None = None
+        self.free = problem.body_free_features and not weighted
+        self._of_rows: dict[str, tuple[Any, ...]] | None = None
 
     @contextmanager
     def sharing(self) -> Iterator[None]:
@@ -106,33 +110,56 @@ class PulledParts:
 
         Bodies and rows are told apart by identity; a graph is kept.
         """
-        before = self._kept, self.structured
-        self._kept, self.structured = NOTHING, True
+        before = self._kept, self.structured, self._penalty, self._of_rows
+        self._kept, self.structured, self._penalty = NOTHING, True, NOTHING
+        self._of_rows = {} if self.free else None
         try:
             yield
         finally:
-            self._kept, self.structured = before
+            self._kept, self.structured, self._penalty, self._of_rows = before
 
     def alone(self) -> "PulledParts":
-        """The same, sharing nothing."""
-        made = PulledParts(self.problem, weighted=self.weighted)
-        made.structured = self.structured
+        """The same, sharing nothing but what depends on no body."""
+        made = PulledParts(self.problem, weighted=self.weighted, mapped=self.mapped)
+        made.structured, made._of_rows = self.structured, self._of_rows
         return made
+
+    def of_rows(self, name: str, rows: Rows, make: Callable[[], Tensor], head: Tree = None) -> Any:
+        """What `make` makes of rows and a head, once for all bodies where these have no say in it.
+
+        Not where features depend on the body, and where nothing is shared; told by identity.
+        """
+        if self._of_rows is None:
+            return make()
+        train, known = rows.groups["train"], self._of_rows.get(name)
+        if known is None or known[0] is not train or known[1] is not head:
+            known = self._of_rows[name] = train, head, make()
+        return known[2]
 
     def at(self, body: Tree, rows: Rows) -> LinearParts:
         """The parts, without a graph, bare of the constant feature."""
+        if self._of_rows is not None and runs_of(body) == 1:
+            return self._free_parts(body, rows)
         if self._kept is not None and not torch.compiler.is_compiling():
             return self._pulled(body, rows).parts
         with torch.no_grad():
             return self._named(self._made(body, rows), rows)
+
+    def _free_parts(self, body: Tree, rows: Rows) -> LinearParts:
+        """The parts where all that depends on the body is the penalty."""
+        with torch.no_grad():
+            design = self.of_rows("design", rows, lambda: self._features(body, rows)[0])
+        size = design.shape[2] + self.problem.fit_bias
+        penalty = self.penalty(body, design.new_empty(len(design), size))
+        return LinearParts(design, targets_of(rows, len(design)), None, penalty)
 
     def cross_vjp(self, body: Tree, head: Tensor, vector: Tensor, rows: Rows) -> Tree:
         """(d2_{w theta} g) v, like the bodies: one backward pass through the features.
 
         Features that do not depend on the body are not looked at: the penalty is all that does.
         """
-        if self.problem.body_free_features and not self.weighted:
-            value, pull = pullback(lambda w: self._penalties(w, head), body)
+        if self.free:
+            value, pull = self._pulled_penalty(body, head)
             along = head * vector
             along = along.sum(2) if along.ndim > value.ndim else along
             return averaged(pull(along), head)
@@ -141,8 +168,32 @@ class PulledParts:
 
     def penalty(self, body: Tree, like: Tensor) -> Tensor:
         """The penalty of `m` coefficients alone, (R, m) or (R, m, K), for `like` (R, m, ...)."""
+        if self._penalty is not None and not self._ridge_alone:
+            return self._pulled_penalty(body, like)[0]
         with torch.no_grad():
             return self._penalties(body, like)
+
+    def penalty_jacobian(self, body: Tree, like: Tensor) -> Tensor:
+        """The derivatives of the penalties (1, m) of one run, (1, m, numbers of the body)."""
+        value, pull = self._pulled_penalty(body, like)
+        count = value.shape[1]
+        unit = torch.eye(count, dtype=value.dtype, device=value.device).unsqueeze(1)
+        found = [leaf.reshape(count, -1) for leaf in trees.leaves(pull(unit, each=True))]
+        return torch.cat(found, 1).unsqueeze(0)
+
+    def _pulled_penalty(self, body: Tree, like: Tensor) -> tuple[Tensor, Callable[..., Tree]]:
+        """The penalty with its pull-back, made once while parts are shared."""
+
+        def made(w: Tree) -> Tensor:
+            return self._penalties(w, like)
+
+        if self._penalty is None or torch.compiler.is_compiling():
+            return pullback(made, body)
+        at, kind, found = self._penalty
+        if at is not body or kind != (like.shape, like.dtype):
+            found = pullback(made, body, keep=True)
+            self._penalty = body, (like.shape, like.dtype), found
+        return found  # type: ignore[no-any-return]
 
     def _penalties(self, body: Tree, like: Tensor) -> Tensor:
         if self._ridge_alone:  # nothing to map
@@ -155,6 +206,8 @@ class PulledParts:
             return self.problem.full_penalty(one_body, len(one_like), one_like)
 
         runs = runs_of(body)
+        if len(like) == runs == 1 and not self.mapped:
+            return penalty(trees.take(body, 0), like[0]).unsqueeze(0)
         if len(like) == runs:
             return vmap(penalty)(body, like)
         of_body = vmap(penalty, in_dims=(None, 0))
@@ -175,6 +228,13 @@ class PulledParts:
 
     def _made(self, body: Tree, rows: Rows) -> tuple[Tensor, ...]:
         """What of the parts depends on the body: features, penalty and weights, if there are."""
+        design, *weights = self._features(body, rows)
+        size = design.shape[2] + self.problem.fit_bias
+        penalty = self._penalties(body, design.new_empty(len(design), size))
+        return design, penalty, *weights
+
+    def _features(self, body: Tree, rows: Rows) -> tuple[Tensor, ...]:
+        """The features, and weights of rows, if there are."""
         problem = self.problem
 
         def mapped(one_body: Tree, _: Tree, groups: Groups) -> tuple[Tensor, ...]:
@@ -182,10 +242,8 @@ class PulledParts:
             weights = problem.row_weights(one_body, groups) if self.weighted else None
             return (design,) if weights is None else (design, weights)
 
-        design, *weights = over_heads(mapped, body, (), rows, mapped=False)
-        size = design.shape[2] + problem.fit_bias
-        penalty = self._penalties(body, design.new_empty(len(design), size))
-        return design, penalty, *weights
+        found: tuple[Tensor, ...] = over_heads(mapped, body, (), rows, mapped=False)
+        return found
 
     @staticmethod
     def _named(values: tuple[Tensor, ...], rows: Rows) -> LinearParts:

@@ -10,9 +10,21 @@ from bilevel.problem.criteria import AbstractCriterion
 
 def gradient(parts: LinearParts, head: Tensor, criterion: AbstractCriterion) -> Tensor:
     """d_theta g = Z's c'(Z theta) / n + p o theta, like the heads."""
+    return penalised(parts, rows_gradient(parts, head, criterion), head)
+
+
+def rows_gradient(parts: LinearParts, head: Tensor, criterion: AbstractCriterion) -> Tensor:
+    """What the rows add to d_theta g, like the heads."""
     (fitted,) = _products(parts, head)
     slope, _ = loss_products(criterion, fitted, parts.targets, fitted)
-    return _collected(parts, slope, head)
+    return _summed(parts, slope, head)
+
+
+def penalised(parts: LinearParts, summed: Tensor, vector: Tensor) -> Tensor:
+    """With p o v added to what the rows give for v."""
+    one = vector.ndim == 2 or parts.penalty.ndim == 3
+    penalty = parts.penalty if one else parts.penalty.unsqueeze(2)
+    return summed + penalty * vector
 
 
 def product(
@@ -24,7 +36,7 @@ def product(
     else:
         fitted, along = _products(parts, head, vector)
         _, curved = loss_products(criterion, fitted, parts.targets, along)
-    return _collected(parts, curved, vector)
+    return penalised(parts, _summed(parts, curved, vector), vector)
 
 
 def squared_cross(
@@ -57,12 +69,11 @@ def _products(parts: LinearParts, *vectors: Tensor) -> list[Tensor]:
     return [x.squeeze(2) if one else x for x in found]
 
 
-def _collected(parts: LinearParts, by_rows: Tensor, vector: Tensor) -> Tensor:
-    """Z's x / n + p o v."""
+def _summed(parts: LinearParts, by_rows: Tensor, vector: Tensor) -> Tensor:
+    """Z's x / n, like v."""
     one = vector.ndim == 2
     x = by_rows.unsqueeze(2) if one else by_rows
     if parts.weights is not None:
         x = x * parts.weights.unsqueeze(2)
     summed = parts.design.mT @ x * (1 / parts.design.shape[1])
-    penalty = parts.penalty if one or parts.penalty.ndim == 3 else parts.penalty.unsqueeze(2)
-    return (summed.squeeze(2) if one else summed) + penalty * vector
+    return summed.squeeze(2) if one else summed

@@ -20,16 +20,16 @@ from torch.func import jacrev, vmap
 
 from bilevel import trees
 from bilevel.core.graph import gradients, variable
-from bilevel.core.live_bytes import LiveBytes
 from bilevel.core.progress import RowCallback
+from bilevel.data.known import Known
 from bilevel.data.rows import Rows
-from bilevel.derivatives import linear_products
+from bilevel.derivatives import linear_products, sizes
 from bilevel.derivatives.chunked import in_chunks, of_body
 from bilevel.derivatives.features import Features
 from bilevel.derivatives.kept import Kept
 from bilevel.derivatives.linear_parts import LinearParts, PulledParts, targets_of
 from bilevel.derivatives.over_heads import averaged, over_heads, runs_of
-from bilevel.derivatives.reverse import graph_bytes, pullback
+from bilevel.derivatives.reverse import pullback
 from bilevel.errors import IncompatibleError
 from bilevel.problem.auxiliary import AuxiliaryProblem, Pullback
 from bilevel.problem.base import Groups, StackelbergProblem
@@ -48,6 +48,7 @@ class Oracles:
     Args:
         problem: the problem, whose functions are called for single runs.
         report: told how far each pass over chunks of rows got.
+        mapped: whether functions are mapped over runs where there is one run only, too.
 
     Attributes:
         is_stackelberg: whether F is g.
@@ -58,8 +59,10 @@ class Oracles:
         parts: of a linear head of any form.
     """
 
-    def __init__(self, problem: StackelbergProblem, report: RowCallback | None = None) -> None:
-        self.problem, self.report = problem, report
+    def __init__(
+        self, problem: StackelbergProblem, report: RowCallback | None = None, *, mapped: bool = True
+    ) -> None:
+        self.problem, self.report, self.mapped = problem, report, mapped
         # asked once: the compiler does not answer questions about bound methods rightly
         self.is_stackelberg = problem.is_stackelberg
         self._knows_runs = isinstance(problem, AuxiliaryProblem) and problem.knows_runs()
@@ -70,7 +73,8 @@ class Oracles:
         self.parts: PulledParts | None = None
         if isinstance(problem, LinearHeadProblem):
             self.overridden = {hook for hook in HOOKS if problem.overrides(hook)}
-            self.parts = PulledParts(problem, weighted="row_weights" in self.overridden)
+            weighted = "row_weights" in self.overridden
+            self.parts = PulledParts(problem, weighted=weighted, mapped=mapped)
             if problem.fit_bias:
                 self.bias = "penalised" if problem.penalize_bias else "free"
             formed = self.overridden.isdisjoint(("row_weights", "penalty"))
@@ -79,6 +83,7 @@ class Oracles:
                 self.features = Features(self.parts, penalised="body_penalty" in self.overridden)
         self.last_sums: Any = None  # over rows in chunks, of `bilevel.linear.gram`
         self.kept = Kept()
+        self.known: Known | None = None  # from earlier calls at a point
 
     def apart(self) -> "Oracles":
         """The same where each task is a run of its own."""
@@ -129,8 +134,13 @@ class Oracles:
     def head_gradient(self, body: Tree, head: Tree, rows: Rows) -> Tree:
         """d_theta g."""
         if self.features is None and self.parts is not None and self.parts.structured:
-            criterion = self.parts.problem.criterion
-            return linear_products.gradient(self.linear_parts(body, rows), head, criterion)
+            parts, criterion = self.linear_parts(body, rows), self.parts.problem.criterion
+
+            def by_rows() -> Tensor:
+                return linear_products.rows_gradient(parts, head, criterion)
+
+            found = self.parts.of_rows("slope", rows, by_rows, head)
+            return linear_products.penalised(parts, found, head)
         return self._gradients(self.problem.head_objective, body, head, rows, "head")[1]
 
     @of_body
@@ -225,7 +235,8 @@ class Oracles:
             found: Tensor = jacrev(jacrev(value))(vector)
             return found
 
-        found: Tensor = over_heads(hessian, body, trees.flatten(head), rows)
+        flat = trees.flatten(head)
+        found: Tensor = over_heads(hessian, body, flat, rows, mapped=self.mapped)
         return found.detach()
 
     # structure
@@ -273,41 +284,19 @@ class Oracles:
         return self.parts
 
     def graph_bytes(self, body: Tree, head: Tree, rows: Rows) -> int:
-        """How much memory a joint gradient (of the first chunk) takes, all told.
-
-        Its graph, the gradients, and of a linear head the features and the predictions, which
-        autograd need not have saved. At its peak an evaluation takes about twice as much.
-        """
-        rows = rows.first(body)
-
-        def made() -> list[Tensor]:
-            found = trees.leaves(self.joint_gradient(body, head, rows))
-            if self.features is not None:
-                design = self.features.pulled(body, rows).parts[0]  # those of the gradient
-                predictions = design.new_empty(*design.shape[:2], *head.shape[2:])
-                found = [*found, design, predictions]
-            return found
-
-        with self.sharing():
-            return graph_bytes(made, trees.leaves(rows.groups))
+        """See `bilevel.derivatives.sizes`."""
+        return sizes.graph_bytes(self, body, head, rows)
 
     def hessian_bytes(self, body: Tree, head: Tree, rows: Rows) -> int:
-        """How much memory `head_hessian` takes at its peak: predictions for each number, and so on.
-
-        None of a linear head, whose matrix comes from the features.
-        """
-        if isinstance(self.problem, LinearHeadProblem):
-            return 0
-        with LiveBytes() as live:
-            self.head_hessian(body, head, rows)
-        return int(live.peak)
+        """See `bilevel.derivatives.sizes`."""
+        return sizes.hessian_bytes(self, body, head, rows)
 
     # how it is done
 
     def _values(self, function: Objective, body: Tree, head: Tree, rows: Rows) -> Tensor:
         if self.features is not None and self.features.shared:
             return self.features.values(body, head, rows)  # F is g then
-        values: Tensor = over_heads(function, body, head, rows)
+        values: Tensor = over_heads(function, body, head, rows, mapped=self.mapped)
         return values
 
     def _starts(self, body: Tree, like: Tree) -> Tree:

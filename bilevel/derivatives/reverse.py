@@ -14,11 +14,12 @@ from bilevel.trees import Tree
 
 def pullback(
     function: Callable[[Tree], Tree], tree: Tree, *, has_aux: bool = False, keep: bool = False
-) -> tuple[Tree, Callable[[Tree], Tree]]:
+) -> tuple[Tree, Callable[..., Tree]]:
     """The value of `function` at `tree`, and the map of a cotangent to its pull-back.
 
     With `has_aux` the function returns what is pulled back, and what to return in its place. With
-    `keep` the graph is kept, for several cotangents. Recording a graph costs less than
+    `keep` the graph is kept, for several cotangents; `each=True` of the map takes them at once, on
+    a first axis of their own (not in compiled code). Recording a graph costs less than
     `torch.func.vjp`, which the compiler needs.
     """
     if torch.compiler.is_compiling():
@@ -29,9 +30,9 @@ def pullback(
         made = function(at)
     value, shown = made if has_aux else (made, made)
 
-    def pull(along: Tree) -> Tree:
+    def pull(along: Tree, *, each: bool = False) -> Tree:
         levels = (trees.leaves(value), trees.leaves(at), trees.leaves(along))
-        return trees.rebuild(tree, gradients(*levels, keep=keep))
+        return trees.rebuild(tree, gradients(*levels, keep=keep, each=each))
 
     return trees.detach(shown), pull
 

@@ -13,7 +13,6 @@ from bilevel.core.generators import generator
 from bilevel.core.status import Status
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.errors import IncompatibleError, SingularHeadError
-from bilevel.linear.cholesky import not_finite
 from bilevel.linear.dual import DualSystem, linear_system
 from bilevel.linear.gram import row_moments
 from bilevel.linear.systems import AbstractSystem, PrimalSystem, RowMoments
@@ -132,7 +131,7 @@ def _surely_definite(system: AbstractSystem) -> bool:
     """Whether penalties tell, so that no eigenvalue is asked for."""
     if not isinstance(system, PrimalSystem):
         return False
-    return bool((system.floor > 0).all()) and not bool(not_finite(system.hessian).any())
+    return bool((system.floor > 0).all()) and not bool(system.bad.any())
 
 
 def _parallel(system: PrimalSystem) -> Tensor:

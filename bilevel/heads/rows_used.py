@@ -97,7 +97,11 @@ class FullData(AbstractHeadData):
         ):
             return _decide(point.full)
         found = linear_moments(point.full)
-        refuse_singular(found.system(rows.count), point)
+        alone = point.oracles.known is not None
+        system = (
+            quadratic_system(point.full, penalised=False) if alone else found.system(rows.count)
+        )
+        refuse_singular(system, point)
         one = torch.ones_like(found.gram[:, 0, 0])
         return Moments(found.gram, found.moment, one, rows.count, found.centre)
 
@@ -105,11 +109,13 @@ class FullData(AbstractHeadData):
     def system(
         self, point: HeadPoint, state: Decided | Moments
     ) -> tuple[AbstractSystem, Decided | Moments]:
-        if isinstance(state, Moments):
+        if isinstance(state, Moments) and point.oracles.known is None:
             penalty = by_output(point.oracles.linear_penalty(point.body, point.head).double())
             known = (penalty, state.centre, point.oracles.bias)
             return RowMoments(state.gram, state.moment, *known).system(state.rows), state
-        return quadratic_system(point.full, penalised=state.penalised), state
+        # a single point shares the system that was looked at before
+        penalised = isinstance(state, Decided) and state.penalised
+        return quadratic_system(point.full, penalised=penalised), state
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

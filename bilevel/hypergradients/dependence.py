@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.core.generators import generator
+from bilevel.core.generators import generator, normal
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.errors import ProblemError
 from bilevel.linear.cholesky import EPS
@@ -23,6 +23,9 @@ def check_dependence(point: HeadPoint) -> None:
     An implicit gradient would silently be zero: `detach`, rounding or an operation without a
     derivative cuts the way from the body to g.
     """
+    known = point.oracles.known
+    if known is not None and known.has("dependence"):
+        return
     source = generator(0, "dependence")
 
     def random_like(tree: Tree) -> Tree:
@@ -36,6 +39,8 @@ def check_dependence(point: HeadPoint) -> None:
         return any(bool(((leaf != 0) & ~leaf.isnan()).any()) for leaf in pulled)
 
     if told(point):
+        if known is not None:
+            known.once("dependence", bool)
         return
     # at one body it may vanish for good reason, such as at a saddle
     moved = point.moved(
@@ -73,8 +78,7 @@ def overlooked(
         bound: what `slope` is said to be off by at most, (R,).
     """
     body, flat = point.body, trees.flatten(point.body)
-    source = generator(0, "overlooked")
-    drawn = torch.randn(flat.shape[1], generator=source, dtype=torch.float64).to(flat)
+    drawn = normal("overlooked", flat.shape[1]).to(flat)
     size = torch.zeros_like(largest)
 
     def usual_scale() -> Tensor:

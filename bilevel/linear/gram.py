@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.data.rows import Rows
+from bilevel.derivatives.linear_parts import LinearParts
 from bilevel.derivatives.oracles import Oracles
 from bilevel.linear.centre import Centre, Joined
 from bilevel.linear.systems import RowMoments
@@ -18,6 +19,9 @@ COLUMNS_AT_ONCE = 64
 """Columns of a block; only blocks that meet the lower triangle are multiplied."""
 QUICK_ROUNDING = ROWS_AT_ONCE * torch.finfo(torch.float32).eps
 """How far a quick sum of products may be off, relative to the sum of their absolute values."""
+
+LARGEST_KEPT = 2**22
+"""Numbers of a Gram matrix that is kept between calls at a point: 32 MiB."""
 
 
 class Sums(NamedTuple):
@@ -121,7 +125,22 @@ def row_moments(oracles: Oracles, body: Tree, rows: Rows) -> RowMoments:
     if rows.chunks is not None:
         sums, penalty = row_sums(oracles, body, rows)
         return RowMoments(*sums.moments(), penalty, sums.centre, bias)
-    return RowMoments.of(oracles.bare_parts(body, rows), bias)
+    parts, known = oracles.bare_parts(body, rows), oracles.known
+    if known is None or not _lasts(oracles, parts):
+        return RowMoments.of(parts, bias)
+    joined = Joined.of(parts, bias)
+    product, centre = known.by_numbers(
+        ("gram", parts.design.dtype),
+        [parts.design, joined.parts.targets],
+        lambda: (joined.products(), joined.centre),
+    )
+    return RowMoments.cut(product, joined.penalty, centre, bias)
+
+
+def _lasts(oracles: Oracles, parts: LinearParts) -> bool:
+    """Whether the moments of one run are those of other bodies too, and small enough to keep."""
+    free = oracles.parts is not None and oracles.parts.free and oracles.bias != "penalised"
+    return free and len(parts.design) == 1 and parts.design.shape[2] ** 2 <= LARGEST_KEPT
 
 
 def row_sums(oracles: Oracles, body: Tree, rows: Rows) -> tuple[Sums, Tensor]:

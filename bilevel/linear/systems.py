@@ -115,7 +115,7 @@ class PrimalSystem(AbstractSystem):
 
     def bounded(self, otherwise: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
         """`curvature`, with other lower bounds (R, J), where positive, for what rounding takes."""
-        given, bad = self.spectrum, not_finite(self.hessian)
+        given, bad = self.spectrum, self.bad
         low, least = given.low.amin(1), given.least.amin(1)
         rough = (2 * low < least) | (low <= 0)
         low = torch.maximum(low, self.floor)
@@ -135,9 +135,15 @@ class PrimalSystem(AbstractSystem):
         return self
 
     @functools.cached_property
+    def bad(self) -> Tensor:
+        """Which runs are not finite, (R,)."""
+        return not_finite(self.hessian)
+
+    @functools.cached_property
     def spectrum(self) -> Spectrum:
         """Of H; of the identity in runs that are not finite."""
-        safe, bad = replace_bad(self.hessian)
+        bad = self.bad
+        safe = replace_bad(self.hessian)[0] if bool(bad.any()) else self.hessian
         terms = None if self.terms is None else self.terms.masked_fill(bad.unsqueeze(1), 0.0)
         return Spectrum.of(safe, self.rows, terms)
 

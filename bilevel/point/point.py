@@ -135,6 +135,11 @@ def hypergradient(
     "proven" where these constants are known between theta and theta*, "estimated" elsewhere; see
     `bilevel.bounds.gradients` for the derivation.
 
+    A loop of one's own is quickest with one instance of the problem and one set of tensors: what no
+    body changes (that data and functions are in order, the Gram matrix of body-free features) is
+    then made once. It is made anew where an attribute, a tensor or a number in the features is
+    another one, and forgotten with the problem.
+
     Args:
         problem: the problem.
         body: w, without a run axis.

@@ -17,12 +17,11 @@ from bilevel.core.checks import check_instance
 from bilevel.core.graph import ordinary
 from bilevel.core.progress import RowCallback
 from bilevel.core.status import Status
+from bilevel.data.known import known_of
 from bilevel.data.training_data import TrainingData
-from bilevel.derivatives.assembly import Assembly
-from bilevel.derivatives.contract import check_contract, check_derivatives
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.implicit_head import Pull
-from bilevel.errors import ArgumentError, BilevelError, ShapeError
+from bilevel.errors import ArgumentError, ShapeError
 from bilevel.heads import AbstractHeadSolver
 from bilevel.heads.default import default_solver
 from bilevel.hypergradients import (
@@ -34,6 +33,7 @@ from bilevel.hypergradients import (
 )
 from bilevel.hypergradients.condition import Condition
 from bilevel.hypergradients.dependence import check_dependence
+from bilevel.point.examined import Examined
 from bilevel.point.found import NOT_ASKED, FoundKind, HeadResponse, Hypergradient
 from bilevel.problem.base import Groups, StackelbergProblem
 from bilevel.trees import Tree
@@ -54,17 +54,10 @@ class Single:
     ) -> None:
         trees.check(body, "body", ShapeError)
         like = trees.leaves(body)[0]
-        data = TrainingData(problem, [0], like.dtype, like.device, groups=batch)
-        made = Assembly.of(data, report=report)
-        expected = trees.take(made.body, 0)
-        if not trees.same_structure(expected, body):
-            raise ShapeError(
-                f"`body` has the leaves {_shapes(body)}, but `init_body` of "
-                f"{type(problem).__name__} returns {_shapes(expected)}."
-            )
-        made = dataclasses.replace(made, body=trees.single(trees.detach(body)))
-        check_contract(made, head_only=head_only, derivatives=False)
-        self.checked = functools.partial(check_derivatives, made, head_only=head_only)
+        known = known_of(problem)
+        data = TrainingData(problem, [0], like.dtype, like.device, groups=batch, known=known)
+        self.examined = Examined(data, body, known, report, head_only=head_only)
+        made = self.examined.made
         self.solver = default_solver(problem) if solver is None else solver
         check_instance(self.solver, AbstractHeadSolver, "solver", "ClosedForm()")
         self.solver.check(problem)
@@ -78,30 +71,18 @@ class Single:
         self.exact_body = self.body if exact else trees.cast(self.body, torch.float64)
 
     @contextmanager
-    def told(self) -> Iterator[None]:
-        """What torch finds wrong with derivatives is said with its cause.
-
-        Raises:
-            ProblemError: an objective cannot be differentiated.
-        """
-        try:
-            yield
-        except RuntimeError as error:
-            if not isinstance(error, BilevelError):
-                self.checked()
-            raise
-
-    @contextmanager
     def sharing(self) -> Iterator[None]:
         """Features and systems are made once for head, gradient and bounds."""
         chunked = self.rows.chunks is not None
-        with self.told(), nullcontext() if chunked else self.oracles.sharing():
+        with self.examined.told(), nullcontext() if chunked else self.oracles.sharing():
             yield
 
     def head_alone(self, bound: bool) -> HeadResponse:
         """The head where no gradient is asked for."""
         with self.sharing():
-            return self.respond(bound)
+            found = self.respond(bound)
+            self.examined.doubt(self.solved)
+            return found
 
     def respond(self, bound: bool) -> HeadResponse:
         """Solve the head, and certify it with `bound`."""
@@ -140,9 +121,11 @@ class Single:
         if bound:
             made = self.bound(method, found, head)
             size, kind, note = float(made.bound.mean()), made.kind, made.note
+        value = self.oracles.body_value(self.body, head, self.rows)
+        self.examined.doubt(head, found.body, value)
         return Hypergradient(
             trees.tree_map(lambda leaf: leaf.mean(0), found.body),
-            float(self.oracles.body_value(self.body, head, self.rows).mean()),
+            float(value.mean()),
             response,
             size,
             kind,
@@ -195,7 +178,7 @@ class Single:
         def pulled(slope: Tree) -> Tree:
             Implicit().check(point.problem, self.solver)
             right = slope if self.tasks else trees.single(slope)
-            with self.told():
+            with self.examined.told():
                 adjoint = condition.solve(right, factor=factor).value
                 crossed = point.cross_vjp(trees.tree_map(torch.neg, adjoint))
             if not any(bool(leaf.any()) for leaf in trees.leaves(crossed)):
@@ -222,7 +205,3 @@ def check_single(part: object) -> None:
     """Raise if a part holds numbers for several runs."""
     if dataclasses.is_dataclass(part) and parts.run_counts(parts.numbers(part)) - {1}:
         raise ArgumentError(f"At a single point hyper-parameters are single numbers, got {part}.")
-
-
-def _shapes(tree: Tree) -> str:
-    return ", ".join(f"{path or 'tensor'} {tuple(x.shape)}" for path, x in trees.named_leaves(tree))
