@@ -14,8 +14,8 @@ _PUBLIC = {
     "problem.criteria": "AbstractCriterion RowCurvature SquaredError LogisticLoss "
     "SoftmaxLoss HuberLoss",
     "problem.sets": "ConvexSet Everywhere Box Ball L1Ball Nonnegative Simplex",
-    "core.schedules": "AbstractSchedule Constant Polynomial",
-    "optimizers": "AbstractOptimizer SGD RMSProp Adam Clipped",
+    "core.schedules": "AbstractSchedule Constant Polynomial Cosine Piecewise",
+    "optimizers": "AbstractOptimizer SGD RMSProp Adam AdamW Clipped",
     "linear": "AbstractLinearSolver CG Dense Neumann",
     "heads": "AbstractHeadSolver ClosedForm Newton ProjectedNewton Cvxpy FastSGD "
     "FullData BatchData RunningData",

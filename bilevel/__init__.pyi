@@ -8,6 +8,8 @@ from bilevel.comparison.tuning import Tuning as Tuning
 from bilevel.core.cost import Cost as Cost
 from bilevel.core.schedules import AbstractSchedule as AbstractSchedule
 from bilevel.core.schedules import Constant as Constant
+from bilevel.core.schedules import Cosine as Cosine
+from bilevel.core.schedules import Piecewise as Piecewise
 from bilevel.core.schedules import Polynomial as Polynomial
 from bilevel.core.status import Status as Status
 from bilevel.heads import AbstractHeadSolver as AbstractHeadSolver
@@ -33,6 +35,7 @@ from bilevel.linear import Neumann as Neumann
 from bilevel.optimizers import SGD as SGD
 from bilevel.optimizers import AbstractOptimizer as AbstractOptimizer
 from bilevel.optimizers import Adam as Adam
+from bilevel.optimizers import AdamW as AdamW
 from bilevel.optimizers import Clipped as Clipped
 from bilevel.optimizers import RMSProp as RMSProp
 from bilevel.point.accumulator import GramAccumulator as GramAccumulator

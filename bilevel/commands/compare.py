@@ -52,7 +52,7 @@ class Compare:
     """Names from `bilevel strategies`, or of a problem's own; the first six, or all of those."""
     order: Literal["alternating", "simultaneous"] = "alternating"
     """Whether the head's gradient is taken at the new body or at the old one."""
-    optimizer: Literal["rmsprop", "adam", "sgd"] = "rmsprop"
+    optimizer: Literal["rmsprop", "adam", "adamw", "sgd"] = "rmsprop"
     """The optimiser of both levels."""
     set: tuple[str, ...] = ()
     """Options of the problem as key=value, such as width=128 ridge=1e-3."""
@@ -211,8 +211,9 @@ class Compare:
         set_threads(self.threads)
         options = self.options()
         problem = registry.make("table" if self.csv else self.name, **options)
-        optimizers = {"rmsprop": bilevel.RMSProp, "adam": bilevel.Adam, "sgd": bilevel.SGD}
-        optimizer = optimizers[self.optimizer]()
+        optimizers = (bilevel.RMSProp, bilevel.Adam, bilevel.AdamW, bilevel.SGD)
+        by_word = {part.__name__.lower(): part for part in optimizers}
+        optimizer: bilevel.AbstractOptimizer = by_word[self.optimizer]()
         if self.clip is not None:
             optimizer = bilevel.Clipped(self.clip, optimizer)
         check_instance(

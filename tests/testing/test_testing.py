@@ -108,6 +108,7 @@ def test_hypergradients_pass_on_problems_of_others(name):
         bilevel.SGD(0.9),
         bilevel.RMSProp(),
         bilevel.Adam(),
+        bilevel.AdamW(),
         bilevel.Clipped(1.0, bilevel.Adam()),
     ],
 )
