@@ -13,6 +13,7 @@ _PUBLIC = {
     "problem.network.split": "split assign SplitModule",
     "problem.criteria": "AbstractCriterion RowCurvature SquaredError LogisticLoss "
     "SoftmaxLoss HuberLoss",
+    "problem.registry": "load_problem",
     "problem.sets": "ConvexSet Everywhere Box Ball L1Ball Nonnegative Simplex",
     "core.schedules": "AbstractSchedule Constant Polynomial Cosine Piecewise",
     "optimizers": "AbstractOptimizer SGD RMSProp Adam AdamW Clipped",

@@ -210,7 +210,7 @@ class Compare:
 
         set_threads(self.threads)
         options = self.options()
-        problem = registry.make("table" if self.csv else self.name, **options)
+        problem = registry.load_problem("table" if self.csv else self.name, **options)
         optimizers = (bilevel.RMSProp, bilevel.Adam, bilevel.AdamW, bilevel.SGD)
         by_word = {part.__name__.lower(): part for part in optimizers}
         optimizer: bilevel.AbstractOptimizer = by_word[self.optimizer]()

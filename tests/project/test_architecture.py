@@ -42,8 +42,8 @@ PUBLIC = """
     Lipschitz LogisticLoss Neumann Newton Nonnegative OwnLoop Piecewise Polynomial Progress
     ProjectedNewton Pullback RMSProp RowCurvature RunningData SGD Simplex SingleLoop SoftmaxLoss
     Solution SplitModule SquaredError StackelbergProblem Status Tuning TwoTimescale Unrolled adapt
-    assign best_response check_problem compare errors hypergradient preset_strategies solve split
-    uniform
+    assign best_response check_problem compare errors hypergradient load_problem preset_strategies
+    solve split uniform
 """
 IMPORTED_FROM = [
     "bilevel.errors",

@@ -209,6 +209,7 @@ LEGAL = {
     "bilevel.compare": lambda: {
         "problem": Linear(), "strategies": {"slow": bilevel.uniform(0.01)}, "batch_size": 4, **FEW
     },
+    "bilevel.load_problem": lambda: {"name": "scalar-product"},
     "bilevel.hypergradient": lambda: {"problem": Judged(), "body": torch.tensor(1.0)},
     "bilevel.preset_strategies": lambda: {"body_lr": 0.01, "head_lr": 0.1},
     "bilevel.solve": lambda: {
