@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bilevel.core.checks import single
+from bilevel.core.checks import is_ordered, single
 from bilevel.errors import ArgumentError, ShapeError, spell
 from bilevel.problem.criteria.base import AbstractCriterion
 
@@ -24,7 +24,8 @@ def set_weights(criterion: Any, classes: int | None = None) -> None:
     given = criterion.class_weights
     if given is None:
         return
-    found = given.tolist() if hasattr(given, "tolist") else given
+    listed = is_ordered(given) if isinstance(given, Tensor) else hasattr(given, "tolist")
+    found = given.tolist() if listed else given
     if not isinstance(found, list | tuple) or len(found) < 2:
         raise ArgumentError(
             "`class_weights` must be a positive number for each class, in the order of their "
