@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bilevel.comparison.budget import Budget, BudgetKind
 from bilevel.comparison.checkpoint import Checkpoint, digest
+from bilevel.comparison.references import references
 from bilevel.comparison.result import Comparison
 from bilevel.comparison.side_by_side import Options, Outcome, Progress, SideBySide
 from bilevel.comparison.statistics.judging import shown
@@ -259,6 +260,7 @@ def _result(plan: _Plan, outcome: Outcome, name: str, settings: Mapping[str, obj
         "threads": threads,
         "data_note": side_by_side.problem.note,
         "bound_note": some.bound_note,
+        **({"references": rules} if (rules := references(data)) else {}),
         **({"same_runs": same} if same else {}),
         **({"interrupted_heads": heads} if heads else {}),
         **({"not_trained": missing} if missing else {}),

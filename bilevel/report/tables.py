@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from bilevel.report import sentences, stationarity, tuning, words
+from bilevel.report import first_page, sentences, stationarity, tuning, words
 
 Rows = tuple[list[str], list[list[Any]]]
 """Names of the columns, and rows."""
@@ -40,7 +40,8 @@ def plain(content: words.Content) -> str:
     said = [sentences.pair(content, result) for result in content["paired"]]
     first, last = sentences.power(content), sentences.ending(content)
     doubt, fall = sentences.doubtful(content), stationarity.fall(content)
-    return "\n".join([table, "", *filter(None, [doubt, first, *said, fall, last])]).rstrip()
+    asked = first_page.scale(content), first_page.overfits(content)
+    return "\n".join([table, "", *filter(None, [doubt, first, *said, *asked, fall, last])]).rstrip()
 
 
 def summary(content: words.Content) -> Rows:
