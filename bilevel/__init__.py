@@ -10,7 +10,8 @@ _PUBLIC = {
     "problem.base": "StackelbergProblem Batch",
     "problem.linear_head": "LinearHeadProblem",
     "problem.auxiliary": "AuxiliaryProblem Pullback",
-    "problem.network.split": "split assign SplitModule",
+    "problem.network.split": "split SplitModule",
+    "problem.network.written_back": "assign",
     "problem.criteria": "AbstractCriterion RowCurvature SquaredError LogisticLoss "
     "SoftmaxLoss HuberLoss",
     "problem.registry": "load_problem",

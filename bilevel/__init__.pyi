@@ -58,8 +58,8 @@ from bilevel.problem.criteria import SoftmaxLoss as SoftmaxLoss
 from bilevel.problem.criteria import SquaredError as SquaredError
 from bilevel.problem.linear_head import LinearHeadProblem as LinearHeadProblem
 from bilevel.problem.network.split import SplitModule as SplitModule
-from bilevel.problem.network.split import assign as assign
 from bilevel.problem.network.split import split as split
+from bilevel.problem.network.written_back import assign as assign
 from bilevel.problem.registry import load_problem as load_problem
 from bilevel.problem.sets import Ball as Ball
 from bilevel.problem.sets import Box as Box

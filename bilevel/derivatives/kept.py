@@ -32,8 +32,8 @@ class Kept:
         """What `make` makes at a body, rows and a head; outside of `sharing` made anew."""
         if self._made is None or "train" not in rows.groups:
             return make()
-        train = rows.groups["train"]
-        key = id(body), id(train), id(head), name
+        train = rows.identity
+        key = id(body), *map(id, train), id(head), name
         if key not in self._made:
             self._made[key] = make(), body, train, head  # held, so that no others get their numbers
         return self._made[key][0]

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from bilevel import trees
-from bilevel.data.rows import Rows
+from bilevel.data.rows import Rows, same_rows
 from bilevel.derivatives.over_heads import averaged, over_heads, runs_of
 from bilevel.derivatives.reverse import loss_products, pullback
 from bilevel.problem.base import Groups
@@ -162,10 +162,10 @@ class PulledParts:
         return mapped
 
     def _pulled(self, body: Tree, rows: Rows) -> Pulled:
-        train, keep = rows.groups["train"], False
+        train, keep = rows.identity, False
         if self._kept is not None and not torch.compiler.is_compiling():
             (at, on, found), keep = self._kept, True
-            if found is not None and at is body and on is train:
+            if found is not None and at is body and same_rows(on, train):
                 return found
         values, pull = pullback(lambda w: self._made(w, rows), body, keep=keep)
         made = Pulled(self._named(values, rows), pull)
@@ -178,7 +178,7 @@ class PulledParts:
         problem = self.problem
 
         def mapped(one_body: Tree, _: Tree, groups: Groups) -> tuple[Tensor, ...]:
-            design = problem.checked_features(one_body, groups["train"].inputs)
+            design = problem.features_of(one_body, groups)
             weights = problem.row_weights(one_body, groups) if self.weighted else None
             return (design,) if weights is None else (design, weights)
 
