@@ -85,6 +85,9 @@ class Comparison:
     def __str__(self) -> str:
         return self.table()
 
+    def _repr_html_(self) -> str:
+        return tables.notebook(self.content())
+
     @property
     def metrics(self) -> list[str]:
         """Names of all metrics that some strategy has, in the order of the history."""
@@ -179,11 +182,7 @@ class Comparison:
         return reach_common_level(self.steps, tables, final, higher)
 
     def table(self) -> str:
-        """Final values, statuses and cost of every strategy, then the comparisons in words.
-
-        Returns:
-            Plain text.
-        """
+        """Final values, statuses and cost of every strategy, and the comparisons, as plain text."""
         return tables.plain(self.content())
 
     def content(self) -> dict[str, Any]:
