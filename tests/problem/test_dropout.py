@@ -9,6 +9,8 @@ from torch.func import vmap
 import bilevel
 from bilevel import trees
 from bilevel.core.generators import generator
+from bilevel.data.rows import Rows
+from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ArgumentError, ProblemError
 from bilevel.problem.network.masks import uniform
 
@@ -210,31 +212,50 @@ def test_compiled_steps_have_the_same_masks():
     torch.testing.assert_close(made[0].head, made[1].head, rtol=1e-9, atol=1e-11)
 
 
-def test_a_problem_with_an_objective_of_its_own_gets_the_key_in_its_batch():
-    class Own(bilevel.StackelbergProblem):
-        net = bilevel.split(network, head="3", masks=True)
+class Own(bilevel.StackelbergProblem):
+    """The same written as an objective, which knows nothing of features."""
 
-        def data(self, seed=None):
-            return grouped(0)
+    net = bilevel.split(network, head="3", masks=True)
+    data, init_body, init_head, noise = (
+        getattr(Dropped, name) for name in ("data", "init_body", "init_head", "noise")
+    )
 
-        def init_body(self, generator):
-            return self.net.init_body(generator)
+    def head_objective(self, body, head, batch):
+        rows = batch["train"]
+        z = self.net.features(body, rows.inputs, batch.get("noise"))
+        errors = z @ head[:-1] + head[-1] - rows.targets
+        return 0.5 * errors.square().mean() + 0.5e-2 * head[:-1].square().sum()
 
-        def init_head(self, generator):
-            return self.net.init_head(generator)
 
-        def noise(self, generator, steps):
-            return self.net.noise(generator, steps)
+@pytest.mark.parametrize("batch_size", [7, None])
+@pytest.mark.parametrize("name", ["two-timescale", "all rows", "implicit"])
+def test_a_problem_with_an_objective_of_its_own_gets_the_key_in_its_batch(name, batch_size):
+    """With all rows in a step, too, where masked and other features are of the same rows."""
+    options = {**OPTIONS, "batch_size": batch_size, "steps": 4}
+    one = bilevel.solve(Own(), STRATEGIES[name], seeds=2, **options)
+    two = bilevel.solve(Dropped(), STRATEGIES[name], seeds=2, **options)
+    torch.testing.assert_close(one.head, two.head, rtol=1e-7, atol=1e-9)
 
-        def head_objective(self, body, head, batch):
-            rows = batch["train"]
-            z = self.net.features(body, rows.inputs, batch.get("noise"))
-            errors = z @ head[:-1] + head[-1] - rows.targets
-            return 0.5 * errors.square().mean() + 0.5e-2 * head[:-1].square().sum()
 
-    one = bilevel.solve(Own(), STRATEGIES["two-timescale"], seeds=2, **OPTIONS)
-    two = bilevel.solve(Dropped(), STRATEGIES["two-timescale"], seeds=2, **OPTIONS)
-    torch.testing.assert_close(one.head, two.head, rtol=1e-9, atol=1e-12)
+def test_shared_features_are_told_apart_by_their_masks():
+    """With all rows in a step these are the same objects, whatever masks they are under."""
+    problem = Dropped()
+    body = trees.single(problem.init_body(torch.Generator().manual_seed(0)))
+    head = trees.single(problem.init_head(torch.Generator().manual_seed(1)))
+    keys = problem.noise(torch.Generator().manual_seed(2), 2)
+    train = problem.data()["train"]
+    batches = [Rows({"train": train, "noise": key}, {"train": None, "noise": None}) for key in keys]
+    oracles = Oracles(problem)
+    for ask in (
+        lambda rows: oracles.joint_gradient(body, head, rows),
+        lambda rows: oracles.cross_vjp(body, head, torch.ones_like(head), rows),
+        lambda rows: oracles.linear_parts(body, rows).design,
+    ):
+        alone = [ask(rows) for rows in batches]
+        with oracles.sharing():
+            shared = [ask(rows) for rows in batches]
+        same(alone, shared)
+        assert not torch.equal(trees.leaves(alone[0])[0], trees.leaves(alone[1])[0])
 
 
 def test_a_network_without_masks_has_no_noise():
