@@ -193,6 +193,11 @@ def test_records_and_heads_of_all_rows_are_without_masks():
     assert float(found.history["head_gap"][-1].max()) < 1e-8
 
 
+def test_it_keeps_the_contract_of_a_problem():
+    found = {finding.what for finding in bilevel.check_problem(Dropped())}
+    assert "noise" in found
+
+
 def test_masks_change_the_training():
     options = {"seeds": 2, **OPTIONS}
     one = bilevel.solve(Dropped(), STRATEGIES["two-timescale"], **options)

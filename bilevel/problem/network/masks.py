@@ -72,10 +72,12 @@ def uniform(shape: torch.Size, key: Tensor, number: int, device: torch.device) -
 
 
 def draw_keys(generator: torch.Generator, steps: int) -> Tensor:
-    """Keys of steps, (steps,) int64, none of them 0."""
-    return torch.randint(
-        1, 1 << 62, (steps,), generator=generator, device=generator.device, dtype=torch.int64
+    """Keys of steps, (steps,) int64, none of them 0, with the mean zero that noise must have."""
+    most = 1 << 62
+    keys = torch.randint(
+        -most, most, (steps,), generator=generator, device=generator.device, dtype=torch.int64
     )
+    return torch.where(keys == 0, most, keys)
 
 
 def check_key(key: object) -> None:
