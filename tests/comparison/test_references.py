@@ -11,6 +11,7 @@ from small_problems import Smooth, doubles
 
 import bilevel
 from bilevel.comparison.references import FREQUENCIES, LINE, MEAN, references
+from bilevel.comparison.statistics.rules import against_references
 from bilevel.data.training_data import TrainingData
 from bilevel.report import first_page
 from bilevel.storage.results import OWN_SETTINGS
@@ -134,3 +135,17 @@ def test_who_is_better_in_words(sides, words):
     assert text == (
         f"For scale, the test MSE of rules that need no training: the line 0.500. {words}"
     )
+
+
+@pytest.mark.parametrize(
+    ("runs", "side"),
+    [([0.4], "better"), ([0.6], "worse"), ([0.4, 0.1], "better"), ([0.4, 0.6], "level"),
+     ([0.4, np.nan, 0.3], "level"), ([np.nan] * 3, "worse"), ([0.4] * 3, "better")],
+)  # fmt: skip
+def test_few_seeds_and_runs_without_a_value(runs, side):
+    settings = {"references": {"rule": {"test_mse": [0.5] * len(runs)}}}
+    found = against_references({"a": np.array(runs)}, settings, "test_mse")
+    assert found["sides"] == {"rule": {"a": side}}
+    higher = {"references": {"rule": {"test_r2": [-0.5] * len(runs)}}}
+    found = against_references({"a": -np.array(runs)}, higher, "test_r2")
+    assert found["sides"] == {"rule": {"a": side}}

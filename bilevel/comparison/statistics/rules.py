@@ -11,6 +11,9 @@ from bilevel.comparison.statistics.paired import mean_interval
 
 Array = NDArray[Any]
 
+FEWEST = 3
+"""Seeds of which an interval says something."""
+
 
 def against_references(
     final: Mapping[str, Array], settings: Mapping[str, Any], headline: str
@@ -25,7 +28,7 @@ def against_references(
     Returns:
         "values": rule -> metric -> mean over seeds, of all metrics; "sides": rule -> strategy ->
         "better" or "worse" by the 95 % Student interval of the paired difference, else "level";
-        of one run, by the value. A strategy that lost a run is not better.
+        of one seed or two, where it is so on each. A strategy that lost a run is not better.
     """
     sign = -1.0 if higher_is_better(headline) else 1.0
     known = settings.get("references", {})
@@ -46,11 +49,13 @@ def against_references(
 
 def _side(differences: Array, near: float) -> str:
     """Where zero lies: above the interval of the mean difference, below it, or in it."""
-    if not np.isfinite(differences).any():
+    known = differences[np.isfinite(differences)]
+    if not known.size:
         return "worse"
     interval = mean_interval(differences, rounding=near)
-    ends = (interval.low, interval.high)
-    low, high = ends if np.isfinite(ends).all() else (interval.value, interval.value)
+    low, high = interval.low, interval.high
+    if known.size < FEWEST or np.isnan(low):  # or all differences are equal
+        low, high = known.min(), known.max()
     if high < 0 and np.isfinite(differences).all():
         return "better"
     return "worse" if low > 0 else "level"
