@@ -10,12 +10,14 @@ _PUBLIC = {
     "problem.base": "StackelbergProblem Batch",
     "problem.linear_head": "LinearHeadProblem",
     "problem.auxiliary": "AuxiliaryProblem Pullback",
-    "problem.network.split": "split assign SplitModule",
+    "problem.network.split": "split SplitModule",
+    "problem.network.written_back": "assign",
     "problem.criteria": "AbstractCriterion RowCurvature SquaredError LogisticLoss "
     "SoftmaxLoss HuberLoss",
+    "problem.registry": "load_problem",
     "problem.sets": "ConvexSet Everywhere Box Ball L1Ball Nonnegative Simplex",
-    "core.schedules": "AbstractSchedule Constant Polynomial",
-    "optimizers": "AbstractOptimizer SGD RMSProp Adam Clipped",
+    "core.schedules": "AbstractSchedule Constant Polynomial Cosine Piecewise",
+    "optimizers": "AbstractOptimizer SGD RMSProp Adam AdamW Clipped",
     "linear": "AbstractLinearSolver CG Dense Neumann",
     "heads": "AbstractHeadSolver ClosedForm Newton ProjectedNewton Cvxpy FastSGD "
     "FullData BatchData RunningData",

@@ -8,6 +8,8 @@ from bilevel.comparison.tuning import Tuning as Tuning
 from bilevel.core.cost import Cost as Cost
 from bilevel.core.schedules import AbstractSchedule as AbstractSchedule
 from bilevel.core.schedules import Constant as Constant
+from bilevel.core.schedules import Cosine as Cosine
+from bilevel.core.schedules import Piecewise as Piecewise
 from bilevel.core.schedules import Polynomial as Polynomial
 from bilevel.core.status import Status as Status
 from bilevel.heads import AbstractHeadSolver as AbstractHeadSolver
@@ -33,6 +35,7 @@ from bilevel.linear import Neumann as Neumann
 from bilevel.optimizers import SGD as SGD
 from bilevel.optimizers import AbstractOptimizer as AbstractOptimizer
 from bilevel.optimizers import Adam as Adam
+from bilevel.optimizers import AdamW as AdamW
 from bilevel.optimizers import Clipped as Clipped
 from bilevel.optimizers import RMSProp as RMSProp
 from bilevel.point.accumulator import GramAccumulator as GramAccumulator
@@ -55,8 +58,9 @@ from bilevel.problem.criteria import SoftmaxLoss as SoftmaxLoss
 from bilevel.problem.criteria import SquaredError as SquaredError
 from bilevel.problem.linear_head import LinearHeadProblem as LinearHeadProblem
 from bilevel.problem.network.split import SplitModule as SplitModule
-from bilevel.problem.network.split import assign as assign
 from bilevel.problem.network.split import split as split
+from bilevel.problem.network.written_back import assign as assign
+from bilevel.problem.registry import load_problem as load_problem
 from bilevel.problem.sets import Ball as Ball
 from bilevel.problem.sets import Box as Box
 from bilevel.problem.sets import ConvexSet as ConvexSet

@@ -168,7 +168,7 @@ class Reproduce:
             options["file"] = str(self.boston_file)
         if name == "fashion-mnist" and self.data_dir is not None:
             options["data_dir"] = str(self.data_dir)
-        return registry.make(name, **options)  # type: ignore[no-any-return]
+        return registry.load_problem(name, **options)  # type: ignore[no-any-return]
 
     def write(self, rows: Sequence[Row]) -> None:
         """The table as CSV."""

@@ -256,6 +256,7 @@ def _rounding(point: HeadPoint, largest: Tensor) -> Tensor:
             targets = parts.targets.flatten(1).norm(dim=1)
         else:  # the slopes of class probabilities are at most sqrt(2)
             targets = torch.full_like(length, 2 * n).sqrt()
+    weight = weight * point.problem.criterion.largest_weight
     terms: Tensor = weight * design * (design * length + targets) / n
     terms = terms + p.flatten(1).amax(1) * length
     return EPS * (n + m + 10) * terms

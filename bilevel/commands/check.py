@@ -22,7 +22,9 @@ class Check:
 
     def run(self) -> int:
         """Print what was looked at; 1 if something is wrong."""
-        problem = registry.make(self.problem, **dict(parse_option(option) for option in self.set))
+        problem = registry.load_problem(
+            self.problem, **dict(parse_option(option) for option in self.set)
+        )
 
         from bilevel.testing import check_problem
 

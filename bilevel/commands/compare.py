@@ -13,6 +13,7 @@ import tyro
 from bilevel.commands.display import displayed
 from bilevel.commands.ending import how_to_go_on, say, told_to_end
 from bilevel.commands.exit_codes import FAILED, OK, SIGNAL
+from bilevel.commands.first_example import PROBLEM, filled, numbers, spelled
 from bilevel.commands.options import parse_option, set_threads
 from bilevel.errors import (
     AllRunsFailedError,
@@ -33,26 +34,26 @@ class Compare:
     """Compare strategies on a problem, print the result and write a report."""
 
     problem: tyro.conf.Positional[str] = ""
-    """A name from `bilevel problems`; diabetes by default."""
+    """A name from `bilevel problems`; without one, a first example: friedman1 with a ridge."""
     csv: Path | None = None
     """A file of your own instead of a problem: columns of numbers, with --target."""
     target: str = ""
     """The column of --csv to predict from the others."""
-    body_lr: float = 5e-4
-    """alpha, the slow rate."""
-    head_lr: float = 5e-3
-    """beta, the fast rate: above alpha."""
-    seeds: int = 20
-    """How many seeds; each is a pair for the statistics."""
-    steps: int = 1500
-    """Body steps of every strategy."""
+    body_lr: float | None = None
+    """alpha, the slow rate: 5e-4 by default, 5e-3 in the first example."""
+    head_lr: float | None = None
+    """beta, the fast rate, above alpha: 5e-3 by default, 1e-2 in the first example."""
+    seeds: int | None = None
+    """How many seeds, each a pair for the statistics: 20 by default, 10 in the first example."""
+    steps: int | None = None
+    """Body steps of every strategy: 1,500 by default, 600 in the first example."""
     batch_size: int = 64
     """Rows per step; 0 means all rows."""
     strategies: tuple[str, ...] = ()
     """Names from `bilevel strategies`, or of a problem's own; the first six, or all of those."""
     order: Literal["alternating", "simultaneous"] = "alternating"
     """Whether the head's gradient is taken at the new body or at the old one."""
-    optimizer: Literal["rmsprop", "adam", "sgd"] = "rmsprop"
+    optimizer: Literal["rmsprop", "adam", "adamw", "sgd"] = "rmsprop"
     """The optimiser of both levels."""
     set: tuple[str, ...] = ()
     """Options of the problem as key=value, such as width=128 ridge=1e-3."""
@@ -92,11 +93,11 @@ class Compare:
         if self.resume is not None:
             partial = located(self.resume)
             return self.run_in(partial if partial.name.strip(".") else partial.resolve())
-        now = datetime.datetime.now()
-        folder = located(self.output or Path("results") / f"{self.name}-{now:%Y%m%d-%H%M%S}")
+        whole, now = filled(self), datetime.datetime.now()
+        folder = located(self.output or Path("results") / f"{whole.name}-{now:%Y%m%d-%H%M%S}")
         reserve(folder)
         partial = folder.with_name(folder.name + PARTIAL)
-        return dataclasses.replace(self, output=folder).run_in(partial)
+        return dataclasses.replace(whole, output=folder).run_in(partial)
 
     def run_in(self, partial: Path) -> int:
         """Train in the folder `partial`, which is gone when the report is written.
@@ -177,7 +178,7 @@ class Compare:
     @property
     def name(self) -> str:
         """What the report calls the problem."""
-        return self.csv.stem if self.csv is not None else self.problem or "diabetes"
+        return self.csv.stem if self.csv is not None else self.problem
 
     def options(self) -> dict[str, Any]:
         """The options of the problem; a file of one's own is the problem `table`."""
@@ -210,19 +211,21 @@ class Compare:
 
         set_threads(self.threads)
         options = self.options()
-        problem = registry.make("table" if self.csv else self.name, **options)
-        optimizers = {"rmsprop": bilevel.RMSProp, "adam": bilevel.Adam, "sgd": bilevel.SGD}
-        optimizer = optimizers[self.optimizer]()
+        body_lr, head_lr, seeds, steps = numbers(self)
+        problem = registry.load_problem("table" if self.csv else self.name, **options)
+        optimizers = (bilevel.RMSProp, bilevel.Adam, bilevel.AdamW, bilevel.SGD)
+        by_word = {part.__name__.lower(): part for part in optimizers}
+        optimizer: bilevel.AbstractOptimizer = by_word[self.optimizer]()
         if self.clip is not None:
             optimizer = bilevel.Clipped(self.clip, optimizer)
         check_instance(
             problem, bilevel.StackelbergProblem, "problem", "an instance of your problem"
         )
-        strategies = problem.strategies(self.body_lr, self.head_lr)
+        strategies = problem.strategies(body_lr, head_lr)
         if strategies is None:
             strategies = bilevel.preset_strategies(
-                self.body_lr,
-                self.head_lr,
+                body_lr,
+                head_lr,
                 order=self.order,
                 optimizer=optimizer,
                 names=self.strategies or None,
@@ -234,8 +237,8 @@ class Compare:
             return bilevel.compare(
                 problem,
                 strategies,
-                seeds=self.seeds,
-                steps=self.steps,
+                seeds=seeds,
+                steps=steps,
                 batch_size=self.batch_size or None,
                 every=self.every,
                 budget=self.budget,
@@ -248,7 +251,7 @@ class Compare:
                 device=self.device,
                 dtype=getattr(torch, self.dtype),
                 settings={
-                    "command": command_line(partial.path),
+                    "command": command_line(partial.path, self),
                     "options": options,
                     "arguments": as_plain(self),
                 },
@@ -256,14 +259,15 @@ class Compare:
             )
 
 
-def command_line(partial: Path) -> str:
+def command_line(partial: Path, command: Compare) -> str:
     """The command that was typed, or that left the folder `partial`: it makes all of it again."""
     from bilevel.comparison.checkpoint import read_description
     from bilevel.comparison.kept import DESCRIPTION
 
     if (partial / DESCRIPTION).is_file():
         return str(read_description(partial)["settings"]["command"])
-    return shlex.join(["bilevel", *sys.argv[1:]])
+    first = command.problem == PROBLEM and PROBLEM not in sys.argv
+    return shlex.join(spelled(command) if first else ["bilevel", *sys.argv[1:]])
 
 
 def as_plain(command: Compare) -> dict[str, Any]:

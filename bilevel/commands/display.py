@@ -25,23 +25,16 @@ def displayed() -> Iterator[Callable[["Progress"], None]]:
         task = bar.add_task("training", total=None)
 
         def show(progress: "Progress") -> None:
-            done = progress.done * progress.steps + progress.step * len(progress.strategies)
-            total = progress.total * progress.steps
-            bar.update(task, description=_what(progress), completed=done, total=total)
+            done, total = progress.place
+            bar.update(task, description=progress.what, completed=done, total=total)
 
         yield show
-
-
-def _what(progress: "Progress") -> str:
-    group = progress.strategies
-    several = "trials" if progress.stage == "tuning" else "strategies"
-    return f"{len(group)} {several} together" if len(group) > 1 else group[0]
 
 
 def _print(progress: "Progress") -> None:
     if progress.step == progress.steps:
         tuned = progress.stage == "tuning"
-        named = _what(progress) if tuned else ", ".join(progress.strategies)
+        named = progress.what if tuned else ", ".join(progress.strategies)
         unit = "steps" if progress.unit == "steps" else "gradient evaluations"
         verb = "tuned" if tuned else "trained"
         say(f"{verb} {named}: {progress.steps} {unit}", sys.stderr)

@@ -29,14 +29,16 @@ class Doctor:
                 needed = registry.required_options(factory)
                 if not needed:  # looking is not downloading
                     known = registry.options_of(factory)
-                    registry.make(name, **({"download": False} if "download" in known else {}))
+                    registry.load_problem(
+                        name, **({"download": False} if "download" in known else {})
+                    )
                 print(f"{name:16} {'needs ' + ' and '.join(needed) if needed else 'ok'}")
             except MissingDataError as error:
                 print(f"{name:16} needs a file: {error}")
             except (BilevelError, ImportError) as error:
                 healthy = False
                 print(f"{name:16} {error}")
-        problem = registry.make("scalar-product")
+        problem = registry.load_problem("scalar-product")
         body = torch.tensor(2.0, dtype=torch.float64)
         # Phi'(w) = -lambda w / (w^2 + lambda)^2 + mu w at w = 2, lambda = 1, mu = 0.1
         off = abs(float(bilevel.hypergradient(problem, body).body) - (-2 / 25 + 0.2))

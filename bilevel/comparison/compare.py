@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bilevel.comparison.budget import Budget, BudgetKind
 from bilevel.comparison.checkpoint import Checkpoint, digest
+from bilevel.comparison.references import references
 from bilevel.comparison.result import Comparison
 from bilevel.comparison.side_by_side import Options, Outcome, Progress, SideBySide
 from bilevel.comparison.statistics.judging import shown
@@ -20,11 +21,12 @@ from bilevel.comparison.tuning import Tuning, tune_strategies
 from bilevel.core import parts
 from bilevel.core.checks import check_function, check_instance, check_names
 from bilevel.core.graph import ordinary
+from bilevel.core.progress import Show, training_shown
 from bilevel.core.status import Status
 from bilevel.data.draws import Sampling
 from bilevel.data.sampler import BatchSize
 from bilevel.data.training_data import TrainingData
-from bilevel.errors import AllRunsFailedError, ArgumentError, check_name
+from bilevel.errors import AllRunsFailedError, ArgumentError, check_name, counted
 from bilevel.problem.base import StackelbergProblem
 from bilevel.report.words import TUNED
 from bilevel.storage.environment import environment
@@ -59,6 +61,7 @@ def compare(
     checkpoint: str | os.PathLike[str] | None = None,
     settings: Mapping[str, object] | None = None,
     callback: Callable[[Progress], object] | None = None,
+    progress: bool = False,
 ) -> Comparison:
     """Train strategies side by side and compare them, paired over seeds.
 
@@ -94,6 +97,8 @@ def compare(
             a time works in a folder.
         settings: more entries for the report's settings, such as the command.
         callback: called with a `Progress` at every record.
+        progress: show a bar, at records, with what is trained, the runs, the steps of all
+            strategies and the time left (by rich).
 
     Returns:
         The `Comparison`. Ctrl-C ends the training early: what was recorded is kept, runs that were
@@ -124,9 +129,11 @@ def compare(
     entries = _entries(strategies)
     if baselines is not None:
         check_names(baselines, entries, "strategy", "baselines")
-    with contextlib.nullcontext() if checkpoint is None else held(checkpoint) as folder:
+    keeping = contextlib.nullcontext() if checkpoint is None else held(checkpoint)
+    with keeping as folder, training_shown(progress, budget) as show:
         data = TrainingData(problem, seed_list(seeds), float_type(dtype), device)
-        options = Options(batch_size, sampling, compile, max_runs_at_once, callback)
+        told = callback if show is None else _showing(show, len(data.seeds), callback)
+        options = Options(batch_size, sampling, compile, max_runs_at_once, told)
         plan = _prepare(
             SideBySide(entries, data, options), budget, steps, every, tune, headline, baselines
         )
@@ -135,6 +142,20 @@ def compare(
             plan = _tuned(plan, plan.tuning, kept)
         outcome = _train(plan, kept)
         return _result(plan, outcome, name or type(problem).__name__, settings or {})
+
+
+def _showing(
+    show: Show, seeds: int, callback: Callable[[Progress], object] | None
+) -> Callable[[Progress], None]:
+    """A callback that shows where a comparison stands, and then calls the one that was given."""
+
+    def told(progress: Progress) -> None:
+        runs = counted(seeds * len(progress.strategies), "run")
+        show(f"{progress.what}, {runs}", *progress.place)
+        if callback is not None:
+            callback(progress)
+
+    return told
 
 
 class _Plan(NamedTuple):
@@ -259,6 +280,7 @@ def _result(plan: _Plan, outcome: Outcome, name: str, settings: Mapping[str, obj
         "threads": threads,
         "data_note": side_by_side.problem.note,
         "bound_note": some.bound_note,
+        **({"references": rules} if (rules := references(data)) else {}),
         **({"same_runs": same} if same else {}),
         **({"interrupted_heads": heads} if heads else {}),
         **({"not_trained": missing} if missing else {}),

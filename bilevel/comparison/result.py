@@ -5,14 +5,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
 from bilevel.comparison.statistics import costs, families, judging
+from bilevel.comparison.statistics.overfitting import overfitting
 from bilevel.comparison.statistics.paired import PairedResult, compare_pairs, mean_intervals
 from bilevel.comparison.statistics.parts import in_order
+from bilevel.comparison.statistics.rules import against_references
 from bilevel.comparison.statistics.thresholds import reach_common_level
-from bilevel.comparison.statistics.values import Values
+from bilevel.comparison.statistics.values import Values, count_finite
 from bilevel.errors import ArgumentError, ResultsError, check_name
 from bilevel.report import doubts, tables
 from bilevel.report.units import UNITS, Unit
@@ -83,6 +84,9 @@ class Comparison:
 
     def __str__(self) -> str:
         return self.table()
+
+    def _repr_html_(self) -> str:
+        return tables.notebook(self.content())
 
     @property
     def metrics(self) -> list[str]:
@@ -178,11 +182,7 @@ class Comparison:
         return reach_common_level(self.steps, tables, final, higher)
 
     def table(self) -> str:
-        """Final values, statuses and cost of every strategy, then the comparisons in words.
-
-        Returns:
-            Plain text.
-        """
+        """Final values, statuses and cost of every strategy, and the comparisons, as plain text."""
         return tables.plain(self.content())
 
     def content(self) -> dict[str, Any]:
@@ -214,8 +214,8 @@ class Comparison:
             "interrupted": interrupted,
             "cut": cut,
             "at": self._unit.at(total) if cut else "",
-            "counts": {name: _finite(runs) for name, runs in final.items()},
-            "counts_validation": {name: _finite(runs) for name, runs in best.items()},
+            "counts": count_finite(final),
+            "counts_validation": count_finite(best),
             "final": final,
             "intervals": self._means(final, self.headline),
             "rounding": judging.rounding(self.settings),
@@ -230,6 +230,8 @@ class Comparison:
             "left_out": sum(len(each.possible) - len(each.pairs) for each in self._families),
             "families": families.family_results(self._families, by_pair),
             "tuning": families.tuning_results(self.settings.get("tuning"), self._families, by_pair),
+            "overfitting": overfitting(self._values, self.steps, self.headline),
+            "references": against_references(final, self.settings, self.headline),
             "threshold": threshold,
             "steps_to": steps_to,
             "positions": places,
@@ -343,7 +345,3 @@ class Comparison:
     def _positions(self) -> costs.Positions:
         spent = self.gradients_per_step, self.seconds_per_step
         return costs.positions(self._unit.budget, self.steps, *spent)
-
-
-def _finite(runs: Array) -> int:
-    return int(np.isfinite(runs).sum())

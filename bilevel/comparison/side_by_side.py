@@ -43,6 +43,19 @@ class Progress(NamedTuple):
     stage: str = "training"
     unit: str = "steps"
 
+    @property
+    def what(self) -> str:
+        """What is trained, in a few words."""
+        several = "trials" if self.stage == "tuning" else "strategies"
+        count = len(self.strategies)
+        return f"{count} {several} together" if count > 1 else self.strategies[0]
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """How many steps of all strategies are made, and how many there are."""
+        made = self.done * self.steps + self.step * len(self.strategies)
+        return made, self.total * self.steps
+
 
 class Options(NamedTuple):
     """How all strategies are trained, and who is told of it; see `compare`."""

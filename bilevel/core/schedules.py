@@ -2,15 +2,27 @@
 
 import abc
 import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
-from bilevel.core.checks import Number, check_instance, is_real, positive
+from bilevel.core.checks import (
+    Number,
+    check_instance,
+    check_positive_integer,
+    is_real,
+    positive,
+    single,
+)
+from bilevel.errors import ArgumentError, spell
 
 
 class AbstractSchedule(abc.ABC):
-    """A step size for each step k = 0, 1, 2, ..., positive (`Frozen` alone is zero)."""
+    """A step size for step k = 0, 1, 2, ...: positive, or 0 (`Frozen`, a `Cosine` at its end)."""
 
     @abc.abstractmethod
     def __call__(self, k: int) -> Number:
@@ -99,6 +111,126 @@ class Polynomial(AbstractSchedule):
     def scaled(self, factor: float) -> "Polynomial":
         """The same fall from another start."""
         return dataclasses.replace(self, initial=self.initial * positive(factor, "`factor`"))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cosine(AbstractSchedule):
+    """final + (initial - final) (1 + cos(pi t)) / 2, t = (k - warmup) / (steps - warmup) in [0, 1].
+
+    In the first `warmup` steps it rises on a line instead: initial (k + 1) / (warmup + 1). From
+    step `steps` on it is `final`: with 0 a training that is longer stands still.
+
+    Args:
+        initial: the largest step size, positive.
+        steps: where the fall ends; those of the training, as a rule. The warm-up is part of them.
+        final: the step size at the end, at least 0.
+        warmup: how many steps rise, fewer than `steps`.
+
+    Raises:
+        ArgumentError: a number is not as said above.
+
+    Source: Loshchilov and Hutter 2017, equation (5), without restarts, and
+    torch.optim.lr_scheduler.CosineAnnealingLR. Differs from torch in: it stays at `final` where
+    torch's goes up again; the warm-up.
+
+    Examples:
+        >>> from bilevel import Cosine
+        >>> [round(Cosine(1.0, 4)(k), 3) for k in range(5)]
+        [1.0, 0.854, 0.5, 0.146, 0.0]
+    """
+
+    initial: Number
+    steps: int
+    final: Number = 0.0
+    warmup: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "initial", positive(self.initial, "`initial`"))
+        object.__setattr__(self, "final", positive(self.final, "`final`", zero_allowed=True))
+        check_positive_integer(self.steps, "`steps`")
+        check_positive_integer(self.warmup, "`warmup`", zero_allowed=True)
+        if self.warmup >= self.steps:
+            raise ArgumentError(
+                f"`warmup` is part of `steps` and must be smaller, got warmup={self.warmup} and "
+                f"steps={self.steps}."
+            )
+
+    def __call__(self, k: int) -> Number:
+        """The step size of step `k`."""
+        t = (k - self.warmup) / (self.steps - self.warmup)
+        rise = (k + 1) / (self.warmup + 1)
+        if isinstance(k, Tensor):  # in compiled steps
+            wave, rise = torch.cos(math.pi * t.clamp(0, 1)), rise.clamp(max=1)
+        else:
+            wave, rise = math.cos(math.pi * min(max(t, 0.0), 1.0)), min(rise, 1.0)
+        return rise * (self.final + (self.initial - self.final) * (0.5 + 0.5 * wave))
+
+    @override
+    def scaled(self, factor: float) -> "Cosine":
+        """The same wave from another start to another end."""
+        factor = single(factor, "`factor`")
+        return dataclasses.replace(self, initial=self.initial * factor, final=self.final * factor)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Piecewise(AbstractSchedule):
+    """initial, and from step boundaries[i] on initial * factors[i].
+
+    Args:
+        initial: the step size of the first steps, positive.
+        boundaries: steps, each later than the one before.
+        factors: a positive number for each of them, of the initial step size.
+
+    Raises:
+        ArgumentError: a number is not as said above, or the two are not as many.
+
+    Source: torch.optim.lr_scheduler.MultiStepLR, whose factors are powers of its `gamma`. Differs
+    from torch in: None but the free factors.
+
+    Examples:
+        >>> from bilevel import Piecewise
+        >>> schedule = Piecewise(0.2, boundaries=[500, 800], factors=[0.5, 0.25])
+        >>> schedule(499), schedule(500), schedule(10_000)
+        (0.2, 0.1, 0.05)
+    """
+
+    initial: Number
+    boundaries: Sequence[int]
+    factors: Sequence[float]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "initial", positive(self.initial, "`initial`"))
+        for name in ("boundaries", "factors"):
+            given = getattr(self, name)
+            if not isinstance(given, list | tuple):
+                raise ArgumentError(f"`{name}` must be a list of numbers, got {spell(given)}.")
+        for boundary in self.boundaries:
+            check_positive_integer(boundary, "A boundary")
+        if any(a >= b for a, b in itertools.pairwise(self.boundaries)):
+            raise ArgumentError(f"`boundaries` must rise, got {spell(self.boundaries)}.")
+        if len(self.boundaries) != len(self.factors):
+            raise ArgumentError(
+                f"`boundaries` and `factors` must be as many, got {len(self.boundaries)} and "
+                f"{len(self.factors)}: each factor holds from its boundary on."
+            )
+        object.__setattr__(self, "boundaries", tuple(map(int, self.boundaries)))
+        factors = tuple(single(factor, "A factor") for factor in self.factors)
+        object.__setattr__(self, "factors", factors)
+
+    def __call__(self, k: int) -> Number:
+        """The step size of step `k`."""
+        pieces = zip(self.boundaries, self.factors, strict=True)
+        if not isinstance(k, Tensor):
+            return self.initial * max([(0, 1.0), *(pair for pair in pieces if pair[0] <= k)])[1]
+        found = torch.ones_like(k)  # compiled steps cannot look at k
+        for boundary, factor in pieces:
+            found = torch.where(k >= boundary, torch.full_like(k, factor), found)
+        return self.initial * found
+
+    @override
+    def scaled(self, factor: float) -> "Piecewise":
+        """The same steps from another start."""
+        return dataclasses.replace(self, initial=self.initial * single(factor, "`factor`"))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

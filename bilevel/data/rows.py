@@ -8,7 +8,7 @@ never read as a whole.
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -48,6 +48,11 @@ class RowSource(Protocol):
         """All rows, but for `group`: `size` of it, drawn for every run with the number `j`."""
 
 
+def same_rows(one: tuple[Any, Any], other: tuple[Any, Any]) -> bool:
+    """Whether two of `Rows.identity` are the same objects."""
+    return one[0] is other[0] and one[1] is other[1]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rows:
     """Rows for R runs: what the oracles take as their batch.
@@ -75,6 +80,11 @@ class Rows:
     def full(self) -> "Rows":
         """All rows that the heads answer to: those of a task are in each of its batches."""
         return self if self.all_rows is None or self.of_tasks else self.all_rows
+
+    @property
+    def identity(self) -> tuple[Any, Any]:
+        """What tells features on these rows from others: the rows, and the noise they are under."""
+        return self.groups["train"], self.groups.get("noise")
 
     @property
     def in_dims(self) -> dict[str, int | None] | int | None:

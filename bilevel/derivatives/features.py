@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from bilevel import trees
-from bilevel.data.rows import Rows
+from bilevel.data.rows import Rows, same_rows
 from bilevel.derivatives.linear_parts import PulledParts, targets_of
 from bilevel.derivatives.over_heads import runs_of
 from bilevel.derivatives.reverse import loss_gradient, pullback
@@ -64,8 +64,13 @@ class Features:
     def features(self, body: Tree, rows: Rows) -> Tensor:
         """The features of the training rows, (R, n, M)."""
         if self._one_run(body):
-            inputs = rows.of_run(0)["train"].inputs
-            return self.problem.checked_features(trees.take(body, 0), inputs).unsqueeze(0)
+            one = self.problem.features_of(trees.take(body, 0), rows.of_run(0))
+            return one.unsqueeze(0)
+        if "noise" in rows.groups:
+            noisy: Tensor = vmap(self.problem.features_of, in_dims=(0, rows.in_dims))(
+                body, rows.groups
+            )
+            return noisy
         axis = 0 if rows.axes["train"] == 0 else (0, None)
         mapped = vmap(self.problem.checked_features, in_dims=axis)
         design: Tensor = mapped(body, rows.groups["train"].inputs)
@@ -77,10 +82,10 @@ class Features:
 
     def pulled(self, body: Tree, rows: Rows) -> Pulled:
         """Features, and h of all runs if there is one, with their pull-back."""
-        train = rows.groups["train"]
+        train = rows.identity
         if self._shared is not None:
             at, on, found = self._shared
-            if found is not None and at is body and on is train:
+            if found is not None and at is body and same_rows(on, train):
                 return found
 
         def parts(w: Tree) -> tuple[Tensor, ...]:

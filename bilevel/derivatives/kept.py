@@ -31,8 +31,8 @@ class Kept:
         """What `make` makes at a body, rows, and of a head, say; outside of `sharing` made anew."""
         if self._made is None or "train" not in rows.groups:
             return make()
-        train = rows.groups["train"]
-        key = name, id(body), id(train), *map(id, of)
+        train = rows.identity
+        key = name, id(body), *map(id, train), *map(id, of)
         if key not in self._made:
             self._made[key] = make(), body, train, of  # held, so that no others get their numbers
         return self._made[key][0]

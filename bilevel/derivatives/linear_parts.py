@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from bilevel import trees
-from bilevel.data.rows import Rows
+from bilevel.data.rows import Rows, same_rows
 from bilevel.derivatives.over_heads import averaged, over_heads, runs_of
 from bilevel.derivatives.reverse import loss_products, pullback
 from bilevel.problem.base import Groups
@@ -131,9 +131,9 @@ class PulledParts:
         """
         if self._of_rows is None:
             return make()
-        train, known = rows.groups["train"], self._of_rows.get(name)
-        if known is None or known[0] is not train or known[1] is not head:
-            known = self._of_rows[name] = train, head, make()
+        on, known = rows.identity, self._of_rows.get(name)
+        if known is None or not same_rows(known[0], on) or known[1] is not head:
+            known = self._of_rows[name] = on, head, make()
         return known[2]
 
     def at(self, body: Tree, rows: Rows) -> LinearParts:
@@ -215,10 +215,10 @@ class PulledParts:
         return mapped
 
     def _pulled(self, body: Tree, rows: Rows) -> Pulled:
-        train, keep = rows.groups["train"], False
+        train, keep = rows.identity, False
         if self._kept is not None and not torch.compiler.is_compiling():
             (at, on, found), keep = self._kept, True
-            if found is not None and at is body and on is train:
+            if found is not None and at is body and same_rows(on, train):
                 return found
         values, pull = pullback(lambda w: self._made(w, rows), body, keep=keep)
         made = Pulled(self._named(values, rows), pull)
@@ -238,7 +238,7 @@ class PulledParts:
         problem = self.problem
 
         def mapped(one_body: Tree, _: Tree, groups: Groups) -> tuple[Tensor, ...]:
-            design = problem.checked_features(one_body, groups["train"].inputs)
+            design = problem.features_of(one_body, groups)
             weights = problem.row_weights(one_body, groups) if self.weighted else None
             return (design,) if weights is None else (design, weights)
 

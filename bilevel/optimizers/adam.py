@@ -1,4 +1,4 @@
-"""Adam."""
+"""Adam, and Adam with a decay of its own."""
 
 import dataclasses
 from typing import NamedTuple
@@ -49,34 +49,96 @@ class Adam(AbstractOptimizer):
 
     @override
     def init(self, parameters: Tree) -> AdamState:
-        first = trees.leaves(parameters)[0]
-        mean, square = (
-            trees.tree_map(lambda leaf: leaf.new_zeros(leaf.shape), parameters) for _ in range(2)
-        )
-        return AdamState(mean, square, first.new_zeros(first.shape[0]))
+        return adam_start(parameters)
 
     @override
     def update(
         self, gradient: Tree, state: AdamState, parameters: Tree, lr: Number
     ) -> tuple[Tree, AdamState]:
-        beta1, beta2, count = self.beta1, self.beta2, state.steps + 1
-        # in float64: 1 - 0.999^t cancels
-        mean_scale, square_scale = (
-            (1 - torch.as_tensor(per_run(beta, count), dtype=torch.float64) ** count.double()).to(
-                count.dtype
-            )
-            for beta in (beta1, beta2)
+        return adam_step(self, gradient, state, parameters, lr)
+
+
+def adam_start(parameters: Tree) -> AdamState:
+    """Means of zero, and no steps."""
+    first = trees.leaves(parameters)[0]
+    mean, square = (
+        trees.tree_map(lambda leaf: leaf.new_zeros(leaf.shape), parameters) for _ in range(2)
+    )
+    return AdamState(mean, square, first.new_zeros(first.shape[0]))
+
+
+def adam_step(
+    numbers: "Adam | AdamW", gradient: Tree, state: AdamState, parameters: Tree, lr: Number
+) -> tuple[Tree, AdamState]:
+    """The formula of `Adam`: the parameters one step further, and the new state."""
+    beta1, beta2, count = numbers.beta1, numbers.beta2, state.steps + 1
+    # in float64: 1 - 0.999^t cancels
+    mean_scale, square_scale = (
+        (1 - torch.as_tensor(per_run(beta, count), dtype=torch.float64) ** count.double()).to(
+            count.dtype
         )
+        for beta in (beta1, beta2)
+    )
 
-        def blend(old: Tensor, new: Tensor, beta: Number) -> Tensor:
-            kept = per_run(beta, old)
-            return old * kept + new * (1 - kept)
+    def blend(old: Tensor, new: Tensor, beta: Number) -> Tensor:
+        kept = per_run(beta, old)
+        return old * kept + new * (1 - kept)
 
-        def step(x: Tensor, m: Tensor, s: Tensor) -> Tensor:
-            scale = (s / per_run(square_scale, s)).sqrt() + per_run(self.eps, s)
-            return x - per_run(lr, x) * (m / per_run(mean_scale, m)) / scale
+    def step(x: Tensor, m: Tensor, s: Tensor) -> Tensor:
+        scale = (s / per_run(square_scale, s)).sqrt() + per_run(numbers.eps, s)
+        return x - per_run(lr, x) * (m / per_run(mean_scale, m)) / scale
 
-        mean = trees.tree_map(lambda m, g: blend(m, g, beta1), state.mean, gradient)
-        square = trees.tree_map(lambda s, g: blend(s, g.square(), beta2), state.square, gradient)
-        updated = trees.tree_map(step, parameters, mean, square)
-        return updated, AdamState(mean, square, count)
+    mean = trees.tree_map(lambda m, g: blend(m, g, beta1), state.mean, gradient)
+    square = trees.tree_map(lambda s, g: blend(s, g.square(), beta2), state.square, gradient)
+    updated = trees.tree_map(step, parameters, mean, square)
+    return updated, AdamState(mean, square, count)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class AdamW(AbstractOptimizer):
+    """x <- (1 - lr decay) x, then a step of `Adam`: a decay that the gradient's size leaves alone.
+
+    The decay is no part of F: where the body comes to rest, the gradient of Phi is not zero but
+    balances it. A term of the objective is `body_penalty`, or the ridge of a head. Strategies that
+    step both levels by their optimiser decay both.
+
+    Args:
+        beta1: in [0, 1).
+        beta2: in [0, 1).
+        eps: positive.
+        weight_decay: at least 0.
+
+    Arguments are given by name; the step size belongs to the strategy.
+
+    Source: Loshchilov and Hutter 2019, algorithm 2, and torch.optim.AdamW, which multiplies the
+    decay by the step size. Differs from torch in: None.
+
+    Examples:
+        >>> from bilevel import AdamW, TwoTimescale
+        >>> strategy = TwoTimescale(1e-3, 1e-2, optimizer=AdamW(weight_decay=0.1))
+    """
+
+    beta1: Number = 0.9
+    beta2: Number = 0.999
+    eps: Number = 1e-8
+    weight_decay: Number = 1e-2
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "beta1", fraction(self.beta1, "`beta1`"))
+        object.__setattr__(self, "beta2", fraction(self.beta2, "`beta2`"))
+        object.__setattr__(self, "eps", positive(self.eps, "`eps`"))
+        decay = positive(self.weight_decay, "`weight_decay`", zero_allowed=True)
+        object.__setattr__(self, "weight_decay", decay)
+
+    @override
+    def init(self, parameters: Tree) -> AdamState:
+        return adam_start(parameters)
+
+    @override
+    def update(
+        self, gradient: Tree, state: AdamState, parameters: Tree, lr: Number
+    ) -> tuple[Tree, AdamState]:
+        def decayed(x: Tensor) -> Tensor:
+            return x * (1 - per_run(lr, x) * per_run(self.weight_decay, x))
+
+        return adam_step(self, gradient, state, trees.tree_map(decayed, parameters), lr)

@@ -77,6 +77,15 @@ class LinearHeadProblem(StackelbergProblem):
     def features(self, body: Tree, inputs: Tensor) -> Tensor:
         """The features z, shape (n, M), of `inputs` (n, ...)."""
 
+    def noisy_features(self, body: Tree, inputs: Tensor, noise: Tree) -> Tensor:
+        """The features of a step's training rows under its noise (a hook), shape (n, M).
+
+        It is called where `noise` is defined, with the entry of the step, such as the key of the
+        masks of `split`. Evaluations on all rows, among them heads that are solved on all rows,
+        give it zeros, with which it must return `features(body, inputs)`.
+        """
+        return self.checked_features(body, inputs)
+
     def row_weights(self, body: Tree, batch: Groups) -> Tensor | None:
         """Weights s >= 0 of the training rows, shape (n,) (a hook); None means 1."""
         return None
@@ -123,7 +132,10 @@ class LinearHeadProblem(StackelbergProblem):
     @final
     def head_objective(self, body: Tree, head: Tensor, batch: Groups) -> Tensor:
         """The objective g of the class docstring (final)."""
-        predictions = self.predict(body, head, batch["train"].inputs)
+        if "noise" in batch:
+            predictions = self.predictions_of(self.features_of(body, batch), head)
+        else:
+            predictions = self.predict(body, head, batch["train"].inputs)
         return self.objective_of(predictions, body, head, batch)
 
     def objective_of(self, predictions: Tensor, body: Tree, head: Tensor, batch: Groups) -> Tensor:
@@ -183,6 +195,17 @@ class LinearHeadProblem(StackelbergProblem):
             z: Tensor = self.features(inputs)  # type: ignore[call-arg]
         else:
             z = self.features(body, inputs)
+        return self._checked(z, inputs)
+
+    def features_of(self, body: Tree, groups: Groups) -> Tensor:
+        """The features of the training rows of a batch, under its noise if it has any."""
+        inputs = groups["train"].inputs
+        if "noise" not in groups:
+            return self.checked_features(body, inputs)
+        return self._checked(self.noisy_features(body, inputs, groups["noise"]), inputs)
+
+    @staticmethod
+    def _checked(z: Tensor, inputs: Tensor) -> Tensor:
         if z.ndim != 2 or z.shape[0] != inputs.shape[0]:
             raise ShapeError(
                 f"`features` must return (n, M) for n rows of inputs, got {tuple(z.shape)} for "

@@ -14,6 +14,7 @@ import importlib.util
 import inspect
 from collections.abc import Callable
 from importlib import metadata
+from importlib.machinery import ModuleSpec
 from typing import Any
 
 from bilevel.errors import ArgumentError, ProblemError, check_name
@@ -46,33 +47,51 @@ def load(name: str, group: str = PROBLEMS) -> Callable[..., Any]:
         ProblemError: its module cannot be imported; the file that is in the way is named.
     """
     found = entry(name, group)
+    package = found.module.partition(".")[0]
+    spec = importlib.util.find_spec(package)
+    if spec is not None and package != found.module and spec.submodule_search_locations is None:
+        # found before it is imported: a script of that name would run once more
+        raise _in_the_way(name, found, f"{package} is no package", spec)
     try:
         return found.load()  # type: ignore[no-any-return]
     except (ImportError, AttributeError) as error:
-        spec = importlib.util.find_spec(found.module.partition(".")[0])
-        where = f" `{spec.name}` is imported from {spec.origin}." if spec and spec.origin else ""
-        raise ProblemError(
-            f"{name!r} is registered as {found.value}, which cannot be imported: {error}.{where} "
-            "If that is a file of yours, rename it, or run the `bilevel` command instead of "
-            "`python -m bilevel`."
-        ) from error
+        raise _in_the_way(name, found, str(error), spec) from error
 
 
-def make(name: str, /, **options: Any) -> Any:
-    """The problem of a name.
+def _in_the_way(
+    name: str, found: metadata.EntryPoint, why: str, spec: ModuleSpec | None
+) -> ProblemError:
+    """The error for a module that is not what was registered."""
+    where = f" `{spec.name}` is imported from {spec.origin}." if spec and spec.origin else ""
+    return ProblemError(
+        f"{name!r} is registered as {found.value}, which cannot be imported: {why}.{where} "
+        "If that is a file of yours, rename it, or run the `bilevel` command instead of "
+        "`python -m bilevel`."
+    )
+
+
+def load_problem(name: str, /, **options: Any) -> Any:
+    """A problem by its name: one of those that `bilevel problems` lists.
 
     Args:
-        name: a registered name.
-        **options: keyword options of its factory.
+        name: a registered name; packages register theirs by the entry-point group
+            `bilevel.problems`.
+        **options: keyword options of its factory, such as `ridge=1e-3`; its page says which.
+
+    Returns:
+        The problem, a new object each time.
 
     Raises:
-        UnknownNameError: the name is not registered, or an option is not known.
+        UnknownNameError: the name is not registered, or an option is not known; the nearest one
+            is shown.
         ArgumentError: an option is missing, or its value is refused.
         MissingDataError: it needs data that are not here.
+        ProblemError: its module cannot be imported: a file of yours has its name, say, which is
+            named then.
 
     Examples:
-        >>> from bilevel.problem import registry
-        >>> registry.make("scalar-product", ridge=2.0).ridge
+        >>> import bilevel
+        >>> bilevel.load_problem("scalar-product", ridge=2.0).ridge
         2.0
     """
     factory = load(name)
@@ -83,7 +102,8 @@ def make(name: str, /, **options: Any) -> Any:
     if lacking:
         raise ArgumentError(
             f"{name} cannot do without {' and '.join(lacking)}: on the command line --set "
-            f"{' '.join(f'{option}=...' for option in lacking)}."
+            f"{' '.join(f'{option}=...' for option in lacking)}, in Python "
+            f"load_problem({name!r}, {', '.join(f'{option}=...' for option in lacking)})."
         )
     try:
         return factory(**options)

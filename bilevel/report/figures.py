@@ -40,6 +40,7 @@ def curves(
     *,
     xlabel: str,
     title: str,
+    levels: Mapping[str, float] | None = None,
 ) -> Figure:
     """Median over runs with the band from the 10 % to the 90 % quantile.
 
@@ -49,6 +50,7 @@ def curves(
         lines: Strategy -> its line, here and below, of `palette.lines`.
         xlabel: What the horizontal positions are.
         title: What the values are.
+        levels: What is drawn as a level line -> where.
 
     Returns:
         The figure, the names below its axes (see `svg.without_legend`), with a logarithmic vertical
@@ -68,7 +70,8 @@ def curves(
         for name in dict.fromkeys([*faint, *places]):  # those lie below the rest
             label = name if name not in faint else "_" if name in faint[1:] else palette.OTHERS
             _draw_band(axes, places[name], bands[name], lines[name], label)
-        scale_y(axes, list(bands.values()))
+        scale_y(axes, list(bands.values()), list((levels or {}).values()))
+        _draw_levels(axes, levels or {})
         if series:
             figure.legend(loc="lower left", ncols=2, fontsize=9.5, handlelength=2.4)
     return figure
@@ -149,6 +152,7 @@ def strip(
     *,
     intervals: Mapping[str, Any],
     title: str,
+    levels: Mapping[str, float] | None = None,
 ) -> Figure:
     """Every run as a dot, the mean with its 95 % interval as a bar, one line per strategy.
 
@@ -157,6 +161,7 @@ def strip(
         lines: Strategy -> its line.
         intervals: Strategy -> dict with value, low and high.
         title: What the values are.
+        levels: What is drawn as an upright line -> where, unless it lies too far from the dots.
 
     Returns:
         The figure; its horizontal axis is logarithmic where all values are positive.
@@ -185,6 +190,7 @@ def strip(
         if finite.size and finite.min() > 0 and finite.max() / 3 > finite.min():
             axes.set_xscale("log")
             logarithmic(axes, "x", *axes.get_xlim())  # intervals may reach further than dots
+        _draw_upright(axes, levels or {}, finite)
     return figure
 
 
@@ -248,6 +254,25 @@ def _survivors(name: str, runs: Array) -> str:
     finite = int(np.isfinite(runs).sum())
     name = short(name)
     return f"{name}\n({finite} of {runs.size} runs)" if finite < runs.size > 1 else name
+
+
+def _draw_levels(axes: Axes, levels: Mapping[str, float]) -> None:
+    """Level lines across the frame, each with its name; what lies outside is left out."""
+    low, high = axes.get_ylim()
+    for name, value in levels.items():
+        if low <= value <= high:
+            axes.axhline(value, color=FAINT, linewidth=0.9, dashes=(1.5, 1.5), zorder=1)
+            axes.text(0.99, value, name.removeprefix("the "), ha="right", va="bottom",
+                      transform=axes.get_yaxis_transform(), color=FAINT, fontsize=8.5)  # fmt: skip
+
+
+def _draw_upright(axes: Axes, levels: Mapping[str, float], dots: Array) -> None:
+    """Upright ones without names; those further out than half of the frame are left out."""
+    low, high = axes.get_xlim()
+    reach = 0.5 * (high - low)
+    for value in levels.values():
+        if dots.size and low - reach <= value <= high + reach and (value > 0 or low < 0):
+            axes.axvline(value, color=FAINT, linewidth=0.9, dashes=(1.5, 1.5), zorder=1)
 
 
 def _panel(height: float, below: float = 0.0) -> tuple[Figure, Axes]:

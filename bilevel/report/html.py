@@ -10,7 +10,17 @@ from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
 from bilevel.core.status import FAILED, Status
-from bilevel.report import figures, palette, sentences, shown, stationarity, tuning, verdicts, words
+from bilevel.report import (
+    figures,
+    first_page,
+    palette,
+    sentences,
+    shown,
+    stationarity,
+    tuning,
+    verdicts,
+    words,
+)
 from bilevel.report.missing import ended, listed
 from bilevel.report.svg import inline_svg, to_svg, without_legend
 from bilevel.report.words import Content
@@ -70,6 +80,8 @@ def page(content: Content, drawn: Mapping[str, tuple[str, str]]) -> str:
         meanings=_meanings(content),
         legend=_legend(content),
         fall=stationarity.fall(content),
+        overfits=first_page.overfits(content),
+        scale=first_page.scale(content),
         one_run=len(content["same_runs"]) == len(names),
         # here the strategies are named once for all curves
         drawn={name: inline_svg(without_legend(svg, figures.CURVES), title)
@@ -109,7 +121,8 @@ def draw(content: Content) -> dict[str, tuple[str, str]]:
         title = f"{short[:1].upper()}{short[1:]} {what}"
         values = {key: content["final"][key] for _, entry in _legend(content) for key in entry
                   if key in content["final"] and key in content["shown"]}  # fmt: skip
-        figure = figures.strip(values, lines, intervals=content["intervals"], title=short)
+        figure = figures.strip(values, lines, intervals=content["intervals"], title=short,
+                               levels=first_page.levels(content, content["headline"]))  # fmt: skip
         found["final"] = (title, figure)
     for family in content["families"]:
         if not family["paired"]:
@@ -143,7 +156,8 @@ def curve_figure(content: Content, metric: str, *, against: str) -> Figure:
         if metric in table and name in positions
     }
     return figures.curves(series, _lines(content), xlabel=AGAINST[against],
-                          title=words.metric_name(metric))  # fmt: skip
+                          title=words.metric_name(metric),
+                          levels=first_page.levels(content, metric))  # fmt: skip
 
 
 def _metrics(content: Content) -> tuple[list[str], list[str]]:

@@ -39,8 +39,13 @@ def scale_x(axes: Axes, positions: Sequence[Array]) -> bool:
     return False
 
 
-def scale_y(axes: Axes, bands: Sequence[tuple[Array, Array, Array]]) -> None:
-    """Logarithmic where values span more than a factor of three; explosions leave the frame."""
+def scale_y(
+    axes: Axes, bands: Sequence[tuple[Array, Array, Array]], levels: Sequence[float] = ()
+) -> None:
+    """Logarithmic where values span more than a factor of three; explosions leave the frame.
+
+    Levels are inside, unless they lie further from the curves than these are wide.
+    """
     values = np.concatenate([np.empty(0), *(np.ravel(band) for band in bands)])
     values = values[np.isfinite(values)]
     if values.size == 0:
@@ -48,10 +53,12 @@ def scale_y(axes: Axes, bands: Sequence[tuple[Array, Array, Array]]) -> None:
         return
     starts = [band[1][0] for band in bands if band[1].size and np.isfinite(band[1][0])]
     low, high = float(values.min()), float(values.max())
+    near = [x for x in levels if 2 * low - high <= x <= 2 * high - low]
+    low, high = min([low, *near]), max([high, *near])
     if starts and min(starts) > 0:
         high = min(high, EXPLODED * max(starts))
     if low >= 0 and high > 3 * low:
-        low = max(float(values[values > 0].min()), high * ROUNDING)
+        low = max(float(min([*values[values > 0], *(x for x in near if x > 0)])), high * ROUNDING)
         logarithmic(axes, "y", low / 1.1, high * 1.1)
     elif high > low:
         margin = 0.05 * (high - low)

@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from bilevel.report import sentences, stationarity, tuning, words
+from bilevel.core.html_table import html_lines, html_table
+from bilevel.report import first_page, sentences, stationarity, tuning, words
 
 Rows = tuple[list[str], list[list[Any]]]
 """Names of the columns, and rows."""
@@ -15,6 +16,28 @@ def plain(content: words.Content) -> str:
 
     Columns that nothing is known for are left out.
     """
+    table = aligned(*_values(content))
+    if content["tuning"]:
+        searched = tuning.plain_rows(content)
+        table += "\n\n" + aligned(tuning.COLUMNS, searched)
+        table += "\n" + tuning.introduction(content)
+    return "\n".join([table, "", *_said(content)]).rstrip()
+
+
+def notebook(content: words.Content) -> str:
+    """The same as HTML."""
+    header, rows = _values(content)
+    found = html_lines([f"Comparison on {content['problem']}"])
+    found += html_table(header, rows, slice(1, len(header) - 1))
+    if content["tuning"]:
+        searched = tuning.plain_rows(content)
+        found += html_table(tuning.COLUMNS, searched, slice(1, len(tuning.COLUMNS) - 1))
+        found += html_lines([tuning.introduction(content)])
+    return found + html_lines(_said(content))
+
+
+def _values(content: words.Content) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Names of the columns, and a row for each strategy."""
     threshold, costs = content["threshold"], content["cost"].values()
     columns = [(sentences.final(content), _means(content, "intervals", "counts"))]
     if content["accuracy"]:
@@ -32,15 +55,16 @@ def plain(content: words.Content) -> str:
     statuses = [words.status_words(content["status"][key]) for key in content["strategies"]]
     rows = list(zip(content["strategies"], *(cells for _, cells in columns), statuses,
                     strict=True))  # fmt: skip
-    table = aligned(["strategy", *(title for title, _ in columns), "runs"], rows)
-    if content["tuning"]:
-        searched = tuning.plain_rows(content)
-        table += "\n\n" + aligned(tuning.COLUMNS, searched)
-        table += "\n" + tuning.introduction(content)
+    return ["strategy", *(title for title, _ in columns), "runs"], rows
+
+
+def _said(content: words.Content) -> list[str]:
+    """What came out, in sentences."""
     said = [sentences.pair(content, result) for result in content["paired"]]
     first, last = sentences.power(content), sentences.ending(content)
     doubt, fall = sentences.doubtful(content), stationarity.fall(content)
-    return "\n".join([table, "", *filter(None, [doubt, first, *said, fall, last])]).rstrip()
+    asked = first_page.scale(content), first_page.overfits(content)
+    return list(filter(None, [doubt, first, *said, *asked, fall, last]))
 
 
 def summary(content: words.Content) -> Rows:

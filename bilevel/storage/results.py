@@ -26,7 +26,7 @@ SETTINGS: Schema = {
     "sampling?": str, "dtype?": str, "device?": str, "threads?": NATURAL, "data_note?": (str, None),
     "number_of_tasks?": NATURAL,
     "bound_note?": str, "same_runs?": [str], "not_trained?": [str],
-    "interrupted_heads?": {"*": [str]},
+    "interrupted_heads?": {"*": [str]}, "references?": {"*": {"*": [(float, None)]}},
     "tuning?": {"metric": str, "seeds": [NATURAL], "factors": [float], "strategies": {"*": TRIED}},
     "*": object,
 }  # fmt: skip

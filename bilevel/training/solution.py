@@ -1,6 +1,7 @@
 """The result of a training."""
 
 import dataclasses
+import math
 import os
 from pathlib import Path
 from typing import get_args
@@ -15,6 +16,7 @@ from bilevel.core.arrays import tensor_of
 from bilevel.core.checks import check_instance
 from bilevel.core.generators import generator
 from bilevel.core.graph import ordinary
+from bilevel.core.html_table import html_lines, html_table
 from bilevel.core.status import Status
 from bilevel.data.tasks import new_task
 from bilevel.data.training_data import TrainingData
@@ -241,3 +243,19 @@ class Solution:
         lines = [f"Solution of {name}: {runs}, {steps}"]
         lines += [f"  {n} {status.name}: {status.message}" for status, n in counts.items()]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the outcomes, and first and last values of what was recorded."""
+        first, last = (int(self.steps[i]) for i in (0, -1))
+        ends = [f"at step {first}", f"at step {last}", "lowest", "highest"]
+        rows = [[name, *_spread(values)] for name, values in self.history.items()]
+        table = html_table(["mean over runs", *ends], rows, slice(1, 5))
+        return html_lines(repr(self).splitlines()) + table
+
+
+def _spread(values: Tensor) -> list[str]:
+    """Means of the first and the last record, and the ends of the last, over finite runs."""
+    found = [row[row.isfinite()] for row in (values[0], values[-1])]
+    numbers = [float(row.mean()) if len(row) else math.nan for row in found]
+    last = found[1].tolist() or [math.nan]
+    return [f"{number:.4g}" for number in (*numbers, min(last), max(last))]

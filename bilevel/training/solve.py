@@ -4,13 +4,15 @@ import warnings
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
-from bilevel.core.checks import check_flag
+from bilevel.core.checks import check_flag, check_function
 from bilevel.core.graph import ordinary
+from bilevel.core.progress import Show, training_shown
 from bilevel.data.draws import Sampling
 from bilevel.data.sampler import BatchSize
 from bilevel.data.training_data import TrainingData
-from bilevel.errors import AllRunsFailedError
+from bilevel.errors import AllRunsFailedError, counted
 from bilevel.problem.base import StackelbergProblem
 from bilevel.strategies import AbstractStrategy
 from bilevel.training.arguments import check_strategy, float_type, seed_list
@@ -37,6 +39,7 @@ def solve(
     dtype: torch.dtype = torch.float32,
     max_runs_at_once: int | None = None,
     callback: Callback | None = None,
+    progress: bool = False,
     throw: bool = True,
 ) -> Solution:
     """Train one strategy from many seeds at once.
@@ -66,6 +69,7 @@ def solve(
             more runs. None: as many as steps of about a gigabyte allow.
         callback: called as `callback(step, values)` after each record, with copies of its values,
             (R,) by name.
+        progress: show a bar, at records, with the runs, the steps and the time left (by rich).
         throw: raise if every run failed.
 
     Returns:
@@ -87,6 +91,7 @@ def solve(
         1.47
     """
     check_flag(throw, "throw")
+    check_flag(progress, "progress")
     data = TrainingData(problem, seed_list(seeds), float_type(dtype), device)
     shared = check_strategy(strategy, len(data.seeds))
     training = Training(
@@ -101,9 +106,13 @@ def solve(
         training.go_on_from(state)
     if len(data.seeds) > 1 and shared and training.one_run():
         warnings.warn(ONE_RUN.format(runs=len(data.seeds)), stacklevel=3)
-    solution = training.run(
-        record_steps(training.step, steps, every), tolerance=tolerance, callback=callback
-    )
+    records = record_steps(training.step, steps, every)
+    with training_shown(progress) as show:
+        told = callback
+        if show is not None:
+            what = f"{type(strategy).__name__}, {counted(len(data.seeds), 'run')}"
+            told = _showing(show, what, records[-1], callback)
+        solution = training.run(records, tolerance=tolerance, callback=told)
     if throw and all(status.failed for status in solution.status):
         runs = len(solution.status)
         failed = f"All {runs} runs" if runs > 1 else "The one run"
@@ -113,3 +122,16 @@ def solve(
             solution,
         )
     return solution
+
+
+def _showing(show: Show, what: str, total: int, callback: Callback | None) -> Callback:
+    """A callback that shows the step, and then calls the one that was given."""
+    if callback is not None:
+        check_function(callback, "callback", "callback(step, values)", 2)
+
+    def told(k: int, values: dict[str, Tensor]) -> None:
+        show(what, k, total)
+        if callback is not None:
+            callback(k, values)
+
+    return told

@@ -1,9 +1,11 @@
 """The command line, in process: exit codes, messages, and what is (not) written."""
 
 import os
+import shlex
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import comparison_example
 import pytest
@@ -11,6 +13,7 @@ from command_line import PAIR, TINY, run
 
 import bilevel
 from bilevel.commands.compare import Compare
+from bilevel.commands.first_example import filled, numbers, spelled
 from bilevel.commands.options import parse_option
 from bilevel.comparison.result import Comparison
 from problems.reproduce import STRATEGIES
@@ -47,6 +50,26 @@ def test_compare_writes_what_it_was_asked(results):
     assert found.settings["batch_size"] == 64
     assert found.steps.tolist() == [0, 1, 2, 3, 4]
     assert found.headline == "test_mse"
+
+
+def test_without_a_problem_it_is_the_first_example():
+    command = filled(Compare(seeds=3))
+    assert numbers(command) == (5e-3, 1e-2, 3, 600)
+    assert (command.name, command.options()) == ("friedman1", {"ridge": 0.01})
+    assert shlex.join(spelled(command)) == (
+        "bilevel compare friedman1 --body-lr 0.005 --head-lr 0.01 --seeds 3 --steps 600 "
+        "--set ridge=1e-2"
+    )
+    assert spelled(filled(Compare(seeds=3, compile=True)))[-3:] == [
+        "--set",
+        "ridge=1e-2",
+        "--compile",
+    ]
+    assert filled(Compare(set=("ridge=0.5",))).options() == {"ridge": 0.5}
+    named = filled(Compare("friedman1", body_lr=0.0))
+    assert numbers(named) == (0.0, 5e-3, 20, 1500)
+    assert named.options() == {}
+    assert numbers(filled(Compare(csv=Path("a.csv"))))[2:] == (20, 1500)
 
 
 @pytest.mark.usefixtures("untimed")
@@ -88,7 +111,7 @@ BAD = [
     (["compare", "--set", "width=4.5"], "`width` must be a positive integer"),
     (["compare", "--set", "width=wide"], "`width` must be a positive integer"),
     (["compare", "--set", "ridge=-1"], "at least 0"),
-    (["compare", "--set", "test=0.0001"], "2 rows each"),
+    (["compare", "diabetes", "--set", "test=0.0001"], "2 rows each"),
     (["compare", "--body-lr", "-1"], "`body_lr` must be positive"),
     (["compare", "--head-lr", "-1"], "`head_lr` must be positive"),
     (["compare", "--head-lr", "0"], "`head_lr` must be positive"),
@@ -100,7 +123,7 @@ BAD = [
     (["compare", "--batch-size", "-3"], "`batch_size`"),
     (["compare", "--threads", "0"], "`threads` must be from 1 to"),
     (["compare", "--device", "abacus"], "abacus"),
-    (["compare", "--set", "ridge=0", "width=500"], "no unique minimiser"),
+    (["compare", "diabetes", "--set", "ridge=0", "width=500"], "no unique minimiser"),
     (["strategies", "--head-lr", "-1"], "`head_lr` must be positive"),
     (["reproduce", "friedman4"], "no reference experiment 'friedman4'"),
     (["reproduce", "--seeds", "0"], "`seeds`"),

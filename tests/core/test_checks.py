@@ -23,7 +23,7 @@ THEIRS = torch.optim.Adam([PARAMETER])
         (lambda: bilevel.uniform(0.1, "rms prop"), "Did you mean bilevel.RMSProp()?"),
         (lambda: bilevel.uniform(0.1, THEIRS), "Did you mean bilevel.Adam()?"),
         (lambda: bilevel.uniform(0.1, torch.optim.RMSprop), "Did you mean bilevel.RMSProp()?"),
-        (lambda: bilevel.uniform(0.1, torch.optim.LBFGS), "There are bilevel.Adam(), bilevel.Cl"),
+        (lambda: bilevel.uniform(0.1, torch.optim.LBFGS), "There are bilevel.Adam(), bil"),
         (lambda: bilevel.BestResponse(0.1, "newton"), "Did you mean bilevel.Newton()?"),
         (lambda: bilevel.BestResponse(0.1, bilevel.Newton), "Call it: Newton()."),
         (

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bilevel import Constant, Polynomial
+from bilevel import Constant, Cosine, Piecewise, Polynomial
 from bilevel.core.schedules import as_schedule
 from bilevel.errors import ArgumentError
 
@@ -41,6 +41,70 @@ def test_integers_become_floats_so_that_they_may_be_stacked():
     assert Constant(torch.tensor([1, 2])).value.is_floating_point()
 
 
+def torch_rates(make, lr, steps):
+    """The step sizes of a scheduler of torch."""
+    optimizer = torch.optim.SGD([torch.zeros(())], lr)
+    scheduler, found = make(optimizer), []
+    for _ in range(steps):
+        found.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+@pytest.mark.parametrize(("steps", "final"), [(20, 0.0), (7, 0.02), (1, 0.3)])
+def test_a_cosine_is_that_of_torch(steps, final):
+    def make(optimizer):
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, final)
+
+    ours = [Cosine(0.3, steps, final)(k) for k in range(steps + 1)]
+    assert ours == pytest.approx(torch_rates(make, 0.3, steps + 1), rel=1e-12, abs=1e-16)
+    assert Cosine(0.3, steps, final)(10 * steps) == final
+
+
+def test_a_warm_up_is_a_line_and_then_the_cosine_of_the_rest():
+    schedule = Cosine(0.4, 11, 0.1, warmup=3)
+    assert [schedule(k) for k in range(3)] == pytest.approx([0.1, 0.2, 0.3], rel=1e-15)
+    assert [schedule(k + 3) for k in range(9)] == [Cosine(0.4, 8, 0.1)(k) for k in range(9)]
+
+
+def test_pieces_are_those_of_torch():
+    def make(optimizer):
+        return torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 8], gamma=0.1)
+
+    ours = [Piecewise(0.5, [3, 8], [0.1, 0.01])(k) for k in range(12)]
+    assert ours == pytest.approx(torch_rates(make, 0.5, 12), rel=1e-12)
+    assert [Piecewise(0.5, (), ())(k) for k in (0, 9)] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    "schedule", [Cosine(0.3, 9, 0.1, 2), Piecewise(0.3, [3, 8], [0.1, 2.0])], ids=lambda s: repr(s)
+)
+def test_steps_as_tensors_give_the_same_numbers(schedule):
+    for k in range(11):
+        found = schedule(torch.full((), float(k), dtype=torch.float64))
+        assert float(found) == pytest.approx(schedule(k), rel=1e-15, abs=1e-17)
+        assert schedule.scaled(2.0)(k) == pytest.approx(2 * schedule(k), rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Cosine(0.1, 5, warmup=5), "`warmup` is part of `steps`"),
+        (lambda: Cosine(0.1, 0), "`steps` must be a positive integer"),
+        (lambda: Cosine(0.1, 5, -0.1), "`final` must be at least 0"),
+        (lambda: Piecewise(0.1, [3], [0.1, 0.2]), "must be as many, got 1 and 2"),
+        (lambda: Piecewise(0.1, [3, 3], [0.1, 0.2]), "`boundaries` must rise"),
+        (lambda: Piecewise(0.1, [0.5], [0.1]), "A boundary must be a positive integer"),
+        (lambda: Piecewise(0.1, [3], [-0.1]), "A factor must be positive"),
+        (lambda: Piecewise(0.1, 3, 0.1), "`boundaries` must be a list"),
+    ],
+)
+def test_schedules_that_cannot_be_are_refused(make, message):
+    with pytest.raises(ArgumentError, match=message):
+        make()
+
+
 def test_step_sizes_carry_no_graph():
     rate = torch.tensor([0.1, 0.2], requires_grad=True)
     assert not Constant(rate)(0).requires_grad
@@ -64,6 +128,10 @@ def test_bad_step_sizes_are_refused_and_named(value):
         Constant(value)
     with pytest.raises(ArgumentError, match="`initial`"):
         Polynomial(value, 0.5)
+    with pytest.raises(ArgumentError, match="`initial`"):
+        Cosine(value, 5)
+    with pytest.raises(ArgumentError, match="`initial`"):
+        Piecewise(value, [3], [0.5])
     with pytest.raises(ArgumentError, match="`offset`"):
         Polynomial(1.0, 0.5, value)
     with pytest.raises(ArgumentError, match="`body_lr`"):

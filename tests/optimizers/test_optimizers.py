@@ -4,10 +4,10 @@ import pytest
 import torch
 from small_problems import doubles
 
-from bilevel import SGD, Adam, Clipped, RMSProp, trees
+from bilevel import SGD, Adam, AdamW, Clipped, RMSProp, trees
 from bilevel.errors import ArgumentError
 
-STEPS, R = 25, 3
+STEPS, LONG, R = 25, 100, 3
 RATES = (0.03, 0.2, 1e-3)
 REFERENCES = {
     "sgd": (SGD(), lambda p, lr: torch.optim.SGD(p, lr)),
@@ -22,6 +22,11 @@ REFERENCES = {
         Adam(beta1=0.5, beta2=0.9, eps=1e-2),
         lambda p, lr: torch.optim.Adam(p, lr, betas=(0.5, 0.9), eps=1e-2),
     ),
+    "adamw": (AdamW(), lambda p, lr: torch.optim.AdamW(p, lr)),
+    "adamw, own numbers": (
+        AdamW(beta1=0.5, beta2=0.9, eps=1e-2, weight_decay=0.3),
+        lambda p, lr: torch.optim.AdamW(p, lr, betas=(0.5, 0.9), eps=1e-2, weight_decay=0.3),
+    ),
 }
 OPTIMIZERS = {name: optimizer for name, (optimizer, _) in REFERENCES.items()} | {
     "clipped": Clipped(0.7),
@@ -35,19 +40,19 @@ def start():
 
 
 def gradient(parameters, k):
-    """The gradient of a function that changes from step to step, entry by entry; one is 0."""
+    """The gradient of functions with a minimum, others at every step and entry; one is 0."""
     slope = {
-        name: torch.sin(3 * x) + x * doubles([k, i], *x.shape)
+        name: torch.sin(3 * x) + x * doubles([k, i], *x.shape).abs()
         for i, (name, x) in enumerate(parameters.items())
     }
     slope["b"][:, 0] = 0.0
     return slope
 
 
-def descend(optimizer, lr, pick=slice(None)):
+def descend(optimizer, lr, pick=slice(None), steps=STEPS):
     parameters = trees.take(start(), pick)
     state, path = optimizer.init(parameters), []
-    for k in range(STEPS):
+    for k in range(steps):
         slope = trees.take(gradient(_full(parameters, pick), k), pick)
         parameters, state = optimizer.update(slope, state, parameters, lr)
         path.append(parameters)
@@ -65,11 +70,11 @@ def _full(parameters, pick):
 @pytest.mark.parametrize("name", REFERENCES)
 def test_steps_are_those_of_torch(name):
     optimizer, make = REFERENCES[name]
-    ours = descend(optimizer, torch.tensor(RATES, dtype=torch.float64))
+    ours = descend(optimizer, torch.tensor(RATES, dtype=torch.float64), steps=LONG)
     for run, lr in enumerate(RATES):  # torch has no step size per run: one optimiser for each
         theirs = {key: x[run].clone() for key, x in start().items()}
         reference = make(list(theirs.values()), lr)
-        for k in range(STEPS):
+        for k in range(LONG):
             everything = _full({key: x.unsqueeze(0) for key, x in theirs.items()}, [run])
             slope = trees.take(gradient(everything, k), run)
             for key, x in theirs.items():
@@ -99,6 +104,10 @@ PER_RUN = {
     "adam": (
         lambda a, b, e: Adam(beta1=a, beta2=b, eps=e),
         [(0.0, 0.0, 1e-8), (0.9, 0.999, 1e-3), (0.5, 0.9, 1.0)],
+    ),
+    "adamw": (
+        lambda e, d: AdamW(eps=e, weight_decay=d),
+        [(1e-8, 0.0), (1e-3, 0.1), (1.0, 5.0)],
     ),
     "clipped": (lambda m: Clipped(m, Adam()), [(1e-2,), (0.5,), (1e3,)]),
 }
@@ -158,13 +167,21 @@ def test_fractions_are_in_zero_to_one(value):
         (RMSProp, "smoothing"),
         (Adam, "beta1"),
         (Adam, "beta2"),
+        (AdamW, "beta1"),
+        (AdamW, "beta2"),
     ]:
         with pytest.raises(ArgumentError, match=f"`{name}` must be"):
             make(**{name: value})
 
 
-@pytest.mark.parametrize("make", [RMSProp, Adam])
+@pytest.mark.parametrize("make", [RMSProp, Adam, AdamW])
 @pytest.mark.parametrize("eps", [0.0, -1e-8, float("nan")])
 def test_eps_is_positive(make, eps):
     with pytest.raises(ArgumentError, match="`eps` must be positive"):
         make(eps=eps)
+
+
+@pytest.mark.parametrize("decay", [-0.1, float("inf"), "much", torch.tensor([0.1, -0.1])], ids=repr)
+def test_a_decay_is_at_least_zero(decay):
+    with pytest.raises(ArgumentError, match="`weight_decay` must be"):
+        AdamW(weight_decay=decay)

@@ -1,9 +1,12 @@
 """Problems and commands by name."""
 
+import importlib
+import sys
 from importlib import metadata
 
 import pytest
 
+import bilevel
 from bilevel.errors import ArgumentError, ProblemError, UnknownNameError
 from bilevel.problem import registry
 
@@ -27,14 +30,14 @@ def test_every_factory_has_a_summary_and_options():
         required = {"table": ["file", "target"], "transitions": ["file"]}
         assert registry.required_options(factory) == required.get(name, [])
         if name not in NEED_FILES:
-            registry.make(name)
+            registry.load_problem(name)
 
 
 def test_options_reach_the_factory():
-    assert registry.make("scalar-product", ridge=2.0, curvature=0.3).curvature == 0.3
-    assert registry.make("diabetes", width=7).network.width == 7
+    assert registry.load_problem("scalar-product", ridge=2.0, curvature=0.3).curvature == 0.3
+    assert registry.load_problem("diabetes", width=7).network.width == 7
     assert registry.options_of(registry.load("diabetes"))["width"] == 64
-    assert registry.make("analytic", name="A5").name == "A5"
+    assert registry.load_problem("analytic", name="A5").name == "A5"
 
 
 @pytest.mark.parametrize(
@@ -43,7 +46,10 @@ def test_options_reach_the_factory():
         (lambda: registry.load("diabets"), "no problem 'diabets'.*Did you mean 'diabetes'"),
         (lambda: registry.load("friedman"), "Did you mean 'friedman"),
         (lambda: registry.load("reprodce", registry.COMMANDS), "no command.*mean 'reproduce'"),
-        (lambda: registry.make("diabetes", widht=3), "option of diabetes 'widht'.*mean 'width'"),
+        (
+            lambda: registry.load_problem("diabetes", widht=3),
+            "option of diabetes 'widht'.*mean 'width'",
+        ),
     ],
 )
 def test_unknown_names_show_the_nearest(use, message):
@@ -67,7 +73,7 @@ def test_a_name_like_no_other_shows_what_there_is():
 )
 def test_required_options_are_asked_for(options, message):
     with pytest.raises(ArgumentError, match=message):
-        registry.make("table", **options)
+        registry.load_problem("table", **options)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +81,7 @@ def test_required_options_are_asked_for(options, message):
 )
 def test_bad_values_are_argument_errors(options):
     with pytest.raises(ArgumentError):
-        registry.make("diabetes", **options)
+        registry.load_problem("diabetes", **options)
 
 
 def entry_points(monkeypatch, *entries):
@@ -89,7 +95,7 @@ def entry_points(monkeypatch, *entries):
 def test_a_package_registers_its_own(monkeypatch):
     entry_points(monkeypatch, ("mine", "problems.toy:scalar_product"))
     assert registry.names() == ["mine"]
-    assert registry.make("mine").ridge == 1.0
+    assert registry.load_problem("mine").ridge == 1.0
 
 
 @pytest.mark.parametrize(
@@ -107,3 +113,31 @@ def test_a_broken_entry_point_is_named(monkeypatch, value, message):
     assert value in str(caught.value)
     if value.startswith("problems"):
         assert "`problems` is imported from" in str(caught.value)
+
+
+@pytest.fixture
+def without_problems(monkeypatch, tmp_path):
+    """A folder that comes first, and no module of `problems` imported."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "problems"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    sys.modules.pop("problems", None)
+    importlib.invalidate_caches()
+
+
+def test_a_file_that_hides_the_problems_is_named_and_not_run(without_problems):
+    script = without_problems / "problems.py"
+    script.write_text("raise SystemExit('run')")
+    with pytest.raises(ProblemError, match="cannot be imported: problems is no package") as caught:
+        bilevel.load_problem("diabetes")
+    assert f"`problems` is imported from {script}. If that is a file of yours" in str(caught.value)
+
+
+def test_a_package_that_hides_the_problems_is_named(without_problems):
+    script = without_problems / "problems/__init__.py"
+    script.parent.mkdir()
+    script.touch()
+    with pytest.raises(ProblemError, match=r"No module named 'problems\.regression'") as caught:
+        bilevel.load_problem("diabetes")
+    assert f"imported from {script}." in str(caught.value)

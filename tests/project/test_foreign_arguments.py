@@ -6,6 +6,7 @@ The default run tries every `STRIDE`th of them. All of them, in minutes:
 """
 
 import contextlib
+import inspect
 import warnings
 
 import numpy as np
@@ -85,7 +86,10 @@ def call(name, given):
         owner, method = made
         instance = OF_TASKS.get(name, OBJECTS.get(owner))
         function = getattr(owner if instance is None else instance(), method)
-    use(function(**{**(legal.LEGAL | legal_tasks.LEGAL).get(name, dict)(), **given}))
+    values = {**(legal.LEGAL | legal_tasks.LEGAL).get(name, dict)(), **given}
+    parameters = inspect.signature(function).parameters.values()
+    first = [values.pop(p.name) for p in parameters if p.kind is p.POSITIONAL_ONLY]
+    use(function(*first, **values))
 
 
 def bare(draws):

@@ -23,13 +23,13 @@ from bilevel.comparison import compare
 from bilevel.errors import BilevelError
 from problems.toy import ScalarProduct
 
-SAMPLE = {"report": 40, "checkpoint": 6, "partial": 3, "solution": 20}
+SAMPLE = {"report": 40, "rules": 20, "checkpoint": 6, "partial": 3, "solution": 20}
 """How many mutations of each file the default suite looks at."""
-MANY = {"report": 3000, "checkpoint": 300, "partial": 200, "solution": 600}
+MANY = {"report": 3000, "rules": 3000, "checkpoint": 300, "partial": 200, "solution": 600}
 """How many are looked at with `-m slow`; those of checkpoints train a little each."""
 FREE = re.compile(
     r"^\.settings\.(options|arguments|command|batch_size)"  # whatever the caller gave
-    r"|(score|seconds_per_step|commit|packages|_note|device|dtype|threads|processors).*null"
+    r"|(score|seconds_per_step|references|commit|packages|_note|device|dtype|threads|processors).*null"
     r"|content\.plain"
 )
 """Values that may be of several types."""
@@ -78,6 +78,12 @@ def report_folder(folder):
     silently(*COMMAND, "--output", folder)
 
 
+def rules_folder(folder):
+    """A report of a problem with rules that need no training."""
+    silently("compare", "friedman1", *COMMAND[2:8], "--strategies", "two-timescale", "--set",
+             "width=2", "train=9", "validation=3", "test=3", "--output", folder)  # fmt: skip
+
+
 checkpoint_folder = read_checkpoint
 
 
@@ -104,6 +110,7 @@ def solution_folder(folder):
 
 READERS = {
     "report": (report_folder, read_report, ["config.json", "environment.json", "history.csv"]),
+    "rules": (rules_folder, read_report, ["config.json"]),
     "checkpoint": (checkpoint_folder, read_checkpoint,
                    ["comparison.json", "training-0.safetensors"]),
     "partial": (partial_folder, read_partial, ["comparison.json", "tuning-0.safetensors"]),

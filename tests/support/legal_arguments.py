@@ -157,6 +157,8 @@ SPLIT = {"width": 3, "depth": 1}
 IMAGES = {"train": 20, "validation": 5, "test": 5, "width": 3}
 TWO = {"h": 4, "lrs": RATES}
 THREE = {"h": 4, "A": 1.0, "B": 1.0, "c": 0.5}
+STEP = {**THREE, "step1": RATES[0]}
+SCRIPT = {"h": 4, "eta1": 0.1, "eta2": 0.2, "step": 1}
 
 # what has no default, or one that takes long
 LEGAL = {
@@ -168,11 +170,13 @@ LEGAL = {
     "bilevel.Comparison.report": lambda: {"folder": f"report-{next(COUNT)}"},
     "bilevel.Comparison.to_csv": lambda: {"path": "history.csv"},
     "bilevel.Constant": lambda: {"value": 0.1},
+    "bilevel.Cosine": lambda: {"initial": 0.1, "steps": 5},
     "bilevel.FastSGD": lambda: {"lr": 0.1, "steps": 3},
     "bilevel.GramAccumulator.add": lambda: {"inputs": X, "targets": Y},
     "bilevel.L1Ball": lambda: {"radius": 1.0},
     "bilevel.Neumann": lambda: {"steps": 3},
     "bilevel.OwnLoop": lambda: {"function": steps},
+    "bilevel.Piecewise": lambda: {"initial": 0.1, "boundaries": [3], "factors": [0.5]},
     "bilevel.Polynomial": lambda: {"initial": 0.1, "exponent": 0.5},
     "bilevel.SingleLoop": lambda: {"body_lr": 0.1, "head_lr": 0.1, "auxiliary_lr": 0.1},
     "bilevel.Solution.load": lambda: {"path": "solution", "problem": Linear()},
@@ -205,6 +209,7 @@ LEGAL = {
     "bilevel.compare": lambda: {
         "problem": Linear(), "strategies": {"slow": bilevel.uniform(0.01)}, "batch_size": 4, **FEW
     },
+    "bilevel.load_problem": lambda: {"name": "scalar-product"},
     "bilevel.hypergradient": lambda: {"problem": Judged(), "body": torch.tensor(1.0)},
     "bilevel.preset_strategies": lambda: {"body_lr": 0.01, "head_lr": 0.1},
     "bilevel.solve": lambda: {
@@ -263,24 +268,16 @@ LEGAL |= {
     "problems.linear_networks.two_layer_orthogonal.surrogate": lambda: {
         "h": 4, "step1": RATES[0]
     },
-    "problems.linear_networks.two_layer_orthogonal.script_formula": lambda: {
-        "h": 4, "eta1": 0.1, "eta2": 0.2, "step": 1
-    },
+    "problems.linear_networks.two_layer_orthogonal.script_formula": lambda: SCRIPT,
     "problems.linear_networks.three_layer_orthogonal.conditional_loss": lambda: {
         **THREE, "lrs": RATES
     },
     "problems.linear_networks.three_layer_orthogonal.expected_loss": lambda: {
         "h": 4, "lrs": RATES
     },
-    "problems.linear_networks.three_layer_orthogonal.closed_form": lambda: {
-        **THREE, "step1": RATES[0]
-    },
-    "problems.linear_networks.three_layer_orthogonal.surrogate": lambda: {
-        **THREE, "step1": RATES[0]
-    },
-    "problems.linear_networks.three_layer_orthogonal.script_formula": lambda: {
-        "h": 4, "eta1": 0.1, "eta2": 0.2, "step": 1
-    },
+    "problems.linear_networks.three_layer_orthogonal.closed_form": lambda: STEP,
+    "problems.linear_networks.three_layer_orthogonal.surrogate": lambda: STEP,
+    "problems.linear_networks.three_layer_orthogonal.script_formula": lambda: SCRIPT,
 }  # fmt: skip
 LEGAL |= {
     "problems.mspbe.process.MarkovRewardProcess": lambda: {

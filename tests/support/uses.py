@@ -3,6 +3,7 @@
 import functools
 
 import torch
+from class_heads import Classes
 
 import bilevel
 from bilevel import trees
@@ -64,7 +65,18 @@ def _(made: bilevel.AbstractCriterion):
     class Measured(legal.Linear):
         criterion = made
 
-    bilevel.best_response(Measured(), ONE)
+    if isinstance(made, bilevel.LogisticLoss | bilevel.SoftmaxLoss):
+        use_labels(made)
+    else:
+        bilevel.best_response(Measured(), ONE)
+
+
+def use_labels(made):
+    """A head of the criterion, with as many classes as it has weights."""
+    classes = 2 if made.class_weights is None else len(made.class_weights)
+    softmax = isinstance(made, bilevel.SoftmaxLoss)
+    problem = Classes(criterion=made, outputs=classes if softmax else None)
+    bilevel.best_response(problem, problem.init_body(legal.random()))
 
 
 @use.register

@@ -108,6 +108,7 @@ def test_hypergradients_pass_on_problems_of_others(name):
         bilevel.SGD(0.9),
         bilevel.RMSProp(),
         bilevel.Adam(),
+        bilevel.AdamW(),
         bilevel.Clipped(1.0, bilevel.Adam()),
     ],
 )
@@ -280,6 +281,6 @@ def test_the_command(capsys, monkeypatch):
     assert main(["check", "friedmann1"]) == 2
     assert "Did you mean 'friedman1'?" in capsys.readouterr().err
     concave = PROBLEMS["concave head"][0]
-    monkeypatch.setattr("bilevel.problem.registry.make", lambda name, /, **options: concave)
+    monkeypatch.setattr("bilevel.problem.registry.load_problem", lambda name, /, **options: concave)
     assert main(["check", "mine"]) == 1
     assert "not strongly convex" in capsys.readouterr().err

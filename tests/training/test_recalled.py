@@ -111,6 +111,13 @@ def test_exact_heads_are_recalled_beside_what_was_decided_before(problem, gradie
     assert guarded == [0, 6]
 
 
+def test_schedules_that_look_at_the_step_are_compiled(guarded):
+    body = bilevel.Cosine(0.05, 12, final=0.01, warmup=3)
+    head = bilevel.Piecewise(0.2, [4, 9], [0.3, 0.1])
+    both(network, bilevel.TwoTimescale(body, head, bilevel.AdamW()))
+    assert guarded == [0, 6]
+
+
 @pytest.mark.parametrize("width", [(3,), (3, 2)])
 def test_neural_tdc_is_compiled(width, guarded):
     process = random_process(states=6)

@@ -38,4 +38,8 @@ def in_order(fields: Mapping[str, Any]) -> dict[str, Any]:
         for metric, values in fields["history"][name].items():
             if values.shape != shape:
                 raise ResultsError(f"{metric!r} of {name!r}: {values.shape=}, not {shape}.")
+    for rule, table in fields["settings"].get("references", {}).items():
+        for metric, values in table.items():
+            if len(values) != len(seeds):
+                raise ResultsError(f"{metric!r} of {rule!r} must have {len(seeds)} values.")
     return {part: {name: fields[part][name] for name in names} for part in PARTS}

@@ -63,7 +63,11 @@ class Values(NamedTuple):
 
     def _ended(self, name: str, values: Array) -> Array:
         """NaN where a run failed."""
-        return np.where(np.isin(self.status[name], list(FAILED)), np.nan, values)
+        return np.where(self.failed(name), np.nan, values)
+
+    def failed(self, name: str) -> Array:
+        """Which runs of a strategy failed, (R,)."""
+        return np.isin(self.status[name], list(FAILED))
 
 
 def last_values(table: Mapping[str, Array], metric: str) -> Array:
@@ -105,3 +109,8 @@ def best_values(values: Array, scores: Array, higher: bool) -> Array:
 def _pick(values: Array, record: Array) -> Array:
     picked: Array = values[record, np.arange(values.shape[1])]
     return picked
+
+
+def count_finite(values: Mapping[str, Array]) -> dict[str, int]:
+    """How many runs of each strategy have a value."""
+    return {name: int(np.isfinite(runs).sum()) for name, runs in values.items()}

@@ -9,6 +9,8 @@ Vectors hold the head output by output: (R, K, M), flattened. Gradients are made
 Hessian only leads the way and may be made in float32.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from typing_extensions import override
@@ -165,7 +167,8 @@ class LinearObjective(AbstractObjective):
         columns = self._columns(place.point).abs()
         terms = (columns * squares.sqrt().unsqueeze(1)).sum(2).amax(1)
         slopes = self.rows.slope(place.predictions).abs().flatten(1).amax(1)
-        curved = min(self.criterion.largest_curvature, 1.0) * square.sqrt() * terms
+        most = self.criterion.largest_curvature
+        curved = (most if math.isfinite(most) else 1.0) * square.sqrt() * terms
         penalty = (self.penalty * columns).flatten(1).amax(1)
         count = self.parts.design.shape[1] + self.features
         found: Tensor = EPS * (count**0.5 + 4) * (mean * slopes + curved + penalty)

@@ -37,6 +37,8 @@ class AbstractCriterion(abc.ABC):
     """An upper bound on the eigenvalues of the second derivative in the prediction."""
     curvature_change: float = math.inf
     """A Lipschitz constant of the second derivative in the prediction, in the spectral norm."""
+    largest_weight: float = 1.0
+    """What losses are multiplied with at most, as by class weights: rounding grows with it."""
     shift_invariant: bool = False
     """Whether adding one number to all predictions of a row changes nothing."""
 

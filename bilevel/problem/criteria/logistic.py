@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import override
@@ -11,6 +12,7 @@ from typing_extensions import override
 from bilevel.core.optional import extra
 from bilevel.errors import ShapeError
 from bilevel.problem.criteria.base import AbstractCriterion, RowCurvature
+from bilevel.problem.criteria.class_weights import ClassWeights, set_weights, weighted
 from bilevel.problem.criteria.labels import check_labels, check_shapes, check_variety
 
 
@@ -22,10 +24,19 @@ class LogisticLoss(AbstractCriterion):
     digits. Targets are int64 (n,), `outputs` is None, the head (M,). The probability of class 1 is
     sigmoid(u).
 
-    Metrics: `cross_entropy`, the mean over rows in nats; `accuracy`, the fraction of rows whose
-    prediction has the sign of s (u = 0 counts as class 0).
+    Args:
+        class_weights: what the losses of rows with the label 0 and with 1 are multiplied with,
+            positive; None: 1. g is divided by the number of rows all the same. torch's
+            `pos_weight` is (1, w); balanced ones are in `SoftmaxLoss`.
 
-    Source: arXiv 2605.15530, equation (11). Differs from the source in: None.
+    Metrics: `cross_entropy`, the mean over rows in nats, without class weights; `accuracy`, the
+    fraction of rows whose prediction has the sign of s (u = 0 counts as class 0).
+
+    Raises:
+        ArgumentError: a weight is not positive and finite.
+        ShapeError: there are not two of them.
+
+    Source: arXiv 2605.15530, equation (11). Differs from the source in: class weights.
 
     Examples:
         >>> import torch
@@ -34,16 +45,21 @@ class LogisticLoss(AbstractCriterion):
         tensor([6.9315e-01, 1.0000e+04])
     """
 
+    class_weights: ClassWeights = None
+
     largest_curvature = 0.25
     curvature_change = 1 / (6 * math.sqrt(3))
 
+    def __post_init__(self) -> None:
+        set_weights(self, 2)
+
     @override
     def rows(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        return -torch.nn.functional.logsigmoid(_signs(predictions, targets) * predictions)
+        return weighted(self.class_weights, _losses(predictions, targets), targets)
 
     def metrics(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """`cross_entropy` and `accuracy`."""
-        losses = self.rows(predictions, targets)
+        losses = _losses(predictions, targets)
         right = (predictions > 0) == (targets > 0)
         return {"cross_entropy": losses.mean(), "accuracy": right.to(losses.dtype).mean()}
 
@@ -64,11 +80,12 @@ class LogisticLoss(AbstractCriterion):
     def slope(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """sigmoid(u) - y, as -s sigmoid(-s u)."""
         sign = _signs(predictions, targets)
-        return -sign * torch.sigmoid(-sign * predictions)
+        return weighted(self.class_weights, -sign * torch.sigmoid(-sign * predictions), targets)
 
     @override
     def curvature(self, predictions: Tensor, targets: Tensor) -> RowCurvature:
-        return RowCurvature(torch.sigmoid(predictions) * torch.sigmoid(-predictions))
+        found = torch.sigmoid(predictions) * torch.sigmoid(-predictions)
+        return RowCurvature(weighted(self.class_weights, found, targets))
 
     @override
     def rising(self, targets: Tensor, outputs: int | None) -> Tensor:
@@ -77,7 +94,14 @@ class LogisticLoss(AbstractCriterion):
     @override
     def atom(self, predictions: Any, targets: Any) -> Any:
         cvxpy = extra("cvxpy", "cvxpy", "An atom of LogisticLoss")
-        return cvxpy.logistic(cvxpy.multiply(1.0 - 2.0 * targets, predictions))
+        losses = cvxpy.logistic(cvxpy.multiply(1.0 - 2.0 * targets, predictions))
+        if self.class_weights is None:
+            return losses
+        return cvxpy.multiply(np.array(self.class_weights)[targets], losses)
+
+
+def _losses(predictions: Tensor, targets: Tensor) -> Tensor:
+    return -torch.nn.functional.logsigmoid(_signs(predictions, targets) * predictions)
 
 
 def _signs(predictions: Tensor, targets: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import override
@@ -11,6 +12,12 @@ from typing_extensions import override
 from bilevel.core.optional import extra
 from bilevel.errors import ShapeError
 from bilevel.problem.criteria.base import AbstractCriterion, RowCurvature
+from bilevel.problem.criteria.class_weights import (
+    ClassWeights,
+    check_count,
+    set_weights,
+    weighted,
+)
 from bilevel.problem.criteria.labels import check_labels, check_shapes, check_variety
 
 
@@ -22,10 +29,22 @@ class SoftmaxLoss(AbstractCriterion):
     probabilities are softmax(u). Adding one number to all u of a row changes nothing, so without a
     penalty the head is not unique.
 
-    Metrics: `cross_entropy`, the mean over rows in nats; `accuracy`, the fraction of rows whose
-    largest prediction is that of the label (the first one, where several are equal).
+    Args:
+        class_weights: what the losses of rows with the label 0, ..., K - 1 are multiplied with,
+            positive; None: 1. As with scikit-learn's `class_weight`, and unlike torch's `weight`,
+            g is divided by the number of rows all the same. `n / (K * torch.bincount(labels))`,
+            of the n training labels, balances the classes.
 
-    Source: arXiv 2605.15530, equation (11), for K classes. Differs from the source in: None.
+    Metrics: `cross_entropy`, the mean over rows in nats, without class weights; `accuracy`, the
+    fraction of rows whose largest prediction is that of the label (the first one, where several
+    are equal).
+
+    Raises:
+        ArgumentError: a weight is not positive and finite.
+        ShapeError: where a problem uses it: there are not K of them.
+
+    Source: arXiv 2605.15530, equation (11), for K classes. Differs from the source in: class
+    weights.
 
     Examples:
         >>> import torch
@@ -34,22 +53,23 @@ class SoftmaxLoss(AbstractCriterion):
         tensor([6.9315e-01, 1.0000e+04])
     """
 
+    class_weights: ClassWeights = None
+
     largest_curvature = 0.5
     # the third cumulant of a variable that ranges over at most sqrt(2), as |v| = 1 allows
     curvature_change = math.sqrt(8) / (6 * math.sqrt(3))
     shift_invariant = True
 
+    def __post_init__(self) -> None:
+        set_weights(self)
+
+    @override
     def rows(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        """log(1 + e^v), v = log sum_{k not y} e^(u_k - u_y)."""
-        _check(predictions, targets)
-        column = targets.unsqueeze(1)
-        others = predictions - predictions.gather(1, column)
-        others = others.scatter(1, column, -torch.inf)
-        return -torch.nn.functional.logsigmoid(-torch.logsumexp(others, 1))
+        return weighted(self.class_weights, _losses(predictions, targets), targets)
 
     def metrics(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """`cross_entropy` and `accuracy`."""
-        losses = self.rows(predictions, targets)
+        losses = _losses(predictions, targets)
         right = predictions.argmax(1) == targets
         return {"cross_entropy": losses.mean(), "accuracy": right.to(losses.dtype).mean()}
 
@@ -62,6 +82,7 @@ class SoftmaxLoss(AbstractCriterion):
             )
         remedy = "Count them from 0, or set `outputs` to the number of classes."
         check_labels(targets, outputs, remedy)
+        check_count(self, outputs)
 
     def check_training(self, targets: Tensor, outputs: int | None) -> None:
         """At least two classes must be there."""
@@ -75,13 +96,16 @@ class SoftmaxLoss(AbstractCriterion):
         # 1 - p_y as the sum of the others loses no digits where p_y is close to 1
         powers.scatter_(1, column, 0.0)
         powers.scatter_(1, column, -powers.sum(1, keepdim=True))
-        return powers.div_(total)
+        return weighted(self.class_weights, powers.div_(total), targets)
 
     def curvature(self, predictions: Tensor, targets: Tensor) -> RowCurvature:
-        """diag(p) - p p' with p = softmax(u)."""
+        """s (diag(p) - p p') with p = softmax(u), s the weight of the class."""
         powers = _powers(predictions)
         shares = powers.div_(powers.sum(1, keepdim=True))  # quicker than `torch.softmax`
-        return RowCurvature(shares, shares)
+        return RowCurvature(
+            weighted(self.class_weights, shares, targets),
+            weighted(self.class_weights, shares, targets, 0.5),
+        )
 
     @override
     def rising(self, targets: Tensor, outputs: int | None) -> Tensor:
@@ -92,7 +116,19 @@ class SoftmaxLoss(AbstractCriterion):
         cvxpy = extra("cvxpy", "cvxpy", "An atom of SoftmaxLoss")
         classes = torch.eye(predictions.shape[1], dtype=torch.float64).numpy()
         own = cvxpy.sum(cvxpy.multiply(classes[targets], predictions), axis=1)
-        return cvxpy.log_sum_exp(predictions, axis=1) - own
+        losses = cvxpy.log_sum_exp(predictions, axis=1) - own
+        if self.class_weights is None:
+            return losses
+        return cvxpy.multiply(np.array(self.class_weights)[targets], losses)
+
+
+def _losses(predictions: Tensor, targets: Tensor) -> Tensor:
+    """log(1 + e^v), v = log sum_{k not y} e^(u_k - u_y)."""
+    _check(predictions, targets)
+    column = targets.unsqueeze(1)
+    others = predictions - predictions.gather(1, column)
+    others = others.scatter(1, column, -torch.inf)
+    return -torch.nn.functional.logsigmoid(-torch.logsumexp(others, 1))
 
 
 def _powers(predictions: Tensor) -> Tensor:

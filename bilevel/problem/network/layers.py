@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from bilevel.core.checks import check_instance, check_positive_integer, is_ordered
 from bilevel.errors import ArgumentError, ShapeError, spell, unknown_name
+from bilevel.problem.network.masks import draws_masks
 
 _BACKWARD = {"backward hooks": "_backward_hooks", "backward pre-hooks": "_backward_pre_hooks"}
 _HOOKS = {"forward hooks": "_forward_hooks", "forward pre-hooks": "_forward_pre_hooks", **_BACKWARD}
@@ -80,8 +81,11 @@ def layout(module: nn.Module) -> dict[str, str]:
     return {name: f"{tuple(x.shape)} {x.dtype}" for name, x in tensors}
 
 
-def refuse(module: nn.Module, layer: nn.Linear, head: str) -> None:
-    """Raise unless the module is a function of floating parameters that can be batched."""
+def refuse(module: nn.Module, layer: nn.Linear, head: str, *, masks: bool = False) -> None:
+    """Raise unless the module is a function of floating parameters that can be batched.
+
+    With `masks`, plain dropout is one of a key, too.
+    """
     own = {id(p) for p in layer.parameters()}
     for name, child in module.named_modules():
         kind = f"{name or 'The module itself'} ({type(child).__name__})"
@@ -91,10 +95,12 @@ def refuse(module: nn.Module, layer: nn.Linear, head: str) -> None:
                 "other rows and change with every call. Use `nn.LayerNorm` or `nn.GroupNorm`, or "
                 "freeze trained statistics: `lambda: Net().eval()`."
             )
-        if _draws(child):
+        if _draws(child) and not (masks and draws_masks(child)):
             raise ArgumentError(
                 f"{kind} draws random numbers in training mode, inside the objective. Set its "
-                "probability to 0, or make the module with `.eval()`: `lambda: Net().eval()`."
+                "probability to 0, or make the module with `.eval()`: `lambda: Net().eval()`. A "
+                "plain `nn.Dropout` may stay with `split(..., masks=True)`, and its masks are then "
+                "drawn for each run and step."
             )
         if isinstance(child, nn.Embedding | nn.EmbeddingBag) and child.max_norm is not None:
             raise ArgumentError(

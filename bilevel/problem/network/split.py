@@ -13,13 +13,12 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bilevel import trees
-from bilevel.core.checks import (
-    check_function,
-)
+from bilevel.core.checks import check_flag, check_function, check_positive_integer
 from bilevel.core.graph import ordinary
 from bilevel.errors import ArgumentError, BilevelError, ProblemError, ShapeError
 from bilevel.problem.network import layers
 from bilevel.problem.network.agreement import Agreement, Called
+from bilevel.problem.network.masks import Keyed, check_key, draw_keys, mask, without_masks
 from bilevel.problem.network.tap import Tap
 
 
@@ -37,7 +36,11 @@ class SplitModule:
     """
 
     def __init__(
-        self, make_module: Callable[[], nn.Module], head: str, example: Tensor | None = None
+        self,
+        make_module: Callable[[], nn.Module],
+        head: str,
+        example: Tensor | None = None,
+        masks: bool = False,
     ) -> None:
         if not callable(make_module) or isinstance(make_module, nn.Module):
             raise ArgumentError(
@@ -46,11 +49,12 @@ class SplitModule:
                 '`split(lambda: Net(...), head="...")`.'
             )
         check_function(make_module, "make_module", "lambda: Net(...)", 0)
+        check_flag(masks, "masks")
         self._head_name, self._make_module = head, make_module
         self._module, second = self._draw(0), self._draw(1)
         layer = layers.head_layer(self._module, head)
         layers.refuse_head(layer, head)
-        layers.refuse(self._module, layer, head)
+        layers.refuse(self._module, layer, head, masks=bool(masks))
         layers.refuse_shared(self._module, second)
         own = {id(p) for p in layer.parameters()}
         self._names = [k for k, p in self._module.named_parameters() if id(p) not in own]
@@ -69,6 +73,9 @@ class SplitModule:
         self.head_shape = (rows,) if self.outputs is None else (rows, self.outputs)
         layers.unfuse(self._module)
         layers.unfuse(second)
+        self._keyed = Keyed()
+        self._masks = mask(self._module, self._keyed)
+        without_masks(second)
         # a module may hold its head under several names, and call it by any of them
         self._tap = Tap(layer, head)
         for name, child in list(self._module.named_modules(remove_duplicate=False)):
@@ -101,8 +108,21 @@ class SplitModule:
             columns = torch.cat([columns, layer.bias.detach().unsqueeze(0)])
         return columns.reshape(self.head_shape).clone()
 
-    def features(self, body: dict[str, Tensor], inputs: Tensor) -> Tensor:
+    def noise(self, generator: torch.Generator, steps: int) -> Tensor | None:
+        """A key for the masks of each step, (steps,) int64; None: no dropout is in training mode.
+
+        What a problem's `noise` returns, for `features` in its `noisy_features`.
+        """
+        check_positive_integer(steps, "`steps`")
+        return draw_keys(generator, steps) if self._masks else None
+
+    def features(
+        self, body: dict[str, Tensor], inputs: Tensor, noise: Tensor | None = None
+    ) -> Tensor:
         """What the network feeds to its head, shape (n, M), for `inputs` (n, ...).
+
+        With a key of `noise`, 0-dim, the masks of its `nn.Dropout` layers are those of that key;
+        without one, or with 0, there are none, as in `eval` mode.
 
         The first rows of a kind (the shape of a row, its type, the type of the body) are looked at
         twice: there the split network is compared with the module, at random parameters.
@@ -110,7 +130,8 @@ class SplitModule:
         Raises:
             ShapeError: the body has other names than the network, or the head is applied to more
                 than one vector per row.
-            ArgumentError: the network uses the numbers of its head elsewhere.
+            ArgumentError: `noise` is no key, or the network uses the numbers of its head
+                elsewhere.
             ProblemError: the split network would be something else than the module: it does
                 something to the outputs of its head, calls it never or twice, changes its buffers
                 or parameters, draws random numbers, mixes the rows of a batch, or has other outputs
@@ -122,7 +143,11 @@ class SplitModule:
             )
         if not torch.compiler.is_compiling():
             self._agreement.check(body, inputs)
-        return self._features(body, inputs)
+        if noise is None:
+            return self._features(body, inputs)
+        check_key(noise)
+        with self._keyed.given(noise):
+            return self._features(body, inputs)
 
     def _look_at(self, example: Tensor) -> None:
         """Compare with the module on rows that `split` was given."""
@@ -226,7 +251,11 @@ class SplitModule:
 
 @ordinary()
 def split(
-    make_module: Callable[[], nn.Module], head: str = "fc", *, example: Tensor | None = None
+    make_module: Callable[[], nn.Module],
+    head: str = "fc",
+    *,
+    example: Tensor | None = None,
+    masks: bool = False,
 ) -> SplitModule:
     """Split a network into a body and a linear head.
 
@@ -240,17 +269,20 @@ def split(
         head: the name of that layer in the module, dots included ("decoder.fc", "4").
         example: a few rows (n, ...), to find out here what else the first call of `features`
             finds: rows that differ, as mixed rows are seen only then. None: wait for it.
+        masks: whether `nn.Dropout` layers in training mode may stay: their masks are then those of
+            the key that `features` is given, from `noise`; without a key there are none.
 
     Returns:
-        The functions that the hooks of a problem call: `init_body`, `init_head`, `features`.
+        The functions that the hooks of a problem call: `init_body`, `init_head`, `features`, and
+        `noise`.
 
     Raises:
         UnknownNameError: the module has no linear layer of that name.
         ArgumentError: the module is not a function of its parameters alone (batch norm or dropout
-            in training mode), writes to its weights (`max_norm`), shares weights between head and
-            body, has more attached to its head than weight and bias (hooks, masks, adapters), hooks
-            on gradients, frozen or lazy parameters or a recurrent layer, is not on the CPU; or
-            `make_module` does not make a new one.
+            in training mode, but for `nn.Dropout` with `masks`), writes to its weights
+            (`max_norm`), shares weights between head and body, has more attached to its head than
+            weight and bias (hooks, masks, adapters), hooks on gradients, frozen or lazy parameters
+            or a recurrent layer, is not on the CPU; or `make_module` does not make a new one.
         ProblemError: what is computed on `example` is something else than the module computes; see
             `SplitModule.features`.
 
@@ -263,86 +295,10 @@ def split(
         >>> sorted(body), parts.features(body, torch.ones(5, 3)).shape, parts.head_shape
         (['0.bias', '0.weight'], torch.Size([5, 8]), (9,))
     """
-    return SplitModule(make_module, head, example)
-
-
-def assign(
-    module: nn.Module, body: dict[str, Tensor], head: Tensor, *, run: int | None = None
-) -> nn.Module:
-    """Write a solution into a module, in place.
-
-    The head goes to the linear layer whose parameters the body lacks.
-
-    Args:
-        module: of the architecture that was split.
-        body: of one run; of all runs, (R, ...), with `run`.
-        head: of the same.
-        run: which run to take from bodies and heads with a run axis; None: they have none.
-
-    Returns:
-        The module, which now predicts what the solution predicts.
-
-    Raises:
-        ShapeError: names or shapes do not fit the module; nothing is written then.
-        ArgumentError: there is no such run.
-
-    Examples:
-        >>> import bilevel, torch
-        >>> net = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1))
-        >>> body = {"0.weight": torch.full((1, 1), 2.0), "0.bias": torch.zeros(1)}
-        >>> _ = bilevel.assign(net, body, torch.tensor([3.0, 1.0]))    # weight 3, bias 1
-        >>> net(torch.ones(1, 1)).item()
-        7.0
-    """
-    layers.check_solution(module, body, head, run)
-    if run is not None:
-        body, head = {name: leaf[run] for name, leaf in body.items()}, head[run]
-    named = dict(module.named_parameters())
-    name, layer = _missing_layer(module, body)
-    layers.refuse_head(layer, name)
-    rows, outputs = layer.in_features + (layer.bias is not None), layer.out_features
-    wrong = [
-        f"{name} is {tuple(leaf.shape)} for {tuple(named[name].shape)}"
-        for name, leaf in body.items()
-        if leaf.shape != named[name].shape
-    ]
-    if tuple(head.shape) != (rows, outputs) and (outputs > 1 or tuple(head.shape) != (rows,)):
-        wrong.append(f"the head is {tuple(head.shape)} for ({rows}, {outputs})")
-    if wrong:
-        raise ShapeError(
-            f"The solution does not fit the module: {'; '.join(wrong)}. Bodies and heads of a "
-            "`Solution` have a run axis: pass `run=0` for its first run."
-        )
-    columns = head.reshape(rows, outputs)
-    with torch.no_grad():
-        for name, leaf in body.items():
-            named[name].copy_(leaf)
-        layer.weight.copy_(columns[: layer.in_features].T)
-        if layer.bias is not None:
-            layer.bias.copy_(columns[-1])
-    return module
+    return SplitModule(make_module, head, example, masks)
 
 
 def _whole(module: nn.Module, values: dict[str, Tensor], inputs: Tensor) -> Any:
     """A module with these parameters and buffers, called."""
     with sdpa_kernel(SDPBackend.MATH):  # fused attention has no batching rule
         return functional_call(module, values, (inputs,))
-
-
-def _missing_layer(module: nn.Module, body: dict[str, Tensor]) -> tuple[str, nn.Linear]:
-    """The linear layer whose parameters are the ones that `body` lacks, after its name."""
-    named = dict(module.named_parameters())
-    missing = {name for name in named if name not in body}
-    ids = {id(named[name]) for name in missing}
-    found = [
-        (name, layer)
-        for name, layer in layers.linear_layers(module).items()
-        if {id(p) for p in layer.parameters()} == ids
-    ]
-    unknown = sorted(set(body) - set(named))
-    if unknown or not found:
-        raise ShapeError(
-            "The body must have the names of all parameters of the module but those of one linear "
-            f"layer, its head. It lacks {sorted(missing)}; the module lacks {unknown}."
-        )
-    return found[0]

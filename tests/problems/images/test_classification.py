@@ -190,9 +190,9 @@ def test_options_that_cannot_work(make, message):
 
 def test_unknown_names_show_the_nearest():
     with pytest.raises(UnknownNameError, match="Did you mean 'fashion-mnist'"):
-        registry.make("fashion_mnist")
+        registry.load_problem("fashion_mnist")
     with pytest.raises(UnknownNameError, match="Did you mean 'standardise'"):
-        registry.make("digits", standardize=True)
+        registry.load_problem("digits", standardize=True)
 
 
 PIXELS = RANDOM.integers(0, 256, (30, 12), dtype=np.uint8)

@@ -209,19 +209,19 @@ def test_logged_experience_of_a_process_gives_its_values():
 
 def test_problems_of_the_command_line(tmp_path):
     np.savez(tmp_path / "rows.npz", **arrays())
-    logged = registry.make("transitions", file=str(tmp_path / "rows.npz"), discount=0.9)
+    logged = registry.load_problem("transitions", file=str(tmp_path / "rows.npz"), discount=0.9)
     assert logged.source.name == "rows.npz"
-    known = registry.make("policy-evaluation", process="baird", kind="markovian", length=50)
+    known = registry.load_problem("policy-evaluation", process="baird", kind="markovian", length=50)
     assert known.discount == 0.99
     assert torch.equal(known.init_head(torch.Generator()), baird().initial_head)
     for problem in (logged, known):
         assert list(problem.strategies(0.1, 0.2)) == [
             "TD", "GTD2", "TDC", "TDRC", "LSTD", "LSTD ridge",
         ]  # fmt: skip
-    small = registry.make("policy-evaluation", process="baird", discount=0.5)
+    small = registry.load_problem("policy-evaluation", process="baird", discount=0.5)
     assert small.discount == 0.5
     with pytest.raises(UnknownNameError, match="Did you mean 'boyan'"):
-        registry.make("policy-evaluation", process="boyans")
+        registry.load_problem("policy-evaluation", process="boyans")
 
 
 def test_problems_keep_the_contract():

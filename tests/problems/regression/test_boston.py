@@ -239,7 +239,7 @@ def test_column_b_is_not_let_in_by_a_word(file, word):
 
 def test_options_are_checked_by_name(file):
     with pytest.raises(UnknownNameError, match="include_b"):
-        registry.make("boston", include_B=True)
+        registry.load_problem("boston", include_B=True)
 
 
 @pytest.mark.network

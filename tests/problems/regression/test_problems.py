@@ -55,7 +55,7 @@ def equal(a, b):
 @pytest.mark.parametrize("name", TINY)
 def test_problems_train(name):
     """Each strategy of the presets makes finite steps on it, and the head's bound is proven."""
-    problem = registry.make(name, **TINY[name])
+    problem = registry.load_problem(name, **TINY[name])
     for strategy in (bilevel.TwoTimescale(1e-3, 1e-2), bilevel.BestResponse(1e-3)):
         solution = bilevel.solve(problem, strategy, steps=3, batch_size=4, seeds=2)
         assert not any(status.failed for status in solution.status)
@@ -67,7 +67,10 @@ def test_problems_train(name):
 
 @pytest.mark.parametrize("name", TINY)
 def test_seeds_are_reproducible_and_different(name):
-    problem, again = registry.make(name, **TINY[name]), registry.make(name, **TINY[name])
+    problem, again = (
+        registry.load_problem(name, **TINY[name]),
+        registry.load_problem(name, **TINY[name]),
+    )
     for first, second in zip(start(problem, 3), start(again, 3), strict=True):
         assert equal(first, second)
     for first, second in zip(start(problem, 3), start(problem, 4), strict=True):
@@ -97,7 +100,7 @@ def test_autograd_against_central_differences(name, activation):
     if "width" in options:
         options["activation"] = activation
         options["depth"] = 2
-    problem = registry.make(name, **options)
+    problem = registry.load_problem(name, **options)
     batch = {key: rows for key, rows in problem.data(1).items() if key != "test"}
     if "noise_scale" in options:
         batch["noise"] = problem.noise(generator(0, "noise"), 1)[0]
@@ -122,7 +125,7 @@ def test_autograd_against_central_differences(name, activation):
 
 @pytest.mark.parametrize("name", REGRESSION)
 def test_shapes(name):
-    problem = registry.make(name, **TINY[name])
+    problem = registry.load_problem(name, **TINY[name])
     groups, (body, head) = problem.data(0), start(problem)
     assert list(groups) == ["train", "test", "validation"]
     for rows in groups.values():
@@ -140,7 +143,7 @@ def test_shapes(name):
 @pytest.mark.parametrize("name", REGRESSION)
 @pytest.mark.parametrize("seed", [0, 5])
 def test_standardised_with_training_rows_only(name, seed):
-    problem = registry.make(name, **TINY[name])
+    problem = registry.load_problem(name, **TINY[name])
     raw, groups = problem.draw(seed), problem.data(seed)
     for part in (0, 1):
         train = raw["train"][part]

@@ -13,7 +13,7 @@ from problems.reproduce import REFERENCE, STRATEGIES, Row
 
 @pytest.mark.usefixtures("untimed")
 def test_reproduce_writes_its_table(tmp_path, capsys, monkeypatch, reports):
-    small = reproduce.registry.make
+    small = reproduce.registry.load_problem
     monkeypatch.setattr(
         reproduce.registry, "make", lambda name: small(name, train=40, test=20, validation=5)
     )
