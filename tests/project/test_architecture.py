@@ -45,6 +45,7 @@ PUBLIC = """
     compare errors hypergradient preset_strategies solve split uniform
 """
 IMPORTED_FROM = [
+    "bilevel.analysis",
     "bilevel.errors",
     "bilevel.exact",
     "bilevel.trees",
