@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 import bilevel
+from bilevel import analysis
 from bilevel.exact import BayesianHead
 from problems import image_classification
 from problems.images.loading import Images
 from problems.images.places import places
 from problems.linear_networks import DeepLinearProblem, StepPolynomial
+from tests.support import legal_analysis, legal_tasks
 from tests.support import legal_arguments as legal
-from tests.support import legal_tasks
 from tests.support.foreign_values import FOREIGN, outcome
 from tests.support.public_callables import PAGES, arguments, public
 from tests.support.uses import use
@@ -30,6 +31,7 @@ OBJECTS = {
     bilevel.Comparison: legal.comparison,
     bilevel.GramAccumulator: legal.accumulator,
     BayesianHead: legal.posterior,
+    analysis.Landscape: legal_analysis.landscape,
     DeepLinearProblem: lambda: DeepLinearProblem(**legal.deep()),
     StepPolynomial: lambda: StepPolynomial(legal.doubles(0, 3, 3)),
 }
@@ -85,7 +87,8 @@ def call(name, given):
         owner, method = made
         instance = OF_TASKS.get(name, OBJECTS.get(owner))
         function = getattr(owner if instance is None else instance(), method)
-    use(function(**{**(legal.LEGAL | legal_tasks.LEGAL).get(name, dict)(), **given}))
+    known = legal.LEGAL | legal_tasks.LEGAL | legal_analysis.LEGAL
+    use(function(**{**known.get(name, dict)(), **given}))
 
 
 def bare(draws):
