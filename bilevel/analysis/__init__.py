@@ -6,3 +6,4 @@ from bilevel.analysis.landscapes import Landscape as Landscape
 from bilevel.analysis.landscapes import landscape as landscape
 from bilevel.analysis.points import Iterates as Iterates
 from bilevel.analysis.points import iterates as iterates
+from bilevel.analysis.why import explain as explain

@@ -23,7 +23,7 @@ BLUE, ORANGE, GREY = (palette.COLOURS[i] for i in (0, 1, 3))
 MATRICES: Curves = {
     "joint": ("joint, $g_{ww}(w_k, \\theta_k)$", Line(BLUE, ())),
     "best": ("joint at $\\theta^*$, $g_{ww}(w_k, \\theta^*)$", Line(GREY, (5, 1.5))),
-    "phi": ("reduced, $\\Phi''(w_k)$", Line(ORANGE, ())),
+    "phi": ("reduced, $\\nabla^2 \\Phi(w_k)$", Line(ORANGE, ())),
 }
 NORMS: Curves = {
     "body_norm": ("$|w_k|$", Line(GREY, (2, 1.2))),

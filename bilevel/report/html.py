@@ -10,7 +10,17 @@ from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
 from bilevel.core.status import FAILED, Status
-from bilevel.report import figures, palette, sentences, shown, stationarity, tuning, verdicts, words
+from bilevel.report import (
+    figures,
+    palette,
+    sentences,
+    shown,
+    stationarity,
+    tuning,
+    verdicts,
+    why,
+    words,
+)
 from bilevel.report.missing import ended, listed
 from bilevel.report.svg import inline_svg, to_svg, without_legend
 from bilevel.report.words import Content
@@ -70,6 +80,9 @@ def page(content: Content, drawn: Mapping[str, tuple[str, str]]) -> str:
         meanings=_meanings(content),
         legend=_legend(content),
         fall=stationarity.fall(content),
+        why=why,
+        why_rows=why.rows(content),
+        why_names=[name for name in drawn if name in why.PANELS],
         one_run=len(content["same_runs"]) == len(names),
         # here the strategies are named once for all curves
         drawn={name: inline_svg(without_legend(svg, figures.CURVES), title)
@@ -119,7 +132,7 @@ def draw(content: Content) -> dict[str, tuple[str, str]]:
         key = paired_file(family["kind"])
         ends = " with 95 % intervals" if content["runs"] > 1 else ""
         found[key] = (f"Paired comparison: {title}{ends}", figure)
-    found |= _curves(content) | _gap_figures(content)
+    found |= _curves(content) | _gap_figures(content) | why.draw(content, lines)
     return {name: (title, to_svg(figure)) for name, (title, figure) in found.items()}
 
 

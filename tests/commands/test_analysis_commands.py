@@ -70,3 +70,18 @@ def test_results_are_not_overwritten(tmp_path, capsys):
     (tmp_path / "found" / "mine.json").write_text(json.dumps([]))
     assert run("landscape", "friedman1", "--output", tmp_path / "found") == 2
     assert "found" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("untimed")
+def test_a_comparison_says_why_where_it_is_asked(tmp_path, reports):
+    options = ["--seeds", "2", "--steps", "4", "--set", "width=3", "train=20"]
+    assert run("compare", "friedman1", *options, "--explain", "--output", tmp_path / "found") == 0
+    found = reports[tmp_path / "found"].settings["why"]
+    assert set(found["values"]) == set(reports[tmp_path / "found"].strategies)
+    assert found["steps"]["swapped"] == [0, 1, 2, 4]
+
+
+def test_what_cannot_be_explained_is_said_before_the_training(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("bilevel.training.training.Training.run", None)
+    assert run("compare", "sinusoid", "--explain", "--output", tmp_path / "found") == 2
+    assert "a head for each task" in capsys.readouterr().err

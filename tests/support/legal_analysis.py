@@ -4,7 +4,7 @@ import functools
 
 import bilevel
 from bilevel import analysis
-from tests.support.legal_arguments import Linear, solution
+from tests.support.legal_arguments import Linear, comparison, solution
 
 
 @functools.cache
@@ -20,6 +20,10 @@ def landscape():
 LEGAL = {
     "bilevel.analysis.Iterates.of": lambda: {"solution": solution()},
     "bilevel.analysis.curvature": lambda: {"points": points(), "probes": 2},
+    "bilevel.analysis.explain": lambda: {
+        "comparison": comparison(), "problem": Linear(),
+        "strategies": {"slow": bilevel.uniform(0.01)},
+    },
     "bilevel.analysis.iterates": lambda: {
         "problem": Linear(), "strategy": bilevel.uniform(0.01), "at": (0, 2), "seeds": 2
     },
