@@ -130,8 +130,8 @@ def curvature(
         >>> from bilevel import analysis
         >>> from problems.toy import scalar_product
         >>> strategy = bilevel.TwoTimescale(0.05, 0.2, bilevel.SGD())
-        >>> points = analysis.iterates(scalar_product(), strategy, at=(0, 2000), seeds=2)
-        >>> found = analysis.curvature(points)
+        >>> points = analysis.iterates(scalar_product(), strategy, at=(0, 1000), seeds=2)
+        >>> found = analysis.curvature(points, probes=4)
         >>> found.values["phi_largest"][1]  # 3 w^2 > 1: Phi is convex there
         tensor([0.2735, 0.2735], dtype=torch.float64)
     """

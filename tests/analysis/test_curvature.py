@@ -190,9 +190,9 @@ def test_medians_have_intervals_between_values():
     assert np.isnan(median(np.arange(5.0)).low)
     assert median(np.array([5.0, 4, 3, 2, 1, 0])) == (2.5, 0.0, 5.0)
     assert np.isnan(median(np.array([np.nan])).value)
-    drawn = np.random.default_rng(0).exponential(size=(4000, 20))
+    drawn = np.random.default_rng(0).exponential(size=(1500, 20))
     held = [one.low <= np.log(2) <= one.high for one in map(median, drawn)]
-    assert 0.95 <= np.mean(held) < 0.97  # 95.9 % for 20 values
+    assert 0.945 <= np.mean(held) < 0.975  # 95.9 % for 20 values
 
 
 @pytest.mark.parametrize(

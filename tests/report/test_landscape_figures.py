@@ -41,8 +41,7 @@ def test_a_landscape_is_drawn_the_same_way_twice():
 
 @pytest.mark.parametrize(
     "plane",
-    [np.full((5, 5), 2.0), np.full((5, 5), np.nan), -PLANE, 1e300 * PLANE,
-     np.where(PLACES[:, None] > 0, np.nan, PLANE)],
+    [np.full((5, 5), np.nan), -PLANE, np.where(PLACES[:, None] > 0, np.nan, PLANE)],
 )  # fmt: skip
 def test_odd_numbers_are_drawn(plane):
     to_svg(surfaces([PLANE], [plane], (3,)))
