@@ -71,6 +71,8 @@ class Compare:
     """The largest norm of a gradient of a run, for body and head each; none by default."""
     max_runs_at_once: int | None = None
     """Bounds memory; more runs take turns."""
+    explain: bool = False
+    """Look why, too: heads and curvatures along the training, in a section of the report."""
     output: Path | None = None
     """A new folder for the results; results/PROBLEM-TIME by default."""
     threads: int = 1
@@ -156,8 +158,7 @@ class Compare:
         except AllRunsFailedError:
             kept.clear(partial)  # going on would not help
             raise
-        codes = {code for run in comparison.status.values() for code in run}
-        if "INTERRUPTED" in codes or "not_trained" in comparison.settings:
+        if was_interrupted(comparison):
             try:
                 page = kept.report(partial, comparison.report)
             finally:
@@ -206,6 +207,7 @@ class Compare:
         import torch
 
         import bilevel
+        from bilevel.analysis import why
         from bilevel.core.checks import check_instance
         from bilevel.strategies.presets import by_name
 
@@ -221,6 +223,8 @@ class Compare:
         check_instance(
             problem, bilevel.StackelbergProblem, "problem", "an instance of your problem"
         )
+        if self.explain:
+            why.check_explainable(problem)
         strategies = problem.strategies(body_lr, head_lr)
         if strategies is None:
             strategies = bilevel.preset_strategies(
@@ -234,7 +238,7 @@ class Compare:
             asked = self.strategies or tuple(strategies)
             strategies = by_name(strategies, asked, f"strategy of {self.name}")
         with displayed() as show:
-            return bilevel.compare(
+            found = bilevel.compare(
                 problem,
                 strategies,
                 seeds=seeds,
@@ -257,6 +261,15 @@ class Compare:
                 },
                 callback=show,
             )
+        if not self.explain or was_interrupted(found):
+            return found
+        return why.explain(found, problem, strategies)
+
+
+def was_interrupted(comparison: "Comparison") -> bool:
+    """Whether Ctrl-C ended the training."""
+    codes = {code for run in comparison.status.values() for code in run}
+    return "INTERRUPTED" in codes or "not_trained" in comparison.settings
 
 
 def command_line(partial: Path, command: Compare) -> str:

@@ -19,6 +19,7 @@ from bilevel.report import (
     stationarity,
     tuning,
     verdicts,
+    why,
     words,
 )
 from bilevel.report.missing import ended, listed
@@ -82,6 +83,9 @@ def page(content: Content, drawn: Mapping[str, tuple[str, str]]) -> str:
         fall=stationarity.fall(content),
         overfits=first_page.overfits(content),
         scale=first_page.scale(content),
+        why=why,
+        why_rows=why.rows(content),
+        why_names=[name for name in drawn if name in why.PANELS],
         one_run=len(content["same_runs"]) == len(names),
         # here the strategies are named once for all curves
         drawn={name: inline_svg(without_legend(svg, figures.CURVES), title)
@@ -132,7 +136,7 @@ def draw(content: Content) -> dict[str, tuple[str, str]]:
         key = paired_file(family["kind"])
         ends = " with 95 % intervals" if content["runs"] > 1 else ""
         found[key] = (f"Paired comparison: {title}{ends}", figure)
-    found |= _curves(content) | _gap_figures(content)
+    found |= _curves(content) | _gap_figures(content) | why.draw(content, lines)
     return {name: (title, to_svg(figure)) for name, (title, figure) in found.items()}
 
 

@@ -22,7 +22,7 @@ Result = Mapping[str, Any]
 """Fields of `PairedResult`."""
 # Settings that the page says in words elsewhere.
 ELSEWHERE = ("command", "data_note", "bound_note", "not_trained", "tuning", "same_runs",
-             "interrupted_heads", "references")  # fmt: skip
+             "interrupted_heads", "references", "why")  # fmt: skip
 
 ONE_RUN = "Since the start and the data do not depend on the seed, nor anything else that matters,"
 FEWEST = 3  # pairs for an interval of their mean

@@ -17,6 +17,8 @@ FORMAT = 1
 PLAIN = ("problem", "settings", "status", "gradients_per_step", "seconds_per_step", "baselines",
          "headline", "bound_kind")  # fmt: skip
 
+EXPLAINED = ("joint_largest", "best_largest", "phi_largest", "head_gap", "best_norm", "scale")
+"""What the section "Why" is made of."""
 TRIED: Schema = {"trials": NATURAL, "failed": NATURAL, "factors": {"*": float}, "edge": bool,
                  "score": (float, None), "doubts?": {"*": NATURAL}}  # fmt: skip
 # What the library reads; callers of `compare` may add more.
@@ -27,6 +29,8 @@ SETTINGS: Schema = {
     "number_of_tasks?": NATURAL,
     "bound_note?": str, "same_runs?": [str], "not_trained?": [str],
     "interrupted_heads?": {"*": [str]}, "references?": {"*": {"*": [(float, None)]}},
+    "why?": {"seeds": [NATURAL], "steps": {"*": [NATURAL]},
+             "values": {"*": {key: [[(float, None)]] for key in EXPLAINED}}},
     "tuning?": {"metric": str, "seeds": [NATURAL], "factors": [float], "strategies": {"*": TRIED}},
     "*": object,
 }  # fmt: skip

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs/design.md"
 FIGURE = ROOT / "docs/assets/layers.svg"
 PLACES = {
+    "analysis": 0.8,
     "comparison": 1.8,
     "testing": 3.0,
     "report": 0.2,

@@ -46,6 +46,7 @@ PUBLIC = """
     solve split uniform
 """
 IMPORTED_FROM = [
+    "bilevel.analysis",
     "bilevel.errors",
     "bilevel.exact",
     "bilevel.trees",

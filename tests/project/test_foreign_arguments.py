@@ -13,24 +13,27 @@ import numpy as np
 import pytest
 
 import bilevel
+from bilevel import analysis
 from bilevel.exact import BayesianHead
 from problems import image_classification
 from problems.images.loading import Images
 from problems.images.places import places
 from problems.linear_networks import DeepLinearProblem, StepPolynomial
+from tests.support import legal_analysis, legal_tasks
 from tests.support import legal_arguments as legal
-from tests.support import legal_tasks
 from tests.support.foreign_values import FOREIGN, outcome
 from tests.support.public_callables import PAGES, arguments, public
 from tests.support.uses import use
 
 STRIDE = 37
 SUBJECTS = public()
+LEGAL = legal.LEGAL | legal_tasks.LEGAL | legal_analysis.LEGAL
 OBJECTS = {
     bilevel.Solution: legal.solution,
     bilevel.Comparison: legal.comparison,
     bilevel.GramAccumulator: legal.accumulator,
     BayesianHead: legal.posterior,
+    analysis.Landscape: legal_analysis.landscape,
     DeepLinearProblem: lambda: DeepLinearProblem(**legal.deep()),
     StepPolynomial: lambda: StepPolynomial(legal.doubles(0, 3, 3)),
 }
@@ -86,7 +89,7 @@ def call(name, given):
         owner, method = made
         instance = OF_TASKS.get(name, OBJECTS.get(owner))
         function = getattr(owner if instance is None else instance(), method)
-    values = {**(legal.LEGAL | legal_tasks.LEGAL).get(name, dict)(), **given}
+    values = {**LEGAL.get(name, dict)(), **given}
     parameters = inspect.signature(function).parameters.values()
     first = [values.pop(p.name) for p in parameters if p.kind is p.POSITIONAL_ONLY]
     use(function(*first, **values))

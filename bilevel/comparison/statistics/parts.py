@@ -42,4 +42,18 @@ def in_order(fields: Mapping[str, Any]) -> dict[str, Any]:
         for metric, values in table.items():
             if len(values) != len(seeds):
                 raise ResultsError(f"{metric!r} of {rule!r} must have {len(seeds)} values.")
+    _check_why(fields["settings"].get("why"), names)
     return {part: {name: fields[part][name] for name in names} for part in PARTS}
+
+
+def _check_why(why: Any, names: list[str]) -> None:
+    """Raise a `ResultsError` unless the tables of `explain` are of these strategies, and whole."""
+    if why is None:
+        return
+    if why["steps"].keys() != why["values"].keys() or not set(why["values"]) <= set(names):
+        raise ResultsError(f"`why` must be of strategies among {names}.")
+    for name, tables in why["values"].items():
+        rows, runs = len(why["steps"][name]), len(why["seeds"])
+        for key, table in tables.items():
+            if not rows or not runs or [len(row) for row in table] != [runs] * rows:
+                raise ResultsError(f"{key!r} of `why` of {name!r} is not ({rows}, {runs}).")
