@@ -1,1 +1,7 @@
 """Why a strategy wins: what the objectives look like around the iterates of a training."""
+
+from bilevel.analysis.envelopes import MoreauEnvelope as MoreauEnvelope
+from bilevel.analysis.envelopes import moreau as moreau
+from bilevel.analysis.rates import Convergence as Convergence
+from bilevel.analysis.rates import convergence as convergence
+from bilevel.analysis.rates import theorem_schedules as theorem_schedules

@@ -13,6 +13,7 @@ import tyro
 
 from bilevel.commands.check import Check
 from bilevel.commands.compare import Compare
+from bilevel.commands.convergence import Convergence
 from bilevel.commands.doctor import Doctor
 from bilevel.commands.ending import mute, say, unheard
 from bilevel.commands.exit_codes import FAILED, OK, SIGNAL, USAGE
@@ -26,6 +27,7 @@ Command = (
     | Annotated[Problems, tyro.conf.subcommand("problems")]
     | Annotated[Strategies, tyro.conf.subcommand("strategies")]
     | Annotated[Check, tyro.conf.subcommand("check")]
+    | Annotated[Convergence, tyro.conf.subcommand("convergence")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
 )
@@ -64,7 +66,16 @@ def run(arguments: Sequence[str] | None) -> int:
         if arguments[:1] == ["--version"]:
             print(f"bilevel {metadata.version('bilevel')}")
             return OK
-        known = ("compare", "problems", "strategies", "check", "report", "doctor", *extra)
+        known = (
+            "compare",
+            "problems",
+            "strategies",
+            "check",
+            "convergence",
+            "report",
+            "doctor",
+            *extra,
+        )
         if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
             raise unknown_name("command", arguments[0], known)
         description = "Compare training strategies for bilevel and Stackelberg problems."

@@ -17,14 +17,15 @@ from problems import image_classification
 from problems.images.loading import Images
 from problems.images.places import places
 from problems.linear_networks import DeepLinearProblem, StepPolynomial
+from tests.support import legal_analysis, legal_tasks
 from tests.support import legal_arguments as legal
-from tests.support import legal_tasks
 from tests.support.foreign_values import FOREIGN, outcome
 from tests.support.public_callables import PAGES, arguments, public
 from tests.support.uses import use
 
 STRIDE = 37
 SUBJECTS = public()
+LEGAL = legal.LEGAL | legal_tasks.LEGAL | legal_analysis.LEGAL
 OBJECTS = {
     bilevel.Solution: legal.solution,
     bilevel.Comparison: legal.comparison,
@@ -85,7 +86,7 @@ def call(name, given):
         owner, method = made
         instance = OF_TASKS.get(name, OBJECTS.get(owner))
         function = getattr(owner if instance is None else instance(), method)
-    use(function(**{**(legal.LEGAL | legal_tasks.LEGAL).get(name, dict)(), **given}))
+    use(function(**{**LEGAL.get(name, dict)(), **given}))
 
 
 def bare(draws):

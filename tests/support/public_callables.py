@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import bilevel
+from bilevel import analysis
 from bilevel.exact import BayesianHead
 from bilevel.heads.rows_used import AbstractHeadData
 from bilevel.linear import Operator
@@ -27,7 +28,7 @@ PARTS = (
 )  # fmt: skip
 """What the library calls by its contract: the methods of these are called by nobody else."""
 MADE = (bilevel.Solution, bilevel.Comparison, bilevel.HeadResponse, bilevel.Hypergradient, Operator,
-        BayesianHead)  # fmt: skip
+        BayesianHead, analysis.MoreauEnvelope, analysis.Convergence)  # fmt: skip
 """Made by the library: nobody calls their constructors."""
 FORMULAS = ("problems.mspbe.exact.", "problems.mspbe.experience.")
 """Evaluated on tensors under `vmap`, by problems: they compute, and check nothing."""
