@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.core.checks import check_instance
 from bilevel.data.training_data import TrainingData
 from bilevel.derivatives.assembly import Assembly
 from bilevel.derivatives.contract import check_contract
@@ -35,6 +36,7 @@ class Reduced:
         self.problem, self.oracles, self.rows = data.problem, made.oracles, made.sampler.full
         self.like, self.head = made.body, made.heads
         self.solver = default_solver(data.problem) if solver is None else solver
+        check_instance(self.solver, AbstractHeadSolver, "solver", "ClosedForm()")
         self.solver.check(data.problem)
         self.method = default_gradient(self.oracles.is_stackelberg)
         self.method.check(data.problem, self.solver)
