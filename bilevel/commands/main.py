@@ -7,16 +7,18 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import metadata
-from typing import Annotated
+from typing import Annotated, get_args
 
 import tyro
 
 from bilevel.commands.check import Check
 from bilevel.commands.compare import Compare
 from bilevel.commands.convergence import Convergence
+from bilevel.commands.curvature import Curvature
 from bilevel.commands.doctor import Doctor
 from bilevel.commands.ending import mute, say, unheard
 from bilevel.commands.exit_codes import FAILED, OK, SIGNAL, USAGE
+from bilevel.commands.landscape import Landscape
 from bilevel.commands.lists import Problems, Strategies
 from bilevel.commands.report import Report
 from bilevel.errors import AllRunsFailedError, BilevelError, unknown_name
@@ -28,9 +30,13 @@ Command = (
     | Annotated[Strategies, tyro.conf.subcommand("strategies")]
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Convergence, tyro.conf.subcommand("convergence")]
+    | Annotated[Landscape, tyro.conf.subcommand("landscape")]
+    | Annotated[Curvature, tyro.conf.subcommand("curvature")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
 )
+OWN = tuple(one.__metadata__[0].name for one in get_args(Command))
+"""The names of these commands."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,16 +72,7 @@ def run(arguments: Sequence[str] | None) -> int:
         if arguments[:1] == ["--version"]:
             print(f"bilevel {metadata.version('bilevel')}")
             return OK
-        known = (
-            "compare",
-            "problems",
-            "strategies",
-            "check",
-            "convergence",
-            "report",
-            "doctor",
-            *extra,
-        )
+        known = (*OWN, *extra)
         if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
             raise unknown_name("command", arguments[0], known)
         description = "Compare training strategies for bilevel and Stackelberg problems."

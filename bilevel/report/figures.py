@@ -61,13 +61,13 @@ def curves(
         figure, axes = _panel(CURVES, 0.21 * rows)
         axes.set_title(title)
         axes.set_xlabel(xlabel)
-        bands = {name: _band(values) for name, (_, values) in series.items()}
+        bands = {name: quantiles(values) for name, (_, values) in series.items()}
         places = {name: np.asarray(x, dtype=np.float64) for name, (x, _) in series.items()}
         if scale_x(axes, list(places.values())):  # the start, at 0, has no place there
             places = {name: np.where(x > 0, x, np.nan) for name, x in places.items()}
         for name in dict.fromkeys([*faint, *places]):  # those lie below the rest
             label = name if name not in faint else "_" if name in faint[1:] else palette.OTHERS
-            _draw_band(axes, places[name], bands[name], lines[name], label)
+            draw_band(axes, places[name], bands[name], lines[name], label)
         scale_y(axes, list(bands.values()))
         if series:
             figure.legend(loc="lower left", ncols=2, fontsize=9.5, handlelength=2.4)
@@ -104,11 +104,11 @@ def gaps(
         axes.set_xlabel(xlabel)
         logarithmic(axes, "y", *limits)
         x = np.asarray(places, dtype=np.float64)
-        band = _band(gap)
-        _draw_band(axes, x, band, line, "distance")
+        band = quantiles(gap)
+        draw_band(axes, x, band, line, "distance")
         shown = {"distance": band[1]}
         if bound is not None:
-            shown["bound"] = _band(bound)[1]
+            shown["bound"] = quantiles(bound)[1]
             axes.plot(x, shown["bound"], color=INK, linewidth=1.0, dashes=(4, 2), label="bound")
         last = {word: values[np.isfinite(values)][-1:] for word, values in shown.items()}
         below = [f"{word} {number(float(value[0]))}" for word, value in last.items()
@@ -261,7 +261,7 @@ def _panel(height: float, below: float = 0.0) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _band(values: Array) -> tuple[Array, Array, Array]:
+def quantiles(values: Array) -> tuple[Array, Array, Array]:
     """10 %, 50 % and 90 % quantiles over the finite runs, NaN where fewer than half are finite."""
     values = np.where(np.isfinite(values), within(values), np.nan)
     found = np.full((3, values.shape[0]), np.nan)
@@ -274,9 +274,10 @@ def _band(values: Array) -> tuple[Array, Array, Array]:
     return found[0], found[1], found[2]
 
 
-def _draw_band(
+def draw_band(
     axes: Axes, x: Array, band: tuple[Array, Array, Array], line: Line, label: str
 ) -> None:
+    """The median, and between the others a band that is shaded, of `quantiles`."""
     known = np.isfinite(band[1])  # some metrics are not in every record
     x, (low, middle, high) = x[known], (values[known] for values in band)
     faint = line == palette.FAINT

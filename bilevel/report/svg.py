@@ -102,5 +102,10 @@ def style() -> AbstractContextManager[None]:
     return mpl.rc_context(cast(Any, STYLE))  # its type lists 300 names
 
 
+def math() -> AbstractContextManager[None]:
+    """Formulas between dollars, where no names of others are drawn."""
+    return mpl.rc_context({"text.parse_math": True, "mathtext.fontset": "dejavusans"})
+
+
 def _rounded(tag: str) -> str:
     return re.sub(r"-?\d+\.\d{3,}", lambda found: f"{float(found.group()):.2f}", tag)

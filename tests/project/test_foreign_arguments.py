@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import bilevel
+from bilevel import analysis
 from bilevel.exact import BayesianHead
 from problems import image_classification
 from problems.images.loading import Images
@@ -31,6 +32,7 @@ OBJECTS = {
     bilevel.Comparison: legal.comparison,
     bilevel.GramAccumulator: legal.accumulator,
     BayesianHead: legal.posterior,
+    analysis.Landscape: legal_analysis.landscape,
     DeepLinearProblem: lambda: DeepLinearProblem(**legal.deep()),
     StepPolynomial: lambda: StepPolynomial(legal.doubles(0, 3, 3)),
 }

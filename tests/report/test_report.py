@@ -55,7 +55,7 @@ def test_a_start_at_zero_has_no_place_on_a_logarithmic_axis():
 
 def test_a_band_needs_half_of_the_runs():
     values = np.array([[1.0, 2.0, 3.0], [1.0, 2.0, NAN], [1.0, NAN, np.inf]])
-    low, middle, high = figures._band(values)
+    low, middle, high = figures.quantiles(values)
     assert middle[:2] == pytest.approx([2.0, 1.5])
     assert (low[0], high[0]) == pytest.approx((1.2, 2.8))
     assert math.isnan(middle[2])
