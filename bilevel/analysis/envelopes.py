@@ -148,6 +148,7 @@ def proximal(
     start: Tensor | None,
     tolerance: float,
     steps: int,
+    relative: float = 0.0,
 ) -> Minimum:
     """The proximal points of R bodies.
 
@@ -159,6 +160,7 @@ def proximal(
         start: (R, n); None: at the bodies.
         tolerance: see `moreau`.
         steps: likewise.
+        relative: see `minimise`.
     """
     domain = domain_of(reduced)
 
@@ -168,7 +170,7 @@ def proximal(
         return value + (off * off).sum(1) / (2 * length), slope + off / length
 
     first = at if start is None else domain(start)
-    return minimise(both, first, 1 / length - rho, domain, tolerance, steps)
+    return minimise(both, first, 1 / length - rho, domain, tolerance, steps, relative)
 
 
 def domain_of(reduced: Reduced) -> Domain:

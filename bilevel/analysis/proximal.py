@@ -81,7 +81,13 @@ class Minimum(NamedTuple):
 
 
 def minimise(
-    both: Both, start: Tensor, convexity: float, domain: Domain, tolerance: float, steps: int
+    both: Both,
+    start: Tensor,
+    convexity: float,
+    domain: Domain,
+    tolerance: float,
+    steps: int,
+    relative: float = 0.0,
 ) -> Minimum:
     """The minimisers of H, one for each run.
 
@@ -92,8 +98,9 @@ def minimise(
         domain: of the minimisers.
         tolerance: on `error`, relative to 1 or the size of the point.
         steps: at most.
+        relative: an error that is also small enough, relative to the way from the start.
     """
-    search = _Search(both, start, convexity, domain, tolerance)
+    search = _Search(both, start, convexity, domain, (tolerance, relative))
     made, error = 0, torch.full_like(search.value, torch.inf)
     for _ in range(ROUNDS):
         while made < steps and bool(search.moving.any()):
@@ -123,10 +130,15 @@ class _Search:
     """Where R runs stand."""
 
     def __init__(
-        self, both: Both, start: Tensor, convexity: float, domain: Domain, tolerance: float
+        self,
+        both: Both,
+        start: Tensor,
+        convexity: float,
+        domain: Domain,
+        tolerances: tuple[float, float],
     ) -> None:
         self.both, self.convexity, self.domain = both, convexity, domain
-        self.tolerance, self.point = tolerance, start
+        self.tolerances, self.start, self.point = tolerances, start, start
         self.value, self.slope = both(start)
         self.reduced = domain.reduced(start, start, self.slope)
         self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -142,7 +154,9 @@ class _Search:
     def wanted(self) -> Tensor:
         """The largest errors that are small enough, (R,)."""
         size: Tensor = self.point.norm(dim=1)
-        return self.tolerance * size.clamp(min=1.0)
+        tolerance, relative = self.tolerances
+        way = (self.point - self.start).norm(dim=1)
+        return torch.maximum(tolerance * size.clamp(min=1.0), relative * way)
 
     @property
     def done(self) -> Tensor:

@@ -140,7 +140,8 @@ def convergence(
         after: the first steps, which are left out of the fits.
         optimum: w*, a tree like the body. None: where proximal steps lead from the last bodies of
             eight runs, if that is one point.
-        envelope_runs: for how many runs of each schedule the envelope is found; 0: for none.
+        envelope_runs: for how many runs of each schedule the gradient of the envelope is found, to
+            1 %; 0: for none. Each record of a network takes hundreds of gradients of Phi.
         compile: whether to compile the steps.
         callback: called as `callback(step)` after each record.
 

@@ -19,6 +19,10 @@ COPIES = 64
 WITNESSES = 8
 """Runs whose last bodies say where trainings lead."""
 STEPS, PROXIMAL_STEPS, TOLERANCE = 200, 40, 1e-9
+FEWEST, CLOSER = 3, 0.9
+"""Proximal steps after which runs must come closer, and by which factor, to lead to one point."""
+ACCURATE = 0.05
+"""Errors of envelopes, relative to their gradients, that a slope over decades can bear."""
 SAME = 1e-6
 """Of the size of a body: what lies no further apart is one point."""
 
@@ -92,17 +96,20 @@ def settled(data: TrainingData, last: Tensor, of_schedules: int) -> Settled:
         return Settled(None, "all runs that it was looked for from failed")
     reduced = Reduced(data.part(slice(0, 1)).repeated(len(chosen)))
     rho = _ends(reduced, chosen).prox_rho
-    at, length = chosen, 1 / (2 * rho)
-    for _ in range(PROXIMAL_STEPS):
+    at, length, apart = chosen, 1 / (2 * rho), _spread(chosen)
+    for step in range(PROXIMAL_STEPS):
         found = proximal(reduced, at, length, rho, None, TOLERANCE, STEPS)
         moved = (found.point - at).norm(dim=1)
         at = found.point
         scale = at.norm(dim=1).clamp(min=1.0)
+        before, apart = apart, _spread(at)
         if not bool((moved > TOLERANCE * scale).any()):
             break
-    apart = (at - at[:1]).norm(dim=1).max()
-    if not bool(apart <= SAME * scale.max()):
-        return Settled(None, f"{len(chosen)} runs lead to points that are {float(apart):.1g} apart")
+        # trainings of networks lead to points of their own, which hundreds of steps would only show
+        if step >= FEWEST and apart > max(CLOSER * before, SAME * float(scale.max())):
+            break
+    if not apart <= SAME * float(scale.max()):
+        return Settled(None, f"{len(chosen)} runs lead to points that are {apart:.1g} apart")
     return Settled(at.mean(0), "")
 
 
@@ -126,13 +133,18 @@ def envelopes(data: TrainingData, bodies: Tensor) -> Envelope:
         some = bodies[first : first + at_once]
         reduced = Reduced(data.repeated(len(some)))
         at = domain_of(reduced)(some.flatten(0, 1).nan_to_num(0.0))
-        found = proximal(reduced, at, length, rho, None, TOLERANCE, STEPS)
-        norm = (at - found.point).norm(dim=1) / length
-        norm = norm.masked_fill(~found.converged, torch.nan)
-        norms.append(norm.reshape(len(some), runs))
+        found = proximal(reduced, at, length, rho, None, TOLERANCE, STEPS, ACCURATE / 5)
+        moved = (at - found.point).norm(dim=1)
+        right = found.converged | (found.error <= ACCURATE * moved)
+        norms.append((moved / length).masked_fill(~right, torch.nan).reshape(len(some), runs))
     return Envelope(torch.cat(norms).masked_fill(~usable, torch.nan), length, rho)
 
 
 def _ends(reduced: Reduced, at: Tensor, which: Tensor | None = None) -> Ends:
     found = ends(reduced.gradient, domain_of(reduced)(at))
     return found if which is None else Ends(*(x[which] for x in found))
+
+
+def _spread(points: Tensor) -> float:
+    """How far points are from the first of them, at most."""
+    return float((points - points[:1]).norm(dim=1).max())

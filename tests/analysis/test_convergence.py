@@ -76,18 +76,19 @@ def test_curves_are_those_of_single_trainings(small):
     w, reach = alone.body[:4].numpy(), small.l
     v = w - reach * np.sqrt(curves[ENVELOPE][-1]) * np.sign(w - OPTIMUM)
     slopes = 0.1 * v - v / (v**2 + 1) ** 2
-    np.testing.assert_allclose(v + reach * slopes, w, rtol=1e-6)
+    off = v + reach * slopes - w  # found to 1 % of the way
+    assert (np.abs(off) <= 0.02 * np.abs(w - v) * (1 + 0.4 * reach)).all()
 
 
 def test_a_straight_line_is_fitted_and_its_interval_covers():
     steps = np.geomspace(10, 1000, 20)
     source = np.random.default_rng(0)
     covered = 0
-    for seed in range(40):
+    for seed in range(20):
         noise = source.gamma(1.0, 1.0, (20, 50))
         found = log_slope(steps, 3 * steps[:, None] ** -0.7 * noise, seed)
         covered += found[1] <= -0.7 <= found[2]
-    assert 33 <= covered <= 40
+    assert 16 <= covered <= 20
     exact = log_slope(steps, np.repeat(3 * steps[:, None] ** -0.7, 2, axis=1))
     assert exact[0] == pytest.approx(-0.7)
     assert exact[3] == pytest.approx(3)

@@ -37,9 +37,7 @@ def prox_length(size, reach):
     return size / (1 - 2 * reach) if size < 1 - 2 * reach else 1.0
 
 
-@pytest.mark.parametrize(
-    ("size", "reach"), [(0.3, 0.1), (0.7, 0.3), (1, 0.1), (1.2, 0.3), (3, 0.3)]
-)
+@pytest.mark.parametrize(("size", "reach"), [(0.3, 0.1), (0.7, 0.3), (3, 0.3)])
 def test_the_envelope_of_a_ring(size, reach):
     body = {"w": torch.tensor([1.0, -2.0]).double(), "v": torch.tensor([0.5]).double()}
     body = {name: size * leaf / 5.25**0.5 for name, leaf in body.items()}
@@ -64,7 +62,8 @@ def test_rho_is_seen_and_decides_l():
     with pytest.raises(ArgumentError, match=r"`l` must be below 1 / rho = 0\.5"):
         analysis.moreau(Ring(), body, 0.6)
     # who knows better says so
-    assert analysis.moreau(Ring(), body, 0.4, rho=1.0).rho == 1.0
+    known = analysis.moreau(ScalarProduct(), torch.tensor(2.0), 0.6, rho=1.0)
+    assert (known.rho, known.l) == (1.0, 0.6)
 
 
 def test_a_body_in_a_box_against_a_scalar_search():
@@ -116,7 +115,7 @@ class Relu(bilevel.LinearHeadProblem):
 def test_it_falls_along_the_training_of_a_network_with_kinks():
     problem, state, start, norms = Relu(), None, None, []
     strategy = bilevel.BestResponse(bilevel.Polynomial(0.03, 0.5))
-    for steps in (5, 95, 900):
+    for steps in (5, 95, 600):
         options = {"seeds": 1, "dtype": torch.float64, "state": state, "every": 10**6}
         solution = bilevel.solve(problem, strategy, steps=steps, **options)
         found = analysis.moreau(problem, solution.body[0], 0.05, rho=10.0, start=start)

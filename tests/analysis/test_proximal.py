@@ -107,3 +107,17 @@ def test_a_run_without_numbers_leaves_the_others_alone():
     assert bool(found.error[1].isnan())
     torch.testing.assert_close(found.point[[0, 2]], alone.point[[0, 2]], rtol=0, atol=1e-7)
     assert bool((found.error[[0, 2]] < 1e-6).all())
+
+
+def test_errors_relative_to_the_way_end_it_sooner():
+    bends = torch.logspace(0, 3, 12, dtype=torch.float64)
+
+    def both(point):
+        return 0.5 * (bends * point.square()).sum(1) - point.sum(1), bends * point - 1
+
+    start = doubles(0, 4, 12)
+    fine = minimise(both, start, 1.0, Domain(), 1e-8, 200)
+    rough = minimise(both, start, 1.0, Domain(), 1e-8, 200, 0.01)
+    assert rough.steps < 0.7 * fine.steps
+    way = (rough.point - start).norm(dim=1)
+    assert bool(((rough.point - 1 / bends).norm(dim=1) <= 0.01 * way).all())

@@ -175,7 +175,3 @@ def test_constants_that_do_not_hold_fail():
     Boasting.factor = 1.01
     with pytest.raises(CheckError, match="`known_curvature` of Boasting states"):
         bilevel.check_problem(Boasting())
-
-
-def test_the_same_numbers_every_time():
-    assert told(Kinked()) == told(Kinked())
