@@ -155,13 +155,12 @@ def test_the_command_writes_what_it_prints(tmp_path, capsys):
 
 
 @pytest.mark.slow  # bilevel convergence: 1,600 runs of 60,000 steps in 20 seconds
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch._prims_common.check:FutureWarning")
 def test_the_rates_of_lemma_4_1():
-    import resource
-
     before = command.seconds()
     found = analysis.convergence(ScalarProduct(noise_scale=0.3))
     assert command.seconds() - before < 60
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_utime > 0
     for name, expected in REFERENCE.items():
         for quantity, value in zip((BODY, HEAD), expected, strict=True):
             assert abs(slope(found, name, quantity).slope - value) < 0.07, (name, quantity)
