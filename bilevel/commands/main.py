@@ -13,6 +13,7 @@ import tyro
 
 from bilevel.commands.check import Check
 from bilevel.commands.compare import Compare
+from bilevel.commands.convergence import Convergence
 from bilevel.commands.curvature import Curvature
 from bilevel.commands.doctor import Doctor
 from bilevel.commands.ending import mute, say, unheard
@@ -28,6 +29,7 @@ Command = (
     | Annotated[Problems, tyro.conf.subcommand("problems")]
     | Annotated[Strategies, tyro.conf.subcommand("strategies")]
     | Annotated[Check, tyro.conf.subcommand("check")]
+    | Annotated[Convergence, tyro.conf.subcommand("convergence")]
     | Annotated[Landscape, tyro.conf.subcommand("landscape")]
     | Annotated[Curvature, tyro.conf.subcommand("curvature")]
     | Annotated[Report, tyro.conf.subcommand("report")]

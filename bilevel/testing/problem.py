@@ -13,6 +13,13 @@ from bilevel.data.groups import check_groups
 from bilevel.data.tasks import by_tasks, has_tasks
 from bilevel.problem.base import Batch, StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
+from bilevel.testing.assumptions import (
+    check_constant,
+    check_modulus,
+    check_sets,
+    check_unused,
+    check_weak_convexity,
+)
 from bilevel.testing.bench import RUNS, Bench
 from bilevel.testing.derivatives import (
     check_body_derivatives,
@@ -21,6 +28,8 @@ from bilevel.testing.derivatives import (
 )
 from bilevel.testing.directions import check_dependence, check_directions
 from bilevel.testing.finding import Finding, add, gap, random_like, refusals, require
+from bilevel.testing.smoothness import check_gradient_noise, check_kinks, check_lipschitz
+from bilevel.testing.stated import check_criterion, check_stated
 from bilevel.training.repetition import start_alike
 from bilevel.trees import Tree
 
@@ -36,7 +45,14 @@ def check_problem(problem: StackelbergProblem) -> list[Finding]:
     points that depend on nothing but the seed, and seeds that differ in some way; g strongly convex
     in the head (by the eigenvalues of its Hessian for heads of up to 256 numbers, along random
     segments for all); the directions of an `AuxiliaryProblem`; whether Phi depends on the body at
-    all; data that are not constant; noise of mean zero.
+    all; data that are not constant; noise of mean zero; derivatives of a criterion and constants
+    that the problem states.
+
+    What theorems assume is estimated and told, not judged: where the strong convexity mu of a
+    linear head comes from, the weak convexity rho of Phi, the variance of both gradients over
+    batches of 64 rows (assumption 3.4), how fast gradients change on pairs of points (assumption
+    3.5), kinks, whether the sets are bounded, and numbers that no gradient reaches. Estimates
+    at a few points are lower bounds of such constants.
 
     It cannot tell whether the problem is the one you mean, and looks at a few points only.
 
@@ -62,6 +78,13 @@ def check_problem(problem: StackelbergProblem) -> list[Finding]:
         second derivatives of g
         strong convexity
         metrics
+        stated curvature
+        weak convexity of Phi
+        gradient noise
+        Lipschitz constants
+        differentiability
+        sets
+        parameters in use
     """
     bench = Bench.of(problem)
     checks: list[Callable[[Bench], Finding | None]] = [
@@ -75,8 +98,18 @@ def check_problem(problem: StackelbergProblem) -> list[Finding]:
         _check_convexity,
         check_directions,
         check_dependence,
+        check_constant,
         _check_noise,
         _check_metrics,
+        check_criterion,
+        check_stated,
+        check_modulus,
+        check_weak_convexity,
+        check_gradient_noise,
+        check_lipschitz,
+        check_kinks,
+        check_sets,
+        check_unused,
     ]
     with refusals():
         found = [check(bench) for check in checks]

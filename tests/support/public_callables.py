@@ -28,7 +28,8 @@ PARTS = (
 )  # fmt: skip
 """What the library calls by its contract: the methods of these are called by nobody else."""
 MADE = (bilevel.Solution, bilevel.Comparison, bilevel.HeadResponse, bilevel.Hypergradient, Operator,
-        BayesianHead, analysis.Iterates, analysis.Curvatures, analysis.Landscape)  # fmt: skip
+        BayesianHead, analysis.Iterates, analysis.Curvatures, analysis.Landscape,
+        analysis.MoreauEnvelope, analysis.Convergence)  # fmt: skip
 """Made by the library: nobody calls their constructors."""
 FORMULAS = ("problems.mspbe.exact.", "problems.mspbe.experience.")
 """Evaluated on tensors under `vmap`, by problems: they compute, and check nothing."""
