@@ -52,6 +52,7 @@ IMPORTED_FROM = [
     "bilevel.linear",
     "bilevel.optimizers",
     "bilevel.hypergradients",
+    "bilevel.loops",
     "bilevel.strategies",
     "bilevel.strategies.single_loop",
     "bilevel.testing",

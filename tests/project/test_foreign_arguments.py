@@ -18,12 +18,13 @@ from problems.images.loading import Images
 from problems.images.places import places
 from problems.linear_networks import DeepLinearProblem, StepPolynomial
 from tests.support import legal_arguments as legal
-from tests.support import legal_tasks
+from tests.support import legal_loops, legal_tasks
 from tests.support.foreign_values import FOREIGN, outcome
 from tests.support.public_callables import PAGES, arguments, public
 from tests.support.uses import use
 
 STRIDE = 37
+LEGAL = legal.LEGAL | legal_tasks.LEGAL | legal_loops.LEGAL
 SUBJECTS = public()
 OBJECTS = {
     bilevel.Solution: legal.solution,
@@ -37,11 +38,13 @@ OBJECTS = {
 OF_TASKS = {"bilevel.Solution.adapt": legal_tasks.solution}
 """Methods of a solution that only those of tasks have."""
 CALLED = (
-    *("callback", "constraints", "function", "make_module", "make_process", "policy", "progress"),
+    *("callback", "constraints", "function", "make_model", "make_module", "make_process"),
+    *("policy", "progress"),
 )
 """Functions of users: what they raise is theirs."""
 SLOW = (
     *(("compile", "True"), ("compile", "NumPy bool"), ("problems", "None"), ("ridge", "1e-320")),
+    *(("ridge", "-0.0"), ("ridge", "0")),  # of ten classes without a penalty
     ("columns", "NumPy integer"),  # legal, and used with other numbers of them
     *(("folder", value) for value in ("text", "name", "path", "lone surrogate")),  # of a report
 )
@@ -85,7 +88,7 @@ def call(name, given):
         owner, method = made
         instance = OF_TASKS.get(name, OBJECTS.get(owner))
         function = getattr(owner if instance is None else instance(), method)
-    use(function(**{**(legal.LEGAL | legal_tasks.LEGAL).get(name, dict)(), **given}))
+    use(function(**{**LEGAL.get(name, dict)(), **given}))
 
 
 def bare(draws):

@@ -1,0 +1,4 @@
+"""For a training loop of one's own: groups, rates, exact heads, and a problem from a module."""
+
+from bilevel.loops.groups import param_groups as param_groups
+from bilevel.loops.module_problem import from_module as from_module
