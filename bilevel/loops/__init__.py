@@ -2,3 +2,4 @@
 
 from bilevel.loops.groups import param_groups as param_groups
 from bilevel.loops.module_problem import from_module as from_module
+from bilevel.loops.refit import HeadRefit as HeadRefit

@@ -9,6 +9,7 @@ from torch.nn.parameter import is_lazy
 
 from bilevel.core.checks import check_instance
 from bilevel.errors import ArgumentError, spell, unknown_name
+from bilevel.problem.network.layers import extras
 
 COMPILED = "_orig_mod"
 """Where `torch.compile` keeps what it compiled."""
@@ -143,3 +144,21 @@ def refuse_shared_head(model: nn.Module, head: Part) -> None:
             "one rate, and belongs to both levels. Give the head weights of its own, or name "
             "another head."
         )
+
+
+def linear_head(model: nn.Module, head: str | nn.Module) -> nn.Linear:
+    """The head, which is a linear layer and nothing else."""
+    part = head_of(model, head)
+    refuse_shared_head(model, part)
+    if type(part.module) is not nn.Linear:
+        raise ArgumentError(
+            f"The head {part.name!r} must be an `nn.Linear` (not a class derived from it) to be "
+            f"solved, got {type(part.module).__name__}."
+        )
+    attached = extras(part.module)
+    if attached:
+        raise ArgumentError(
+            f"The head {part.name!r} has {', '.join(attached)} beside its weight and bias, so that "
+            "it is not the linear layer that is solved."
+        )
+    return part.module

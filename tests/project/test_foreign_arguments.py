@@ -13,6 +13,7 @@ import pytest
 
 import bilevel
 from bilevel.exact import BayesianHead
+from bilevel.loops import HeadRefit
 from problems import image_classification
 from problems.images.loading import Images
 from problems.images.places import places
@@ -31,6 +32,7 @@ OBJECTS = {
     bilevel.Comparison: legal.comparison,
     bilevel.GramAccumulator: legal.accumulator,
     BayesianHead: legal.posterior,
+    HeadRefit: legal_loops.refit,
     DeepLinearProblem: lambda: DeepLinearProblem(**legal.deep()),
     StepPolynomial: lambda: StepPolynomial(legal.doubles(0, 3, 3)),
 }

@@ -1,8 +1,23 @@
 """Small legal arguments for what loops in plain torch use."""
 
-from tests.support.legal_arguments import Net, X, Y
+import torch
+
+from bilevel import loops
+from tests.support.legal_arguments import X32, Net, X, Y
+
+
+def refit():
+    """One that waits for the targets of a forward pass."""
+    net = Net()
+    made = loops.HeadRefit(net, "fc", 0.1, 1)
+    net(X32)
+    return made
+
 
 LEGAL = {
+    "bilevel.loops.HeadRefit": lambda: {"model": Net(), "head": "fc", "ridge": 0.1, "every": 2},
+    "bilevel.loops.HeadRefit.step": lambda: {"targets": torch.from_numpy(Y)},
+    "bilevel.loops.HeadRefit.load_state_dict": lambda: {"state": refit().state_dict()},
     "bilevel.loops.from_module": lambda: {
         "make_model": Net, "loss": "mse", "data": (X, Y), "head": "fc"
     },

@@ -44,3 +44,32 @@ def sequences(count, seed=0):
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(11, (count, 7), generator=generator)
     return tokens, tokens.roll(1, 1)
+
+
+class Noisy(nn.Module):
+    """Convolutions with all that has a state or draws: batch norm and dropout."""
+
+    def __init__(self, outputs=10, bias=True):
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 4, 3, stride=2)
+        self.norm = nn.BatchNorm2d(4)
+        self.dropout = nn.Dropout(0.3)
+        self.fc = nn.Linear(36, outputs, bias=bias)
+
+    def forward(self, pictures):
+        z = torch.relu(self.norm(self.convolution(pictures)))
+        return self.fc(self.dropout(z.flatten(1)))
+
+
+class Transformer(nn.Module):
+    """Attention over tokens; the head is applied to every position."""
+
+    def __init__(self, vocabulary=11, width=8, length=7, dropout=0.1):
+        super().__init__()
+        self.embed = nn.Embedding(vocabulary, width)
+        self.place = nn.Parameter(torch.randn(length, width))
+        self.block = nn.TransformerEncoderLayer(width, 2, 16, dropout, batch_first=True)
+        self.head = nn.Linear(width, vocabulary)
+
+    def forward(self, tokens):
+        return self.head(self.block(self.embed(tokens) + self.place[: tokens.shape[1]]))
