@@ -35,14 +35,14 @@ NO_LAYER = {"__pycache__", "py.typed", "__init__.pyi"}
 MANY_OPTIONS = {"solve", "compare"}
 PUBLIC = """
     AbstractCriterion AbstractHeadSolver AbstractHypergradient AbstractLinearSolver
-    AbstractOptimizer AbstractSchedule AbstractStrategy Adam Answer AuxiliaryProblem Ball Batch
-    BatchData BestResponse BodyGradient Box CG Clipped ClosedForm Comparison Constant ConvexSet Cost
-    Curvature Cvxpy Dense Envelope Everywhere FastSGD FiniteDifferences FullData GramAccumulator
-    HeadResponse HuberLoss Hypergradient Implicit L1Ball LinearHeadProblem Lipschitz LogisticLoss
-    Neumann Newton Nonnegative OwnLoop Polynomial Progress ProjectedNewton Pullback RMSProp
-    RowCurvature RunningData SGD Simplex SingleLoop SoftmaxLoss Solution SplitModule SquaredError
-    StackelbergProblem Status Tuning TwoTimescale Unrolled adapt assign best_response check_problem
-    compare errors hypergradient preset_strategies solve split uniform
+    AbstractOptimizer AbstractSchedule AbstractStrategy Adam Answer AuxiliaryProblem BalancedRates
+    Ball Batch BatchData BestResponse BodyGradient Box CG Clipped ClosedForm Comparison Constant
+    ConvexSet Cost Curvature Cvxpy Dense Envelope Everywhere FastSGD FiniteDifferences FullData
+    GramAccumulator HeadResponse HuberLoss Hypergradient Implicit L1Ball LinearHeadProblem Lipschitz
+    LogisticLoss Neumann Newton Nonnegative OwnLoop Polynomial Progress ProjectedNewton Pullback
+    RMSProp RowCurvature RunningData SGD Simplex SingleLoop SoftmaxLoss Solution SplitModule
+    SquaredError StackelbergProblem Status Tuning TwoTimescale Unrolled adapt assign best_response
+    check_problem compare errors hypergradient preset_strategies solve split uniform
 """
 IMPORTED_FROM = [
     "bilevel.errors",
