@@ -256,7 +256,7 @@ class HeadRefit:
     def _begin(self, criterion: AbstractCriterion) -> None:
         """Take a criterion."""
         check_instance(criterion, AbstractCriterion, "criterion", "SoftmaxLoss()")
-        if type(criterion).__name__ not in CRITERIA:
+        if type(criterion) not in CRITERIA.values():
             raise IncompatibleError(
                 f"`criterion` is {type(criterion).__name__}, but heads are refitted for "
                 f"{', '.join(CRITERIA)}."
@@ -294,20 +294,26 @@ class HeadRefit:
         if self._moments is not None:
             return self._moments.head(self._ridge, self._layer.out_features)
         assert self._calls is not None
+        assert self._criterion is not None
         features, labels = self._again(), torch.cat([call.targets for call in self._calls.calls])
         kept = labels != IGNORED
         z, y = (x[kept][-self._rows :] for x in (features, labels))
         start = exact(self._layer.weight.detach()).mT
         if self._bias:
             start = torch.cat([start, exact(self._layer.bias.detach()).unsqueeze(0)])
+        outputs = self._layer.out_features
+        seen = y.clamp(0, max(1, outputs - 1))  # what is no label is refused below
+        zero = z.new_zeros((len(y), outputs) if outputs > 1 else len(y))
+        own, plain = self._criterion, CRITERIA[type(self._criterion).__name__]()
+        one, other = (kind.rows(zero, seen) for kind in (own, plain))
+        weights = None if torch.equal(one, other) else one / other  # those of classes
         # the free bias of a class without a row has no minimiser
-        classes = int((y.clamp(0, self._layer.out_features).bincount() > 0).sum())
-        held = self._bias and classes < max(2, self._layer.out_features)
+        held = self._bias and len(seen.bincount().nonzero()) < max(2, outputs)
+        bias = {"fit_bias": self._bias, "penalize_bias": held}
         if isinstance(self._criterion, LogisticLoss):
-            return logistic_head(
-                z, y, self._ridge, fit_bias=self._bias, penalize_bias=held, start=start.squeeze(1)
-            )
-        return softmax_head(z, y, self._ridge, fit_bias=self._bias, penalize_bias=held, start=start)
+            first = start.squeeze(1)
+            return logistic_head(z, y, self._ridge, row_weights=weights, start=first, **bias)
+        return softmax_head(z, y, self._ridge, row_weights=weights, start=start, **bias)
 
     def _again(self) -> Tensor:
         """The features of the last rows at the body that is there now, float64."""

@@ -10,6 +10,7 @@ from torch import nn
 
 import bilevel
 from bilevel import errors, loops
+from bilevel.exact import softmax_head
 from tests.support.loop_models import Noisy, Picture, Transformer, pictures, sequences
 
 EVERY = 3
@@ -304,3 +305,16 @@ def test_a_refitted_head_is_the_best_response_of_the_same_problem():
         refit.step(y)
     found = torch.cat([model.fc.weight.T, model.fc.bias.unsqueeze(0)]).detach()
     torch.testing.assert_close(found, response, rtol=1e-8, atol=1e-10)
+
+
+def test_weights_of_classes_count():
+    model, criterion = made(Picture), bilevel.SoftmaxLoss()
+    x, y = pictures(80)
+    weights, plain = torch.arange(1.0, 11.0).double(), criterion.rows
+    object.__setattr__(criterion, "rows", lambda u, labels: weights[labels] * plain(u, labels))
+    with loops.HeadRefit(model, "fc", 0.05, 1, criterion) as refit:
+        model(x.double())
+        refit.step(y)
+    z = torch.relu(model.norm(model.convolution(x.double()))).flatten(1)
+    expected = softmax_head(z, y, 0.05, row_weights=weights[y], fit_bias=True)
+    torch.testing.assert_close(model.fc.weight.T, expected[:-1], rtol=1e-8, atol=1e-10)
