@@ -23,7 +23,7 @@ _PUBLIC = {
     "FullData BatchData RunningData",
     "hypergradients": "AbstractHypergradient Answer BodyGradient Envelope Implicit "
     "Unrolled FiniteDifferences",
-    "strategies": "AbstractStrategy TwoTimescale uniform BestResponse OwnLoop "
+    "strategies": "AbstractStrategy TwoTimescale uniform BalancedRates BestResponse OwnLoop "
     "preset_strategies SingleLoop",
     "problem.constants": "Curvature Lipschitz",
     "core.cost": "Cost",

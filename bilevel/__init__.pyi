@@ -69,6 +69,7 @@ from bilevel.problem.sets import L1Ball as L1Ball
 from bilevel.problem.sets import Nonnegative as Nonnegative
 from bilevel.problem.sets import Simplex as Simplex
 from bilevel.strategies import AbstractStrategy as AbstractStrategy
+from bilevel.strategies import BalancedRates as BalancedRates
 from bilevel.strategies import BestResponse as BestResponse
 from bilevel.strategies import OwnLoop as OwnLoop
 from bilevel.strategies import SingleLoop as SingleLoop

@@ -35,9 +35,9 @@ class Strategies:
     def run(self) -> int:
         """Print them."""
         import bilevel
-        from bilevel.strategies.presets import PRESETS, RUNNING
+        from bilevel.strategies.presets import BALANCED, PRESETS, RUNNING
 
-        names = (*PRESETS, RUNNING)
+        names = (*PRESETS, RUNNING, BALANCED)
         presets = bilevel.preset_strategies(self.body_lr, self.head_lr, names=names)
         for name, strategy in presets.items():
             print(f"{name:22} {strategy}")

@@ -1,5 +1,6 @@
 """Strategies: how the two levels move."""
 
+from bilevel.strategies.balanced import BalancedRates
 from bilevel.strategies.base import AbstractStrategy
 from bilevel.strategies.best_response import BestResponse
 from bilevel.strategies.own_loop import OwnLoop
@@ -11,6 +12,7 @@ __all__ = [
     "SOBA",
     "AbstractDirections",
     "AbstractStrategy",
+    "BalancedRates",
     "BestResponse",
     "OwnLoop",
     "SingleLoop",

@@ -6,6 +6,7 @@ from bilevel.core.checks import check_names, single
 from bilevel.errors import ArgumentError
 from bilevel.heads import ClosedForm, RunningData
 from bilevel.optimizers import AbstractOptimizer, RMSProp
+from bilevel.strategies.balanced import BalancedRates
 from bilevel.strategies.base import AbstractStrategy
 from bilevel.strategies.best_response import BestResponse
 from bilevel.strategies.two_timescale import Order, TwoTimescale, uniform
@@ -14,8 +15,8 @@ CONTROLS = ("uniform slow", "uniform fast", "swapped", "uniform sqrt")
 """The presets that serve as baselines."""
 PRESETS = (*CONTROLS[:2], "two-timescale", *CONTROLS[2:], "best response")
 """The presets that are made unless names are asked for."""
-RUNNING = "best response running"
-"""The preset that is made only where its name is asked for."""
+RUNNING, BALANCED = "best response running", "balanced"
+"""The presets that are made only where their names are asked for."""
 
 
 def preset_strategies(
@@ -30,7 +31,8 @@ def preset_strategies(
 
     uniform slow (alpha, alpha) · uniform fast (beta, beta) · two-timescale (alpha, beta) ·
     swapped (beta, alpha) · uniform sqrt, both sqrt(alpha beta) · best response, body alpha. By
-    name only: best response running, body alpha, the head from `RunningData()`.
+    name only: best response running, body alpha, the head from `RunningData()`; balanced, for
+    bodies of one layer, `BalancedRates` of sqrt(alpha beta), the rate of uniform sqrt.
 
     The last two controls make the question fair: they have the same pair of rates the other way
     round, and a single rate with the same geometric mean.
@@ -80,6 +82,7 @@ def preset_strategies(
         "uniform sqrt": uniform(middle, optimizer, order=order),
         "best response": BestResponse(body_lr, optimizer=optimizer),
         RUNNING: BestResponse(body_lr, ClosedForm(RunningData()), optimizer=optimizer),
+        BALANCED: BalancedRates(middle, optimizer, order),
     }
     return by_name(made, PRESETS if names is None else names, "strategy")
 

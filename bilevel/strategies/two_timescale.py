@@ -29,6 +29,35 @@ class TwoTimescaleState(NamedTuple):
     head_moments: Tree
 
 
+class Moves(NamedTuple):
+    """How a step moves both levels, whatever the rates are; see `TwoTimescale`."""
+
+    optimizer: AbstractOptimizer
+    order: Order
+    head_steps: int = 1
+
+    def made(
+        self, oracles: Oracles, state: TwoTimescaleState, rows: Rows, alpha: Number, beta: Number
+    ) -> TwoTimescaleState:
+        """The state after one body step of size `alpha` and the head steps of size `beta`."""
+        body, head, body_moments, head_moments = state
+        update, problem = self.optimizer.update, oracles.problem
+        head_gradient: Tree | None = None
+        if self.order == "simultaneous":
+            body_gradient, head_gradient = oracles.joint_gradient(body, head, rows)
+        else:
+            body_gradient = oracles.direct_gradient(body, head, rows)
+        moved, body_moments = update(body_gradient, body_moments, body, alpha)
+        moved = problem.body_set.project(moved)
+        seen = body if self.order == "simultaneous" else moved
+        for _ in range(self.head_steps):
+            if head_gradient is None:
+                head_gradient = oracles.head_gradient(seen, head, rows)
+            head, head_moments = update(head_gradient, head_moments, head, beta)
+            head, head_gradient = problem.head_set.project(head), None
+        return TwoTimescaleState(moved, head, body_moments, head_moments)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class TwoTimescale(AbstractStrategy):
     """Gradient steps on both levels, small ones for the body and large ones for the head.
@@ -81,23 +110,9 @@ class TwoTimescale(AbstractStrategy):
         self, oracles: Oracles, state: TwoTimescaleState, rows: Rows, k: int
     ) -> TwoTimescaleState:
         """One body step and `head_steps` head steps."""
-        body, head, body_moments, head_moments = state
-        update, problem = self.optimizer.update, oracles.problem
         alpha, beta = step_size(self.body_lr, k), step_size(self.head_lr, k)
-        head_gradient: Tree | None = None
-        if self.order == "simultaneous":
-            body_gradient, head_gradient = oracles.joint_gradient(body, head, rows)
-        else:
-            body_gradient = oracles.direct_gradient(body, head, rows)
-        moved, body_moments = update(body_gradient, body_moments, body, alpha)
-        moved = problem.body_set.project(moved)
-        seen = body if self.order == "simultaneous" else moved
-        for _ in range(self.head_steps):
-            if head_gradient is None:
-                head_gradient = oracles.head_gradient(seen, head, rows)
-            head, head_moments = update(head_gradient, head_moments, head, beta)
-            head, head_gradient = problem.head_set.project(head), None
-        return TwoTimescaleState(moved, head, body_moments, head_moments)
+        moves = Moves(self.optimizer, self.order, self.head_steps)
+        return moves.made(oracles, state, rows, alpha, beta)
 
     @property
     def is_uniform(self) -> bool:

@@ -253,7 +253,7 @@ def test_strategies_lists_the_presets_with_their_rates(capsys):
     assert run("strategies", "--body-lr", "0.25", "--head-lr", "4") == 0
     printed = capsys.readouterr().out
     lines = {line[:22].strip(): line for line in printed.splitlines()}
-    assert {*STRATEGIES, "best response running"} == set(lines)
+    assert {*STRATEGIES, "best response running", "balanced"} == set(lines)
     assert lines["two-timescale"].index("0.25") < lines["two-timescale"].index("4.0")
     assert lines["swapped"].index("4.0") < lines["swapped"].index("0.25")
     assert lines["uniform sqrt"].count("1.0") >= 2

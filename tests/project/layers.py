@@ -25,6 +25,7 @@ PLACES = {
     "report": 0.2,
     "training": 2.4,
     "point": 1.2,
+    "loops": 0.2,
     "strategies": 1.9,
     "bounds": 1.0,
     "optimizers": 0.2,

@@ -35,15 +35,15 @@ NO_LAYER = {"__pycache__", "py.typed", "__init__.pyi"}
 MANY_OPTIONS = {"solve", "compare"}
 PUBLIC = """
     AbstractCriterion AbstractHeadSolver AbstractHypergradient AbstractLinearSolver
-    AbstractOptimizer AbstractSchedule AbstractStrategy Adam AdamW Answer AuxiliaryProblem Ball
-    Batch BatchData BestResponse BodyGradient Box CG Clipped ClosedForm Comparison Constant
-    ConvexSet Cosine Cost Curvature Cvxpy Dense Envelope Everywhere FastSGD FiniteDifferences
-    FullData GramAccumulator HeadResponse HuberLoss Hypergradient Implicit L1Ball LinearHeadProblem
-    Lipschitz LogisticLoss Neumann Newton Nonnegative OwnLoop Piecewise Polynomial Progress
-    ProjectedNewton Pullback RMSProp RowCurvature RunningData SGD Simplex SingleLoop SoftmaxLoss
-    Solution SplitModule SquaredError StackelbergProblem Status Tuning TwoTimescale Unrolled adapt
-    assign best_response check_problem compare errors hypergradient load_problem preset_strategies
-    solve split uniform
+    AbstractOptimizer AbstractSchedule AbstractStrategy Adam AdamW Answer AuxiliaryProblem
+    BalancedRates Ball Batch BatchData BestResponse BodyGradient Box CG Clipped ClosedForm
+    Comparison Constant ConvexSet Cosine Cost Curvature Cvxpy Dense Envelope Everywhere FastSGD
+    FiniteDifferences FullData GramAccumulator HeadResponse HuberLoss Hypergradient Implicit L1Ball
+    LinearHeadProblem Lipschitz LogisticLoss Neumann Newton Nonnegative OwnLoop Piecewise Polynomial
+    Progress ProjectedNewton Pullback RMSProp RowCurvature RunningData SGD Simplex SingleLoop
+    SoftmaxLoss Solution SplitModule SquaredError StackelbergProblem Status Tuning TwoTimescale
+    Unrolled adapt assign best_response check_problem compare errors hypergradient load_problem
+    preset_strategies solve split uniform
 """
 IMPORTED_FROM = [
     "bilevel.analysis",
@@ -54,6 +54,7 @@ IMPORTED_FROM = [
     "bilevel.linear",
     "bilevel.optimizers",
     "bilevel.hypergradients",
+    "bilevel.loops",
     "bilevel.strategies",
     "bilevel.strategies.single_loop",
     "bilevel.testing",

@@ -15,11 +15,12 @@ import pytest
 import bilevel
 from bilevel import analysis
 from bilevel.exact import BayesianHead
+from bilevel.loops import HeadRefit
 from problems import image_classification
 from problems.images.loading import Images
 from problems.images.places import places
 from problems.linear_networks import DeepLinearProblem, StepPolynomial
-from tests.support import legal_analysis, legal_tasks
+from tests.support import legal_analysis, legal_loops, legal_tasks
 from tests.support import legal_arguments as legal
 from tests.support.foreign_values import FOREIGN, outcome
 from tests.support.public_callables import PAGES, arguments, public
@@ -27,13 +28,14 @@ from tests.support.uses import use
 
 STRIDE = 37
 SUBJECTS = public()
-LEGAL = legal.LEGAL | legal_tasks.LEGAL | legal_analysis.LEGAL
+LEGAL = legal.LEGAL | legal_tasks.LEGAL | legal_loops.LEGAL | legal_analysis.LEGAL
 OBJECTS = {
     bilevel.Solution: legal.solution,
     bilevel.Comparison: legal.comparison,
     bilevel.GramAccumulator: legal.accumulator,
     BayesianHead: legal.posterior,
     analysis.Landscape: legal_analysis.landscape,
+    HeadRefit: legal_loops.refit,
     DeepLinearProblem: lambda: DeepLinearProblem(**legal.deep()),
     StepPolynomial: lambda: StepPolynomial(legal.doubles(0, 3, 3)),
 }
@@ -41,11 +43,13 @@ OBJECTS = {
 OF_TASKS = {"bilevel.Solution.adapt": legal_tasks.solution}
 """Methods of a solution that only those of tasks have."""
 CALLED = (
-    *("callback", "constraints", "function", "make_module", "make_process", "policy", "progress"),
+    *("callback", "constraints", "function", "make_model", "make_module", "make_process"),
+    *("policy", "progress"),
 )
 """Functions of users: what they raise is theirs."""
 SLOW = (
     *(("compile", "True"), ("compile", "NumPy bool"), ("problems", "None"), ("ridge", "1e-320")),
+    *(("ridge", "-0.0"), ("ridge", "0")),  # of ten classes without a penalty
     ("columns", "NumPy integer"),  # legal, and used with other numbers of them
     *(("folder", value) for value in ("text", "name", "path", "lone surrogate")),  # of a report
 )

@@ -11,6 +11,8 @@ from bilevel import analysis
 from bilevel.exact import BayesianHead
 from bilevel.heads.rows_used import AbstractHeadData
 from bilevel.linear import Operator
+from bilevel.loops.module_problem import ModuleProblem
+from bilevel.loops.rates import GroupRates
 from bilevel.problem import registry
 from bilevel.strategies.single_loop import AbstractDirections
 from problems.mspbe.bodies import Layers, Module
@@ -28,8 +30,8 @@ PARTS = (
 )  # fmt: skip
 """What the library calls by its contract: the methods of these are called by nobody else."""
 MADE = (bilevel.Solution, bilevel.Comparison, bilevel.HeadResponse, bilevel.Hypergradient, Operator,
-        BayesianHead, analysis.Iterates, analysis.Curvatures, analysis.Landscape,
-        analysis.MoreauEnvelope, analysis.Convergence)  # fmt: skip
+        BayesianHead, ModuleProblem, GroupRates, analysis.Iterates, analysis.Curvatures,
+        analysis.Landscape, analysis.MoreauEnvelope, analysis.Convergence)  # fmt: skip
 """Made by the library: nobody calls their constructors."""
 FORMULAS = ("problems.mspbe.exact.", "problems.mspbe.experience.")
 """Evaluated on tensors under `vmap`, by problems: they compute, and check nothing."""

@@ -9,6 +9,7 @@ import bilevel
 from bilevel import trees
 from bilevel.heads.rows_used import AbstractHeadData
 from bilevel.strategies.single_loop import AbstractDirections
+from problems.linear_networks import linear_network
 from problems.mspbe.bodies import Layers, Module
 from problems.mspbe.linear import LinearEvaluation
 from problems.mspbe.process import MarkovRewardProcess
@@ -84,6 +85,8 @@ def _(made: bilevel.AbstractStrategy):
     directions = getattr(made, "directions", None) or made
     fixed = type(directions).__module__.startswith("problems.mspbe")
     problem = LinearEvaluation(random_walk()) if fixed else legal.Linear()
+    if isinstance(made, bilevel.BalancedRates):  # of a body with a matrix
+        problem = linear_network(width=3, rows=8)
     bilevel.solve(problem, made, batch_size=None, **FEW)
 
 

@@ -40,23 +40,27 @@ def head_layer(module: nn.Module, head: str) -> nn.Linear:
     return known[head]
 
 
+def extras(layer: nn.Linear) -> list[str]:
+    """What a layer is made of beside its weight and bias, in words, but for hooks."""
+    # `layer.forward = ...` and the like: the layer computes something else than its class
+    replaced = [name for name in vars(layer) if callable(getattr(nn.Linear, name, None))]
+    weight = isinstance(layer._parameters.get("weight"), nn.Parameter)
+    return [
+        *(f"the parameter {key!r}" for key in layer._parameters if key not in ("weight", "bias")),
+        *(f"the buffer {name!r}" for name in layer._buffers),
+        *(f"the module {name!r}" for name in layer._modules),
+        *(f"a {name!r} of its own" for name in replaced),
+        *(["a weight that is no parameter"] * (not weight)),
+    ]
+
+
 def refuse_head(layer: nn.Linear, head: str) -> None:
     """Raise unless a layer is its weight and bias and nothing else.
 
     Raises:
         ArgumentError: hooks, masks, parameters or a `forward` of its own are attached to it.
     """
-    # `layer.forward = ...` and the like: the tap would compute something else than the layer
-    replaced = [name for name in vars(layer) if callable(getattr(nn.Linear, name, None))]
-    attached = [
-        *(f"the parameter {key!r}" for key in layer._parameters if key not in ("weight", "bias")),
-        *(f"the buffer {name!r}" for name in layer._buffers),
-        *(f"the module {name!r}" for name in layer._modules),
-        *(f"a {name!r} of its own" for name in replaced),
-        *(kind for kind, hooks in _HOOKS.items() if getattr(layer, hooks)),
-    ]
-    if not isinstance(layer._parameters.get("weight"), nn.Parameter):
-        attached.append("a weight that is no parameter")
+    attached = [*extras(layer), *(kind for kind, hooks in _HOOKS.items() if getattr(layer, hooks))]
     if attached:
         raise ArgumentError(
             f"The head {head!r} has {', '.join(attached)} beside its weight and bias, so that it "
