@@ -53,7 +53,7 @@ docs-serve: $(DOCS) ## show the documentation while you write it, at http://127.
 docs-browser: docs $(BROWSER) ## open every page from disk in headless Chromium: formulas, links, search
 	@$(BIN)/python -m pytest -q -rs -m browser tests/project/test_site.py $(ARGS)
 
-BENCH ?= core large one_run grid memory streaming tdc best_response hypergradient point cvxpy_head linear_networks newton exact tasks loops
+BENCH ?= core large one_run grid memory streaming tdc best_response hypergradient point cvxpy_head linear_networks newton exact tasks loops advice
 bench: $(RUN) ## print speed and memory: make bench BENCH=core (or large, grid, memory, streaming, tdc)
 	@for part in $(BENCH); do OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$part.py $(ARGS) || exit 1; done
 

@@ -37,6 +37,8 @@ _PUBLIC = {
     "comparison.side_by_side": "Progress",
     "comparison.tuning": "Tuning",
     "comparison.result": "Comparison",
+    "analysis.advice.advise": "advise",
+    "analysis.advice.advice": "Advice",
     "testing": "check_problem",
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names.split()}

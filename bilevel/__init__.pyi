@@ -1,6 +1,8 @@
 """For type checkers and editors: the public names and where they live, as `__init__.py` says."""
 
 from bilevel import errors as errors
+from bilevel.analysis.advice.advice import Advice as Advice
+from bilevel.analysis.advice.advise import advise as advise
 from bilevel.comparison.compare import compare as compare
 from bilevel.comparison.result import Comparison as Comparison
 from bilevel.comparison.side_by_side import Progress as Progress

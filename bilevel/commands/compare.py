@@ -14,7 +14,7 @@ from bilevel.commands.display import displayed
 from bilevel.commands.ending import how_to_go_on, say, told_to_end
 from bilevel.commands.exit_codes import FAILED, OK, SIGNAL
 from bilevel.commands.first_example import PROBLEM, filled, numbers, spelled
-from bilevel.commands.options import parse_option, set_threads
+from bilevel.commands.options import options_of, set_threads
 from bilevel.errors import (
     AllRunsFailedError,
     ArgumentError,
@@ -183,24 +183,12 @@ class Compare:
 
     def options(self) -> dict[str, Any]:
         """The options of the problem; a file of one's own is the problem `table`."""
-        options = dict(parse_option(option) for option in self.set)
+        _, options = options_of(self.problem, self.csv, self.target, self.set)
         if self.data_dir is not None:
             if "data_dir" in options:
                 raise ArgumentError("--data-dir and --set data_dir=... contradict: leave out one.")
             options["data_dir"] = str(self.data_dir)
-        if self.csv is None:
-            if self.target:
-                raise ArgumentError("--target names a column of a file: give --csv FILE too.")
-            return options
-        if self.problem:
-            raise ArgumentError(
-                f"--csv takes the place of a problem: leave out either {self.problem!r} or --csv."
-            )
-        if not self.target:
-            raise ArgumentError("--csv needs --target COLUMN, the column to predict.")
-        for name in {"file", "target"} & set(options):
-            raise ArgumentError(f"--set {name}=... contradicts --csv and --target: leave it out.")
-        return {"file": str(self.csv), "target": self.target, **options}
+        return options
 
     def compare(self, partial: "HeldFolder") -> "Comparison":
         """The comparison itself, kept in the folder `partial` while it is trained."""

@@ -11,6 +11,7 @@ from typing import Annotated, get_args
 
 import tyro
 
+from bilevel.commands.advise import Advise
 from bilevel.commands.check import Check
 from bilevel.commands.compare import Compare
 from bilevel.commands.convergence import Convergence
@@ -29,6 +30,7 @@ Command = (
     | Annotated[Problems, tyro.conf.subcommand("problems")]
     | Annotated[Strategies, tyro.conf.subcommand("strategies")]
     | Annotated[Check, tyro.conf.subcommand("check")]
+    | Annotated[Advise, tyro.conf.subcommand("advise")]
     | Annotated[Convergence, tyro.conf.subcommand("convergence")]
     | Annotated[Landscape, tyro.conf.subcommand("landscape")]
     | Annotated[Curvature, tyro.conf.subcommand("curvature")]

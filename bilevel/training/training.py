@@ -173,10 +173,12 @@ class Training:
         *,
         tolerance: float | None = None,
         callback: Callback | None = None,
+        respond: bool = True,
     ) -> Solution:
         """Make steps up to the last of `records` (steps, ascending); Ctrl-C ends early.
 
-        Records that were made already are kept and not made again.
+        Records that were made already are kept and not made again. What needs theta* and is dear is
+        left out of some of them, and without `respond` of all.
         """
         if tolerance is not None:
             tolerance = single(tolerance, "`tolerance`")
@@ -190,8 +192,10 @@ class Training:
                     break
                 self._advance(k - self.step)
                 place = len(self.records)
-                respond = tolerance is not None or place % apart == 0 or k == records[-1]
-                made = [cohort.record(tolerance, respond=respond) for cohort in self.cohorts]
+                due = tolerance is not None or place % apart == 0 or k == records[-1]
+                made = [
+                    cohort.record(tolerance, respond=respond and due) for cohort in self.cohorts
+                ]
                 self.records[k] = joined(made)
                 if callback is not None:
                     callback(k, {name: x.clone() for name, x in self.records[k].items()})

@@ -1,0 +1,1 @@
+"""Advice on learning rates: whether head and body should move at different ones."""
