@@ -54,6 +54,7 @@ class Single:
     ) -> None:
         trees.check(body, "body", ShapeError)
         like = trees.leaves(body)[0]
+        check_instance(problem, StackelbergProblem, "problem", "an instance of your problem")
         known = known_of(problem)
         data = TrainingData(problem, [0], like.dtype, like.device, groups=batch, known=known)
         self.examined = Examined(data, body, known, report, head_only=head_only)

@@ -12,20 +12,10 @@ import bilevel
 from bilevel.core.checks import check_instance, check_positive_integer
 from bilevel.errors import ArgumentError, IncompatibleError, check_name
 from bilevel.trees import Tree
+from problems.mspbe.products import multiplied
 from problems.network import ACTIVATIONS
 
 PullBack = Callable[[Tensor], Tree]
-FEW = 7
-"""Terms of a sum that the compiler of torch writes out, as part of what it is used in."""
-
-
-def multiplied(a: Tensor, b: Tensor) -> Tensor:
-    """A B for (R, n, k) and (R, k, m); in compiled code without a call of its own for few terms."""
-    if torch.compiler.is_compiling() and a.shape[2] <= FEW:
-        return (a.unsqueeze(3) * b.unsqueeze(1)).sum(2)
-    return a @ b
-
-
 SLOPES: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": lambda h: 1 - h * h,
     "softplus": lambda h: -torch.expm1(-h),

@@ -11,9 +11,10 @@ from bilevel.errors import ShapeError
 from bilevel.problem.base import Groups
 from bilevel.trees import Tree
 from problems.mspbe import exact
-from problems.mspbe.bodies import Body, Layers, multiplied
+from problems.mspbe.bodies import Body, Layers
 from problems.mspbe.exact import Moments
 from problems.mspbe.process import Model
+from problems.mspbe.products import multiplied
 from problems.mspbe.sources import AbstractSource
 from problems.mspbe.transitions import Transitions
 

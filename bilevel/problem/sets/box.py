@@ -104,8 +104,8 @@ class Nonnegative(Box):
 
 
 def _like(bound: float | Tensor, leaf: Tensor) -> Tensor:
-    """In the type of a leaf; infinite where that holds no such number."""
-    return torch.as_tensor(bound, dtype=torch.float64).to(leaf)
+    """In the type of a leaf, without a graph; infinite where that holds no such number."""
+    return torch.as_tensor(bound, dtype=torch.float64).detach().to(leaf)
 
 
 def _fits(bound: float | Tensor, leaf: Tensor) -> TypeGuard[float]:
