@@ -187,7 +187,7 @@ def test_many_classes_take_one_gram_matrix_and_a_curvature_for_each_step(work, m
     assert found.residual <= 1e-8 * 2400**0.5
     assert not types
     assert set(products) == {torch.float32}
-    assert len(products) <= 55  # 49, without one for checking
+    assert len(products) <= 47  # 49 where the last step is taken further than is asked for
     looked = sum(count for count in curvatures if count > 1)  # in pieces, apart from probes
     assert looked == 3000 * int(ways[0].steps) <= 3000 * 8
     assert max(curvatures) < 3000
