@@ -135,7 +135,9 @@ class Passes:
     @functools.cached_property
     def gram(self) -> Tensor:
         """Z'SZ, (R, M, M)."""
-        return (self.double * self.weights).mT @ self.double
+        if isinstance(self.weights, Tensor):
+            return (self.double * self.weights).mT @ self.double
+        return self.double.mT @ self.double * self.weights
 
     def flat(self, predictions: Tensor, rows: slice = ALL) -> tuple[Tensor, Tensor]:
         """Predictions of some rows, and the targets, of all runs, one run after the other."""
