@@ -82,6 +82,8 @@ def led_direction(
         way = torch.where(going.unsqueeze(1), turned + (square / last).unsqueeze(1) * way, 0.0)
     found = found * size
     along = (found * slope).sum(1) > 0
+    if bool(along.all()):
+        return found
     return torch.where(along.unsqueeze(1), found, factor.solve(slope))
 
 

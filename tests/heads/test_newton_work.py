@@ -17,6 +17,7 @@ from bilevel.heads.objectives.hessian import newton_factor
 from bilevel.heads.objectives.passes import Passes
 from bilevel.heads.objectives.view import head_objective
 from bilevel.linear.factor import BlockFactor
+from bilevel.linear.preconditioned import led_direction
 
 WIDTH = 30
 """300 numbers a head: factors are dear."""
@@ -214,3 +215,28 @@ def test_the_factor_of_many_classes_is_that_of_a_kronecker_product():
     torch.testing.assert_close(
         factor.solve(vector), torch.linalg.solve(matrix, vector[0])[None], rtol=1e-5, atol=1e-5
     )
+
+
+def test_a_direction_takes_a_solve_for_each_product_and_one_to_begin(monkeypatch):
+    """And fewer of both where more may be left."""
+    point = Point(many_classes(), [ONE])
+    at = HeadPoint(point.oracles, point.body, point.head, point.rows)
+    objective = head_objective(at)
+    place = objective.at(doubles(3, 1, 2400))
+    factor, _ = newton_factor(objective, place)
+    solves, products, solve = [], [], BlockFactor.solve
+
+    def product(vectors):
+        products.append(vectors)
+        return objective.product(place, vectors)
+
+    monkeypatch.setattr(BlockFactor, "solve", lambda *given: solves.append(1) or solve(*given))
+    right, counts = 1e-6 * place.slope, []
+    for enough in (0.0, 0.05):
+        solves.clear(), products.clear()
+        found = led_direction(product, right, factor, torch.float64, enough)
+        counts.append(len(products))
+        assert len(solves) == len(products) + 1
+        left = (objective.product(place, found) - right).norm() / right.norm()
+        assert left <= max(enough, 1e-3) * 3  # the goal is one of the factor's norm
+    assert counts[1] <= 0.7 * counts[0]

@@ -133,7 +133,7 @@ class Newton(AbstractHeadSolver):
         # the way of a run that failed leads nowhere
         usable = found.factor.usable & ~failed
         made = found.place.predictions.float()
-        predictions = trees.where(failed, torch.zeros_like(made), made)
+        predictions = made.masked_fill(failed.reshape(-1, *[1] * (made.ndim - 1)), 0.0)
         state = NewtonState(found.factor._replace(usable=usable), predictions)
         residual = trees.norm(view.slope(slope))
         return HeadSolution(answer, residual, found.status, state, found.factor)
