@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -69,19 +70,39 @@ class SoftmaxLoss(AbstractCriterion):
 
     @override
     def slope(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        _check(predictions, targets)
-        powers, column = _powers(predictions), targets.unsqueeze(1)
-        total = powers.sum(1, keepdim=True)
-        # 1 - p_y as the sum of the others loses no digits where p_y is close to 1
-        powers.scatter_(1, column, 0.0)
-        powers.scatter_(1, column, -powers.sum(1, keepdim=True))
-        return powers.div_(total)
+        return self._slope(predictions, targets)[0]
+
+    @override
+    def slope_and_rows(
+        self, predictions: Tensor, targets: Tensor
+    ) -> tuple[Tensor | None, Callable[[], Tensor] | None]:
+        kind = type(self)
+        if kind.slope is not SoftmaxLoss.slope or kind.rows is not SoftmaxLoss.rows:
+            return super().slope_and_rows(predictions, targets)  # another loss, made of this one
+        return self._slope(predictions, targets)
 
     def curvature(self, predictions: Tensor, targets: Tensor) -> RowCurvature:
         """diag(p) - p p' with p = softmax(u)."""
         powers = _powers(predictions)
         shares = powers.div_(powers.sum(1, keepdim=True))  # quicker than `torch.softmax`
         return RowCurvature(shares, shares)
+
+    def _slope(self, predictions: Tensor, targets: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
+        """The slope, and what makes the losses."""
+        _check(predictions, targets)
+        column, largest = targets.unsqueeze(1), predictions.amax(1, keepdim=True)
+        powers = (predictions - largest).exp_()
+        own = powers.gather(1, column)
+        powers.scatter_(1, column, 0.0)
+        others = powers.sum(1, keepdim=True)
+        total = own.add_(others)
+
+        def losses() -> Tensor:
+            against = others.log() + (largest - predictions.gather(1, column))
+            return -torch.nn.functional.logsigmoid(-against).squeeze(1)
+
+        # 1 - p_y as the sum of the others loses no digits where p_y is close to 1
+        return powers.scatter_(1, column, -others).div_(total), losses
 
     @override
     def rising(self, targets: Tensor, outputs: int | None) -> Tensor:
