@@ -70,7 +70,10 @@ def constrained_head(
             f"{type(set).__name__} has no bounds low <= theta <= high, and other sets have no "
             "derivative here. Use a Box or Nonnegative(), or the whole space with `ridge_head`."
         )
-    if torch.is_grad_enabled() and any(bound.requires_grad for bound in bounds):
+    given_bounds = (getattr(set, name, None) for name in ("low", "high"))
+    if torch.is_grad_enabled() and any(
+        isinstance(bound, Tensor) and bound.requires_grad for bound in (*bounds, *given_bounds)
+    ):
         raise IncompatibleError(
             "The bounds of the set require gradients, and `constrained_head` has none in them. "
             "Make the set of `bound.detach()`."

@@ -50,14 +50,19 @@ def preconditioned_cg(
 
 
 def led_direction(
-    product: Callable[[Tensor], Tensor], slope: Tensor, factor: BlockFactor, dtype: torch.dtype
+    product: Callable[[Tensor], Tensor],
+    slope: Tensor,
+    factor: BlockFactor,
+    dtype: torch.dtype,
+    enough: Number = 0.0,
 ) -> Tensor:
     """Roughly H^{-1} times a slope: the nearer the end, the less roughly.
 
-    Products are asked for in `dtype`. Where H leads upwards, (L L')^{-1} times the slope.
+    Products are asked for in `dtype`. A part `enough` of the slope, a number or (R,), may be left
+    in any case. Where H leads upwards, (L L')^{-1} times the slope.
     """
     size = trees.norm(slope).clamp(min=torch.finfo(torch.float64).tiny).unsqueeze(1)
-    goal = size.squeeze(1).sqrt().clamp(1e-3, 0.1).square()
+    goal = size.squeeze(1).sqrt().clamp(min=enough).clamp(1e-3, 0.1).square()
     # what the recursion says of its residual is enough: the next slope shows what a step was worth
     left = slope / size
     found, turned = torch.zeros_like(left), factor.solve(left)
@@ -77,6 +82,8 @@ def led_direction(
         way = torch.where(going.unsqueeze(1), turned + (square / last).unsqueeze(1) * way, 0.0)
     found = found * size
     along = (found * slope).sum(1) > 0
+    if bool(along.all()):
+        return found
     return torch.where(along.unsqueeze(1), found, factor.solve(slope))
 
 

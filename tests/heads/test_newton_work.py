@@ -14,8 +14,10 @@ from bilevel.heads.newton.secants import Secants
 from bilevel.heads.newton.starts import better_start
 from bilevel.heads.objectives import linear
 from bilevel.heads.objectives.hessian import newton_factor
+from bilevel.heads.objectives.passes import Passes
 from bilevel.heads.objectives.view import head_objective
 from bilevel.linear.factor import BlockFactor
+from bilevel.linear.preconditioned import led_direction
 
 WIDTH = 30
 """300 numbers a head: factors are dear."""
@@ -156,9 +158,9 @@ def many_classes(rows=300):
 def test_many_classes_take_one_gram_matrix_and_a_curvature_for_each_step(work, monkeypatch):
     """The mean curvature times it leads as well as a block of H for each class."""
     ways, types, _ = work
-    products, curvatures, losses = [], [], []
+    products, curvatures, losses, values = [], [], [], []
     product, curvature = linear.LinearObjective.product, SoftmaxLoss.curvature
-    rows = SoftmaxLoss.rows
+    rows, all_losses = SoftmaxLoss.rows, Passes.losses
 
     def counted(self, place, vectors):
         products.append(vectors.dtype)
@@ -174,18 +176,24 @@ def test_many_classes_take_one_gram_matrix_and_a_curvature_for_each_step(work, m
         losses.append(len(predictions))
         return rows(self, predictions, targets)
 
+    def valued(self, predictions):
+        values.append(predictions)
+        return all_losses(self, predictions)
+
     monkeypatch.setattr(SoftmaxLoss, "curvature", curved)
     monkeypatch.setattr(SoftmaxLoss, "rows", lost)
+    monkeypatch.setattr(Passes, "losses", valued)
     found = Point(many_classes(3000), [ONE]).solved(Newton(1e-8))
     assert found.status.tolist() == [int(Status.CONVERGED)]
     assert found.residual <= 1e-8 * 2400**0.5
     assert not types
     assert set(products) == {torch.float32}
-    assert len(products) <= 55  # 49, without one for checking
+    assert len(products) <= 47  # 49 where the last step is taken further than is asked for
     looked = sum(count for count in curvatures if count > 1)  # in pieces, apart from probes
     assert looked == 3000 * int(ways[0].steps) <= 3000 * 8
     assert max(curvatures) < 3000
-    assert sum(losses) == 3000 * 3  # where a search begins, g is known from the one before
+    assert len(values) == 3  # where a search begins, g is known from the one before
+    assert not losses  # they are made of what the slopes found
 
 
 def test_the_factor_of_many_classes_is_that_of_a_kronecker_product():
@@ -207,3 +215,28 @@ def test_the_factor_of_many_classes_is_that_of_a_kronecker_product():
     torch.testing.assert_close(
         factor.solve(vector), torch.linalg.solve(matrix, vector[0])[None], rtol=1e-5, atol=1e-5
     )
+
+
+def test_a_direction_takes_a_solve_for_each_product_and_one_to_begin(monkeypatch):
+    """And fewer of both where more may be left."""
+    point = Point(many_classes(), [ONE])
+    at = HeadPoint(point.oracles, point.body, point.head, point.rows)
+    objective = head_objective(at)
+    place = objective.at(doubles(3, 1, 2400))
+    factor, _ = newton_factor(objective, place)
+    solves, products, solve = [], [], BlockFactor.solve
+
+    def product(vectors):
+        products.append(vectors)
+        return objective.product(place, vectors)
+
+    monkeypatch.setattr(BlockFactor, "solve", lambda *given: solves.append(1) or solve(*given))
+    right, counts = 1e-6 * place.slope, []
+    for enough in (0.0, 0.05):
+        solves.clear(), products.clear()
+        found = led_direction(product, right, factor, torch.float64, enough)
+        counts.append(len(products))
+        assert len(solves) == len(products) + 1
+        left = (objective.product(place, found) - right).norm() / right.norm()
+        assert left <= max(enough, 1e-3) * 3  # the goal is one of the factor's norm
+    assert counts[1] <= 0.7 * counts[0]

@@ -65,12 +65,38 @@ def test_slope_and_curvature_are_the_derivatives(name, scale):
 
     slope = vmap(grad(row))(predictions, targets)
     torch.testing.assert_close(criterion.slope(predictions, targets), slope, rtol=1e-13, atol=1e-14)
+    again, losses = criterion.slope_and_rows(predictions, targets)
+    assert torch.equal(again, criterion.slope(predictions, targets))
+    if losses is not None:
+        rows = criterion.rows(predictions, targets)
+        torch.testing.assert_close(losses(), rows, rtol=1e-13, atol=1e-15 * (10 + scale))
     bend = vmap(jacrev(jacrev(row)))(predictions, targets)
     expected = bend if bend.ndim == 3 else bend[:, None, None]
     found = matrix(criterion.curvature(predictions, targets))
     # a prediction u is rounded by eps u, and automatic differentiation takes e^u of it
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-15 * (10 + scale))
     assert (torch.linalg.eigvalsh(found) <= criterion.largest_curvature + 1e-12).all()
+
+
+def test_losses_of_softmax_slopes_overflow_as_little_as_others():
+    targets = torch.tensor([0, 1, 2])
+    far = torch.tensor([[0.0, 1e4, -1e30], [0.0, 1e4, -1e30], [0.0, 1e4, -1e30]])
+    for criterion in (SoftmaxLoss(), SoftmaxLoss(class_weights=(1.0, 2.0, 0.5))):
+        _, losses = criterion.slope_and_rows(far, targets)
+        assert losses().tolist() == criterion.rows(far, targets).tolist()
+
+
+def test_losses_of_another_criterion_are_its_own():
+    """One that is made of softmax tells another loss."""
+
+    class Smoothed(SoftmaxLoss):
+        def rows(self, predictions, targets):
+            return super().rows(predictions, targets) + 0.1
+
+    given = doubles(1, 3, 3), torch.arange(3)
+    slope, losses = Smoothed().slope_and_rows(*given)
+    assert torch.equal(slope, SoftmaxLoss().slope(*given))
+    assert losses is None
 
 
 @pytest.mark.parametrize(

@@ -245,8 +245,10 @@ def test_a_problem_with_an_objective_of_its_own_gets_the_key_in_its_batch(name, 
 def test_shared_features_are_told_apart_by_their_masks():
     """With all rows in a step these are the same objects, whatever masks they are under."""
     problem = Dropped()
-    body = trees.single(problem.init_body(torch.Generator().manual_seed(0)))
-    head = trees.single(problem.init_head(torch.Generator().manual_seed(1)))
+    draws = [torch.Generator().manual_seed(seed) for seed in range(2)]  # a run each
+    body, head = (
+        trees.stack([draw(one) for one in draws]) for draw in (problem.init_body, problem.init_head)
+    )
     keys = problem.noise(torch.Generator().manual_seed(2), 2)
     train = problem.data()["train"]
     batches = [Rows({"train": train, "noise": key}, {"train": None, "noise": None}) for key in keys]

@@ -64,7 +64,7 @@ class Descent:
             if bool(small.any()):
                 # a factor that was just made leads further for little, and shows what runs away
                 further = (runs.factored > 0) | runs.stale
-                further = further & (~self.objective.penalised | (tolerance <= PRECISE))
+                further = further & self._thorough
                 polishing = runs.going & small & further & ~runs.polished
                 if bool(polishing.any()):  # predictions are large: only where they decide
                     moved = (place.predictions - runs.before.predictions).abs() > SETTLED
@@ -130,6 +130,17 @@ class Descent:
             runs = runs._replace(secants=secants)
         return runs.ended(runaway, Status.NO_MINIMISER)
 
+    @property
+    def _thorough(self) -> Tensor:
+        """Whether a run goes on beyond the tolerance where that costs little."""
+        precise: Tensor = ~self.objective.penalised | (self.tolerance <= PRECISE)
+        return precise
+
+    @property
+    def _wanted(self) -> Tensor:
+        """Of max |d g|: to this runs go on."""
+        return self.tolerance * torch.where(self._thorough, BEYOND, 1.0)
+
     def _direction(self, runs: Runs) -> Tensor:
         """-B^{-1} d g, see the top, or by conjugate gradients with L L' for a preconditioner."""
         objective, place = self.objective, runs.place
@@ -137,7 +148,9 @@ class Descent:
             return -runs.secants.solve(runs.factor, place.slope)
         product = functools.partial(objective.product, place)
         dtype = torch.float32 if objective.work >= SINGLE_WORK else torch.float64
-        return -led_direction(product, place.slope, runs.factor, dtype)
+        # half of what the end leaves room for: the slope also changes by the curvature's change
+        enough = 0.5 * self._wanted / place.largest
+        return -led_direction(product, place.slope, runs.factor, dtype, enough)
 
     def _searched(self, runs: Runs, which: Tensor, there: Place, step: Tensor) -> Runs:
         """The step of some runs halved until g decreases enough."""

@@ -133,7 +133,7 @@ class Newton(AbstractHeadSolver):
         # the way of a run that failed leads nowhere
         usable = found.factor.usable & ~failed
         made = found.place.predictions.float()
-        predictions = trees.where(failed, torch.zeros_like(made), made)
+        predictions = made.masked_fill(failed.reshape(-1, *[1] * (made.ndim - 1)), 0.0)
         state = NewtonState(found.factor._replace(usable=usable), predictions)
         residual = trees.norm(view.slope(slope))
         return HeadSolution(answer, residual, found.status, state, found.factor)
@@ -142,10 +142,10 @@ class Newton(AbstractHeadSolver):
 def _nothing_known(problem: StackelbergProblem, head: Tree, rows: Rows) -> NewtonState:
     """No factor and predictions of zero, in the shapes of the objective."""
     vectors = trees.flatten(trees.cast(head, torch.float64))
-    blocks, predictions = general_blocks(vectors.shape[1]), vectors[:, :0]
+    blocks, predictions = general_blocks(vectors.shape[1]), vectors[:, :0].float()
     if told_by_features(problem, rows):
         outputs = problem.outputs or 1
         interacting = interacts(problem.criterion, problem.outputs, targets_of(rows))
         blocks = count_blocks(head.shape[1], outputs, interacting)
-        predictions = vectors.new_zeros(len(vectors), rows.count, outputs)
-    return NewtonState(BlockFactor.none(vectors, blocks), predictions.float())
+        predictions = predictions.new_zeros(len(vectors), rows.count, outputs)
+    return NewtonState(BlockFactor.none(vectors, blocks), predictions)

@@ -6,6 +6,7 @@ is done with while it is in the cache.
 """
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from bilevel.derivatives.linear_parts import LinearParts
 from bilevel.problem.criteria import AbstractCriterion, RowCurvature
 
+Losses = Callable[[], Tensor] | None
 ALL = slice(None)
 AT_ONCE = 2**16
 """Predictions of a run that are looked at together, so that they stay in cache."""
@@ -37,6 +39,7 @@ class Passes:
         # s_i, the same number for all, or (R, n, 1)
         self.weights = 1 / n if weights is None else weights.double().unsqueeze(2) / n
         self._curved: tuple[Tensor, RowCurvature] | None = None
+        self._lost: list[tuple[Tensor, list[Losses]]] = []
 
     @functools.cached_property
     def double(self) -> Tensor:
@@ -55,21 +58,31 @@ class Passes:
     def slopes(self, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Z'(s S), output by output (R, K, M), and the predictions: two products."""
         predictions = columns.new_empty(*self.design.shape[:2], self.count)
-        found = torch.zeros_like(columns.mT)
+        found, lost = torch.zeros_like(columns.mT), []
         for rows in self._pieces:
             design, here = self.double[:, rows], predictions[:, rows]
             torch.bmm(design, columns, out=here)
-            slope = self.slope(here, rows)
+            told, losses = self.criterion.slope_and_rows(*self.flat(here, rows))
+            lost.append(losses)
+            assert told is not None
+            slope = told.reshape(here.shape)
             if isinstance(self.weights, Tensor):
                 slope = slope * self.weights[:, rows]
             found.baddbmm_(slope.mT, design)
+        self._lost = [*self._lost[-1:], (predictions, lost)]  # where a step begins and ends
         return self._averaged(found), predictions
 
     def losses(self, predictions: Tensor) -> Tensor:
-        """The loss of every row, (R, n)."""
-        pieces = ((predictions[:, rows], rows) for rows in self._pieces)
-        found = [self.criterion.rows(*self.flat(u, rows)) for u, rows in pieces]
+        """The loss of every row, (R, n): of what the last two slopes found, or anew."""
+        unknown: list[Losses] = [None] * len(self._pieces)
+        lost = next((made for at, made in self._lost if at is predictions), unknown)
+        pairs = zip(self._pieces, lost, strict=True)
+        found = [made() if made else self._losses_of(predictions, rows) for rows, made in pairs]
         return torch.cat([one.reshape(len(predictions), -1) for one in found], 1)
+
+    def _losses_of(self, predictions: Tensor, rows: slice) -> Tensor:
+        """The losses of some rows of all runs, one run after the other."""
+        return self.criterion.rows(*self.flat(predictions[:, rows], rows))
 
     def product(self, predictions: Tensor, columns: Tensor) -> Tensor:
         """sum_i s_i C_i (x) z_i z_i' times columns, (R, K, M), in their type: two products."""
@@ -122,7 +135,9 @@ class Passes:
     @functools.cached_property
     def gram(self) -> Tensor:
         """Z'SZ, (R, M, M)."""
-        return (self.double * self.weights).mT @ self.double
+        if isinstance(self.weights, Tensor):
+            return (self.double * self.weights).mT @ self.double
+        return self.double.mT @ self.double * self.weights
 
     def flat(self, predictions: Tensor, rows: slice = ALL) -> tuple[Tensor, Tensor]:
         """Predictions of some rows, and the targets, of all runs, one run after the other."""

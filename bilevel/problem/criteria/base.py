@@ -2,6 +2,7 @@
 
 import abc
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -74,6 +75,12 @@ class AbstractCriterion(abc.ABC):
         Rows do not interact: those of several runs come one after the other.
         """
         return None
+
+    def slope_and_rows(
+        self, predictions: Tensor, targets: Tensor
+    ) -> tuple[Tensor | None, Callable[[], Tensor] | None]:
+        """`slope`, and what makes `rows` of what it found, if that is quicker (a hook)."""
+        return self.slope(predictions, targets), None
 
     def curvature(self, predictions: Tensor, targets: Tensor) -> RowCurvature | None:
         """The second derivative of every row in its prediction (a hook); None: not known."""

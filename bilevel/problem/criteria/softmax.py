@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -90,13 +91,16 @@ class SoftmaxLoss(AbstractCriterion):
 
     @override
     def slope(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        _check(predictions, targets)
-        powers, column = _powers(predictions), targets.unsqueeze(1)
-        total = powers.sum(1, keepdim=True)
-        # 1 - p_y as the sum of the others loses no digits where p_y is close to 1
-        powers.scatter_(1, column, 0.0)
-        powers.scatter_(1, column, -powers.sum(1, keepdim=True))
-        return weighted(self.class_weights, powers.div_(total), targets)
+        return self._slope(predictions, targets)[0]
+
+    @override
+    def slope_and_rows(
+        self, predictions: Tensor, targets: Tensor
+    ) -> tuple[Tensor | None, Callable[[], Tensor] | None]:
+        kind = type(self)
+        if kind.slope is not SoftmaxLoss.slope or kind.rows is not SoftmaxLoss.rows:
+            return super().slope_and_rows(predictions, targets)  # another loss, made of this one
+        return self._slope(predictions, targets)
 
     def curvature(self, predictions: Tensor, targets: Tensor) -> RowCurvature:
         """s (diag(p) - p p') with p = softmax(u), s the weight of the class."""
@@ -106,6 +110,25 @@ class SoftmaxLoss(AbstractCriterion):
             weighted(self.class_weights, shares, targets),
             weighted(self.class_weights, shares, targets, 0.5),
         )
+
+    def _slope(self, predictions: Tensor, targets: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
+        """The slope, and what makes the losses."""
+        _check(predictions, targets)
+        column, largest = targets.unsqueeze(1), predictions.amax(1, keepdim=True)
+        powers = (predictions - largest).exp_()
+        own = powers.gather(1, column)
+        powers.scatter_(1, column, 0.0)
+        others = powers.sum(1, keepdim=True)
+        total = own.add_(others)
+
+        def losses() -> Tensor:
+            against = others.log() + (largest - predictions.gather(1, column))
+            made = -torch.nn.functional.logsigmoid(-against).squeeze(1)
+            return weighted(self.class_weights, made, targets)
+
+        # 1 - p_y as the sum of the others loses no digits where p_y is close to 1
+        slope = powers.scatter_(1, column, -others).div_(total)
+        return weighted(self.class_weights, slope, targets), losses
 
     @override
     def rising(self, targets: Tensor, outputs: int | None) -> Tensor:

@@ -7,6 +7,7 @@ from command_line import run
 
 import bilevel
 from bilevel.commands.compare import Compare
+from bilevel.commands.first_example import filled
 from bilevel.storage.folder import held
 from problems.mspbe import Known, LinearEvaluation, boyan, methods
 
@@ -18,7 +19,7 @@ def compared(folder, **options):
     chosen = ("process=boyan", *options.pop("set"))
     with held(folder) as partial:
         command = Compare("policy-evaluation", seeds=2, steps=4, set=chosen, **options)
-        return command.compare(partial)
+        return filled(command).compare(partial)
 
 
 def test_compare_trains_the_problem_s_own_strategies(tmp_path):

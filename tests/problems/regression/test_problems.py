@@ -34,11 +34,13 @@ NEED_A_FILE = {"boston", "table", "transitions"}  # tested in files of their own
 CLASSIFICATION = {"digits", "breast-cancer", "mnist", "fashion-mnist", "cifar10"}  # likewise
 EVALUATION = {"policy-evaluation", "neural-policy-evaluation"}  # likewise
 FEW_SHOT = {"sinusoid", "episodes"}  # likewise
+TEACHER = {"teacher"}  # likewise
 
 
 def test_every_registered_problem_is_tested():
     assert (
-        sorted({*TINY, *NEED_A_FILE, *CLASSIFICATION, *EVALUATION, *FEW_SHOT}) == registry.names()
+        sorted({*TINY, *NEED_A_FILE, *CLASSIFICATION, *EVALUATION, *FEW_SHOT, *TEACHER})
+        == registry.names()
     )
 
 

@@ -15,7 +15,9 @@ from problems.reproduce import REFERENCE, STRATEGIES, Row
 def test_reproduce_writes_its_table(tmp_path, capsys, monkeypatch, reports):
     small = reproduce.registry.load_problem
     monkeypatch.setattr(
-        reproduce.registry, "make", lambda name: small(name, train=40, test=20, validation=5)
+        reproduce.registry,
+        "load_problem",
+        lambda name: small(name, train=40, test=20, validation=5),
     )
     folder = tmp_path / "run"
     code = run("reproduce", "friedman3", "friedman3", "--seeds", "2", "--steps", "2", "--output",
@@ -90,7 +92,7 @@ def test_digits_are_trained_in_the_published_setting(tmp_path, capsys, monkeypat
 def test_a_folder_of_data_is_for_images(tmp_path, capsys, monkeypatch):
     asked = {}
     monkeypatch.setattr(
-        reproduce.registry, "make", lambda name, **options: asked.update({name: options})
+        reproduce.registry, "load_problem", lambda name, **options: asked.update({name: options})
     )
     reproduce.Reproduce(data_dir=tmp_path).problem("fashion-mnist")
     assert asked["fashion-mnist"]["data_dir"] == str(tmp_path)
