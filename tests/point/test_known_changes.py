@@ -1,10 +1,12 @@
 """What a point knows of an earlier call, where what changed is no attribute of the problem."""
 
 import numpy as np
+import pytest
 import torch
 from test_known import FEATURES, ROWS, Penalties, found, same
 
 import bilevel
+from bilevel.errors import ProblemError
 
 
 def test_small_changes_beside_large_numbers_are_seen():
@@ -27,3 +29,14 @@ def test_initial_heads_of_other_numbers_are_seen():
     assert same(problem, solver=solver)
     start[1] = 5.0
     assert same(problem, solver=solver)
+
+
+@pytest.mark.parametrize("bound", [True, False])
+def test_a_body_that_is_cut_off_later_is_refused_as_at_once(bound):
+    """By what is no attribute: the gradient would silently be zero."""
+    problem, cut = Penalties(), []
+    problem.penalty = lambda body: (body.detach() if cut else body).exp()
+    found(problem)
+    cut.append(True)
+    with pytest.raises(ProblemError, match="cuts the body off"):
+        found(problem, bound=bound)
