@@ -6,7 +6,7 @@ import torch
 from test_known import FEATURES, ROWS, Penalties, found, same
 
 import bilevel
-from bilevel.errors import ProblemError
+from bilevel.errors import DataError, ProblemError
 
 
 def test_small_changes_beside_large_numbers_are_seen():
@@ -40,3 +40,26 @@ def test_a_body_that_is_cut_off_later_is_refused_as_at_once(bound):
     cut.append(True)
     with pytest.raises(ProblemError, match="cuts the body off"):
         found(problem, bound=bound)
+
+
+class Labels(Penalties):
+    """Two classes, in an array."""
+
+    criterion = bilevel.LogisticLoss()
+
+    def rows(self, seed):
+        super().rows(seed)
+        self.labels = np.arange(ROWS) % 2
+        targets = torch.from_numpy(self.labels)
+        self.train, self.validation = (
+            bilevel.Batch(rows.inputs, targets) for rows in (self.train, self.validation)
+        )
+
+
+def test_labels_that_turn_wrong_are_refused():
+    """They would give finite numbers, of another loss."""
+    problem = Labels()
+    found(problem)
+    problem.labels[3] = 2
+    with pytest.raises(DataError, match="must lie between 0 and 1"):
+        found(problem)
