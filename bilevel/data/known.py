@@ -113,9 +113,12 @@ class Known:
 
     def once(self, name: Any, make: Callable[[], Any]) -> Any:
         """What `make` makes, which depends on nothing but the name."""
-        if name not in self._made:
-            self._keep(name, None, make())
-        return self._made[name][1]
+        entry = self._made.get(name)
+        if entry is not None:
+            return entry[1]
+        found = make()
+        self._keep(name, None, found)
+        return found  # another thread may have forgotten it
 
     def by_numbers(self, name: Any, rows: list[Tensor], make: Callable[[], Any]) -> Any:
         """What `make` made of rows with these numbers, (1, n, ...) each.
@@ -144,7 +147,7 @@ class Known:
     def _keep(self, name: Any, mark: Any, found: Any) -> None:
         self._made.pop(name, None)
         while len(self._made) >= MOST:
-            del self._made[next(iter(self._made))]
+            self._made.pop(next(iter(self._made)), None)
         self._made[name] = mark, found
 
 

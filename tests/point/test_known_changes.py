@@ -6,6 +6,7 @@ import torch
 from test_known import FEATURES, ROWS, Penalties, found, same
 
 import bilevel
+from bilevel.data import known
 from bilevel.errors import DataError, ProblemError
 
 
@@ -63,3 +64,15 @@ def test_labels_that_turn_wrong_are_refused():
     problem.labels[3] = 2
     with pytest.raises(DataError, match="must lie between 0 and 1"):
         found(problem)
+
+
+def test_what_another_thread_forgets_at_once_is_returned_all_the_same(monkeypatch):
+    keep = known.Known._keep
+
+    def raced(self, *arguments):
+        keep(self, *arguments)
+        self._made.clear()
+
+    monkeypatch.setattr(known.Known, "_keep", raced)
+    assert known.Known().once("one", lambda: 1) == 1
+    assert same(Penalties())
