@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.utils import _pytree
 
 Tree = Any
@@ -90,8 +91,8 @@ def same_structure(a: Tree, b: Tree) -> bool:
     pairs = leaves(a), leaves(b)
     if len(pairs[0]) != len(pairs[1]):
         return False
-    tensors = [(x, y) for x, y in zip(*pairs, strict=True) if isinstance(x, Tensor)]
-    return all(isinstance(y, Tensor) and x.shape == y.shape for x, y in tensors)
+    shapes = [[leaf.shape if isinstance(leaf, Tensor) else None for leaf in some] for some in pairs]
+    return shapes[0] == shapes[1]
 
 
 def shared(a: Tree, b: Tree) -> bool:
@@ -146,7 +147,8 @@ def norm(a: Tree) -> Tensor:
     flat = flatten(a)
     if flat.shape[1] == 0:
         return flat.new_zeros(len(flat))
-    if flat.device.type == "cpu" and not torch.compiler.is_compiling():
+    asked = not (torch.compiler.is_compiling() or is_functorch_wrapped_tensor(flat))
+    if asked and flat.device.type == "cpu":  # who maps or compiles cannot be asked for numbers
         plain: Tensor = torch.linalg.vector_norm(flat, dim=1)
         low, high = _SAFE.get(flat.dtype, (1.0, 0.0))
         if len(plain) == 1:

@@ -72,6 +72,17 @@ def _state(tensor: Tensor) -> list[Any] | None:
         return None
 
 
+def _bits(odd: Tensor, rows: Tensor) -> Tensor:
+    """Sums of the bits of float64 rows (n, m) with odd weights, as integers modulo 2^64, (m,).
+
+    Any change of one number changes them, by one bit too.
+    """
+    bits = rows.view(torch.int64)
+    if bits.device.type == "cpu":
+        return bits.mT @ odd
+    return (bits * odd.unsqueeze(1)).sum(0)  # accelerators do not multiply matrices of integers
+
+
 class Known:
     """What is known of one problem."""
 
@@ -102,34 +113,41 @@ class Known:
 
     def once(self, name: Any, make: Callable[[], Any]) -> Any:
         """What `make` makes, which depends on nothing but the name."""
-        if name not in self._made:
-            self._keep(name, None, make())
-        return self._made[name][1]
+        entry = self._made.get(name)
+        if entry is not None:
+            return entry[1]
+        found = make()
+        self._keep(name, None, found)
+        return found  # another thread may have forgotten it
 
     def by_numbers(self, name: Any, rows: list[Tensor], make: Callable[[], Any]) -> Any:
         """What `make` made of rows with these numbers, (1, n, ...) each.
 
         Rows may change where nobody counts it, as by the NumPy array that they share memory with,
-        so that their sums with random weights are compared: one pass, a tenth of a Gram matrix.
+        so that their sums with random weights are compared: two passes, a fifth of a Gram matrix.
+        Beside large numbers sums lose what is small, which a centre would not: `_bits` do not.
         """
         before, found = self._made.get(name, (None, None))
         count, shapes = rows[0].shape[1], [some.shape for some in rows]
         if before is None or before[0] != shapes:
             source = generator(0, "weights")
             weights = torch.randn(count, generator=source, dtype=torch.float64)
-            before = shapes, weights.to(rows[0].device), None
-        _, weights, earlier = before
-        sums = [weights @ some[0].reshape(count, -1).double() for some in rows]
+            odd = torch.randint(-(2**62), 2**62, (count,), generator=source) * 2 + 1
+            before = shapes, [x.to(rows[0].device) for x in (weights, odd)], None
+        _, (weights, odd), earlier = before
+        flat = [some[0].reshape(count, -1) for some in rows]
+        sums = [weights @ some.double() for some in flat]
+        sums += [_bits(odd, some) for some in flat if some.dtype == torch.float64]
         if earlier is not None and all(map(torch.equal, earlier, sums)):
             return found
         found = make()
-        self._keep(name, (shapes, weights, sums), found)
+        self._keep(name, (shapes, (weights, odd), sums), found)
         return found
 
     def _keep(self, name: Any, mark: Any, found: Any) -> None:
         self._made.pop(name, None)
         while len(self._made) >= MOST:
-            del self._made[next(iter(self._made))]
+            self._made.pop(next(iter(self._made)), None)
         self._made[name] = mark, found
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import torch
 
 from bilevel import trees
+from bilevel.core.generators import generator
 from bilevel.core.progress import RowCallback
 from bilevel.data.draws import Sampling
 from bilevel.data.known import Known
@@ -13,6 +14,7 @@ from bilevel.data.sampler import BatchSize, Sampler
 from bilevel.data.training_data import TrainingData
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import Oracles
+from bilevel.errors import ProblemError
 from bilevel.trees import Tree
 
 
@@ -85,8 +87,18 @@ class Assembly:
         body = _initial(data, "body") if body is None else body
         if known is None:
             return cls(oracles, data, sampler, body, _initial(data, "head"))
-        head = known.once("head", lambda: _initial(data, "head"))
-        return cls(oracles, data, sampler, body, trees.tree_map(torch.clone, head))
+        head = trees.tree_map(torch.clone, _known_head(data, known))
+        return cls(oracles, data, sampler, body, head)
+
+
+def _known_head(data: TrainingData, known: Known) -> Tree:
+    """The initial heads, looked at and moved once, as long as `init_head` draws the same."""
+    # what it draws from, a network or an array, need not be an attribute that tells its changes
+    drawn = data.problem.init_head(generator(data.distinct[0], "head"))
+    trees.check(drawn, "init_head()", ProblemError)
+    numbers = trees.flatten(trees.single(trees.detach(drawn)))
+    name = "head", trees.structure(drawn)
+    return known.by_numbers(name, [numbers], lambda: _initial(data, "head"))
 
 
 def _initial(data: TrainingData, level: str) -> Tree:

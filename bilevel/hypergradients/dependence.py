@@ -17,14 +17,18 @@ SHARE = 0.01
 """Of a gradient that differences may not see: kinks that they cross, such as those of ReLUs."""
 
 
-def check_dependence(point: HeadPoint) -> None:
+def check_dependence(point: HeadPoint, *, again: bool = False) -> None:
     """Raise if d_theta g changes with the body while autograd sees no such change.
 
     An implicit gradient would silently be zero: `detach`, rounding or an operation without a
     derivative cuts the way from the body to g.
+
+    Args:
+        point: where it is asked.
+        again: whether to ask even if an earlier call of the same problem saw the body.
     """
     known = point.oracles.known
-    if known is not None and known.has("dependence"):
+    if known is not None and known.has("dependence") and not again:
         return
     source = generator(0, "dependence")
 

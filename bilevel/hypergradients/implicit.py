@@ -103,6 +103,8 @@ class Implicit(AbstractHypergradient):
         direct, right = point.body_gradients()
         solved = at.solve(right, self.linear_solver, state, factor)
         pulled = point.cross_vjp(solved.value)
+        if oracles.known is not None and not any(bool(x.any()) for x in trees.leaves(pulled)):
+            check_dependence(point, again=True)  # zero, or cut off since an earlier call?
         slope = trees.tree_map(torch.sub, direct, pulled)
         # an adjoint that is not finite is no place to start the next one from
         usable = trees.finite(solved.value)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from small_problems import doubles
 
+import bilevel
 from bilevel import trees
 from bilevel.errors import ShapeError
 
@@ -128,6 +129,23 @@ def test_the_norm_neither_overflows_nor_underflows(dtype, size):
         a, b = torch.tensor([[3 * scale], [4 * scale]], dtype=dtype)
         tree = {"a": a, "b": b.unsqueeze(1)}
         assert float(trees.norm(tree)) == pytest.approx(5 * scale, rel=1e-6, abs=0)
+
+
+def test_norms_and_projections_can_be_mapped():
+    """As in an objective that keeps weights in a ball."""
+    runs = torch.arange(12.0).double().reshape(3, 2, 2)
+    norms = torch.func.vmap(trees.norm)(runs)
+    assert torch.equal(norms, torch.stack([trees.norm(one) for one in runs]))
+    ball = bilevel.Ball(1.0)
+    inside = torch.func.vmap(ball.project)(runs)
+    assert torch.equal(inside, torch.stack([ball.project(one) for one in runs]))
+
+
+def test_tensors_have_not_the_structure_of_other_leaves():
+    pair = {"a": 1}, {"a": torch.ones(2)}
+    assert not trees.same_structure(*pair)
+    assert not trees.same_structure(*reversed(pair))
+    assert trees.same_structure({"a": 1}, {"a": 2.0})
 
 
 def test_the_norm_of_one_run_does_not_touch_the_others():

@@ -113,6 +113,23 @@ def test_factors_are_those_of_the_free_numbers():
         assert torch.allclose(made[~free[run]][:, free[run]], number(0.0))
 
 
+def test_units_of_features_do_not_matter():
+    """The same guesses, to the same bits: what is rounding in one unit is not in another."""
+    matrix, moment = quadratic(30, 1, 6, 1)
+    units = 4.0 ** torch.arange(-12, 12, 4).double().flip(0)
+    start = torch.zeros(30, 6).double()
+    plain = QuadraticObjective(matrix, moment, None)
+    bounds = unit_box(plain, start)
+    scaled = QuadraticObjective(
+        units * matrix * units.unsqueeze(1), units.unsqueeze(1) * moment, None
+    )
+    found = settled(plain, bounds, start, 100)
+    other = settled(scaled, Bounds(*(x / units for x in bounds)), start, 100)
+    assert found.done.all()
+    assert other.done.all()
+    assert torch.equal(other.point * units, found.point)
+
+
 def test_a_singular_matrix_is_never_done():
     """Its solution may satisfy all conditions: what is said of it is left to the descent."""
     matrix, moment = quadratic(1, 1, 3, 1)

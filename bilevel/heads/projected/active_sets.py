@@ -60,6 +60,7 @@ def settled(objective: QuadraticObjective, bounds: Bounds, start: Tensor, most: 
     moment, low, high, point = (x.reshape(shape) for x in (objective.moment, *bounds, start))
     diagonal = matrix.diagonal(dim1=1, dim2=2)
     scale = diagonal.unsqueeze(1)
+    root = scale.sqrt()
     point = point.clamp(low, high)
     landed = torch.addcdiv(point, torch.baddbmm(moment, point, matrix, beta=-1), scale, value=-1)
     inside = landed.clamp(low, high)
@@ -75,9 +76,10 @@ def settled(objective: QuadraticObjective, bounds: Bounds, start: Tensor, most: 
         slope = torch.baddbmm(moment, point, matrix, beta=-1)
         landed = torch.addcdiv(point, slope, scale, value=-1)
         inside = landed.clamp(low, high)
-        left = (point - inside).mul_(scale)
-        # what cancels in H theta - b is at least as large as the terms of the diagonal
-        noise = EPS * (size + 10) * torch.linalg.vector_norm(point * scale, torch.inf, 2)
+        left = (point - inside).mul_(root)
+        # as |H_ij| <= root_i root_j, what cancels in (H theta - b) / root is at most about the
+        # largest root theta, in any units of the features
+        noise = EPS * (size + 10) * torch.linalg.vector_norm(point * root, torch.inf, 2)
         off = torch.linalg.vector_norm(left, torch.inf, 2)
         going = off > noise
         if not bool(going.any()):
@@ -88,7 +90,7 @@ def settled(objective: QuadraticObjective, bounds: Bounds, start: Tensor, most: 
     done = (off <= noise).squeeze(1) & sound
     if len(done) > runs:
         done = done.reshape(runs, -1).all(1)
-    residual = torch.linalg.vector_norm(left.reshape(runs, -1), dim=1)
+    residual = torch.linalg.vector_norm(left.mul_(root).reshape(runs, -1), dim=1)
     found, slope, scale = (x.reshape(start.shape) for x in (inside, slope, scale))
     factors = cholesky.reshape(runs, -1, size, size)
     return Settled(found, slope, residual, scale, factors, done)
