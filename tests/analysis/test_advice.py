@@ -290,6 +290,13 @@ class Fixed(Pretrained):
         return self.weights
 
 
+def test_counts_of_numpy_are_counts():
+    options = {"steps": 1, "seeds": np.int64(2), "held_out_seeds": np.int64(3)}
+    advice = bilevel.advise(tiny(), **options)
+    assert (advice.seeds, advice.held_out) == ([0, 1], [2, 3, 4])
+    assert "1 step each" in str(advice)
+
+
 def test_seeds_must_make_a_difference():
     with pytest.raises(ArgumentError, match="nothing depends on the seed"):
         bilevel.advise(Fixed(), batch_size=None)

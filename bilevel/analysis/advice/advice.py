@@ -122,12 +122,13 @@ def _verdict(advice: Advice) -> str:
 
 def _grounds(advice: Advice) -> str:
     metric, seeds = metric_name(advice.metric), counted(len(advice.held_out), "seed")
+    steps = counted(advice.steps, "step")
     hardest = advice.hardest
     rate = next(rate for rate, one in advice.ratios.items() if one == hardest)
     pair = "these rates" if advice.gain else f"the best pair ({_pair(advice.pair)})"
     lost = f"; on {counted(hardest.lost, 'seed')} a run failed" if hardest.lost else ""
     return (
-        f"On {seeds} that chose nothing, {advice.steps} steps each, the {metric} with {pair} is "
+        f"On {seeds} that chose nothing, {steps} each, the {metric} with {pair} is "
         f"{hardest} times that with one rate, {number(rate)}: of the "
         f"{len(advice.ratios)} best uniform rates the hardest to beat{lost}."
     )
