@@ -2,6 +2,7 @@
 
 from bilevel.analysis.advice.setting import Pair, Setting
 from bilevel.optimizers import SGD, AbstractOptimizer, Adam, AdamW, RMSProp
+from bilevel.problem.criteria import SquaredError
 
 
 def strategy_line(setting: Setting, rates: Pair) -> str:
@@ -18,8 +19,20 @@ def torch_lines(setting: Setting, rates: Pair, layer: str) -> str:
     """The optimiser of torch for a `model` with the head `layer`, and its import.
 
     It makes the same steps where these are "simultaneous". An optimiser that torch has not is named
-    in a comment.
+    in a comment; so is the factor for `nn.MSELoss` where steps grow with the loss: it is the mean
+    of K squares, and `SquaredError` half their sum.
     """
+    lines = _lines(setting, rates, layer)
+    criterion = getattr(setting.problem, "criterion", None)
+    if isinstance(setting.optimizer, SGD) and isinstance(criterion, SquaredError):
+        factor = (getattr(setting.problem, "outputs", None) or 1) / 2
+        if factor != 1:
+            lines += f"  # of half the squared error: with nn.MSELoss() all rates times {factor:g}"
+    return lines
+
+
+def _lines(setting: Setting, rates: Pair, layer: str) -> str:
+    """Without what the loss has to do with it."""
     body, head = rates
     if body == head:
         call = _torch(setting.optimizer, f"model.parameters(), lr={body:.6g}")
