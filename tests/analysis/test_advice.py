@@ -252,6 +252,17 @@ def test_an_advice_says_what_it_found(gained):
     assert str(without).startswith("No significant gain from two rates: train body and head at one")
 
 
+def test_a_range_test_that_found_nothing_is_said(gained):
+    made, _ = gained
+    assert made.centres.at_an_end == []
+    for body, found in ((1e-7, ["body"]), (8.6e4, ["body"]), (1e-5, [])):
+        centres = made.centres._replace(body=body, head=0.1)
+        assert centres.at_an_end == found
+        text = str(dataclasses.replace(made, centres=centres))
+        assert ("No largest useful step of the body was found" in text) == bool(found)
+        assert ("largest useful step is" in text) != bool(found)
+
+
 def test_the_map_has_every_rate(gained):
     advice, _ = gained
     figure = advice.figure()

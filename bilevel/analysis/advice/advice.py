@@ -139,8 +139,13 @@ def _why(advice: Advice) -> str:
     large, small, factor = "head", "body", centres.head / centres.body
     if factor < 1:
         large, small, factor = small, large, 1 / factor
-    text = (
-        f"The {large}'s largest useful step is {_factor(factor)} times the {small}'s "
+    text = f"The {large}'s largest useful step is {_factor(factor)} times the {small}'s "
+    if lost := centres.at_an_end:
+        text = (
+            f"No largest useful step of the {joined(lost)} was found: its loss was smallest at an "
+            "end of the rates of the range test, and pairs are tried around there "
+        )
+    text += (
         f"(range tests: body {number(centres.body, 2)}, head {number(centres.head, 2)}, both at "
         f"one rate {number(centres.uniform, 2)})."
     )
