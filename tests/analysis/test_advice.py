@@ -334,6 +334,7 @@ def test_the_command_prints_the_advice(tmp_path, capsys):
     [
         ([], "Name a problem"),
         (["diabetes", "--figure", "rates.gif"], "must end in .svg"),
+        (["diabetes", "--figure", "nowhere/rates.svg"], "nowhere, which is no folder"),
         (["--csv", "x.csv"], "--target COLUMN"),
         (["diabetes", "--target", "y"], "--csv FILE too"),
     ],
