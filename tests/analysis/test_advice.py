@@ -178,6 +178,12 @@ def test_ratios_are_paired_t_intervals():
     assert found.lost == 0
 
 
+def test_ratios_of_losses_of_zero_are_numbers():
+    found = ratio(np.array([1e-3, 1e-3]), np.array([np.finfo(float).tiny, 1e-3]))
+    assert (found.low, found.high) == (0.0, math.inf)
+    assert found.value > 1e100
+
+
 def test_failed_runs_lose_their_pairs():
     even = np.ones(20)
     failed = np.where(np.arange(20) < 2, np.nan, 1.0)
