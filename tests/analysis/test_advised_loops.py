@@ -16,7 +16,14 @@ def setting(problem, optimizer, order="simultaneous"):
 
 
 @pytest.mark.parametrize(
-    "optimizer", [bilevel.RMSProp(eps=1e-7), bilevel.SGD(0.9), bilevel.AdamW()], ids=repr
+    "optimizer",
+    [
+        bilevel.RMSProp(eps=1e-7),
+        bilevel.SGD(0.9),
+        bilevel.AdamW(),
+        bilevel.Clipped(1.0, bilevel.SGD()),
+    ],
+    ids=repr,
 )
 def test_the_line_makes_the_strategy(optimizer):
     at = setting(Pretrained(), optimizer)
@@ -76,6 +83,14 @@ def test_the_line_of_torch_makes_the_same_steps(optimizer, rates):
         optimizer.step()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter, expected.get_parameter(name), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("rates", [(1e-3, 1e-2), (1e-3, 1e-3)], ids=["two", "one"])
+def test_an_optimiser_that_torch_has_not_gets_groups(rates):
+    at = setting(Pretrained(), bilevel.Clipped(1.0, bilevel.SGD()))
+    names = {"torch": torch, "model": Net()}
+    exec(torch_lines(at, rates, "fc"), names)
+    assert [group["lr"] for group in names["groups"]] == list(rates)
 
 
 @pytest.mark.parametrize(("outputs", "factor"), [(1, "0.5"), (2, None), (3, "1.5")])
