@@ -167,7 +167,7 @@ def iterates(
     data = TrainingData(problem, seed_list(seeds), float_type(dtype), device)
     check_strategy(strategy, len(data.seeds))
     training = Training(strategy.fitted(problem), data, batch_size, sampling)
-    kept = [training.run(steps[: count + 1]) for count in range(len(steps))]
+    kept = [whole(training.run(steps[: count + 1])) for count in range(len(steps))]
     return Iterates(
         problem,
         tuple(data.seeds),
@@ -176,6 +176,13 @@ def iterates(
         tuple(one.head for one in kept),
         kept[-1].status,
     )
+
+
+def whole(solution: Solution) -> Solution:
+    """A solution, but Ctrl-C where it ended the training early: its last point is another one."""
+    if Status.INTERRUPTED in solution.status:
+        raise KeyboardInterrupt
+    return solution
 
 
 def steps_of(at: Sequence[int]) -> tuple[int, ...]:

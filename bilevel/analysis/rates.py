@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bilevel import trees
 from bilevel.analysis.envelopes import vector_of
+from bilevel.analysis.points import whole
 from bilevel.analysis.settling import RecordedBodies, Settled, envelopes, settled
 from bilevel.analysis.slopes import Slope, log_slope
 from bilevel.core import parts
@@ -183,7 +184,7 @@ def convergence(
 
     if callback is not None:
         check_function(callback, "callback", "callback(step)", 1)
-    solution = training.run(marks, callback=recorded)
+    solution = whole(training.run(marks, callback=recorded))
     measured = _Measured.of(solution.history)
     if kept.fits:
         measured.add_bodies(data, kept.bodies, best, len(pairs), envelope_runs)

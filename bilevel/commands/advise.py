@@ -54,7 +54,11 @@ class Advise:
             raise ArgumentError("Name a problem of `bilevel problems`, or give --csv and --target.")
 
         import bilevel
+        from bilevel.storage.folder import located
 
+        figure = None if self.figure is None else located(self.figure)
+        if figure is not None and not figure.parent.is_dir():  # said before minutes of work
+            raise ArgumentError(f"--figure names a file in {figure.parent}, which is no folder.")
         set_threads(self.threads)
         optimizers = {"rmsprop": bilevel.RMSProp, "adam": bilevel.Adam, "adamw": bilevel.AdamW,
                       "sgd": bilevel.SGD}  # fmt: skip
@@ -70,8 +74,6 @@ class Advise:
             callback=lambda part: say(f"{part} ...", sys.stderr),
         )
         say(str(advice))
-        if self.figure is not None:
-            from bilevel.storage.folder import located
-
-            advice.figure().savefig(located(self.figure))
+        if figure is not None:
+            advice.figure().savefig(figure)
         return OK

@@ -32,7 +32,7 @@ class HeadRefit:
     with z_i what the head was given. Its bias is penalised only where a class has no row. Between
     refits the loop is what it was: nothing but the head's weight and bias ever changes, neither
     gradients nor random states, buffers, modes or the optimiser. Call `step` once after each
-    forward pass in training mode.
+    forward pass in training mode, and after its `backward`, which needs the head as it was.
 
     With `SquaredError` it keeps Z'Z and Z't of the features as they were in training, in float64,
     each step's sums times `decay` for every step after it. With the losses of classes it keeps
@@ -138,7 +138,7 @@ class HeadRefit:
                 was then.
         """
         check_tensor(targets, "targets")
-        seen, precision = self._last()
+        seen, precision, called = self._last()
         if self._criterion is None:
             self._begin(self._inferred(targets))
         lead, labels = seen.shape[:-1], self._moments is None
@@ -147,13 +147,12 @@ class HeadRefit:
             self._moments.add(seen.reshape(len(t), -1), t)
         else:
             assert self._calls is not None
-            if self._call is None:
+            if called is None:
                 raise ArgumentError(
                     "The head was called, but not by a call of `model`: the features of classes "
                     "are computed anew at a refit, by calling the model again. Call `model(x)`."
                 )
-            self._calls.add(Call(*self._call, t, precision))
-        self._seen, self._call = [], None
+            self._calls.add(Call(*called, t, precision))
         self._steps += 1
         if self._steps % self._every:
             return False
@@ -239,19 +238,21 @@ class HeadRefit:
         if self._features is None and self._moments is None and self._layer.training:
             self._call = given, keywords
 
-    def _last(self) -> tuple[Tensor, Precision]:
-        """What the head was given since the last step."""
+    def _last(self) -> tuple[Tensor, Precision, tuple[tuple[Any, ...], dict[str, Any]] | None]:
+        """What the head was given since the last step, and the model; it is forgotten here."""
         if not self._hooks:
             raise ArgumentError("This `HeadRefit` is closed: make a new one, and load its state.")
-        if len(self._seen) != 1:
-            there = "no call" if not self._seen else "more than one call"
+        seen, called = self._seen, self._call
+        self._seen, self._call = [], None  # now: an error must not count for the next step, too
+        if len(seen) != 1:
+            there = "no call" if not seen else "more than one call"
             raise ArgumentError(
                 f"There was {there} of the head {self._name!r} in training mode since the last "
                 "`step`. Call `step` once after each forward pass, and evaluate in `model.eval()`. "
                 "Compiled code that ran before `HeadRefit` was made does not know it: make it "
                 "first."
             )
-        return self._seen[0]
+        return *seen[0], called
 
     def _begin(self, criterion: AbstractCriterion) -> None:
         """Take a criterion."""

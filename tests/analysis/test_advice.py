@@ -178,6 +178,12 @@ def test_ratios_are_paired_t_intervals():
     assert found.lost == 0
 
 
+def test_ratios_of_losses_of_zero_are_numbers():
+    found = ratio(np.array([1e-3, 1e-3]), np.array([np.finfo(float).tiny, 1e-3]))
+    assert (found.low, found.high) == (0.0, math.inf)
+    assert found.value > 1e100
+
+
 def test_failed_runs_lose_their_pairs():
     even = np.ones(20)
     failed = np.where(np.arange(20) < 2, np.nan, 1.0)
@@ -252,6 +258,17 @@ def test_an_advice_says_what_it_found(gained):
     assert str(without).startswith("No significant gain from two rates: train body and head at one")
 
 
+def test_a_range_test_that_found_nothing_is_said(gained):
+    made, _ = gained
+    assert made.centres.at_an_end == []
+    for body, found in ((1e-7, ["body"]), (8.6e4, ["body"]), (1e-5, [])):
+        centres = made.centres._replace(body=body, head=0.1)
+        assert centres.at_an_end == found
+        text = str(dataclasses.replace(made, centres=centres))
+        assert ("No largest useful step of the body was found" in text) == bool(found)
+        assert ("largest useful step is" in text) != bool(found)
+
+
 def test_the_map_has_every_rate(gained):
     advice, _ = gained
     figure = advice.figure()
@@ -290,6 +307,13 @@ class Fixed(Pretrained):
         return self.weights
 
 
+def test_counts_of_numpy_are_counts():
+    options = {"steps": 1, "seeds": np.int64(2), "held_out_seeds": np.int64(3)}
+    advice = bilevel.advise(tiny(), **options)
+    assert (advice.seeds, advice.held_out) == ([0, 1], [2, 3, 4])
+    assert "1 step each" in str(advice)
+
+
 def test_seeds_must_make_a_difference():
     with pytest.raises(ArgumentError, match="nothing depends on the seed"):
         bilevel.advise(Fixed(), batch_size=None)
@@ -316,6 +340,7 @@ def test_the_command_prints_the_advice(tmp_path, capsys):
     [
         ([], "Name a problem"),
         (["diabetes", "--figure", "rates.gif"], "must end in .svg"),
+        (["diabetes", "--figure", "nowhere/rates.svg"], "nowhere, which is no folder"),
         (["--csv", "x.csv"], "--target COLUMN"),
         (["diabetes", "--target", "y"], "--csv FILE too"),
     ],

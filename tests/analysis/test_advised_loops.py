@@ -16,7 +16,14 @@ def setting(problem, optimizer, order="simultaneous"):
 
 
 @pytest.mark.parametrize(
-    "optimizer", [bilevel.RMSProp(eps=1e-7), bilevel.SGD(0.9), bilevel.AdamW()], ids=repr
+    "optimizer",
+    [
+        bilevel.RMSProp(eps=1e-7),
+        bilevel.SGD(0.9),
+        bilevel.AdamW(),
+        bilevel.Clipped(1.0, bilevel.SGD()),
+    ],
+    ids=repr,
 )
 def test_the_line_makes_the_strategy(optimizer):
     at = setting(Pretrained(), optimizer)
@@ -74,6 +81,49 @@ def test_the_line_of_torch_makes_the_same_steps(optimizer, rates):
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(model(images), labels).backward()
         optimizer.step()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter, expected.get_parameter(name), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("rates", [(1e-3, 1e-2), (1e-3, 1e-3)], ids=["two", "one"])
+def test_an_optimiser_that_torch_has_not_gets_groups(rates):
+    at = setting(Pretrained(), bilevel.Clipped(1.0, bilevel.SGD()))
+    names = {"torch": torch, "model": Net()}
+    exec(torch_lines(at, rates, "fc"), names)
+    assert [group["lr"] for group in names["groups"]] == list(rates)
+
+
+@pytest.mark.parametrize(("outputs", "factor"), [(1, "0.5"), (2, None), (3, "1.5")])
+@pytest.mark.parametrize("optimizer", [bilevel.SGD(0.9), bilevel.RMSProp()], ids=repr)
+def test_rates_for_the_squared_error_of_torch(optimizer, outputs, factor):
+    """Steps of SGD grow with the loss, which torch divides by K and not by 2."""
+    made = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(12, n, generator=made, dtype=torch.float64) for n in (4, outputs))
+
+    def net():
+        return torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Linear(5, outputs))
+
+    problem = loops.from_module(net, "mse", (x, y), "1", ridge=0)
+    at, rates = setting(problem, optimizer), (1e-3, 1e-2)
+    line = torch_lines(at, rates, "1")
+    assert ("with nn.MSELoss()" in line) == (factor is not None and "SGD" in line)
+    if "with nn.MSELoss()" not in line:
+        return
+    assert line.endswith(f"all rates times {factor}")
+    options = {"steps": 5, "seeds": [3], "every": 5, "batch_size": None, "dtype": torch.float64}
+    ended = bilevel.solve(problem, at.strategy(*rates), **options)
+    expected = bilevel.assign(net().double(), ended.body, ended.head, run=0)
+    rows = at.data([3])
+    start = rows.initial(problem.init_body, "body"), rows.initial(problem.init_head, "head")
+    model = bilevel.assign(net().double(), *start, run=0)
+    names = {"torch": torch, "model": model}
+    exec(line, names)
+    for group in names["optimizer"].param_groups:
+        group["lr"] *= float(factor)
+    for _ in range(5):
+        names["optimizer"].zero_grad()
+        torch.nn.MSELoss()(model(x), y).backward()
+        names["optimizer"].step()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter, expected.get_parameter(name), rtol=1e-9, atol=1e-12)
 

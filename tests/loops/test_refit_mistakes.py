@@ -95,6 +95,20 @@ def test_steps_go_with_forward_passes():
             refit.step(LABELS)
 
 
+@pytest.mark.parametrize("wrong", ["two calls", "targets"])
+@pytest.mark.parametrize("targets", [LABELS, torch.rand(6, 10)], ids=["classes", "real"])
+def test_after_a_mistake_a_loop_can_go_on(wrong, targets):
+    model = Picture()
+    with loops.HeadRefit(model, "fc", 0.1, 1) as refit:
+        model(X)
+        if wrong == "two calls":  # as where a batch was left out
+            model(X)
+        with pytest.raises((errors.ArgumentError, errors.ShapeError)):
+            refit.step(targets if wrong == "two calls" else targets[:5])
+        model(X)
+        assert refit.step(targets)
+
+
 def test_a_loop_that_calls_the_parts_itself():
     apart = Apart()
     with loops.HeadRefit(apart, "fc", 0.1, 1) as refit:

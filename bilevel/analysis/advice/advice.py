@@ -122,12 +122,13 @@ def _verdict(advice: Advice) -> str:
 
 def _grounds(advice: Advice) -> str:
     metric, seeds = metric_name(advice.metric), counted(len(advice.held_out), "seed")
+    steps = counted(advice.steps, "step")
     hardest = advice.hardest
     rate = next(rate for rate, one in advice.ratios.items() if one == hardest)
     pair = "these rates" if advice.gain else f"the best pair ({_pair(advice.pair)})"
     lost = f"; on {counted(hardest.lost, 'seed')} a run failed" if hardest.lost else ""
     return (
-        f"On {seeds} that chose nothing, {advice.steps} steps each, the {metric} with {pair} is "
+        f"On {seeds} that chose nothing, {steps} each, the {metric} with {pair} is "
         f"{hardest} times that with one rate, {number(rate)}: of the "
         f"{len(advice.ratios)} best uniform rates the hardest to beat{lost}."
     )
@@ -138,8 +139,13 @@ def _why(advice: Advice) -> str:
     large, small, factor = "head", "body", centres.head / centres.body
     if factor < 1:
         large, small, factor = small, large, 1 / factor
-    text = (
-        f"The {large}'s largest useful step is {_factor(factor)} times the {small}'s "
+    text = f"The {large}'s largest useful step is {_factor(factor)} times the {small}'s "
+    if lost := centres.at_an_end:
+        text = (
+            f"No largest useful step of the {joined(lost)} was found: its loss was smallest at an "
+            "end of the rates of the range test, and pairs are tried around there "
+        )
+    text += (
         f"(range tests: body {number(centres.body, 2)}, head {number(centres.head, 2)}, both at "
         f"one rate {number(centres.uniform, 2)})."
     )

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -91,8 +92,8 @@ def advise(
         runs.
 
     Raises:
-        ArgumentError: seeds that choose are among those that judge, there are fewer than two of
-            either, or nothing depends on the seed.
+        ArgumentError: seeds that choose are among those that judge, fewer than two judge, or
+            nothing depends on the seed.
         ProblemError: the metric that judges is negative, so that its ratios mean nothing.
         BilevelError: bad arguments, data or problems, as in `solve`.
 
@@ -200,7 +201,7 @@ def _problem(make_model: Any, loss: Any, data: Any, head: str) -> StackelbergPro
 def _seeds(seeds: Any, held_out_seeds: Any) -> tuple[list[int], list[int]]:
     """The seeds that choose, and those that judge."""
     trial, held = seed_list(seeds), seed_list(held_out_seeds)
-    if isinstance(held_out_seeds, int):
+    if isinstance(held_out_seeds, int | np.integer):
         held = [max(trial) + 1 + seed for seed in held]
     if shared := sorted(set(trial) & set(held)):
         raise ArgumentError(

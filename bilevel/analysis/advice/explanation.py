@@ -9,7 +9,7 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.analysis.advice.setting import Pair, Setting
 from bilevel.analysis.advice.trials import as_losses
-from bilevel.analysis.points import Iterates, point_of
+from bilevel.analysis.points import Iterates, point_of, whole
 from bilevel.analysis.spectra import ends_of
 from bilevel.data.training_data import TrainingData
 from bilevel.derivatives.body_products import BodyProducts
@@ -61,7 +61,7 @@ class Way(NamedTuple):
 def way(setting: Setting, data: TrainingData, pair: Pair, steps: int) -> Way:
     """Along a training with the pair."""
     training = Training(setting.strategy(*pair), data, setting.batch_size, setting.sampling)
-    solution = training.run(record_steps(0, steps, max(1, -(-steps // RECORDS))))
+    solution = whole(training.run(record_steps(0, steps, max(1, -(-steps // RECORDS)))))
     gaps = solution.history.get("head_gap")
     known = gaps is not None and not bool(gaps.isnan().all())
     gap = None

@@ -51,6 +51,13 @@ class Centres(NamedTuple):
     uniform: float
     steps: int
 
+    @property
+    def at_an_end(self) -> list[str]:
+        """The levels whose loss was smallest within a decade of either end: no step was useful."""
+        least, most = 10 * BELOW * LOWEST, 0.1 * BELOW * HIGHEST
+        levels = {"body": self.body, "head": self.head}
+        return [level for level, rate in levels.items() if not least <= rate <= most]
+
 
 def range_tests(setting: Setting, data: TrainingData) -> Centres:
     """The three tests, from all seeds at once.

@@ -49,8 +49,9 @@ def ratio(first: Array, second: Array) -> Ratio:
     mean, count = float(logs.mean()), len(logs)
     error = float(logs.std(ddof=1)) / math.sqrt(count)
     reach = error * float(stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1))
-    low, high = math.exp(mean - reach), math.exp(mean + reach)
-    return Ratio(math.exp(mean), low, high, int((failed | other).sum()))
+    with np.errstate(over="ignore", under="ignore"):  # losses may be 0, and almost infinite
+        value, low, high = np.exp([mean, mean - reach, mean + reach]).tolist()
+    return Ratio(value, low, high, int((failed | other).sum()))
 
 
 def is_gain(ratios: Sequence[Ratio]) -> bool:

@@ -15,6 +15,8 @@ from bilevel.errors import ArgumentError, spell
 
 LOW = (1 << 32) - 1
 PLACE, LAYER = 0x3C6EF372, 0x1B873593
+CALL = 1 << 16
+"""Between the numbers of one layer's calls: more layers than a network has."""
 ROUNDS = ((16, 0x7FEB352D), (15, 0x31848BAB), (14, 0x2C1B3C6D))
 """Shifts and odd factors below 2^31, whose products with 32 bits fit into int64."""
 
@@ -24,15 +26,22 @@ class Keyed:
 
     def __init__(self) -> None:
         self.key: Tensor | None = None
+        self._calls: list[int] = []
 
     @contextlib.contextmanager
     def given(self, key: Tensor | None) -> Iterator[None]:
         """Use a key in the block."""
-        self.key = key
+        self.key, self._calls = key, []
         try:
             yield
         finally:
-            self.key = None
+            self.key, self._calls = None, []
+
+    def number(self, layer: int) -> int:
+        """That of a call of a layer: one that is called at several places draws at each anew."""
+        before = self._calls.count(layer)
+        self._calls.append(layer)
+        return layer + CALL * before
 
 
 class KeyedDropout(nn.Module):
@@ -54,7 +63,8 @@ class KeyedDropout(nn.Module):
         if key is None:
             return x
         off = key == 0
-        kept = (uniform(x.shape, key, self._number, x.device) >= self.p) | off
+        number = self._keyed.number(self._number)
+        kept = (uniform(x.shape, key, number, x.device) >= self.p) | off
         scale = x.new_full((), 0.0 if self.p == 1 else 1 / (1 - self.p))
         return x * (kept * torch.where(off, torch.ones_like(scale), scale))
 
@@ -92,7 +102,7 @@ def check_key(key: object) -> None:
 def mask(module: nn.Module, keyed: Keyed) -> int:
     """Put layers with a key in the place of all `nn.Dropout` in training mode; how many there are.
 
-    A layer that a module holds under several names draws at each call as one layer does.
+    A layer that a module holds under several names draws at each call anew, as one layer does.
     """
     found = [
         (name, child)
