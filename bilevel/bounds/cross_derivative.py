@@ -233,10 +233,14 @@ def spectral(columns: Tensor) -> Tensor:
     # |C|^2 is at most the largest sum of a row times that of a column, and no less than any entry's
     # square: where one number is all that there is in its row and column, these are the same
     sizes = columns.abs()
-    most = (sizes.sum(1).amax(1) * sizes.sum(2).amax(1)).sqrt()
+    most = sizes.sum(1).amax(1).sqrt() * sizes.sum(2).amax(1).sqrt()  # no square, for tiny ones
     if bool((most <= sizes.amax((1, 2)) * (1 + 4 * EPS)).all()):
         return most * (1 + 4 * EPS)
-    return root(columns @ columns.mT if n <= d else columns.mT @ columns, n + d)
+    # scaled by a power of two, exactly: squares of tiny numbers would be zero
+    scale = sizes.amax((1, 2)).log2().floor().exp2()
+    scale = torch.where(scale.isfinite() & (scale > 0), scale, torch.ones_like(scale))
+    near = columns / trees.per_run(scale, columns)
+    return scale * root(near @ near.mT if n <= d else near.mT @ near, n + d)
 
 
 def root(gram: Tensor, terms: int) -> Tensor:

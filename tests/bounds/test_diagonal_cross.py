@@ -96,6 +96,15 @@ def test_norms_are_no_less_than_the_largest_singular_value(name, monkeypatch):
     assert bool(asked) is not sparse
 
 
+@pytest.mark.parametrize("scale", [1e-170, 1e-250, 1e170])
+@pytest.mark.parametrize("name", ["diagonal", "nearly diagonal", "dense"])
+def test_norms_of_extreme_numbers_are_no_less_either(name, scale):
+    """Their squares are zero, or infinite."""
+    matrix = MATRICES[name][0]
+    found, expected = spectral(scale * matrix.unsqueeze(0)), float(torch.linalg.svdvals(matrix)[0])
+    assert expected * (1 - 1e-15) <= float(found / scale) <= expected * (1 + 1e-9)
+
+
 def test_a_norm_of_no_numbers_is_none():
     matrix = torch.eye(M, dtype=torch.float64)
     matrix[1, 1] = torch.nan
