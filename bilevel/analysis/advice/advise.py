@@ -115,7 +115,8 @@ def advise(
             raise ArgumentError("`loss` and `data` belong to a module: a problem has its own.")
     else:
         layer, problem = head, _problem(problem, loss, data, head)
-    order = order or ("alternating" if layer is None else "simultaneous")
+    if order is None:
+        order = "alternating" if layer is None else "simultaneous"
     if callback is not None:
         check_function(callback, "callback", "callback(words)", 1)
     setting = Setting(problem, optimizer, order, batch_size, sampling, float_type(dtype), device)
