@@ -127,6 +127,8 @@ def moreau(
             break
         chosen, first = again, found.point
     slope = (at - found.point) / length
+    if not bool(found.value.isfinite()):  # the search never left the body: that is not stationary
+        slope = torch.full_like(slope, torch.nan)
     return MoreauEnvelope(
         value=float(found.value),
         gradient=trees.take(reduced.body(slope), 0),

@@ -138,3 +138,12 @@ def test_a_start_nearby_saves_steps():
 def test_bodies_of_another_shape_are_refused():
     with pytest.raises(ShapeError, match="`start` must have the leaves"):
         analysis.moreau(Relu(), doubles(5, 3, 8), 0.05, start=doubles(5, 3))
+
+
+def test_where_phi_is_no_number_nothing_is_stationary():
+    problem = Ring()
+    problem.head_objective = lambda body, head, batch: 0.5 * head**2 + (body["w"] + 9).log().sum()
+    body = {"w": torch.tensor([-10.0, 1.0]).double(), "v": torch.zeros(1).double()}
+    found = analysis.moreau(problem, body, 0.1)
+    assert not found.converged
+    assert np.isnan([found.value, found.norm, found.error]).all()
