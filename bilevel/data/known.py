@@ -124,7 +124,8 @@ class Known:
         """What `make` made of rows with these numbers, (1, n, ...) each.
 
         Rows may change where nobody counts it, as by the NumPy array that they share memory with,
-        so that their sums with random weights are compared: two passes, a fifth of a Gram matrix.
+        so that their sums with random weights and of their bits are compared: a seventh of the time
+        of a Gram matrix of 200 columns, and all of that of one of 20.
         Beside large numbers sums lose what is small, which a centre would not: `_bits` do not.
         """
         before, found = self._made.get(name, (None, None))
