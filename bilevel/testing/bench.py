@@ -21,7 +21,7 @@ from bilevel.testing.finding import add, random_like, refusals, require
 from bilevel.trees import Tree
 
 RUNS = 3
-STEPS = (1e-3, 1e-4, 1e-5, 1e-6)
+STEPS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 """Of central differences: which is best depends on the scale, and on how near a kink is."""
 
 
