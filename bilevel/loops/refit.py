@@ -35,10 +35,11 @@ class HeadRefit:
     forward pass in training mode, and after its `backward`, which needs the head as it was.
 
     With `SquaredError` it keeps Z'Z and Z't of the features as they were in training, in float64,
-    each step's sums times `decay` for every step after it. With the losses of classes it keeps
-    what the model was called with for the last `rows` rows of the head, calls the model again at
-    the refit, in evaluation mode and without gradients, and solves by Newton's method from the head
-    that is there: a refit costs these calls. Labels -100 are left out.
+    each step's sums times `decay` for every step after it; rows that are not finite are left out.
+    With the losses of classes it keeps what the model was called with for the last `rows` rows of
+    the head, calls the model again at the refit, in evaluation mode and without gradients, and
+    solves by Newton's method from the head that is there: a refit costs these calls. Labels -100
+    are left out.
 
     The optimiser's state of the head, its momentum, is of before the refit. With a large head rate
     forget it: `for p in refit.parameters: optimizer.state.pop(p, None)` when `step` returns True.
@@ -184,7 +185,7 @@ class HeadRefit:
             "criterion": None if self._criterion is None else type(self._criterion).__name__,
         }
         if self._moments is not None and self._moments.product is not None:
-            state["weight"] = self._moments.weight
+            state["weight"] = float(self._moments.weight)
             state["product"] = self._moments.product.clone()
             state["origin"] = copied(self._moments.origin)
         if self._calls is not None:

@@ -26,7 +26,7 @@ class Moments:
 
     def __init__(self, decay: float, *, fit_bias: bool) -> None:
         self.decay, self.fit_bias = decay, fit_bias
-        self.weight = 0.0
+        self.weight: float | Tensor = 0.0
         """How many rows there are, by the same weights."""
         self.product: Tensor | None = None
         """[A u]'[A u], (m + K, m + K), float64, the constant feature after the others."""
@@ -34,9 +34,10 @@ class Moments:
         """Where A and u are counted from, (m + K,); None without a bias."""
 
     def add(self, z: Tensor, t: Tensor) -> None:
-        """Add rows (n, M) and their targets (n, K)."""
+        """Add rows (n, M) and their targets (n, K), but for those that are not finite."""
         ones = [z.new_ones(len(z), 1)] * self.fit_bias
         joined = torch.cat([exact(part) for part in (z, *ones, t)], 1)
+        usable = joined.isfinite().all(1, keepdim=True)
         if self.product is None:
             self.product = joined.new_zeros(joined.shape[1], joined.shape[1])
             if self.fit_bias:
@@ -44,8 +45,9 @@ class Moments:
                 self.origin[z.shape[1]] = 0.0
         if self.origin is not None:
             joined = joined - self.origin
+        joined = torch.where(usable, joined, 0.0)
         self.product.addmm_(joined.mT, joined, beta=self.decay)
-        self.weight = self.decay * self.weight + len(z)
+        self.weight = self.decay * self.weight + usable.sum().double()
 
     def head(self, ridge: float, outputs: int) -> Tensor:
         """The ridge head, (m, K), float64.
@@ -61,7 +63,7 @@ class Moments:
             centre = Centre(self.origin[:m].unsqueeze(0), self.origin[m:].unsqueeze(0))
         product = (self.product / self.weight).unsqueeze(0)
         moments = RowMoments.cut(product, penalty, centre, "free" if self.fit_bias else None)
-        system = moments.system(max(1, round(self.weight)))
+        system = moments.system(max(1, round(float(self.weight))))
         theta, status, _ = system.factorised()
         sure = bool((status == int(Status.CONVERGED)) & trees.finite(theta))
         if not sure or (ridge == 0 and not bool(system.definite())):
@@ -73,7 +75,7 @@ class Moments:
 
     def load(self, state: dict[str, Any], like: Tensor) -> None:
         """Take the numbers of a state, on the device of `like`."""
-        self.weight = state["weight"]
+        self.weight = torch.as_tensor(state["weight"], dtype=torch.float64, device=like.device)
         self.product, self.origin = (
             None if x is None else exact(x.to(like.device)).clone()
             for x in (state["product"], state["origin"])

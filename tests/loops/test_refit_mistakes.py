@@ -95,6 +95,24 @@ def test_steps_go_with_forward_passes():
             refit.step(LABELS)
 
 
+@pytest.mark.parametrize("where", ["features", "targets"])
+def test_rows_that_are_not_finite_are_left_out(where):
+    """Sums over all rows would never be finite again."""
+    found = []
+    for bad in (True, False):
+        model = Picture()
+        with loops.HeadRefit(model, "fc", 0.1, 3 if bad else 2, decay=1.0) as refit:
+            for scale in (1.0, torch.nan, 2.0) if bad else (1.0, 2.0):
+                inputs, targets = scale * X, torch.ones(6, 10)
+                if where == "targets" and scale != scale:
+                    inputs, targets = X, targets * scale
+                model(inputs)
+                refit.step(targets)
+        assert refit.refits == 1
+        found.append(model.fc.weight.detach())
+    torch.testing.assert_close(*found, rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("wrong", ["two calls", "targets"])
 @pytest.mark.parametrize("targets", [LABELS, torch.rand(6, 10)], ids=["classes", "real"])
 def test_after_a_mistake_a_loop_can_go_on(wrong, targets):
