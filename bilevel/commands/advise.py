@@ -75,5 +75,11 @@ class Advise:
         )
         say(str(advice))
         if figure is not None:
-            advice.figure().savefig(figure)
+            from bilevel.report.svg import to_svg
+
+            drawn = advice.figure()
+            if figure.suffix == ".svg":
+                figure.write_text(to_svg(drawn), encoding="utf-8")  # the same for the same numbers
+            else:
+                drawn.savefig(figure, dpi=200)
         return OK
