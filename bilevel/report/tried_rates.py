@@ -5,11 +5,15 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
+from bilevel.report.scales import logarithmic
 from bilevel.report.svg import FAINT, INK, style
 
 Pair = tuple[float, float]
 WORST = 3.0
 """Losses above this multiple of the smallest have the darkest colour: those differ no more."""
+
+ROOM = 1.8
+"""Around the rates, for the squares that stand for them."""
 
 
 def tried_rates(
@@ -37,7 +41,9 @@ def tried_rates(
     with style():
         figure = Figure(figsize=(5.2, 4.2), layout="constrained")
         axes = figure.subplots()
-        axes.set(xscale="log", yscale="log", title=title)
+        axes.set_title(title)
+        for side, tried in zip("xy", zip(*losses, strict=True), strict=True):
+            logarithmic(axes, side, min(tried) / ROOM, max(tried) * ROOM)
         axes.set_xlabel("rate of the body")
         axes.set_ylabel("rate of the head")
         axes.grid(visible=False)
