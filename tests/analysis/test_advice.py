@@ -332,10 +332,7 @@ def test_the_command_prints_the_advice(tmp_path, capsys):
     assert printed.err.splitlines() == [
         f"{part} ..." for part in ("range tests", "trial", "verdict", "explanation")
     ]
-    drawn = figure.read_text()
-    assert drawn.startswith("<?xml")
-    assert "10⁻" in drawn  # rates are written as they are read, not as TeX
-    assert "$" not in drawn
+    assert "10⁻" in figure.read_text()  # rates are written as they are read, not as TeX
 
 
 @pytest.mark.parametrize(
