@@ -1,0 +1,1 @@
+"""Estimators with the interface of scikit-learn: the only part of bilevel that knows it."""
