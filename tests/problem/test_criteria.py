@@ -12,7 +12,7 @@ from small_problems import Smooth, doubles, points
 from torch.func import grad, jacrev, vmap
 
 import bilevel
-from bilevel import HuberLoss, LogisticLoss, SoftmaxLoss, SquaredError, trees
+from bilevel import HuberLoss, LogisticLoss, RowCurvature, SoftmaxLoss, SquaredError, trees
 from bilevel.errors import (
     ArgumentError,
     DataError,
@@ -75,6 +75,10 @@ def test_slope_and_curvature_are_the_derivatives(name, scale):
     found = matrix(criterion.curvature(predictions, targets))
     # a prediction u is rounded by eps u, and automatic differentiation takes e^u of it
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-15 * (10 + scale))
+    told = criterion.curvature_of_slope(slope.clone(), targets)
+    assert (told is None) == (name not in {"softmax", "softmax, two"})
+    if told is not None:
+        torch.testing.assert_close(matrix(told), found, rtol=1e-12, atol=1e-15 * (10 + scale))
     assert (torch.linalg.eigvalsh(found) <= criterion.largest_curvature + 1e-12).all()
 
 
@@ -97,6 +101,20 @@ def test_losses_of_another_criterion_are_its_own():
     slope, losses = Smoothed().slope_and_rows(*given)
     assert torch.equal(slope, SoftmaxLoss().slope(*given))
     assert losses is None
+
+
+def test_the_curvature_of_another_criterion_is_its_own():
+    class Rounder(SoftmaxLoss):
+        def curvature(self, predictions, targets):
+            diagonal, outer = super().curvature(predictions, targets)
+            return RowCurvature(diagonal + 0.1, outer)
+
+    class Steeper(SoftmaxLoss):
+        def slope(self, predictions, targets):
+            return 2 * super().slope(predictions, targets)
+
+    for criterion in (Rounder(), Steeper()):
+        assert criterion.curvature_of_slope(doubles(1, 3, 3), torch.arange(3)) is None
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.core.checks import Number
 from bilevel.core.status import Status
-from bilevel.heads.newton.factors import SINGLE_WORK, distrusted, outgrown, refactored
+from bilevel.heads.newton.factors import distrusted, outgrown, refactored
 from bilevel.heads.newton.runs import (
     CONTRACTION,
     DECREASE,
@@ -26,7 +26,7 @@ from bilevel.heads.newton.runs import (
     Runs,
 )
 from bilevel.heads.newton.starts import better_start
-from bilevel.heads.objectives.base import AbstractObjective, Place
+from bilevel.heads.objectives.base import SINGLE_WORK, AbstractObjective, Place
 from bilevel.linear.cholesky import EPS
 from bilevel.linear.factor import BlockFactor
 from bilevel.linear.preconditioned import led_direction

@@ -12,11 +12,9 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.core.checks import Number
 from bilevel.heads.newton.runs import Runs, spread
-from bilevel.heads.objectives.base import AbstractObjective, Place
+from bilevel.heads.objectives.base import SINGLE_WORK, AbstractObjective, Place
 from bilevel.linear.cholesky import mended, positive_cholesky
 
-SINGLE_WORK = 2.0**24
-"""Multiplications from which a Hessian is made in float32."""
 NEAR = 1e-3
 """Of the first slope: there a run without a factor to start with makes one that lasts."""
 

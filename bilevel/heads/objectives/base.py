@@ -15,6 +15,8 @@ from bilevel.linear.cholesky import EPS
 from bilevel.trees import Tree
 
 LARGEST_GENERAL_HESSIAN = 1024
+SINGLE_WORK = 2.0**24
+"""Multiplications from which a Hessian is made in float32."""
 DEAR = 8
 """Steps that a dear factor costs at least."""
 

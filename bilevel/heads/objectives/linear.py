@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from bilevel import trees
 from bilevel.derivatives.linear_parts import LinearParts
-from bilevel.heads.objectives.base import AbstractObjective, Place
+from bilevel.heads.objectives.base import SINGLE_WORK, AbstractObjective, Place
 from bilevel.heads.objectives.known import interacts
 from bilevel.heads.objectives.passes import Passes
 from bilevel.linear.cholesky import EPS
@@ -56,19 +56,21 @@ class LinearObjective(AbstractObjective):
     ) -> None:
         self.parts, self.criterion, self.outputs = parts, criterion, outputs
         self.settled = settled
-        self.rows = Passes(parts, criterion, outputs)
         runs, n, self.features = parts.design.shape
         self.count = outputs or 1
         penalty = parts.penalty.double()
         penalty = (penalty.unsqueeze(2) if penalty.ndim == 2 else penalty).mT
         self.penalty = penalty.expand(runs, self.count, self.features)
-        self.interacting = interacts(criterion, outputs, self.rows.targets[0])
+        self.interacting = interacts(criterion, outputs, parts.targets[0])
         self.blocks = count_blocks(self.features, self.count, self.interacting)
         size = self.features * (self.count if self.interacting else 1)
         self.whole = size <= LARGEST_BLOCK
         self.price = size / 32  # as measured: a step reads the features twice, in float64
         self.work = n * (self.features * self.count) ** 2 / self.blocks
         # outputs that interact take a Gram matrix for each two of them
+        led = self.interacting and not self.whole and self.work >= SINGLE_WORK  # by products
+        bent = torch.float32 if led else None
+        self.rows = Passes(parts, criterion, outputs, bent)
         self.has_rough = self.interacting and self.whole
         self.turns = self.interacting and not self.whole and self.features <= LARGEST_BLOCK
         self._valued: tuple[Place, Tensor] | None = None

@@ -7,6 +7,7 @@ is done with while it is in the cache.
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +21,14 @@ AT_ONCE = 2**16
 """Predictions of a run that are looked at together, so that they stay in cache."""
 
 
+class Told(NamedTuple):
+    """What slopes found at some predictions."""
+
+    at: Tensor
+    losses: list[Losses]  # of each piece
+    slopes: Tensor | None  # in the type of products
+
+
 class Passes:
     """All rows of R runs; predictions (R, n, K), heads as columns (R, M, K).
 
@@ -27,19 +36,25 @@ class Passes:
         parts: of g, from `Oracles.linear_parts`.
         criterion: which knows its slope and its curvature.
         outputs: K, None for a head without an axis of outputs.
+        bent: in this type slopes are kept for `curvature`; None: they are not.
     """
 
     def __init__(
-        self, parts: LinearParts, criterion: AbstractCriterion, outputs: int | None
+        self,
+        parts: LinearParts,
+        criterion: AbstractCriterion,
+        outputs: int | None,
+        bent: torch.dtype | None = None,
     ) -> None:
         self.design, self.criterion, self.outputs = parts.design, criterion, outputs
+        self.bent = bent
         self.count, targets = outputs or 1, parts.targets
         self.targets = targets.double() if targets.is_floating_point() else targets
         n, weights = self.design.shape[1], parts.weights
         # s_i, the same number for all, or (R, n, 1)
         self.weights = 1 / n if weights is None else weights.double().unsqueeze(2) / n
         self._curved: tuple[Tensor, RowCurvature] | None = None
-        self._lost: list[tuple[Tensor, list[Losses]]] = []
+        self._told: list[Told] = []
 
     @functools.cached_property
     def double(self) -> Tensor:
@@ -59,6 +74,9 @@ class Passes:
         """Z'(s S), output by output (R, K, M), and the predictions: two products."""
         predictions = columns.new_empty(*self.design.shape[:2], self.count)
         found, lost = torch.zeros_like(columns.mT), []
+        slopes = (
+            None if self.bent is None else predictions.new_empty(predictions.shape, dtype=self.bent)
+        )
         for rows in self._pieces:
             design, here = self.double[:, rows], predictions[:, rows]
             torch.bmm(design, columns, out=here)
@@ -66,16 +84,19 @@ class Passes:
             lost.append(losses)
             assert told is not None
             slope = told.reshape(here.shape)
+            if slopes is not None:
+                slopes[:, rows] = slope
             if isinstance(self.weights, Tensor):
                 slope = slope * self.weights[:, rows]
             found.baddbmm_(slope.mT, design)
-        self._lost = [*self._lost[-1:], (predictions, lost)]  # where a step begins and ends
+        made = Told(predictions, lost, slopes)
+        self._told = [*self._told[-1:], made]  # where a step begins and ends
         return self._averaged(found), predictions
 
     def losses(self, predictions: Tensor) -> Tensor:
         """The loss of every row, (R, n): of what the last two slopes found, or anew."""
         unknown: list[Losses] = [None] * len(self._pieces)
-        lost = next((made for at, made in self._lost if at is predictions), unknown)
+        lost = next((told.losses for told in self._told if told.at is predictions), unknown)
         pairs = zip(self._pieces, lost, strict=True)
         found = [made() if made else self._losses_of(predictions, rows) for rows, made in pairs]
         return torch.cat([one.reshape(len(predictions), -1) for one in found], 1)
@@ -112,25 +133,44 @@ class Passes:
         kept = self._curved
         if kept is not None and kept[0] is predictions and kept[1].diagonal.dtype == dtype:
             return kept[1]
+        made = self._bent_by_slopes(predictions, dtype) or self._curvature_anew(predictions, dtype)
+        self._curved = predictions, made
+        return made
+
+    def _bent_by_slopes(self, predictions: Tensor, dtype: torch.dtype) -> RowCurvature | None:
+        """The curvature of what the last two slopes found, which are used up by it."""
+        for i, (at, losses, slopes) in enumerate(self._told):
+            if at is predictions and slopes is not None and slopes.dtype == dtype:
+                self._told[i] = Told(at, losses, None)
+                flat = slopes.flatten(0, 1), self.targets.flatten(0, 1)
+                found = self.criterion.curvature_of_slope(*flat)
+                if found is None or found.outer is None:
+                    return found
+                return RowCurvature(found.diagonal.view_as(slopes), found.outer.view_as(slopes))
+        return None
+
+    def _curvature_anew(self, predictions: Tensor, dtype: torch.dtype) -> RowCurvature:
+        """The curvature at predictions of which nothing is known."""
         found = [self._curvature_of(predictions[:, rows], rows, dtype) for rows in self._pieces]
         diagonal = _joined([one.diagonal for one in found])
         if found[0].outer is found[0].diagonal:  # as of softmax: a pass less, see `product`
-            made = RowCurvature(diagonal, diagonal)
-        else:
-            outer = [one.outer for one in found if one.outer is not None]
-            made = RowCurvature(diagonal, _joined(outer) if outer else None)
-        self._curved = predictions, made
-        return made
+            return RowCurvature(diagonal, diagonal)
+        outer = [one.outer for one in found if one.outer is not None]
+        return RowCurvature(diagonal, _joined(outer) if outer else None)
 
     def mean_curvature(self, predictions: Tensor, dtype: torch.dtype) -> Tensor:
         """sum_i s_i C_i / sum_i s_i, (R, K, K)."""
         diagonal, outer = self.curvature(predictions, dtype)
         assert outer is not None
-        if not isinstance(self.weights, Tensor):
-            return (torch.diag_embed(diagonal.sum(1)) - outer.mT @ outer) / diagonal.shape[1]
-        weights = self.weights.to(dtype)
-        total = torch.diag_embed((diagonal * weights).sum(1)) - (outer * weights).mT @ outer
-        return total / weights.sum(1, keepdim=True)
+        weights = self.weights.to(dtype) if isinstance(self.weights, Tensor) else None
+        total = outer.new_zeros(len(outer), self.count, self.count)
+        for rows in self._pieces:
+            here, beside, own = outer[:, rows], outer[:, rows], diagonal[:, rows]
+            if weights is not None:
+                beside, own = here * weights[:, rows], own * weights[:, rows]
+            total.baddbmm_(here.mT, beside, alpha=-1)
+            total.diagonal(dim1=1, dim2=2).add_(own.sum(1))
+        return total / (diagonal.shape[1] if weights is None else weights.sum(1, keepdim=True))
 
     @functools.cached_property
     def gram(self) -> Tensor:

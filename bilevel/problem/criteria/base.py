@@ -86,6 +86,10 @@ class AbstractCriterion(abc.ABC):
         """The second derivative of every row in its prediction (a hook); None: not known."""
         return None
 
+    def curvature_of_slope(self, slopes: Tensor, targets: Tensor) -> RowCurvature | None:
+        """`curvature` where `slope` is (n, K), if that tells it (a hook); may be made in place."""
+        return None
+
     def rising(self, targets: Tensor, outputs: int | None) -> Tensor | None:
         """Where losses rise in every prediction, True, or fall, (n,) or (n, K) (a hook).
 

@@ -111,6 +111,16 @@ class SoftmaxLoss(AbstractCriterion):
             weighted(self.class_weights, shares, targets, 0.5),
         )
 
+    @override
+    def curvature_of_slope(self, slopes: Tensor, targets: Tensor) -> RowCurvature | None:
+        kind = type(self)
+        own = kind.slope is SoftmaxLoss.slope and kind.curvature is SoftmaxLoss.curvature
+        if self.class_weights is not None or not own:
+            return None
+        column = targets.unsqueeze(1)  # slopes are p, less one of the row's class
+        shares = slopes.scatter_add_(1, column, torch.ones_like(column, dtype=slopes.dtype))
+        return RowCurvature(shares, shares)
+
     def _slope(self, predictions: Tensor, targets: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
         """The slope, and what makes the losses."""
         _check(predictions, targets)
