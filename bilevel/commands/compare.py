@@ -195,7 +195,6 @@ class Compare:
         import torch
 
         import bilevel
-        from bilevel.analysis import why
         from bilevel.core.checks import check_instance
         from bilevel.strategies.presets import by_name
 
@@ -212,6 +211,8 @@ class Compare:
             problem, bilevel.StackelbergProblem, "problem", "an instance of your problem"
         )
         if self.explain:
+            from bilevel.analysis import why
+
             why.check_explainable(problem)
         strategies = problem.strategies(body_lr, head_lr)
         if strategies is None:
@@ -251,6 +252,8 @@ class Compare:
             )
         if not self.explain or was_interrupted(found):
             return found
+        from bilevel.analysis import why
+
         return why.explain(found, problem, strategies)
 
 

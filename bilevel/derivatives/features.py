@@ -83,10 +83,9 @@ class Features:
     def pulled(self, body: Tree, rows: Rows) -> Pulled:
         """Features, and h of all runs if there is one, with their pull-back."""
         train = rows.identity
-        if self._shared is not None:
-            at, on, found = self._shared
-            if found is not None and at is body and same_rows(on, train):
-                return found
+        found = self._found(body, train)
+        if found is not None:
+            return found
 
         def parts(w: Tree) -> tuple[Tensor, ...]:
             design = self.features(w, rows)
@@ -96,6 +95,29 @@ class Features:
         if self.shared:
             self._shared = (body, train, made)
         return made
+
+    def metrics(self, body: Tree, head: Tree, rows: Rows) -> dict[str, Tensor]:
+        """The criterion's metrics for the training rows, each (R,), from features that are shared.
+
+        Nothing where these were not evaluated yet.
+        """
+        pulled = self._found(body, rows.identity)
+        if pulled is None:
+            return {}
+        problem = self.problem
+
+        def of_run(z: Tensor, theta: Tensor, targets: Tensor) -> dict[str, Tensor]:
+            return problem.metrics_of("train", problem.predictions_of(z, theta), targets)
+
+        given = pulled.parts[0], head, rows.groups["train"].targets
+        return dict(vmap(of_run, in_dims=(0, 0, rows.axes["train"]))(*given))
+
+    def _found(self, body: Tree, train: tuple[Any, Any]) -> Pulled | None:
+        """What is shared at a body and rows, if that was asked for before."""
+        if self._shared is None:
+            return None
+        at, on, found = self._shared
+        return found if found is not None and at is body and same_rows(on, train) else None
 
     def values(self, body: Tree, head: Tree, rows: Rows) -> Tensor:
         """g, shape (R,)."""

@@ -117,8 +117,14 @@ class Oracles:
     def metrics(self, body: Tree, head: Tree, rows: Rows) -> dict[str, Tensor]:
         """The problem's metrics, each (H,); `rows` holds all groups."""
         rows = rows.whole(body) if "metrics" in self.overridden else rows.with_targets(body)
+        found: dict[str, Tensor] = {}
         with torch.no_grad():
-            return dict(over_heads(self.problem.metrics, body, head, rows))
+            if self.features is not None and "metrics" not in self.overridden:
+                found = self.features.metrics(body, head, rows)
+                rows = rows.without("train") if found else rows
+            if rows.groups:
+                found |= over_heads(self.problem.metrics, body, head, rows)
+        return found
 
     def predictions(self, body: Tree, head: Tree, inputs: Tensor) -> Tensor:
         """Predictions of a linear head problem for `inputs` (n, ...), which all runs share."""

@@ -197,7 +197,9 @@ def test_many_classes_take_one_gram_matrix_and_a_curvature_for_each_step(
     assert looked == (3000 * int(ways[0].steps) if weights else 0)
     assert ways[0].steps <= 8
     assert max(curvatures) < 3000
-    assert len(values) == (4 if weights else 3)  # where a search begins, g is known from the one before
+    assert len(values) == (
+        4 if weights else 3
+    )  # where a search begins, g is known from the one before
     assert not losses  # they are made of what the slopes found
 
 
