@@ -22,10 +22,12 @@ class Pulled(NamedTuple):
     Attributes:
         parts: the features (R, n, M), and h of all runs if there is one.
         pull: the map of cotangents of `parts` to that of the bodies.
+        seen: heads, and what they predict by these features.
     """
 
     parts: tuple[Tensor, ...]
     pull: Callable[[Tree], Tree]
+    seen: list[tuple[Tensor, Tensor]]
 
 
 class Features:
@@ -91,7 +93,7 @@ class Features:
             design = self.features(w, rows)
             return (design, self._body_penalties(w, design)) if self.penalised else (design,)
 
-        made = Pulled(*pullback(parts, body, keep=self.shared))
+        made = Pulled(*pullback(parts, body, keep=self.shared), [])
         if self.shared:
             self._shared = (body, train, made)
         return made
@@ -106,11 +108,11 @@ class Features:
             return {}
         problem = self.problem
 
-        def of_run(z: Tensor, theta: Tensor, targets: Tensor) -> dict[str, Tensor]:
-            return problem.metrics_of("train", problem.predictions_of(z, theta), targets)
+        def of_run(predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
+            return problem.metrics_of("train", predictions, targets)
 
-        given = pulled.parts[0], head, rows.groups["train"].targets
-        return dict(vmap(of_run, in_dims=(0, 0, rows.axes["train"]))(*given))
+        given = self._predicted(pulled, head), rows.groups["train"].targets
+        return dict(vmap(of_run, in_dims=(0, rows.axes["train"]))(*given))
 
     def _found(self, body: Tree, train: tuple[Any, Any]) -> Pulled | None:
         """What is shared at a body and rows, if that was asked for before."""
@@ -121,7 +123,7 @@ class Features:
 
     def values(self, body: Tree, head: Tree, rows: Rows) -> Tensor:
         """g, shape (R,)."""
-        predictions = self._predictions(self.pulled(body, rows).parts[0], head)
+        predictions = self._predicted(self.pulled(body, rows), head)
         if self._one_run(body):
             one = self.problem.objective_of(
                 predictions[0], trees.take(body, 0), trees.take(head, 0), rows.of_run(0)
@@ -142,12 +144,13 @@ class Features:
         if level == "head" and not self.shared:
             with torch.no_grad():
                 design = self.features(body, rows)
+            predictions = self._predictions(design, head)
         else:
-            (design, *penalties), pull = self.pulled(body, rows)
+            pulled = self.pulled(body, rows)
+            (design, *penalties), pull, predictions = *pulled[:2], self._predicted(pulled, head)
         runs, n = design.shape[0], design.shape[1]
         columns = head if head.ndim == 3 else head.unsqueeze(2)
         weights = columns[:, :-1] if problem.fit_bias else columns
-        predictions = self._predictions(design, head)
         targets = targets_of(rows, runs)
         slope = loss_gradient(problem.criterion, predictions, targets).reshape(runs, n, -1)
         in_body = in_head = None
@@ -162,6 +165,16 @@ class Features:
         if level != "head":
             in_body = pull((slope @ weights.mT, *map(torch.ones_like, penalties)))
         return in_body, in_head
+
+    def _predicted(self, pulled: Pulled, head: Tensor) -> Tensor:
+        """Of the training rows; of a head that was asked for before the same, while sharing."""
+        for known, predictions in pulled.seen:
+            if known is head:
+                return predictions
+        made = self._predictions(pulled.parts[0], head)
+        if self.shared:
+            pulled.seen.append((head, made))
+        return made
 
     def _predictions(self, design: Tensor, head: Tensor) -> Tensor:
         """Of the training rows, (R, n) or (R, n, K)."""

@@ -10,6 +10,7 @@ import bilevel
 from bilevel import Status
 from bilevel.data.training_data import TrainingData
 from bilevel.derivatives.assembly import Assembly
+from bilevel.derivatives.features import Features
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ArgumentError, DataError, IncompatibleError, ProblemError
 from bilevel.training.cohort import Cohort
@@ -242,19 +243,28 @@ def test_features_that_are_shared_change_no_number(decay, monkeypatch):
             seen.append(len(inputs))
             return super().features(body, inputs)
 
+    def predicted(self, design, head):
+        heads.append(head)
+        return predictions(self, design, head)
+
+    heads, predictions = [], Features._predictions
+    monkeypatch.setattr(Features, "_predictions", predicted)
     problem = Counted(friedman1().draw, Network(5), weight_decay=decay)
-    found, counts = [], []
+    found, counts, times = [], [], []
     for sharing in (Oracles.sharing, lambda oracles: contextlib.nullcontext()):
         monkeypatch.setattr(Oracles, "sharing", sharing)
         data = TrainingData(problem, [0, 1], torch.float32, "cpu")
         made = Cohort(Assembly.of(data, 8), bilevel.TwoTimescale(0.1, 0.1))
         seen.clear()
+        heads.clear()
         found.append(made.record())
         counts.append(seen.count(800))
+        times.append(len(heads))
     assert set(found[0]) == set(found[1])
     for name, values in found[0].items():
         assert torch.equal(values, found[1][name]), name
     assert counts[0] == counts[1] - 7 == 1  # metrics too
+    assert times[0] == 2 < times[1]  # of the head and of the best response
 
 
 def test_a_callback_cannot_rewrite_the_history():
