@@ -29,7 +29,7 @@ PARTS = (
     bilevel.Tuning, bilevel.SplitModule,
 )  # fmt: skip
 """What the library calls by its contract: the methods of these are called by nobody else."""
-MADE = (bilevel.Advice, bilevel.Solution, bilevel.Comparison, bilevel.HeadResponse,
+MADE = (bilevel.Advice, bilevel.Solution, bilevel.Minimum, bilevel.Comparison, bilevel.HeadResponse,
         bilevel.Hypergradient, Operator,
         BayesianHead, ModuleProblem, GroupRates, analysis.Iterates, analysis.Curvatures,
         analysis.Landscape, analysis.MoreauEnvelope, analysis.Convergence)  # fmt: skip
