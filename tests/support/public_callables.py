@@ -8,6 +8,7 @@ from pathlib import Path
 
 import bilevel
 from bilevel import analysis
+from bilevel.estimators import GroupRidge
 from bilevel.exact import BayesianHead
 from bilevel.heads.rows_used import AbstractHeadData
 from bilevel.linear import Operator
@@ -26,9 +27,10 @@ PARTS = (
     bilevel.AbstractHeadSolver, bilevel.AbstractHypergradient, bilevel.AbstractLinearSolver,
     bilevel.AbstractCriterion, bilevel.AbstractStrategy, bilevel.StackelbergProblem,
     AbstractHeadData, AbstractDirections, AbstractSource, Layers, Module, Operator,
-    bilevel.Tuning, bilevel.SplitModule,
+    bilevel.Tuning, bilevel.SplitModule, GroupRidge,
 )  # fmt: skip
-"""What the library calls by its contract: the methods of these are called by nobody else."""
+"""What the library calls by its contract: the methods of these are called by nobody else. Rows that
+estimators are given are what scikit-learn checks, see `tests/estimators/`."""
 MADE = (bilevel.Advice, bilevel.Solution, bilevel.Comparison, bilevel.HeadResponse,
         bilevel.Hypergradient, Operator,
         BayesianHead, ModuleProblem, GroupRates, analysis.Iterates, analysis.Curvatures,
