@@ -27,11 +27,11 @@ PARTS = (
     bilevel.AbstractHeadSolver, bilevel.AbstractHypergradient, bilevel.AbstractLinearSolver,
     bilevel.AbstractCriterion, bilevel.AbstractStrategy, bilevel.StackelbergProblem,
     AbstractHeadData, AbstractDirections, AbstractSource, Layers, Module, Operator,
-    bilevel.Tuning, bilevel.SplitModule, GroupRidge,
+    bilevel.Tuning, bilevel.SplitModule,
+    GroupRidge,  # the rows it is given are checked by scikit-learn, see tests/estimators
 )  # fmt: skip
-"""What the library calls by its contract: the methods of these are called by nobody else. Rows that
-estimators are given are what scikit-learn checks, see `tests/estimators/`."""
-MADE = (bilevel.Advice, bilevel.Solution, bilevel.Comparison, bilevel.HeadResponse,
+"""What the library calls by its contract: the methods of these are called by nobody else."""
+MADE = (bilevel.Advice, bilevel.Solution, bilevel.Minimum, bilevel.Comparison, bilevel.HeadResponse,
         bilevel.Hypergradient, Operator,
         BayesianHead, ModuleProblem, GroupRates, analysis.Iterates, analysis.Curvatures,
         analysis.Landscape, analysis.MoreauEnvelope, analysis.Convergence)  # fmt: skip
