@@ -48,6 +48,7 @@ PUBLIC = """
 IMPORTED_FROM = [
     "bilevel.analysis",
     "bilevel.errors",
+    "bilevel.estimators",
     "bilevel.exact",
     "bilevel.trees",
     "bilevel.heads",

@@ -7,6 +7,7 @@ from class_heads import Classes
 
 import bilevel
 from bilevel import trees
+from bilevel.estimators import GroupRidge
 from bilevel.heads.rows_used import AbstractHeadData
 from bilevel.strategies.single_loop import AbstractDirections
 from problems.linear_networks import linear_network
@@ -132,3 +133,8 @@ def _(made):
 def _(made: dict):
     for part in made.values():
         use(part)
+
+
+@use.register
+def _(made: GroupRidge):
+    made.fit(legal.X, legal.Y)
