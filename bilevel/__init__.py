@@ -7,7 +7,7 @@ load torch. Type checkers and editors read `__init__.pyi` instead; a test compar
 import importlib
 
 _PUBLIC = {
-    "problem.base": "StackelbergProblem Batch",
+    "problem.base": "StackelbergProblem Batch NumberedBatch",
     "problem.linear_head": "LinearHeadProblem",
     "problem.auxiliary": "AuxiliaryProblem Pullback",
     "problem.network.split": "split SplitModule",

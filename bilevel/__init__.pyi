@@ -51,6 +51,7 @@ from bilevel.point.point import hypergradient as hypergradient
 from bilevel.problem.auxiliary import AuxiliaryProblem as AuxiliaryProblem
 from bilevel.problem.auxiliary import Pullback as Pullback
 from bilevel.problem.base import Batch as Batch
+from bilevel.problem.base import NumberedBatch as NumberedBatch
 from bilevel.problem.base import StackelbergProblem as StackelbergProblem
 from bilevel.problem.constants import Curvature as Curvature
 from bilevel.problem.constants import Lipschitz as Lipschitz

@@ -44,6 +44,21 @@ def tree_map(function: Callable[..., Any], tree: Tree, *more: Tree) -> Tree:
     return _pytree.tree_map(unless_none, tree, *more)
 
 
+def register(kind: type, fields: tuple[str, ...]) -> None:
+    """Let trees hold objects of a class that is made of these fields, all of them trees."""
+
+    def branches(tree: Any) -> tuple[list[Any], None]:
+        return [getattr(tree, name) for name in fields], None
+
+    def named(tree: Any) -> tuple[list[Any], None]:
+        return [(_pytree.GetAttrKey(name), getattr(tree, name)) for name in fields], None
+
+    def made(found: Any, _: Any) -> Any:
+        return kind(*found)
+
+    _pytree.register_pytree_node(kind, branches, made, flatten_with_keys_fn=named)
+
+
 def leaves(tree: Tree) -> list[Tensor]:
     """The tensors of a tree, in a fixed order."""
     if isinstance(tree, Tensor):

@@ -12,7 +12,7 @@ from bilevel.core.checks import check_instance
 from bilevel.core.progress import RowCallback
 from bilevel.data.tasks import by_tasks
 from bilevel.errors import DataError, ProblemError, ShapeError
-from bilevel.problem.base import Batch, Groups
+from bilevel.problem.base import Batch, Groups, NumberedBatch
 from bilevel.problem.criteria import AbstractCriterion
 from bilevel.problem.linear_head import LinearHeadProblem
 
@@ -121,7 +121,7 @@ def check_targets(
     check_instance(problem.criterion, AbstractCriterion, "criterion", "SquaredError()")
     pairs = [pair for some in by_tasks(groups) for pair in some.items()]
     for name, group in pairs if problem.tasks else groups.items():
-        if not isinstance(group, Batch):
+        if not isinstance(group, Batch | NumberedBatch):
             raise ProblemError(
                 f'data["{name}"] of {type(problem).__name__} must be a '
                 f"`bilevel.Batch(inputs, targets)`, got {type(group).__name__}."

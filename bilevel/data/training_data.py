@@ -12,6 +12,7 @@ from bilevel.core.generators import generator
 from bilevel.core.memory import says_memory
 from bilevel.data.groups import check_finite, check_groups, check_targets
 from bilevel.data.known import Known
+from bilevel.data.numbered import asks_row_numbers, numbered
 from bilevel.data.packed import PackedRows
 from bilevel.data.rows import Chunks, Rows, chunks_of
 from bilevel.data.tasks import by_tasks, check_tasks, has_tasks
@@ -32,7 +33,8 @@ class TrainingData:
     rows n; `seed_index` (R,) is the place of every run's seed among the `distinct` ones, in order.
     Training rows that are evaluated in `chunks` stay as they were given. `own` says whether the
     rows are those of the problem, not rounded ones: what it states of itself holds for them;
-    `given` whether they came as `groups`. With `tasks` the leaves are (T, n, ...), and `sizes` the
+    `given` whether they came as `groups`; `numbered` whether the problem asks for row numbers,
+    which rows of its own then have. With `tasks` the leaves are (T, n, ...), and `sizes` the
     number of tasks T.
 
     Args:
@@ -72,6 +74,7 @@ class TrainingData:
         self._number(seeds)
         self.given = groups is not None
         self.tasks = getattr(problem, "tasks", False) is not False and has_tasks(problem)
+        self.numbered = asks_row_numbers(problem)
         self.per_seed = problem.redraws_data and not self.given
         raw = groups
         if raw is None:
@@ -95,6 +98,8 @@ class TrainingData:
             check_targets(problem, self.groups, per_seed=self.per_seed, adapted=adapted)
         if fresh and known is not None and trees.shared(raw, rows):
             known.note("data", of)
+        if self.numbered and not self.given:
+            self.groups = numbered(self.groups, per_seed=self.per_seed, tasks=self.tasks)
         axis = 1 if self.per_seed else 0
         self.sizes = {name: trees.leaves(g)[0].shape[axis] for name, g in self.groups.items()}
         self._packs: dict[str, PackedRows] = {}

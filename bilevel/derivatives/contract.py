@@ -44,6 +44,7 @@ def check_contract(made: Assembly, *, head_only: bool = False, derivatives: bool
     groups = trees.tree_map(torch.clone, rows.alone)
     if isinstance(problem, LinearHeadProblem):
         _check_linear_head(oracles, one_body, one_head, groups)
+        _check_whose_weights(made, one_body, groups)
     if getattr(problem.head_start, "__func__", None) is not StackelbergProblem.head_start:
         _check_head_start(problem, one_body, one_head, groups)
     objectives = {"head_objective": problem.head_objective}
@@ -217,7 +218,7 @@ def _evaluate(function: Callable[..., Any], called: str, groups: Groups, *argume
         return function(*arguments)
     except BilevelError:
         raise
-    except (AttributeError, RuntimeError, TypeError) as error:
+    except (AttributeError, IndexError, RuntimeError, TypeError) as error:
         kinds = {str(leaf.dtype).removeprefix("torch.") for leaf in trees.leaves(groups)}
         raise ProblemError(
             f"{called} fails at the first initial point. Shapes must fit, and tensors it computes "
@@ -268,3 +269,29 @@ def check_hooks(
                 f"{called} gives {least} at {where}; it must be at least 0, or the "
                 "head has no minimiser."
             )
+
+
+def _check_whose_weights(made: Assembly, body: Tree, groups: Groups) -> None:
+    """Weights that go by places in a batch would be those of other rows at every step."""
+    drawn = made.sampler.batch_sizes.get("train") is not None and not made.data.tasks
+    weighted = "row_weights" in made.oracles.overridden and "noise" not in groups
+    if not (drawn and weighted) or made.data.numbered:
+        return
+    problem = made.oracles.problem
+    assert isinstance(problem, LinearHeadProblem)
+
+    def uneven(leaf: Tensor) -> Tensor:  # weights may all be the same at first
+        ramp = torch.linspace(0, 1, leaf.numel(), dtype=leaf.dtype, device=leaf.device)
+        return leaf + ramp.reshape(leaf.shape)
+
+    moved, flipped = trees.tree_map(uneven, body), dict(groups)
+    flipped["train"] = trees.tree_map(lambda leaf: leaf.flip(0), groups["train"])
+    weights, again = (problem.row_weights(moved, some) for some in (groups, flipped))
+    if weights is None or again is None or not torch.equal(weights, again):
+        return
+    if bool((weights != weights.flip(0)).any()):
+        raise ProblemError(
+            f"`row_weights` of {type(problem).__name__} goes by the place of a row in the batch, "
+            "where another row stands at every step. Ask whose weights they are: "
+            '`numbers_of_the_body[batch["train"].row_numbers]`; or train with `batch_size=None`.'
+        )

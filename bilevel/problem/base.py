@@ -1,8 +1,9 @@
 """The problems: what users subclass. Written for one run, without a run axis."""
 
 import abc
+import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from bilevel.errors import ProblemError
 from bilevel.problem.constants import Curvature, Lipschitz
 from bilevel.problem.sets import ConvexSet, Everywhere
-from bilevel.trees import Tree
+from bilevel.trees import Tree, register
 
 
 class Batch(NamedTuple):
@@ -25,6 +26,54 @@ class Batch(NamedTuple):
     inputs: Tensor
     targets: Tensor
 
+    @property
+    def row_numbers(self) -> Tensor:
+        """There are none; `NumberedBatch` has them.
+
+        Raises:
+            ProblemError: always, with what to do.
+        """
+        raise ProblemError(
+            "This batch does not know the numbers of its rows. Rows of `data` do if a method of "
+            "the problem names `row_numbers`, or with `numbers_rows = True` in its class (for a "
+            "function outside of it that asks); rows that are given as `batch=` do if they are a "
+            "`bilevel.NumberedBatch(inputs, targets, row_numbers)`. Those of new tasks have none."
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
+class NumberedBatch:
+    """A `Batch` that knows which rows of its group it holds.
+
+    It takes the place of a `Batch` where a problem asks for `row_numbers`, so that what belongs to
+    a row, such as its weight, is found in any batch. It unpacks like one, into inputs and targets.
+
+    Attributes:
+        inputs: (n, ...), one row per example.
+        targets: (n,), or (n, K) for K outputs.
+        row_numbers: int64 (n,), from 0: the places in the group that `data` returned. With `tasks`
+            they count on from task to task.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    row_numbers: Tensor
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.inputs, self.targets))
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: Any) -> Any:
+        return (self.inputs, self.targets)[index]
+
+    def _replace(self, **fields: Tensor) -> "NumberedBatch":
+        """The same with other fields, as of a `Batch`."""
+        return dataclasses.replace(self, **fields)
+
+
+register(NumberedBatch, ("inputs", "targets", "row_numbers"))
 
 Groups = dict[str, Any]
 """Row groups by name; the leaves of a group share their first dimension."""
@@ -56,6 +105,9 @@ class StackelbergProblem(abc.ABC):
     """Theta, convex."""
     redraws_data: bool = False
     """True: `data(seed)` is called for every seed; the shapes must not depend on the seed."""
+    numbers_rows: bool | None = None
+    """Whether batches know the numbers of their rows, see `NumberedBatch`. None: if a method of the
+    problem names `row_numbers`."""
     note: str = ""
     """One sentence on the data and its source, shown in reports."""
 

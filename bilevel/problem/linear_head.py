@@ -87,7 +87,11 @@ class LinearHeadProblem(StackelbergProblem):
         return self.checked_features(body, inputs)
 
     def row_weights(self, body: Tree, batch: Groups) -> Tensor | None:
-        """Weights s >= 0 of the training rows, shape (n,) (a hook); None means 1."""
+        """Weights s >= 0 of the training rows, shape (n,) (a hook); None means 1.
+
+        Numbers of the body that belong to rows are `numbers[batch["train"].row_numbers]`, in any
+        batch: see `NumberedBatch`.
+        """
         return None
 
     def penalty(self, body: Tree) -> float | Tensor:
@@ -146,7 +150,8 @@ class LinearHeadProblem(StackelbergProblem):
             # (n, 1) against (n,) would broadcast to (n, n)
             raise ShapeError(
                 f"`row_weights` must return shape {tuple(losses.shape)}, one weight for each "
-                f"training row, got {tuple(weights.shape)}."
+                f"training row of the batch, got {tuple(weights.shape)}. Which of all rows these "
+                'are is in `batch["train"].row_numbers`.'
             )
         fit = losses.mean() if weights is None else (weights * losses).mean()
         p = self.penalty(body)

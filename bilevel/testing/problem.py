@@ -10,6 +10,7 @@ from bilevel.core.generators import generator
 from bilevel.core.graph import ordinary
 from bilevel.data.draws import BLOCK
 from bilevel.data.groups import check_groups
+from bilevel.data.numbered import asks_row_numbers, numbered
 from bilevel.data.tasks import by_tasks, has_tasks
 from bilevel.problem.base import Batch, StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
@@ -311,6 +312,7 @@ def _check_metrics(bench: Bench) -> Finding:
     problem = bench.problem
     data = check_groups(problem.data(0 if problem.redraws_data else None))
     data = trees.cast(data, torch.float64)
+    data = numbered(data, tasks=has_tasks(problem)) if asks_row_numbers(problem) else data
     found: dict[str, Tensor] = {}
     one = bench.alone(0)
     at = trees.take(one.body, 0), trees.take(one.head, 0)

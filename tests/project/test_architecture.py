@@ -39,10 +39,10 @@ PUBLIC = """
     BalancedRates Ball Batch BatchData BestResponse BodyGradient Box CG Clipped ClosedForm
     Comparison Constant ConvexSet Cosine Cost Curvature Cvxpy Dense Envelope Everywhere FastSGD
     FiniteDifferences FullData GramAccumulator HeadResponse HuberLoss Hypergradient Implicit L1Ball
-    LinearHeadProblem Lipschitz LogisticLoss Minimum Neumann Newton Nonnegative OwnLoop Piecewise
-    Polynomial Progress ProjectedNewton Pullback RMSProp RowCurvature RunningData SGD Simplex
-    SingleLoop SoftmaxLoss Solution SplitModule SquaredError StackelbergProblem Status Tuning
-    TwoTimescale Unrolled adapt advise assign best_response check_problem compare errors
+    LinearHeadProblem Lipschitz LogisticLoss Minimum Neumann Newton Nonnegative NumberedBatch
+    OwnLoop Piecewise Polynomial Progress ProjectedNewton Pullback RMSProp RowCurvature RunningData
+    SGD Simplex SingleLoop SoftmaxLoss Solution SplitModule SquaredError StackelbergProblem Status
+    Tuning TwoTimescale Unrolled adapt advise assign best_response check_problem compare errors
     hypergradient load_problem minimize preset_strategies solve split uniform
 """
 IMPORTED_FROM = [
