@@ -10,7 +10,7 @@ Run: `make bench`, or `python benchmarks/core.py [--eager] [--rounds 9] [--steps
 
 from contest import RIDGE, UserLoop, run
 
-from problems.network import Network
+from bilevel.problem.network.hidden_layers import Network
 from problems.regression import friedman1
 
 WIDTH, BATCH = 64, 32

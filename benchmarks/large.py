@@ -14,7 +14,7 @@ from contest import RIDGE, UserLoop, run
 from torch import Tensor
 
 import bilevel
-from problems.network import uniform
+from bilevel.problem.network.hidden_layers import uniform
 
 ROWS, INPUTS, WIDTHS, CLASSES, BATCH = 10_000, 784, (128, 64), 10, 64
 

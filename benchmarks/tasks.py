@@ -21,8 +21,8 @@ import torch
 
 import bilevel
 from bilevel.data.training_data import TrainingData
+from bilevel.problem.network.hidden_layers import Network
 from bilevel.training.training import Training
-from problems.network import Network
 
 RIDGE, LR, SEEDS = 0.1, 1e-3, (1, 10)
 

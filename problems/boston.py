@@ -8,9 +8,9 @@ from pathlib import Path
 
 from bilevel.core.checks import check_flag, check_instance, check_positive_integer
 from bilevel.errors import ArgumentError, DataError, MissingDataError
+from bilevel.problem.network.hidden_layers import Network, Width
 from bilevel.storage.folder import located
-from problems.csv_file import Columns, quoted, read_columns
-from problems.network import Network, Width
+from bilevel.tables.csv_file import Columns, quoted, read_columns
 from problems.regression import Regression
 from problems.splits import random_split
 
@@ -47,7 +47,7 @@ def boston(
         include_b: keep column B, which rests on an assumption about racial self-segregation; warns.
         width: units per hidden layer, one number for all or one for each.
         depth: hidden layers.
-        activation: as in `problems.network.Network`.
+        activation: one of relu, tanh, softplus, silu, gelu.
         ridge: lambda, at least 0.
         validation: rows for validation; 0 for none, as in the published set-up.
         test: rows for testing.

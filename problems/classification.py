@@ -10,8 +10,8 @@ from sklearn.datasets import load_breast_cancer, load_digits
 import bilevel
 from bilevel.core.arrays import array_of, tensor_of
 from bilevel.core.checks import check_flag, check_seed
-from problems.network import Network, NetworkProblem, Width
-from problems.scaling import Scaling
+from bilevel.problem.network.hidden_layers import Network, NetworkProblem, Width
+from bilevel.tables.scaling import Scaling
 from problems.splits import random_split, sizes_of_fractions
 
 Labelled = Mapping[str, tuple[NDArray[Any], NDArray[Any]]]
@@ -90,7 +90,7 @@ def digits(
     Args:
         width: units per hidden layer, one number for all or one for each.
         depth: hidden layers.
-        activation: as in `problems.network.Network`.
+        activation: one of relu, tanh, softplus, silu, gelu.
         ridge: lambda, at least 0.
         validation: share of the rows for validation; 0 for none.
         test: share of the rows for testing.
@@ -119,7 +119,7 @@ def breast_cancer(
     Args:
         width: units per hidden layer, one number for all or one for each.
         depth: hidden layers.
-        activation: as in `problems.network.Network`.
+        activation: one of relu, tanh, softplus, silu, gelu.
         ridge: lambda, at least 0.
         validation: share of the rows for validation; 0 for none.
         test: share of the rows for testing.

@@ -11,8 +11,8 @@ from bilevel.core.checks import check_positive_integer
 from bilevel.core.generators import generator
 from bilevel.errors import ArgumentError, check_name
 from bilevel.problem.base import Groups
+from bilevel.problem.network.hidden_layers import Network, Width
 from problems.few_shot import FewShot
-from problems.network import Network, Width
 
 WAYS = 5
 HEADS = ("ridge", "softmax")
@@ -139,7 +139,7 @@ def episodes(
         head: "ridge" or "softmax".
         width: units per hidden layer, one number or one for each.
         depth: hidden layers.
-        activation: as in `problems.network.Network`.
+        activation: one of relu, tanh, softplus, silu, gelu.
         ridge: lambda at the start, at least 0.
         inner_lr: of heads that are found by steps.
     """

@@ -10,7 +10,7 @@ from typing_extensions import override
 import bilevel
 from bilevel.core.checks import single
 from bilevel.problem.base import Groups
-from problems.network import Network, NetworkProblem
+from bilevel.problem.network.hidden_layers import Network, NetworkProblem
 
 
 class FewShot(NetworkProblem):

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from bilevel.core.checks import check_flag, check_instance, check_positive_integer
 from bilevel.errors import ArgumentError
+from bilevel.problem.network.hidden_layers import Network, Width
 from problems.classification import Classification, Labelled, standardised
 from problems.images import load
 from problems.images.formats import Bytes
 from problems.images.sources import CIFAR10, FASHION_MNIST, MNIST, Source
-from problems.network import Network, Width
 
 CLASSES = 10
 ROWS = {"train": "training", "validation": "validation", "test": "test"}

@@ -14,8 +14,8 @@ from torch import Tensor
 from typing_extensions import override
 
 import bilevel
+from bilevel.problem.network.hidden_layers import Network
 from bilevel.trees import Tree, tree_map
-from problems.network import Network
 from problems.regression import Regression
 from problems.splits import Splits, last_rows
 

@@ -10,8 +10,8 @@ import bilevel
 from bilevel.core.arrays import array_of
 from bilevel.core.checks import check_positive_integer, single
 from bilevel.errors import ArgumentError
-from problems.network import Network, NetworkProblem, Width
-from problems.scaling import Scaling
+from bilevel.problem.network.hidden_layers import Network, NetworkProblem, Width
+from bilevel.tables.scaling import Scaling
 from problems.splits import Arrays, Splits, last_rows, random_split, sizes_of_fractions
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 import bilevel
 from bilevel.core.checks import check_positive_integer
 from bilevel.core.generators import generator
+from bilevel.problem.network.hidden_layers import Network, Width
 from problems.few_shot import FewShot
-from problems.network import Network, Width
 
 
 class Sinusoid(FewShot):
@@ -93,7 +93,7 @@ def sinusoid(
         test: new tasks, which judge the body.
         test_points: of each of these.
         width: units per hidden layer, one number or one for each.
-        activation: as in `problems.network.Network`.
+        activation: one of relu, tanh, softplus, silu, gelu.
         ridge: lambda at the start, at least 0.
         inner_lr: of heads that are found by steps.
     """

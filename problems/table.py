@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from bilevel.core.arrays import array_of
 from bilevel.errors import ArgumentError, DataError, ShapeError, counted, unknown_name
+from bilevel.problem.network.hidden_layers import Network, Width
 from bilevel.storage.folder import located
-from problems import lost_digits
-from problems.csv_file import LARGEST, columns_of, read_cells
-from problems.network import Network, Width
+from bilevel.tables import lost_digits
+from bilevel.tables.csv_file import LARGEST, columns_of, read_cells
+from bilevel.tables.scaling import few_digits, only_rounding
 from problems.regression import Regression
-from problems.scaling import few_digits, only_rounding
 from problems.splits import random_split, sizes_of_fractions
 
 FEWEST_ROWS = 20
@@ -42,7 +42,7 @@ def table(
         drop: columns to leave out, as a sequence or as "name,name"; a name may hold commas.
         width: units per hidden layer, one number for all or one for each.
         depth: hidden layers.
-        activation: as in `problems.network.Network`.
+        activation: one of relu, tanh, softplus, silu, gelu.
         ridge: lambda, at least 0.
         validation: share of the rows for validation; 0 for none.
         test: share of the rows for testing.
@@ -100,7 +100,7 @@ def from_arrays(
         targets: (n,), the number to predict for each row.
         width: units per hidden layer, one number for all or one for each.
         depth: hidden layers.
-        activation: as in `problems.network.Network`.
+        activation: one of relu, tanh, softplus, silu, gelu.
         ridge: lambda, at least 0.
         validation: share of the rows for validation; 0 for none.
         test: share of the rows for testing.

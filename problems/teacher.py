@@ -9,7 +9,7 @@ from typing_extensions import override
 import bilevel
 from bilevel.core.checks import check_one_of, check_positive_integer, single
 from bilevel.core.generators import generator
-from problems.network import uniform
+from bilevel.problem.network.hidden_layers import uniform
 
 Start = Literal["default", "unit"]
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 import bilevel
 from bilevel.core.checks import check_instance, check_positive_integer
 from bilevel.errors import ArgumentError, IncompatibleError, check_name
+from bilevel.problem.network.hidden_layers import ACTIVATIONS
 from bilevel.trees import Tree
 from problems.mspbe.products import multiplied
-from problems.network import ACTIVATIONS
 
 PullBack = Callable[[Tensor], Tree]
 SLOPES: dict[str, Callable[[Tensor], Tensor]] = {

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bilevel.errors import DataError, MissingDataError
-from problems.csv_file import columns_of, quoted, read_cells
+from bilevel.tables.csv_file import columns_of, quoted, read_cells
 
 NAMES = {
     "states": ("states", "state", "observations", "observation", "obs"),

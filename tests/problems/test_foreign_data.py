@@ -11,12 +11,12 @@ from foreign_arrays import NO_ARRAYS, REFUSED, TAKEN
 import bilevel
 from bilevel import trees
 from bilevel.errors import BilevelError
+from bilevel.problem.network.hidden_layers import Network
 from bilevel.testing import check_problem
 from problems.classification import Classification
 from problems.mspbe import Logged, from_transitions
 from problems.mspbe.process import MarkovRewardProcess
 from problems.mspbe.sources import Transitions
-from problems.network import Network
 from problems.regression import Regression
 from problems.table import from_arrays
 

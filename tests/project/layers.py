@@ -29,6 +29,8 @@ PLACES = {
     "strategies": 1.9,
     "bounds": 1.0,
     "optimizers": 0.2,
+    "data": 0.8,
+    "tables": 2.6,
     "core": 0.8,
     "storage": 3.0,
     "trees": 1.3,

@@ -21,6 +21,8 @@ import bilevel
 from problems.regression import diabetes
 
 LIBRARY = layers.ROOT / "bilevel"
+USERS = str(LIBRARY / "problem/network/hidden_layers.py")
+"""The hooks of the problem that is followed: in the place of what users write."""
 Calls = list[tuple[str, str]]
 OPTIONS = {"seeds": 2, "steps": 3}
 
@@ -29,11 +31,15 @@ def name(frame: FrameType | None) -> str:
     """A function of the library by its file and name; that of the user, if there is none."""
     while frame is not None:
         code = frame.f_code
-        own = code.co_filename.startswith(f"{LIBRARY}/")
+        own = _in_library(code.co_filename)
         if own and not code.co_qualname.endswith(">"):  # <listcomp>, <genexpr> and <lambda>
             return f"{code.co_filename[len(str(LIBRARY)) + 1 : -3]}.{code.co_qualname}"
         frame = frame.f_back
     return "user"
+
+
+def _in_library(file: str) -> bool:
+    return file.startswith(f"{LIBRARY}/") and file != USERS
 
 
 def walk(concerns: Callable[[Any], bool], function: Callable[[], object]) -> Calls:
@@ -42,7 +48,7 @@ def walk(concerns: Callable[[Any], bool], function: Callable[[], object]) -> Cal
 
     def look(frame: FrameType, event: str, _: object) -> None:
         code = frame.f_code
-        if event != "call" or not code.co_filename.startswith(f"{LIBRARY}/"):
+        if event != "call" or not _in_library(code.co_filename):
             return
         given = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
         if not code.co_qualname.endswith(">") and any(

@@ -4,8 +4,8 @@ import torch
 
 import bilevel
 from bilevel.data.training_data import TrainingData
+from bilevel.problem.network.hidden_layers import ACTIVATIONS
 from bilevel.training.training import Training
-from problems.network import ACTIVATIONS
 
 LR, TASKS = 1e-2, 4
 

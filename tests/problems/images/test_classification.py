@@ -13,12 +13,12 @@ from bilevel.commands.main import main
 from bilevel.core.generators import generator
 from bilevel.errors import ArgumentError, DataError, UnknownNameError
 from bilevel.problem import registry
+from bilevel.problem.network.hidden_layers import Network
 from problems import image_classification
 from problems.classification import Classification, breast_cancer, digits
 from problems.image_classification import cifar10, fashion_mnist, image_problem, mnist, scaled
 from problems.images import Images, places
 from problems.images.sources import CIFAR10, FASHION_MNIST
-from problems.network import Network
 
 RANDOM = np.random.default_rng(8)
 DEBIAN = places.SHARED / "fashion-mnist"

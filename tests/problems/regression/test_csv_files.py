@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bilevel.errors import ArgumentError, BilevelError, DataError, UnknownNameError
+from bilevel.tables.csv_file import read_cells, read_columns
 from problems.boston import boston
-from problems.csv_file import read_cells, read_columns
 from problems.mspbe import load_transitions
 from problems.table import table
 

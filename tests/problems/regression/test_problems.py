@@ -13,7 +13,7 @@ from bilevel import trees
 from bilevel.core.generators import generator
 from bilevel.errors import ArgumentError, UnknownNameError
 from bilevel.problem import registry
-from problems.network import ACTIVATIONS, Network
+from bilevel.problem.network.hidden_layers import ACTIVATIONS, Network
 from problems.regression import diabetes, friedman1, friedman2, friedman3
 from problems.toy import ScalarProduct
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from bilevel.errors import DataError
+from bilevel.problem.network.hidden_layers import Network
+from bilevel.tables.csv_file import read_columns
+from bilevel.tables.scaling import Scaling, few_digits, only_rounding
 from problems.classification import standardised
-from problems.csv_file import read_columns
-from problems.network import Network
 from problems.regression import Regression
-from problems.scaling import Scaling, few_digits, only_rounding
 from problems.table import from_arrays, table
 
 ROWS = 40

@@ -15,8 +15,8 @@ from bilevel.errors import (
     ShapeError,
     UnknownNameError,
 )
-from problems.csv_file import read_columns
-from problems.network import Network
+from bilevel.problem.network.hidden_layers import Network
+from bilevel.tables.csv_file import read_columns
 from problems.table import from_arrays, table
 
 ROWS = 50

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bilevel.errors import DataError
-from problems import lost_digits
-from problems.csv_lines import read_lines
+from bilevel.tables import lost_digits
+from bilevel.tables.csv_lines import read_lines
 
 MISSING = {"", "na", "n/a", "#n/a", "nan", "-nan", "null", "none", "?"}
 OTHER_COLUMNS = "Columns that are not needed can be left out: --set drop=NAME,NAME in the command."

@@ -7,7 +7,7 @@ from decimal import Decimal
 import numpy as np
 from numpy.typing import NDArray
 
-from problems.scaling import ROUNDING
+from bilevel.tables.scaling import ROUNDING
 
 Array = NDArray[np.float64]
 WHOLE = 2.0**53

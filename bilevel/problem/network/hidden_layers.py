@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import override
 
-import bilevel
 from bilevel.core.checks import check_positive_integer, single
 from bilevel.errors import ArgumentError, check_name
+from bilevel.problem.linear_head import LinearHeadProblem
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -97,7 +97,7 @@ class Network:
         return torch.stack([weight.square().sum() for weight in weights]).sum()
 
 
-class NetworkProblem(bilevel.LinearHeadProblem):
+class NetworkProblem(LinearHeadProblem):
     """A network as a problem: g = loss + lambda/2 |theta|^2 + h(body).
 
     The bias of the head is penalised only with `penalize_bias`, those of the hidden layers never.
