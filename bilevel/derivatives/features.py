@@ -106,13 +106,9 @@ class Features:
         pulled = self._found(body, rows.identity)
         if pulled is None:
             return {}
-        problem = self.problem
-
-        def of_run(predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
-            return problem.metrics_of("train", predictions, targets)
-
-        given = self._predicted(pulled, head), rows.groups["train"].targets
-        return dict(vmap(of_run, in_dims=(0, rows.axes["train"]))(*given))
+        of_run = vmap(self.problem.criterion.metrics, in_dims=(0, rows.axes["train"]))
+        found = of_run(self._predicted(pulled, head), rows.groups["train"].targets)
+        return {f"train_{name}": value for name, value in found.items()}
 
     def _found(self, body: Tree, train: tuple[Any, Any]) -> Pulled | None:
         """What is shared at a body and rows, if that was asked for before."""

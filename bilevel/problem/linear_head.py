@@ -167,13 +167,9 @@ class LinearHeadProblem(StackelbergProblem):
         for name in ("train", "validation", "test"):
             if name in data:
                 predictions = self.predict(body, head, data[name].inputs)
-                found |= self.metrics_of(name, predictions, data[name].targets)
+                of_group = self.criterion.metrics(predictions, data[name].targets)
+                found |= {f"{name}_{metric}": value for metric, value in of_group.items()}
         return found
-
-    def metrics_of(self, group: str, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """The criterion's metrics for one group, from its predictions."""
-        found = self.criterion.metrics(predictions, targets)
-        return {f"{group}_{metric}": value for metric, value in found.items()}
 
     def head_shape(self, rows: int) -> tuple[int, ...]:
         """The shape of the head for `rows` rows of coefficients (the bias included)."""
