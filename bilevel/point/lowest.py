@@ -120,7 +120,7 @@ class Search:
             raise _Ended(Status.OUT_OF_ITERATIONS, f"Ended after {done:,} iterations.")
 
     def _at(self, point: Vector) -> Spot:
-        """What is known of a point where an iteration ended."""
+        """What is known of a point, which may have been looked at before."""
         for spot in (self.last, self.best):
             if np.array_equal(spot.point, point):
                 return spot
@@ -143,7 +143,7 @@ class Search:
 
         Line searches interpolate, which infinite values make NaN of.
         """
-        best, spot = self.best, self._seen(np.array(point))
+        best, spot = self.best, self._at(point)
         self.last = spot
         if np.isnan(spot.norm):
             way = point - best.point

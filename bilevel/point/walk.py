@@ -1,5 +1,6 @@
 """Phi and its gradient at one body of a run after the other."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import torch
@@ -12,14 +13,19 @@ from bilevel.data.training_data import TrainingData
 from bilevel.derivatives.assembly import Assembly
 from bilevel.derivatives.contract import check_hooks
 from bilevel.errors import ProblemError, SingularHeadError
-from bilevel.heads import AbstractHeadSolver
+from bilevel.heads import AbstractHeadSolver, Newton, ProjectedNewton
 from bilevel.heads.default import default_solver
 from bilevel.hypergradients import AbstractHypergradient, Answer
 from bilevel.hypergradients.default import default_gradient
 from bilevel.point.examined import Examined
 from bilevel.point.single import check_single
+from bilevel.problem.base import StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.trees import Tree
+
+FINEST = 1e-14
+"""Of |d_theta g|, where there is a choice: an end by the rounding of heads comes before the end by
+the rounding of F, and a warm solve that goes so far costs no more."""
 
 
 class Step(NamedTuple):
@@ -28,6 +34,14 @@ class Step(NamedTuple):
     value: float
     slope: Tree  # like the body, without a run axis
     status: Status
+
+
+class Kept(NamedTuple):
+    """What the next solve may start from."""
+
+    head: Tree
+    memory: Any  # of the solver
+    adjoint: Any = None  # what the method keeps; None: before its first gradient
 
 
 class Walk:
@@ -65,7 +79,7 @@ class Walk:
         made = self.examined.made.apart() if data.tasks else self.examined.made
         self.oracles, self.rows = made.oracles, made.sampler.full
         self.oracles.known = None  # what stays the same is kept by the solver
-        self.solver = default_solver(problem) if solver is None else solver
+        self.solver = finest_solver(problem) if solver is None else solver
         check_instance(self.solver, AbstractHeadSolver, "solver", "ClosedForm()")
         self.solver.check(problem)
         stackelberg = self.oracles.is_stackelberg
@@ -76,8 +90,8 @@ class Walk:
             check_single(part)
         self.warm = self.solver.exact and not self.solver.uses_batch
         self._like, self._head = made.body, made.head
-        self._memory: Any = None
-        self._adjoint: Any = None
+        self._first: Kept | None = None
+        self._last: Kept
         self.solves = 0
 
     def __call__(self, body: Tree) -> Step:
@@ -89,7 +103,7 @@ class Walk:
             with self.examined.told(), self.oracles.sharing():
                 return self._step(body)
         except SingularHeadError:
-            if self._adjoint is None:  # at the first body
+            if self._first is None:  # at the first body
                 raise
             nothing = trees.tree_map(lambda leaf: torch.full_like(leaf[0], torch.nan), body)
             return Step(float("nan"), nothing, Status.SINGULAR)
@@ -99,30 +113,49 @@ class Walk:
         if not isinstance(self.problem, LinearHeadProblem):
             return
         try:
-            check_hooks(self.oracles, body, self._alone)
+            check_hooks(self.oracles, body, self._alone, "a body on the way")
         except ProblemError as error:
             raise ProblemError(
-                f"{error} It was found on the way: state bounds of the body as `body_set`, such as "
-                "Nonnegative(), or let an exponential keep it positive."
+                f"{error} State bounds of the body as `body_set`, such as Nonnegative(), or let an "
+                "exponential keep it positive."
             ) from error
 
     def _step(self, body: Tree) -> Step:
+        """From the last head; from the first one if that leads nowhere."""
+        if self._first is None:
+            memory = self.solver.init(self.oracles, body, self._head, self.rows)
+            self._first = self._last = Kept(self._head, memory)
+        found, kept = self._solved(body, self._last)
+        if found.status.failed and self._last is not self._first:
+            found, kept = self._solved(body, self._first)
+        if found.status.failed:
+            return found._replace(value=float("nan"))
+        if self.warm:
+            self._last = kept
+        return found
+
+    def _solved(self, body: Tree, kept: Kept) -> tuple[Step, Kept]:
+        """What is found from a head, and what to start the next solve from."""
         oracles, rows, solver = self.oracles, self.rows, self.solver
-        if self._memory is None:
-            self._memory = solver.init(oracles, body, self._head, rows)
-        start = solver.start(oracles, body, self._head, self._memory)
+        start = solver.start(oracles, body, kept.head, kept.memory)
         self.solves += 1
-        solved = solver.solve(oracles, body, start, rows, self._memory, 0)
-        if self._adjoint is None:
-            self._adjoint = self.method.init(oracles, body, solved.head, rows)
+        solved = solver.solve(oracles, body, start, rows, kept.memory, 0)
+        adjoint = kept.adjoint
+        if adjoint is None:
+            adjoint = self.method.init(oracles, body, solved.head, rows)
         jittered = bool((solved.status == int(Status.JITTERED)).any())
         answer = Answer(solved.head, solver, start, 0, None if jittered else solved.factor)
-        found = self.method.gradient(oracles, body, answer, rows, self._adjoint)
+        found = self.method.gradient(oracles, body, answer, rows, adjoint)
         head = solved.head if found.head is None else found.head
         value = float(oracles.body_value(body, head, rows).mean())
         status = Status(int(torch.maximum(solved.status.max(), found.status.max())))
-        if status.failed:
-            value = float("nan")
-        elif self.warm:
-            self._head, self._memory, self._adjoint = head, solved.state, found.state
-        return Step(value, trees.tree_map(lambda leaf: leaf.mean(0), found.body), status)
+        slope = trees.tree_map(lambda leaf: leaf.mean(0), found.body)
+        return Step(value, slope, status), Kept(head, solved.state, found.state)
+
+
+def finest_solver(problem: StackelbergProblem) -> AbstractHeadSolver:
+    """The solver that is exact, to rounding: line searches see what heads leave out."""
+    solver = default_solver(problem)
+    if isinstance(solver, Newton | ProjectedNewton):
+        return dataclasses.replace(solver, tolerance=FINEST)
+    return solver
