@@ -59,3 +59,30 @@ def shuffler(random_state: Any) -> np.random.RandomState:
     except (TypeError, ValueError) as error:
         raise ArgumentError(f"`random_state`: {error}") from error
     return found
+
+
+def class_folds(cv: Any, random_state: Any, x: Any, labels: Integers) -> Folds:
+    """As `folds_of`, with every class in each fold's training rows.
+
+    For a number of folds the rows of each class are shuffled and dealt to the folds in turn. The
+    row of a class that has no other one is never left out.
+
+    Args:
+        cv: as in `folds_of`.
+        random_state: of the shuffle.
+        x: what has rows.
+        labels: (n,), from 0 to the number of classes.
+    """
+    classes = np.arange(labels.max() + 1)
+    if not (isinstance(cv, numbers.Integral) or cv is None):
+        folds = split_by(cv, x, labels)
+        if any(len(np.setdiff1d(classes, labels[train])) for train, _ in folds):
+            raise ArgumentError("`cv` has a fold whose training rows lack a class.")
+        return folds
+    count, random = checked_count(cv), shuffler(random_state)
+    members = [random.permutation(np.flatnonzero(labels == one)) for one in classes]
+    dealt = np.concatenate([rows for rows in members if len(rows) > 1] or [members[0][:0]])
+    if not len(dealt):
+        raise ArgumentError("`y` has no class with two rows: none can be left out.")
+    parts = [np.sort(dealt[k::count]) for k in range(min(count, len(dealt)))]
+    return [(np.setdiff1d(np.arange(len(labels)), part), part) for part in parts]

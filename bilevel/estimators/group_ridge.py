@@ -14,6 +14,8 @@ from bilevel.estimators.penalty_search import Box, Found, search
 from bilevel.estimators.ridge_criteria import AbstractRidgeCriterion, Evidence, FoldErrors
 
 CriterionName = Literal["cv", "evidence"]
+COMMON = 24
+"""Common penalties that are tried first."""
 
 
 class GroupRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
@@ -162,7 +164,7 @@ class GroupRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         """For all targets, or for each."""
         count, of_column = len(groups.labels), groups.of_column
         common = np.array(
-            [criterion.values(np.full(len(of_column), np.exp(u))) for u in box.grid()]
+            [criterion.values(np.full(len(of_column), np.exp(u))) for u in box.grid(COMMON)]
         )
         if self.per_target:
             parts = [(criterion.of_target(t), values) for t, values in enumerate(common.T)]

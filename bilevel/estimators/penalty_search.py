@@ -11,8 +11,6 @@ from bilevel.estimators.columns import Floats
 
 SPAN = (1e-5, 1e5)
 """The box, in mean squares of a column."""
-COMMON = 24
-"""Common penalties that are tried first."""
 INSIDE = 1.0
 """How far from a bound, in log units, the search starts: at one it may be too flat to move."""
 AT_BOUND = INSIDE + 1e-6
@@ -34,13 +32,13 @@ class Box(NamedTuple):
         low, high = np.log(SPAN) + np.log(mean_square if mean_square > 0 else 1.0)
         return cls(float(low), float(high))
 
-    def grid(self) -> Floats:
+    def grid(self, count: int) -> Floats:
         """Common log-penalties."""
-        return np.linspace(self.low, self.high, COMMON)
+        return np.linspace(self.low, self.high, count)
 
     def start(self, values: Floats) -> float:
         """The log-penalty of the least value on the grid, a little inside of the box."""
-        best = self.grid()[int(np.argmin(values))]
+        best = self.grid(len(values))[int(np.argmin(values))]
         return float(np.clip(best, self.low + INSIDE, self.high - INSIDE))
 
 
@@ -61,9 +59,26 @@ class Found(NamedTuple):
 
 
 def search(
-    function: ValueAndGradient, start: Floats, box: Box, *, shrink: float, rows: int, max_iter: int
+    function: ValueAndGradient,
+    start: Floats,
+    box: Box,
+    *,
+    shrink: float,
+    rows: int,
+    max_iter: int,
+    flat: float = 1e-10,
 ) -> Found:
-    """Minimise F + shrink / rows sum_b (u_b - mean u)^2 over the box."""
+    """Minimise F + shrink / rows sum_b (u_b - mean u)^2 over the box.
+
+    Args:
+        function: F and its gradient at log-penalties (B,).
+        start: (B,), in the box.
+        box: the least and the greatest.
+        shrink: at least 0.
+        rows: n.
+        max_iter: iterations.
+        flat: F is about one; an iteration that lowers it by less is the last one.
+    """
     path: list[float] = []
 
     def objective(u: Floats) -> tuple[float, Floats]:
@@ -77,9 +92,8 @@ def search(
     def recorded(intermediate_result: Any) -> None:
         path.append(float(intermediate_result.fun))
 
-    # F is about one: below these differences nobody sees another model
     settings: dict[str, Any] = {
-        "options": {"maxiter": max_iter, "ftol": 1e-10, "gtol": 1e-7},
+        "options": {"maxiter": max_iter, "ftol": flat, "gtol": 1e-7},
         "bounds": [box] * len(start),
         "callback": recorded,
     }

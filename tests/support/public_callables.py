@@ -8,7 +8,7 @@ from pathlib import Path
 
 import bilevel
 from bilevel import analysis
-from bilevel.estimators import GroupRidge
+from bilevel.estimators import GroupLogistic, GroupRidge
 from bilevel.exact import BayesianHead
 from bilevel.heads.rows_used import AbstractHeadData
 from bilevel.linear import Operator
@@ -28,7 +28,7 @@ PARTS = (
     bilevel.AbstractCriterion, bilevel.AbstractStrategy, bilevel.StackelbergProblem,
     AbstractHeadData, AbstractDirections, AbstractSource, Layers, Module, Operator,
     bilevel.Tuning, bilevel.SplitModule,
-    GroupRidge,  # the rows it is given are checked by scikit-learn, see tests/estimators
+    GroupLogistic, GroupRidge,  # scikit-learn checks the rows they are given: tests/estimators
 )  # fmt: skip
 """What the library calls by its contract: the methods of these are called by nobody else."""
 MADE = (bilevel.Advice, bilevel.Solution, bilevel.Minimum, bilevel.Comparison, bilevel.HeadResponse,

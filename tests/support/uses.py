@@ -7,7 +7,7 @@ from class_heads import Classes
 
 import bilevel
 from bilevel import trees
-from bilevel.estimators import GroupRidge
+from bilevel.estimators import GroupLogistic, GroupRidge
 from bilevel.heads.rows_used import AbstractHeadData
 from bilevel.strategies.single_loop import AbstractDirections
 from problems.linear_networks import linear_network
@@ -138,3 +138,8 @@ def _(made: dict):
 @use.register
 def _(made: GroupRidge):
     made.fit(legal.X, legal.Y)
+
+
+@use.register
+def _(made: GroupLogistic):
+    made.fit(legal.X, legal.Y.mean() < legal.Y)
