@@ -63,19 +63,23 @@ class Regression(NetworkProblem):
         Raises:
             DataError: a column cannot be standardised; the message names it.
         """
-        splits = {
-            name: (x, array_of(y, "targets")[:, None])
-            for name, (x, y) in self.draw(seed or 0).items()
-        }
-        inputs, targets = splits["train"]
-        scale_inputs = Scaling.of(inputs, self.names)
-        scale_targets = Scaling.of(targets, (self.target,))
+        splits = self.draw(seed or 0)
+        of_inputs, of_targets = self.scalings(splits)
         return {
             name: bilevel.Batch(
-                torch.from_numpy(scale_inputs(x)), torch.from_numpy(scale_targets(y)[:, 0])
+                torch.from_numpy(of_inputs(x)),
+                torch.from_numpy(of_targets(array_of(y, "targets")[:, None])[:, 0]),
             )
             for name, (x, y) in splits.items()
         }
+
+    def scalings(self, splits: Splits) -> tuple[Scaling, Scaling]:
+        """The standardisations of inputs and target by the training rows of some splits."""
+        inputs, targets = splits["train"]
+        return (
+            Scaling.of(inputs, self.names),
+            Scaling.of(array_of(targets, "targets")[:, None], (self.target,)),
+        )
 
 
 def friedman1(

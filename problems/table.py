@@ -3,21 +3,26 @@
 import contextlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bilevel.core.arrays import array_of
+from bilevel.core.checks import check_one_of
 from bilevel.errors import ArgumentError, DataError, ShapeError, counted, unknown_name
 from bilevel.problem.network.hidden_layers import Network, Width
 from bilevel.storage.folder import located
 from bilevel.tables import lost_digits
-from bilevel.tables.csv_file import LARGEST, columns_of, read_cells
+from bilevel.tables.columns import read_table
+from bilevel.tables.csv_file import LARGEST, read_cells
 from bilevel.tables.scaling import few_digits, only_rounding
 from problems.regression import Regression
 from problems.splits import random_split, sizes_of_fractions
+from problems.table_model import TableRegression, prepared, whole
 
+Encode = Literal["onehot"]
+Impute = Literal["median"]
 FEWEST_ROWS = 20
 FEW_VALUES = 10  # a whole-numbered target with at most so many values may be a class label
 
@@ -33,7 +38,9 @@ def table(
     validation: float = 0.2,
     test: float = 0.2,
     weight_decay: float = 0.0,
-) -> Regression:
+    encode: Encode | None = None,
+    impute: Impute | None = None,
+) -> TableRegression:
     """A CSV file of your own: one column from all the others.
 
     Args:
@@ -47,6 +54,10 @@ def table(
         validation: share of the rows for validation; 0 for none.
         test: share of the rows for testing.
         weight_decay: of the hidden layers, at least 0.
+        encode: "onehot": columns of text become columns of 0 and 1, one for each text; None: they
+            are refused.
+        impute: "median": missing numbers of the inputs become the median of the training rows;
+            None: they are refused.
 
     Returns:
         The problem: the rows split anew for every seed, standardised with the training rows.
@@ -64,20 +75,29 @@ def table(
             raise unknown_name(f"column of {path.name}", name, cells.names)
     if target in dropped:
         raise ArgumentError(f"`drop` names the target {target!r}. Drop other columns only.")
-    columns = columns_of(cells, [name for name in cells.names if name not in dropped])
-    for name, exact in columns.apart.items():  # the standardised column is the same, but right
-        columns.values[:, columns.index(name)] = exact
-    place = columns.index(target)
-    inputs, targets = np.delete(columns.values, place, axis=1), columns.values[:, place]
-    others = [name for name in columns.names if name != target]
+    for name, value, kinds in (("encode", encode, Encode), ("impute", impute, Impute)):
+        if value is not None:
+            check_one_of(value, kinds, name)
+    found = read_table(
+        cells,
+        [name for name in cells.names if name not in set(dropped)],
+        target,
+        one_hot=encode is not None,
+        blank=impute is not None,
+    )
+    inputs, targets = whole(path, found), found.targets
     check_table(inputs, targets, f"{path}: ", f"column {target!r}")
     sizes = sizes_of_fractions(len(targets), validation, test)
     note = f"{path.name}: {len(targets)} rows, target {target!r} from "
-    note += f"{counted(len(others), 'column')}."
-    note += remarks(inputs, targets, [*map(repr, others), repr(target)], map(repr, columns.apart))
-    note += describe(targets, validation, test)
-    network, draw = Network(width, depth, activation), random_split(inputs, targets, sizes)
-    return Regression(draw, network, ridge, note, weight_decay, others, target)
+    note += f"{counted(len(found.columns), 'column')}."
+    note += remarks(
+        inputs, targets, [*map(repr, found.names), repr(target)], map(repr, found.counted)
+    )
+    note += prepared(found) + describe(targets, validation, test)
+    network, draw = Network(width, depth, activation), random_split(found.inputs, targets, sizes)
+    return TableRegression(
+        draw, network, ridge, note, weight_decay, table=found, fills=impute is not None
+    )
 
 
 def from_arrays(

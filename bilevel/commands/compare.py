@@ -22,11 +22,11 @@ from bilevel.errors import (
     ResultsExistError,
     UnwritableError,
 )
-from bilevel.problem import registry
 
 if TYPE_CHECKING:
     from bilevel.comparison.result import Comparison
     from bilevel.storage.folder import HeldFolder
+    from bilevel.tables.model import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,16 +165,26 @@ class Compare:
                 say(comparison.table())
             say(f"\nReport: {page}")
             raise KeyboardInterrupt
+        model = self.model(comparison)
         try:  # first: what is printed may be lost
             kept.finish(partial, output, comparison.history)
             comparison.report(output)
+            said = said_of(model, output)
         except ResultsExistError as error:  # somebody made it meanwhile
             say(comparison.table())
             raise UnwritableError(str(error)) from error
         except BaseException:
             say(comparison.table())
             raise
-        return ended(comparison, output, partial)
+        return ended(comparison, output, partial, said)
+
+    def model(self, comparison: "Comparison") -> "Model | str":
+        """What predicts new rows of a table, or why there is none; empty for other problems."""
+        if self.csv is None and self.name != "table":
+            return ""
+        from bilevel.commands.asked import model_of
+
+        return model_of(self, comparison)
 
     @property
     def name(self) -> str:
@@ -195,37 +205,17 @@ class Compare:
         import torch
 
         import bilevel
-        from bilevel.core.checks import check_instance
-        from bilevel.strategies.presets import by_name
+        from bilevel.commands.asked import problem_of, strategies_of
 
         set_threads(self.threads)
         options = self.options()
-        body_lr, head_lr, seeds, steps = numbers(self)
-        problem = registry.load_problem("table" if self.csv else self.name, **options)
-        optimizers = (bilevel.RMSProp, bilevel.Adam, bilevel.AdamW, bilevel.SGD)
-        by_word = {part.__name__.lower(): part for part in optimizers}
-        optimizer: bilevel.AbstractOptimizer = by_word[self.optimizer]()
-        if self.clip is not None:
-            optimizer = bilevel.Clipped(self.clip, optimizer)
-        check_instance(
-            problem, bilevel.StackelbergProblem, "problem", "an instance of your problem"
-        )
+        _, _, seeds, steps = numbers(self)
+        problem = problem_of(self, options)
         if self.explain:
             from bilevel.analysis import why
 
             why.check_explainable(problem)
-        strategies = problem.strategies(body_lr, head_lr)
-        if strategies is None:
-            strategies = bilevel.preset_strategies(
-                body_lr,
-                head_lr,
-                order=self.order,
-                optimizer=optimizer,
-                names=self.strategies or None,
-            )
-        else:
-            asked = self.strategies or tuple(strategies)
-            strategies = by_name(strategies, asked, f"strategy of {self.name}")
+        strategies = strategies_of(self, problem)
         with displayed() as show:
             found = bilevel.compare(
                 problem,
@@ -323,12 +313,22 @@ def _stored(hint: Any) -> Any:
     return tuple(kinds.get(kind, kind) for kind in get_args(hint) or (hint,))
 
 
-def ended(comparison: "Comparison", report: Path, partial: Path) -> int:
+def said_of(model: "Model | str", output: Path) -> str:
+    """Keep the model in the results folder; what is printed of it."""
+    from bilevel.tables.model_file import FILE
+
+    if isinstance(model, str):
+        return model
+    path = model.save(output / FILE)
+    return f"Model:  {path}: {model.about['said']}. Predict new rows: bilevel predict {output} FILE"
+
+
+def ended(comparison: "Comparison", report: Path, partial: Path, more: str = "") -> int:
     """Show what was found, and remove what was kept on the way; 1 if a run failed."""
     from bilevel.comparison.kept import clear
     from bilevel.core.status import Status
 
-    say(f"{comparison.table()}\n\nReport: {report / 'report.html'}")
+    say(f"{comparison.table()}\n\nReport: {report / 'report.html'}\n{more}".rstrip())
     if left := clear(partial, report):
         say(f"{partial} stays, for it holds {', '.join(left)}.", sys.stderr)
     failed = [

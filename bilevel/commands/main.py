@@ -21,12 +21,14 @@ from bilevel.commands.ending import mute, say, unheard
 from bilevel.commands.exit_codes import FAILED, OK, SIGNAL, USAGE
 from bilevel.commands.landscape import Landscape
 from bilevel.commands.lists import Problems, Strategies
+from bilevel.commands.predict import Predict
 from bilevel.commands.report import Report
 from bilevel.errors import AllRunsFailedError, BilevelError, unknown_name
 from bilevel.problem import registry
 
 Command = (
     Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Predict, tyro.conf.subcommand("predict")]
     | Annotated[Problems, tyro.conf.subcommand("problems")]
     | Annotated[Strategies, tyro.conf.subcommand("strategies")]
     | Annotated[Check, tyro.conf.subcommand("check")]

@@ -142,8 +142,9 @@ def check_names(names: Any, known: Iterable[str], kind: str, argument: str) -> N
 def check_one_of(value: object, choices: Any, name: str) -> None:
     """Raise an `ArgumentError` unless `value` is one of the strings of a `Literal`."""
     if not isinstance(value, str) or value not in get_args(choices):
-        *others, last = (f'"{choice}"' for choice in get_args(choices))
-        raise ArgumentError(f"`{name}` must be {', '.join(others)} or {last}, got {spell(value)}.")
+        *others, last = (f'"{one}"' for one in get_args(choices))
+        choice = f"{', '.join(others)} or {last}" if others else last
+        raise ArgumentError(f"`{name}` must be {choice}, got {spell(value)}.")
 
 
 def _is_integer(value: object) -> bool:

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bilevel.errors import BilevelError, ResultsError, ResultsExistError, UnwritableError, spell
 from bilevel.storage.lock import locked
@@ -36,8 +36,8 @@ def located(path: str | os.PathLike[str]) -> Path:
         raise ResultsError(f"{spell(str(path))} names no place: {error}") from error
 
 
-def reserve(folder: str | os.PathLike[str]) -> Path:
-    """The path of a results folder, if it can be written; call it before any work is done.
+def reserve(folder: str | os.PathLike[str], what: Literal["folder", "file"] = "folder") -> Path:
+    """The path of a results folder, or file, if it can be written; call it before any work is done.
 
     Nothing is created: the folder appears when everything in it has been written.
 
@@ -50,14 +50,14 @@ def reserve(folder: str | os.PathLike[str]) -> Path:
         raise ResultsError(f"{spell(str(path))} names no place: file systems take shorter names.")
     if os.path.lexists(path):
         raise ResultsExistError(
-            f"{path} exists already, and results are never overwritten. Name another folder "
-            f"(such as {_free_name(path)}), or move or delete this one first."
+            f"{path} exists already, and results are never overwritten. Name another {what} "
+            f"(such as {_free_name(path, what)}), or move or delete this one first."
         )
     ancestor = next((parent for parent in path.absolute().parents if parent.exists()), None)
     if ancestor is None or not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
         raise ResultsError(
             f"{path} cannot be created: {ancestor} is not a folder that you may write to. "
-            "Name a folder elsewhere."
+            f"Name a {what} elsewhere."
         )
     return path
 
@@ -247,7 +247,8 @@ def _cell(value: Any) -> Any:
     return repr(float(value)) if isinstance(value, float) else value
 
 
-def _free_name(path: Path) -> Path:
+def _free_name(path: Path, what: str) -> Path:
     path = path / "results" if path.name in ("", "..") else path  # of `.`, `/` and the like
-    names = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    stem, suffix = (path.stem, path.suffix) if what == "file" else (path.name, "")
+    names = (path.with_name(f"{stem}-{number}{suffix}") for number in itertools.count(2))
     return next(name for name in names if not os.path.lexists(name))

@@ -21,6 +21,7 @@ DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 ADORNED = re.compile(
     r"[^\w\s]{0,2}\s?\d[\d.,'_\s]*([^\w\s]|\s[^\W\d_]{1,3})?"
 )  # $5, 5 %, 5 kg, 1 000
+ENCODE = "encode it as numbers, such as columns of 0 and 1"
 NOT_ZERO = re.compile(r"[+-]?[0.]*[1-9]")
 LARGEST = 1e150  # larger numbers, whose squares overflow, stand for something else than a quantity
 
@@ -45,6 +46,25 @@ class Columns:
         return self.names.index(name)
 
 
+Entries = Sequence[tuple[int, str]]
+"""The cells of a column, each with the number of its line."""
+
+
+class Offer(NamedTuple):
+    """What messages say besides of a column that cannot be used, where something helps.
+
+    Attributes:
+        text: of one that holds text.
+        missing: of one that lacks values.
+    """
+
+    text: str = ""
+    missing: str = ""
+
+
+NO_OFFER = Offer()
+
+
 class Cells(NamedTuple):
     """What a file holds.
 
@@ -57,6 +77,11 @@ class Cells(NamedTuple):
     path: Path
     names: tuple[str, ...]
     lines: Sequence[tuple[int, list[str]]]
+
+    def column(self, name: str) -> Entries:
+        """The cells of one column."""
+        place = self.names.index(name)
+        return [(number, line[place]) for number, line in self.lines]
 
 
 def read_columns(path: Path) -> Columns:
@@ -93,6 +118,7 @@ def columns_of(
     kept: Sequence[str],
     blank: Sequence[str] = (),
     remedy: str = OTHER_COLUMNS,
+    offers: Mapping[str, Offer] | None = None,
 ) -> Columns:
     """Some columns of a file as numbers.
 
@@ -101,17 +127,17 @@ def columns_of(
         kept: the columns, in the order wanted.
         blank: those of them in which cells may be empty: NaN.
         remedy: a sentence for the error.
+        offers: by column, what else its error may say.
 
     Raises:
         DataError: a cell is no finite number; the message says where and what to do.
     """
-    path, names, lines = cells
-    values = np.empty((len(lines), len(kept)))
+    path, offers = cells.path, offers or {}
+    values = np.empty((len(cells.lines), len(kept)))
     trouble, apart = [], {}
     for column, name in enumerate(kept):
-        place = names.index(name)
-        entries = [(number, line[place]) for number, line in lines]
-        values[:, column], wrong = numbers_of(name, entries, name in blank)
+        entries, offer = cells.column(name), offers.get(name, NO_OFFER)
+        values[:, column], wrong = numbers_of(name, entries, name in blank, offer)
         trouble += wrong
         if not wrong and lost_digits.may_count(values[:, column]):
             exact = lost_digits.apart((cell for _, cell in entries), values[:, column])
@@ -145,7 +171,7 @@ def check_names(path: Path, header: list[str]) -> list[str]:
 
 
 def numbers_of(
-    name: str, cells: Sequence[tuple[int, str]], blank: bool = False
+    name: str, cells: Entries, blank: bool = False, offer: Offer = NO_OFFER
 ) -> tuple[NDArray[np.float64], list[str]]:
     """The numbers of a column, NaN where there is none, and a sentence if it cannot be used.
 
@@ -159,17 +185,11 @@ def numbers_of(
         if (abs(values) <= LARGEST).all() and not any("_" in cell for _, cell in cells):
             return values, vanished(name, cells, values)
     missing = [number for number, cell in cells if cell.lower() in MISSING]
-    words = [(n, c) for n, c in cells if c.lower() not in MISSING and not is_number(c)]
+    words = words_of(cells)
     if words:
         number, cell = words[0]
-        if any(DECIMAL_COMMA.fullmatch(cell) for _, cell in words):
-            remedy = "write a point before the decimals and nothing between the thousands"
-        elif len(words) < len(cells) / 2:
-            remedy = "correct these entries or remove their rows"
-        elif all(ADORNED.fullmatch(cell) for _, cell in words):
-            remedy = "write bare numbers, without units, signs or gaps in them"
-        else:
-            remedy = "encode it as numbers, such as columns of 0 and 1"
+        remedy = remedy_of(words, cells)
+        remedy += offer.text * (remedy == ENCODE)
         return np.full(len(cells), np.nan), [
             f"Column {name!r} holds text in {len(words)} of {len(cells)} rows, such as "
             f"{shortened(cell)!r} in line {number}: {remedy}."
@@ -178,7 +198,7 @@ def numbers_of(
     if missing and not blank:
         return values, [
             f"Column {name!r} lacks {len(missing)} of {len(cells)} values, the first in line "
-            f"{missing[0]}: remove those rows or impute the values."
+            f"{missing[0]}: remove those rows or impute the values{offer.missing}."
         ]
     beyond = [number for (number, _), x in zip(cells, values, strict=True) if abs(x) > LARGEST]
     if beyond:
@@ -189,7 +209,29 @@ def numbers_of(
     return values, []
 
 
-def vanished(name: str, cells: Sequence[tuple[int, str]], values: NDArray[np.float64]) -> list[str]:
+def words_of(cells: Entries) -> Entries:
+    """The cells that are neither numbers nor missing."""
+    return [(n, c) for n, c in cells if c.lower() not in MISSING and not is_number(c)]
+
+
+def remedy_of(words: Entries, cells: Entries) -> str:
+    """What helps where some cells of a column are words."""
+    if any(DECIMAL_COMMA.fullmatch(cell) for _, cell in words):
+        return "write a point before the decimals and nothing between the thousands"
+    if len(words) < len(cells) / 2:
+        return "correct these entries or remove their rows"
+    if all(ADORNED.fullmatch(cell) for _, cell in words):
+        return "write bare numbers, without units, signs or gaps in them"
+    return ENCODE
+
+
+def holds_text(cells: Entries) -> bool:
+    """Whether a column is one of words, such as the names of classes."""
+    words = words_of(cells)
+    return bool(words) and remedy_of(words, cells) == ENCODE
+
+
+def vanished(name: str, cells: Entries, values: NDArray[np.float64]) -> list[str]:
     """A sentence if numbers of a column are so small that they were read as 0."""
     zeros = np.flatnonzero(values == 0).tolist()
     written = {cell for cell in {cells[k][1] for k in zeros} if NOT_ZERO.match(cell)}

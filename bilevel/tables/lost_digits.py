@@ -49,11 +49,17 @@ def apart(numbers: Iterable[str | int], values: Array) -> Array | None:
         for number, value in zip(exact, values.tolist(), strict=True)
     ):
         return None
-    first = exact[0]
-    found = np.array([float(CONTEXT.subtract(number, first)) for number in exact])
+    found = counted_from(exact[0], exact)
     if not found.any() or not np.isfinite(found).all():
         return None
     whole = all(number == number.to_integral_value(context=CONTEXT) for number in exact)
     longest = max(len(number.as_tuple().digits) for number in exact)
     near = np.ptp(values) <= ROUNDING * step
     return None if near and not whole and longest <= REPRESENTED else found
+
+
+def counted_from(first: str | Decimal, numbers: Iterable[str | int | Decimal]) -> Array:
+    """Numbers less a first one, computed without loss; what is no number is NaN."""
+    origin = CONTEXT.create_decimal(first)
+    exact = (CONTEXT.create_decimal(number) for number in numbers)
+    return np.array([float(CONTEXT.subtract(number, origin)) for number in exact])

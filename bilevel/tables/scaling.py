@@ -89,6 +89,12 @@ class Scaling(NamedTuple):
             )
         return found
 
+    def inverse(self, scaled: Array) -> Array:
+        """What was standardised, from (n, D): predictions in their own units."""
+        apart = np.ldexp(scaled * self.deviation + self.mean, self.exponent)
+        found: Array = apart + self.origin
+        return found
+
     def name(self, columns: Array) -> str:
         """The first of some columns in words, for the beginning of a sentence."""
         first = int(columns.argmax())

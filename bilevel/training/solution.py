@@ -152,7 +152,7 @@ class Solution:
         Raises:
             ResultsExistError: there is such a file already.
         """
-        target = reserve(path)
+        target = reserve(path, "file")
         levels = {"body": self.body, "head": self.head}
         tensors, content = self.state.pack()
         for level, tree in levels.items():

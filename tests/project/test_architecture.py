@@ -32,7 +32,11 @@ MOST_ARGUMENTS = 10
 MOST_ENTRIES = 26
 """Of the package's own folder, without what is in no layer."""
 NO_LAYER = {"__pycache__", "py.typed", "__init__.pyi"}
+<<<<<<< HEAD
 MANY_OPTIONS = {"advise", "solve", "compare", "minimize"}
+=======
+MANY_OPTIONS = {"advise", "solve", "compare", "table"}
+>>>>>>> net
 PUBLIC = """
     AbstractCriterion AbstractHeadSolver AbstractHypergradient AbstractLinearSolver
     AbstractOptimizer AbstractSchedule AbstractStrategy Adam AdamW Advice Answer AuxiliaryProblem

@@ -21,16 +21,22 @@ from bilevel import Comparison, Solution
 from bilevel.commands.main import main
 from bilevel.comparison import compare
 from bilevel.errors import BilevelError
+from bilevel.tables.csv_file import read_cells
+from bilevel.tables.model import Model
+from problems.table import table
 from problems.toy import ScalarProduct
 
-SAMPLE = {"report": 40, "rules": 20, "checkpoint": 6, "partial": 3, "solution": 20}
+SAMPLE = {"report": 40, "rules": 20, "checkpoint": 6, "partial": 3, "solution": 20,
+          "model": 30}  # fmt: skip
 """How many mutations of each file the default suite looks at."""
-MANY = {"report": 3000, "rules": 3000, "checkpoint": 300, "partial": 200, "solution": 600}
+MANY = {"report": 3000, "rules": 3000, "checkpoint": 300, "partial": 200, "solution": 600,
+        "model": 1000}  # fmt: skip
 """How many are looked at with `-m slow`; those of checkpoints train a little each."""
 FREE = re.compile(
     r"^\.settings\.(options|arguments|command|batch_size)"  # whatever the caller gave
     r"|(score|seconds_per_step|references|commit|packages|_note|device|dtype|threads|processors).*null"
     r"|content\.plain"
+    r"|content\.(about|(columns|targets)\.\d+\.first)"
 )
 """Values that may be of several types."""
 STRATEGIES = {"two": bilevel.TwoTimescale(0.01, 0.1), "exact": bilevel.BestResponse(0.01)}
@@ -108,6 +114,26 @@ def solution_folder(folder):
     solved.save(folder / "run.safetensors")
 
 
+def model_folder(folder):
+    """A network on columns of text, with gaps, and counted from their first number."""
+    folder.mkdir()
+    rows = [
+        f"{2**60 + k},{'abc'[k % 3]},{k**2 if k % 7 else ''},{2**61 + 3 * k}" for k in range(30)
+    ]
+    (folder / "table.csv").write_text("\n".join(["time,kind,size,aim", *rows]))
+    made = table(folder / "table.csv", "aim", width=2, encode="onehot", impute="median")
+    solved = bilevel.solve(made, STRATEGIES["two"], steps=2, seeds=[1])
+    body = {name: leaf[0] for name, leaf in solved.body.items()}
+    made.model(1, body, solved.head[0], {"seed": 1}).save(folder / "model.safetensors")
+
+
+def read_model(folder):
+    model = Model.load(folder)
+    cells = read_cells(folder / "table.csv")
+    model.predict(model.read(cells))
+    model.far(model.read(cells))
+
+
 READERS = {
     "report": (report_folder, read_report, ["config.json", "environment.json", "history.csv"]),
     "rules": (rules_folder, read_report, ["config.json"]),
@@ -115,6 +141,7 @@ READERS = {
                    ["comparison.json", "training-0.safetensors"]),
     "partial": (partial_folder, read_partial, ["comparison.json", "tuning-0.safetensors"]),
     "solution": (solution_folder, read_solution, ["run.safetensors"]),
+    "model": (model_folder, read_model, ["model.safetensors"]),
 }  # fmt: skip
 CASES = [(kind, file) for kind, (_, _, files) in READERS.items() for file in files]
 

@@ -1,0 +1,150 @@
+"""Predictions for the rows of a new CSV file, and what is said of them."""
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bilevel.errors import DataError, counted
+from bilevel.storage.folder import located, write_csv
+from bilevel.tables import lost_digits
+from bilevel.tables.csv_file import Cells, is_number, quoted, read_cells
+from bilevel.tables.model import Model
+
+Array = NDArray[Any]
+FEW = 5
+"""Columns that are named in a message."""
+
+
+class Predicted(NamedTuple):
+    """A file and the predictions for its rows.
+
+    Attributes:
+        cells: of the file.
+        model: what predicted.
+        values: (n,) or (n, K), in the units of the targets, or labels.
+        probabilities: (n, number of classes); None where numbers are predicted.
+        inputs: (n, D), as the model read them.
+    """
+
+    cells: Cells
+    model: Model
+    values: Array
+    probabilities: Array | None
+    inputs: Array
+
+    @classmethod
+    def of(
+        cls, model: Model, path: str | os.PathLike[str], *, extrapolate: bool = False
+    ) -> "Predicted":
+        """Predict the rows of a CSV file.
+
+        Args:
+            model: what predicts.
+            path: of the file, which has the columns of the training.
+            extrapolate: predict even if a column seems to be of another unit.
+
+        Raises:
+            DataError: the file cannot be used; the message says where and what to do.
+        """
+        cells = read_cells(located(path))
+        inputs = model.read(cells)
+        far = {} if extrapolate else model.far(inputs)
+        if far:
+            said = [
+                f"Column {name!r} holds numbers such as {typical:g}, all of them outside of "
+                f"{low:g} to {high:g}, where the model was trained."
+                for name, (typical, low, high) in list(far.items())[:FEW]
+            ]
+            raise DataError(
+                f"{path}: {' '.join(said)} Is that another unit? Convert it, or predict all the "
+                "same with --extrapolate."
+            )
+        sure = None if model.classes is None else model.probabilities(inputs)
+        return cls(cells, model, model.predict(inputs), sure, inputs)
+
+    @property
+    def columns(self) -> dict[str, list[Any]]:
+        """The columns of the file of predictions.
+
+        First those of the file that the model does not need, identifiers among them, the targets
+        too if they are there; then what is predicted.
+        """
+        needed = {column.name for column in self.model.columns}
+        made: dict[str, list[Any]] = {}
+        for target, values in zip(self.model.targets, self._by_target(), strict=True):
+            made[f"predicted {target.name}"] = values.tolist()
+        if self.probabilities is not None:
+            assert self.model.classes is not None
+            for label, sure in zip(self.model.classes, self.probabilities.T, strict=True):
+                made[f"probability of {label}"] = sure.tolist()
+        kept = [name for name in self.cells.names if name not in needed and name not in made]
+        return {name: [cell for _, cell in self.cells.column(name)] for name in kept} | made
+
+    def write(self, path: Path) -> None:
+        """Write them as a CSV file; numbers keep all their digits."""
+        columns = self.columns
+        write_csv(path, list(columns), zip(*columns.values(), strict=True))
+
+    def remarks(self) -> list[str]:
+        """Sentences on rows that differ from those of the training, and filled in numbers."""
+        found = [
+            f"Column {name!r} lies outside of the range of the training in {int(beyond.sum())} of "
+            f"{counted(len(beyond), 'row')}, the first in line "
+            f"{self.cells.lines[int(beyond.argmax())][0]}."
+            for name, beyond in self.model.outside(self.inputs).items()
+        ]
+        if len(found) > FEW:
+            found[FEW:] = [f"So do {counted(len(found) - FEW, 'further column')}."]
+        if found:
+            found.append("Predictions there are extrapolations.")
+        missing = np.isnan(self.inputs)
+        if missing.any():
+            names = [name for column in self.model.columns for name in column.inputs]
+            where = [names[place] for place in np.flatnonzero(missing.any(0)).tolist()]
+            found.append(
+                f"{counted(int(missing.sum()), 'missing number')} of {quoted(where)}: the medians "
+                "of the training are taken."
+            )
+        return found
+
+    def judged(self) -> list[str]:
+        """A sentence for each target that is in the file: how far predictions are from it."""
+        found = []
+        for target, values in zip(self.model.targets, self._by_target(), strict=True):
+            if target.name not in self.cells.names:
+                continue
+            entries = self.cells.column(target.name)
+            known = np.array([bool(cell) for _, cell in entries])
+            if self.model.classes is not None:
+                given = [cell for _, cell in entries]
+                right = np.array([str(a) == b for a, b in zip(values.tolist(), given, strict=True)])
+                share = right[known].mean() if known.any() else 0.0
+                found.append(
+                    f"Column {target.name!r} is there too, in {int(known.sum())} of "
+                    f"{counted(len(known), 'row')}: {share:.1%} of the predictions are right."
+                )
+                continue
+            known = np.array([is_number(cell) for _, cell in entries])
+            if known.sum() < 2:
+                found.append(f"Column {target.name!r} is there too, without numbers to compare.")
+                continue
+            first = target.first or "0"
+            truth = lost_digits.counted_from(
+                first, [cell for _, cell in entries if is_number(cell)]
+            )
+            errors = values[known] - float(first) - truth
+            size = float(np.sqrt(np.mean(errors**2)))
+            spread = float(truth.std())
+            r2 = f", R2 {1 - (size / spread) ** 2:.3f}" if spread > 0 else ""
+            found.append(
+                f"Column {target.name!r} is there too, in {int(known.sum())} of "
+                f"{counted(len(known), 'row')}: typical error (RMSE) {size:.4g}, mean absolute "
+                f"error {np.abs(errors).mean():.4g}{r2}."
+            )
+        return found
+
+    def _by_target(self) -> list[Array]:
+        return [self.values] if self.values.ndim == 1 else list(self.values.T)
