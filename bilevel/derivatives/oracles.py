@@ -151,6 +151,11 @@ class Oracles:
         return self._gradients(self.problem.body_objective, body, head, rows, "body")[0]
 
     @of_body
+    def outer_gradient(self, body: Tree, head: Tree, rows: Rows) -> Tree:
+        """d_theta F."""
+        return self._gradients(self.problem.body_objective, body, head, rows, "head")[1]
+
+    @of_body
     def body_gradients(self, body: Tree, head: Tree, rows: Rows) -> tuple[Tree, Tree]:
         """d_w F and d_theta F."""
         return self._gradients(self.problem.body_objective, body, head, rows, "both")

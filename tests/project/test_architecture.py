@@ -39,8 +39,9 @@ PUBLIC = """
     BalancedRates Ball Batch BatchData BestResponse BodyGradient Box CG Clipped ClosedForm
     Comparison Constant ConvexSet Cosine Cost Curvature Cvxpy Dense Envelope Everywhere FastSGD
     FiniteDifferences FullData GramAccumulator HeadResponse HuberLoss Hypergradient Implicit L1Ball
-    LinearHeadProblem Lipschitz LogisticLoss Neumann Newton Nonnegative OwnLoop Piecewise Polynomial
-    Progress ProjectedNewton Pullback RMSProp RowCurvature RunningData SGD Simplex SingleLoop
+    LinearHeadProblem Lipschitz LogisticLoss Neumann Newton Nonnegative OwnLoop PenaltyMethod
+    Piecewise Polynomial Progress ProjectedNewton Pullback RMSProp RowCurvature RunningData SGD
+    Simplex SingleLoop
     SoftmaxLoss Solution SplitModule SquaredError StackelbergProblem Status Tuning TwoTimescale
     Unrolled adapt advise assign best_response check_problem compare errors hypergradient
     load_problem preset_strategies solve split uniform
