@@ -22,7 +22,7 @@ _PUBLIC = {
     "heads": "AbstractHeadSolver ClosedForm Newton ProjectedNewton Cvxpy FastSGD "
     "FullData BatchData RunningData",
     "hypergradients": "AbstractHypergradient Answer BodyGradient Envelope Implicit "
-    "Unrolled FiniteDifferences",
+    "Unrolled PenaltyMethod FiniteDifferences",
     "strategies": "AbstractStrategy TwoTimescale uniform BalancedRates BestResponse OwnLoop "
     "preset_strategies SingleLoop",
     "problem.constants": "Curvature Lipschitz",

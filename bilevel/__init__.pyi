@@ -29,6 +29,7 @@ from bilevel.hypergradients import BodyGradient as BodyGradient
 from bilevel.hypergradients import Envelope as Envelope
 from bilevel.hypergradients import FiniteDifferences as FiniteDifferences
 from bilevel.hypergradients import Implicit as Implicit
+from bilevel.hypergradients import PenaltyMethod as PenaltyMethod
 from bilevel.hypergradients import Unrolled as Unrolled
 from bilevel.linear import CG as CG
 from bilevel.linear import AbstractLinearSolver as AbstractLinearSolver

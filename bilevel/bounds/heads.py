@@ -245,12 +245,13 @@ def _rounding(point: HeadPoint, largest: Tensor) -> Tensor:
         return EPS * (point.size + 10) * largest * (length + 1)
     weight: float | Tensor = 1.0
     if rows.chunks is not None:  # without weights; the system was made of the same sums
-        sums, p = row_sums(oracles, body, rows)
+        made = row_sums(oracles, body, rows)
+        sums, p, prior = made.sums, made.penalty, made.prior
         n, m, (design, targets) = sums.rows, sums.gram.shape[1], sums.norms()
     else:
         parts = oracles.linear_parts(body, rows)
-        (n, m), p = parts.design.shape[1:], parts.penalty
-        weight = 1.0 if parts.weights is None else parts.weights.amax(1)
+        (n, m), p, prior = parts.design.shape[1:], parts.penalty, parts.prior
+        weight = 1.0 if parts.weights is None else parts.weights.flatten(1).amax(1)
         design = parts.design.flatten(1).norm(dim=1)
         if parts.targets.is_floating_point():
             targets = parts.targets.flatten(1).norm(dim=1)
@@ -258,5 +259,6 @@ def _rounding(point: HeadPoint, largest: Tensor) -> Tensor:
             targets = torch.full_like(length, 2 * n).sqrt()
     weight = weight * point.problem.criterion.largest_weight
     terms: Tensor = weight * design * (design * length + targets) / n
-    terms = terms + p.flatten(1).amax(1) * length
+    drawn = length if prior is None else length + trees.norm(prior)
+    terms = terms + p.flatten(1).amax(1) * drawn
     return EPS * (n + m + 10) * terms

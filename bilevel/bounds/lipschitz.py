@@ -65,7 +65,7 @@ def quadratic_constants(point: HeadPoint, distance: Tensor, largest: Tensor) -> 
 
     L_gwt is the norm of T = d3_{w theta theta} g, (u, v) to T(u, v): the spectral norm of T as a
     matrix from u to pairs (v, w). The outputs of a linear head do not interact, and T is the same
-    for all of them unless their penalties differ: the first one is looked at, or all.
+    for all of them unless their penalties or weights differ: the first one is looked at, or all.
 
     Args:
         point: of a certified head whose g is quadratic.
@@ -199,6 +199,8 @@ def _blocks(point: HeadPoint) -> list[range]:
         return [range(point.size)]
     outputs = point.head.shape[2]
     differ = point.oracles.linear_penalty(point.body, point.head).ndim == 3
+    if "row_weights" in point.oracles.overridden:  # which chunks do not have
+        differ = differ or point.oracles.linear_parts(point.body, point.rows).by_output
     return [range(k, point.size, outputs) for k in range(outputs if differ else 1)]
 
 

@@ -252,6 +252,8 @@ def check_hooks(
     """Penalties and weights of rows of a linear head must not be negative at a body."""
     problem, name = oracles.problem, type(oracles.problem).__name__
     assert isinstance(problem, LinearHeadProblem)
+    if "prior" in oracles.overridden:  # its shape is checked where g is evaluated
+        _evaluate(problem.prior, f"`prior` of {name}", groups, body, groups)
     hooks: dict[str, tuple[Any, ...]] = {"penalty": (problem.penalty, body)}
     if "row_weights" in oracles.overridden:
         hooks["row_weights"] = (problem.row_weights, body, groups)

@@ -1,6 +1,6 @@
 """What g of a linear head is made of, for R runs, and how that depends on the body."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from bilevel.derivatives.over_heads import averaged, over_heads, runs_of
 from bilevel.derivatives.reverse import loss_products, pullback
 from bilevel.problem.base import Groups
 from bilevel.problem.criteria import AbstractCriterion
-from bilevel.problem.linear_head import LinearHeadProblem
+from bilevel.problem.linear_head import LinearHeadProblem, checked_prior
 from bilevel.trees import Tree
 
 
@@ -24,14 +24,27 @@ class LinearParts(NamedTuple):
     Attributes:
         design: features, (R, n, M); (R, n, M - 1) where the constant one, the last, is left out.
         targets: (R, n) or (R, n, K).
-        weights: of the rows, (R, n); None means 1.
+        weights: of the rows, (R, n), or of each output of a row, (R, n, K); None means 1.
         penalty: (R, M) or (R, M, K).
+        prior: where the penalty vanishes, like the heads; None means 0.
     """
 
     design: Tensor
     targets: Tensor
     weights: Tensor | None
     penalty: Tensor
+    prior: Tensor | None = None
+
+    @property
+    def columns(self) -> Tensor | None:
+        """The weights of the rows' outputs, (R, n, 1) or (R, n, K)."""
+        weights = self.weights
+        return weights if weights is None or weights.ndim == 3 else weights.unsqueeze(2)
+
+    @property
+    def by_output(self) -> bool:
+        """Whether each output of a row has a weight of its own."""
+        return self.weights is not None and self.weights.ndim == 3
 
     @property
     def bare(self) -> bool:
@@ -48,11 +61,11 @@ class LinearParts(NamedTuple):
 
     def cross(
         self, head: Tensor, vector: Tensor, criterion: AbstractCriterion
-    ) -> tuple[Tensor, ...]:
-        """The derivatives of d_theta g . v in features, penalty and weights.
+    ) -> dict[str, Tensor]:
+        """The derivatives of d_theta g . v in features, penalty, weights and prior.
 
-        With u = Z theta and a = Z v that product is s c'(u) a / n + (p o theta) v, summed up, so
-        they are s (c' v' + c'' a theta') / n, theta o v and c' a / n.
+        With u = Z theta and a = Z v that product is s c'(u) a / n + (p o (theta - q)) v, summed up,
+        so they are s (c' v' + c'' a theta') / n, (theta - q) o v, c' a / n and - p o v.
         """
         theta, v = (x.unsqueeze(2) if x.ndim == 2 else x for x in (head, vector))
         both, m = torch.cat([theta, v], 2), self.design.shape[2]
@@ -64,15 +77,23 @@ class LinearParts(NamedTuple):
         slope, curved = loss_products(criterion, flat, self.targets, a.reshape(flat.shape))
         slope, share = slope.reshape(a.shape), 1 / self.design.shape[1]
         along = torch.cat([slope, curved.reshape(a.shape)], 2) * share
+        columns = self.columns
+        if columns is not None:  # of slopes and curvatures, side by side
+            along = along * (torch.cat([columns] * 2, 2) if self.by_output else columns)
+        away = theta if self.prior is None else theta - self.prior.reshape(theta.shape)
+        in_penalty = away * v if self.penalty.ndim == 3 else (away * v).sum(2)
+        found = {"design": along @ torch.cat([v, theta], 2)[:, :m].mT, "penalty": in_penalty}
         if self.weights is not None:
-            along = along * self.weights.unsqueeze(2)
-        in_penalty = theta * v if self.penalty.ndim == 3 else (theta * v).sum(2)
-        found = (along @ torch.cat([v, theta], 2)[:, :m].mT, in_penalty)
-        return found if self.weights is None else (*found, (slope * a).sum(2) * share)
+            in_weights = slope * a
+            found["weights"] = (in_weights if self.by_output else in_weights.sum(2)) * share
+        if self.prior is not None:
+            penalty = self.penalty if self.penalty.ndim == 3 else self.penalty.unsqueeze(2)
+            found["prior"] = -(penalty * v).reshape(self.prior.shape)
+        return found
 
 
 class Pulled(NamedTuple):
-    """Parts with the pull-back of cotangents of their features, penalty and weights."""
+    """Parts with the pull-back of cotangents of their features, penalty, weights and prior."""
 
     parts: LinearParts
     pull: Callable[[Tree], Tree]
@@ -86,22 +107,24 @@ class PulledParts:
 
     Args:
         problem: with linear heads.
-        weighted: whether it has weights of rows.
+        hooked: which of `row_weights` and `prior` it overrides.
         mapped: see `Oracles`.
 
     Attributes:
         structured: whether slopes in the head, too, are made of the parts: while these are shared.
     """
 
-    def __init__(self, problem: LinearHeadProblem, *, weighted: bool, mapped: bool = True) -> None:
-        self.problem, self.weighted, self.mapped = problem, weighted, mapped
+    def __init__(
+        self, problem: LinearHeadProblem, *, hooked: Collection[str], mapped: bool = True
+    ) -> None:
+        self.problem, self.hooked, self.mapped = problem, hooked, mapped
         self._ridge_alone = not problem.overrides("penalty") and isinstance(problem.ridge, float)
         # with tasks always: the features that heads are solved with pull the adjoint back, one step
         # later; there they are most of the work
         self._kept: tuple[Any, Any, Pulled | None] | None = NOTHING if problem.tasks else None
         self.structured = False
         self._penalty: tuple[Any, ...] | None = None
-        self.free = problem.body_free_features and not weighted
+        self.free = problem.body_free_features and not hooked
         self._of_rows: dict[str, tuple[Any, ...]] | None = None
 
     @contextmanager
@@ -120,7 +143,7 @@ class PulledParts:
 
     def alone(self) -> "PulledParts":
         """The same, sharing nothing but what depends on no body."""
-        made = PulledParts(self.problem, weighted=self.weighted, mapped=self.mapped)
+        made = PulledParts(self.problem, hooked=self.hooked, mapped=self.mapped)
         made.structured, made._of_rows = self.structured, self._of_rows
         return made
 
@@ -148,7 +171,7 @@ class PulledParts:
     def _free_parts(self, body: Tree, rows: Rows) -> LinearParts:
         """The parts where all that depends on the body is the penalty."""
         with torch.no_grad():
-            design = self.of_rows("design", rows, lambda: self._features(body, rows)[0])
+            design = self.of_rows("design", rows, lambda: self._of_train(body, rows)["design"])
         size = design.shape[2] + self.problem.fit_bias
         penalty = self.penalty(body, design.new_empty(len(design), size))
         return LinearParts(design, targets_of(rows, len(design)), None, penalty)
@@ -226,31 +249,39 @@ class PulledParts:
             self._kept = (body, train, made)
         return made
 
-    def _made(self, body: Tree, rows: Rows) -> tuple[Tensor, ...]:
-        """What of the parts depends on the body: features, penalty and weights, if there are."""
-        design, *weights = self._features(body, rows)
+    def _made(self, body: Tree, rows: Rows) -> dict[str, Tensor]:
+        """What of the parts depends on the body: those of the rows, and the penalty."""
+        found = self._of_train(body, rows)
+        design = found.pop("design")
         size = design.shape[2] + self.problem.fit_bias
         penalty = self._penalties(body, design.new_empty(len(design), size))
-        return design, penalty, *weights
+        return {"design": design, "penalty": penalty, **found}
 
-    def _features(self, body: Tree, rows: Rows) -> tuple[Tensor, ...]:
-        """The features, and weights of rows, if there are."""
+    def _of_train(self, body: Tree, rows: Rows) -> dict[str, Tensor]:
+        """The features, and weights of rows and a prior, if there are."""
         problem = self.problem
 
-        def mapped(one_body: Tree, _: Tree, groups: Groups) -> tuple[Tensor, ...]:
+        def mapped(one_body: Tree, _: Tree, groups: Groups) -> dict[str, Tensor]:
             design = problem.features_of(one_body, groups)
-            weights = problem.row_weights(one_body, groups) if self.weighted else None
-            return (design,) if weights is None else (design, weights)
+            found: dict[str, Tensor | None] = {"design": design}
+            if "row_weights" in self.hooked:
+                found["weights"] = problem.row_weights(one_body, groups)
+            if "prior" in self.hooked:
+                shape = problem.head_shape(design.shape[1] + problem.fit_bias)
+                like = design.new_empty(()).expand(shape)
+                prior = problem.prior(one_body, groups)
+                found["prior"] = None if prior is None else checked_prior(prior, like)
+            return {name: one for name, one in found.items() if one is not None}
 
-        found: tuple[Tensor, ...] = over_heads(mapped, body, (), rows, mapped=False)
+        found: dict[str, Tensor] = over_heads(mapped, body, (), rows, mapped=False)
         return found
 
     @staticmethod
-    def _named(values: tuple[Tensor, ...], rows: Rows) -> LinearParts:
+    def _named(values: dict[str, Tensor], rows: Rows) -> LinearParts:
         """The parts, from what depends on the body."""
-        design, penalty, *weights = values
+        design, weights = values["design"], values.get("weights")
         targets = targets_of(rows, len(design))
-        return LinearParts(design, targets, weights[0] if weights else None, penalty)
+        return LinearParts(design, targets, weights, values["penalty"], values.get("prior"))
 
 
 def targets_of(rows: Rows, heads: int) -> Tensor:

@@ -9,8 +9,8 @@ from bilevel.problem.criteria import AbstractCriterion
 
 
 def gradient(parts: LinearParts, head: Tensor, criterion: AbstractCriterion) -> Tensor:
-    """d_theta g = Z's c'(Z theta) / n + p o theta, like the heads."""
-    return penalised(parts, rows_gradient(parts, head, criterion), head)
+    """d_theta g = Z's c'(Z theta) / n + p o (theta - q), like the heads."""
+    return drawn(parts, rows_gradient(parts, head, criterion), head)
 
 
 def rows_gradient(parts: LinearParts, head: Tensor, criterion: AbstractCriterion) -> Tensor:
@@ -18,6 +18,11 @@ def rows_gradient(parts: LinearParts, head: Tensor, criterion: AbstractCriterion
     (fitted,) = _products(parts, head)
     slope, _ = loss_products(criterion, fitted, parts.targets, fitted)
     return _summed(parts, slope, head)
+
+
+def drawn(parts: LinearParts, summed: Tensor, head: Tensor) -> Tensor:
+    """With p o (theta - q) added to what the rows give."""
+    return penalised(parts, summed, head if parts.prior is None else head - parts.prior)
 
 
 def penalised(parts: LinearParts, summed: Tensor, vector: Tensor) -> Tensor:
@@ -51,10 +56,15 @@ def squared_cross(
     slope, bent = loss_products(criterion, fitted, parts.targets, along)
     theta, v, c, b = (x.unsqueeze(2) if head.ndim == 2 else x for x in (head, vector, slope, bent))
     share = torch.full_like(c[..., :1], 1 / c.shape[1])
-    if parts.weights is not None:
-        share = share * parts.weights.unsqueeze(2)
-    weighed = share.square() * c
-    through = weighed @ (v.mT @ theta) + share.square() * b @ (theta.mT @ theta)
+    if parts.columns is not None:
+        share = share * parts.columns
+    if parts.by_output:  # no longer one factor of c' v' + b theta'
+        c, b = share * c, share * b
+        weighed = c
+        through = share * (c @ (v.mT @ theta) + b @ (theta.mT @ theta))
+    else:
+        weighed = share.square() * c
+        through = weighed @ (v.mT @ theta) + share.square() * b @ (theta.mT @ theta)
     _, last = loss_products(criterion, fitted, parts.targets, through.reshape(fitted.shape))
     found = v @ (c.mT @ weighed) + theta @ (b.mT @ weighed)
     found = found + parts.design.mT @ last.reshape(c.shape)
@@ -73,7 +83,7 @@ def _summed(parts: LinearParts, by_rows: Tensor, vector: Tensor) -> Tensor:
     """Z's x / n, like v."""
     one = vector.ndim == 2
     x = by_rows.unsqueeze(2) if one else by_rows
-    if parts.weights is not None:
-        x = x * parts.weights.unsqueeze(2)
+    if parts.columns is not None:
+        x = x * parts.columns
     summed = parts.design.mT @ x * (1 / parts.design.shape[1])
     return summed.squeeze(2) if one else summed

@@ -38,7 +38,9 @@ from bilevel.trees import Tree
 
 Objective = Callable[[Tree, Tree, Groups], Tensor]
 Bias = Literal["free", "penalised"]
-HOOKS = ("row_weights", "penalty", "body_penalty", "metrics")
+OF_ROWS = frozenset({"row_weights", "prior"})
+"""Hooks of a linear head that see the rows of the batch."""
+HOOKS = (*OF_ROWS, "penalty", "body_penalty", "metrics")
 """Of a linear head: which of them a problem overrides decides how it is computed."""
 
 
@@ -73,11 +75,11 @@ class Oracles:
         self.parts: PulledParts | None = None
         if isinstance(problem, LinearHeadProblem):
             self.overridden = {hook for hook in HOOKS if problem.overrides(hook)}
-            weighted = "row_weights" in self.overridden
-            self.parts = PulledParts(problem, weighted=weighted, mapped=mapped)
+            hooked = self.overridden & OF_ROWS
+            self.parts = PulledParts(problem, hooked=hooked, mapped=mapped)
             if problem.fit_bias:
                 self.bias = "penalised" if problem.penalize_bias else "free"
-            formed = self.overridden.isdisjoint(("row_weights", "penalty"))
+            formed = self.overridden.isdisjoint(OF_ROWS | {"penalty"})
             plain = self.is_stackelberg and formed and not self.tasks
             if plain and torch.as_tensor(problem.ridge).ndim == 0:
                 self.features = Features(self.parts, penalised="body_penalty" in self.overridden)
@@ -146,13 +148,18 @@ class Oracles:
                 return linear_products.rows_gradient(parts, head, criterion)
 
             found = self.parts.of_rows("slope", rows, by_rows, head)
-            return linear_products.penalised(parts, found, head)
+            return linear_products.drawn(parts, found, head)
         return self._gradients(self.problem.head_objective, body, head, rows, "head")[1]
 
     @of_body
     def direct_gradient(self, body: Tree, head: Tree, rows: Rows) -> Tree:
         """d_w F: what is left of the body's gradient when the head is held fixed."""
         return self._gradients(self.problem.body_objective, body, head, rows, "body")[0]
+
+    @of_body
+    def outer_gradient(self, body: Tree, head: Tree, rows: Rows) -> Tree:
+        """d_theta F."""
+        return self._gradients(self.problem.body_objective, body, head, rows, "head")[1]
 
     @of_body
     def body_gradients(self, body: Tree, head: Tree, rows: Rows) -> tuple[Tree, Tree]:
@@ -251,7 +258,7 @@ class Oracles:
     def sampled_groups(self) -> tuple[str, ...]:
         """The groups a batch holds: a linear head with F = g looks at "train" only."""
         linear = isinstance(self.problem, LinearHeadProblem)
-        alone = linear and self.is_stackelberg and "row_weights" not in self.overridden
+        alone = linear and self.is_stackelberg and self.overridden.isdisjoint(OF_ROWS)
         return ("train",) if alone else ("train", "validation")
 
     @property

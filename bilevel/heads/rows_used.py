@@ -11,6 +11,7 @@ from typing_extensions import override
 from bilevel import trees
 from bilevel.core.checks import Number, positive
 from bilevel.derivatives.head_point import HeadPoint
+from bilevel.derivatives.oracles import OF_ROWS
 from bilevel.errors import ArgumentError, IncompatibleError
 from bilevel.heads.quadratic import (
     check_quadratic,
@@ -46,7 +47,8 @@ class Moments(NamedTuple):
     """Sums over rows that are kept from step to step, float64.
 
     Attributes:
-        gram: Z'SZ/n, (R, M, M); of running data the discounted sum over the batches.
+        gram: Z'SZ/n, (R, M, M), or (R, K, M, M) for weights of outputs; of running data the
+            discounted sum over the batches.
         moment: Z'St/n, (R, M, K); likewise.
         weight: what to divide both by, (R,): the discounted number of batches.
         rows: n.
@@ -93,7 +95,7 @@ class FullData(AbstractHeadData):
             isinstance(problem, LinearHeadProblem)
             and problem.body_free_features
             and not problem.tasks
-            and "row_weights" not in point.oracles.overridden
+            and point.oracles.overridden.isdisjoint(OF_ROWS)
         ):
             return _decide(point.full)
         found = linear_moments(point.full)
@@ -167,7 +169,7 @@ class RunningData(AbstractHeadData):
     Args:
         decay: how much of the average is kept, in [0, 1); 0 forgets everything but the batch.
         extra_ridge: added to the penalty of every coefficient, the bias too; at least 0. Both may
-            be (R,) tensors.
+            be (R,) tensors. What `prior` returns is that of the batch, and draws with all of it.
 
     Raises:
         ArgumentError: one of them is out of its range.
@@ -206,7 +208,7 @@ class RunningData(AbstractHeadData):
         """Nothing seen yet; check that the first system will be positive definite."""
         found = row_moments(point.oracles, point.body, point.rows)
         matrix, moment = torch.zeros_like(found.gram), torch.zeros_like(found.moment)
-        empty = Moments(matrix, moment, matrix[:, 0, 0], point.rows.count, found.centre)
+        empty = Moments(matrix, moment, matrix.flatten(1)[:, 0], point.rows.count, found.centre)
         refuse_singular(self.system(point, empty)[0], point, RUNNING_REMEDY)
         return empty
 
@@ -224,6 +226,7 @@ class RunningData(AbstractHeadData):
             moments / trees.per_run(weight, moments),
             fresh.penalty + trees.per_run(extra, fresh.penalty),
             fresh.centre,
+            prior=fresh.prior,
         )
         return averages.system(state.rows), Moments(sums, moments, weight, state.rows, fresh.centre)
 

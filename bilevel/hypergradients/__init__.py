@@ -4,6 +4,7 @@ from bilevel.hypergradients.base import AbstractHypergradient, Answer, BodyGradi
 from bilevel.hypergradients.envelope import Envelope
 from bilevel.hypergradients.finite_differences import FiniteDifferences
 from bilevel.hypergradients.implicit import Implicit
+from bilevel.hypergradients.penalty_method import PenaltyMethod
 from bilevel.hypergradients.unrolled import Unrolled
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "Envelope",
     "FiniteDifferences",
     "Implicit",
+    "PenaltyMethod",
     "Unrolled",
 ]

@@ -89,10 +89,14 @@ class Centre(NamedTuple):
         T'diag(p, s)T where o = x, and |T^{-1}|^2 is at most 2 + |x|^2.
 
         Args:
-            gram: A'A/n, (R, m, m), from this origin.
+            gram: A'A/n from this origin, (R, m, m), or (R, K, m, m) where weights differ by output.
             penalty: p, (R, J, m).
             rows: n.
         """
+        if gram.ndim == 4:
+            each = penalty.expand(-1, gram.shape[1], -1).unsqueeze(2).unbind(1)
+            pairs = zip(gram.unbind(1), each, strict=True)
+            return torch.stack([self.floor(*pair, rows) for pair in pairs]).amin(0)
         least, total = penalty[..., :-1].amin((1, 2)), gram[:, -1, -1]
         mean = self.origin[:, :-1] + gram[:, -1, :-1] / total.unsqueeze(1)
         rounding = EPS * (rows + 8)
@@ -118,13 +122,15 @@ def centre_of(parts: LinearParts, bias: Bias) -> Centre:
     """The weighted means of features and targets, a part of them where the bias is penalised.
 
     With s the mean of the weights and p the largest penalty of the bias, it is s / (s + p) of them:
-    from there, the bias and the features do not interact.
+    from there, the bias and the features do not interact. Weights that differ by output are those
+    of their means here, so that all outputs are counted from one place.
 
     Args:
         parts: the last feature is the constant one.
         bias: whether it is penalised.
     """
-    design, targets, weights, penalty = parts
+    design, targets, weights, penalty = parts[:4]
+    weights = weights.mean(2) if weights is not None and parts.by_output else weights
     total: float | Tensor = 1.0
     # rounding in the means is harmless: any centre near them gives the same head
     if weights is None:
@@ -149,7 +155,7 @@ class Joined(NamedTuple):
     """[A u] = sqrt(s) [Z t] of all rows, (R, n, m + K), as it is made of its parts.
 
     Attributes:
-        parts: targets (R, n, K).
+        parts: targets (R, n, K); weights (R, n), see `outputs`.
         centre: from where features and targets are counted; None: from zero.
     """
 
@@ -164,6 +170,17 @@ class Joined(NamedTuple):
         centred = bias is not None and parts.penalty.shape[1] > 1
         return cls(parts, centre_of(parts, bias) if centred and bias is not None else None)
 
+    def outputs(self) -> "list[Joined]":
+        """Each output alone, where weights differ by output."""
+        parts, weights, found = self.parts, self.parts.weights, []
+        assert weights is not None
+        for k in range(weights.shape[2]):
+            one = slice(k, k + 1)
+            kept = parts._replace(targets=parts.targets[..., one], weights=weights[..., k])
+            centre = self.centre and Centre(self.centre.origin, self.centre.level[:, one])
+            found.append(Joined(kept, centre))
+        return found
+
     @property
     def width(self) -> int:
         """m + K."""
@@ -174,9 +191,18 @@ class Joined(NamedTuple):
         """(R, J, m), float64."""
         return by_output(self.parts.penalty.double())
 
+    @property
+    def prior(self) -> Tensor | None:
+        """(R, m, K), float64."""
+        found = self.parts.prior
+        return None if found is None else found.double().reshape(*found.shape[:2], -1)
+
     def moments(self) -> tuple[Tensor, Tensor]:
-        """A'A/n and A'u/n, (R, m, m) and (R, m, K)."""
-        design, targets, weights, penalty = self.parts
+        """A'A/n and A'u/n, (R, m, m) and (R, m, K); (R, K, m, m) for weights of outputs."""
+        if self.parts.by_output:
+            each = [one.moments() for one in self.outputs()]
+            return torch.stack([x for x, _ in each], 1), torch.cat([x for _, x in each], 2)
+        design, targets, weights, penalty = self.parts[:4]
         m, exact = penalty.shape[1], design.dtype == targets.dtype == torch.float64
         if not exact or weights is not None or self.centre is not None or self.parts.bare:
             product = self.products()
@@ -221,7 +247,7 @@ class Joined(NamedTuple):
 
     def _beside(self) -> Tensor:
         """The same for the compiler, which makes one loop of what it writes into slices."""
-        design, targets, weights, _ = self.parts
+        design, targets, weights = self.parts[:3]
         columns = [design.double(), targets.double()]
         if self.parts.bare:
             columns.insert(1, torch.ones_like(columns[0][..., :1]))
@@ -236,7 +262,7 @@ class Joined(NamedTuple):
 
     def _written(self, made: Tensor, runs: slice, rows: slice) -> Tensor:
         """Some rows of some runs, written into `made`."""
-        design, targets, weights, penalty = self.parts
+        design, targets, weights, penalty = self.parts[:4]
         m = penalty.shape[1]
         made[..., : design.shape[2]] = design[runs, rows]
         if self.parts.bare:

@@ -61,7 +61,7 @@ class DualFactor(NamedTuple):
 
     Attributes:
         cholesky: L, (R, J, n, n).
-        design: A, (R, n, m).
+        design: A, (R, n, m), or (R, K, n, m) where weights of rows differ by output.
         penalty: the diagonal of P, (R, J, m); J is 1 or K.
     """
 
@@ -71,8 +71,9 @@ class DualFactor(NamedTuple):
 
     def product(self, columns: Tensor) -> Tensor:
         """H x for (R, m, K)."""
-        fitted = self.design.mT @ (self.design @ columns) / self.design.shape[1]
-        return fitted + self.penalty.mT * columns
+        each = blocks_of(self.design)
+        found = fitted(each.mT, fitted(each, columns)) / each.shape[2]
+        return found + self.penalty.mT * columns
 
     def solve(self, columns: Tensor) -> Tensor:
         """H^{-1} b for (R, m, K), with one step of iterative refinement."""
@@ -80,8 +81,9 @@ class DualFactor(NamedTuple):
         return found + self._once(columns - self.product(found))
 
     def _once(self, columns: Tensor) -> Tensor:
-        scaled = split_outputs(columns, self.penalty.shape[1]) / self.penalty.unsqueeze(3)
-        design = self.design.unsqueeze(1)
+        design = blocks_of(self.design)
+        count = self.cholesky.shape[1]
+        scaled = split_outputs(columns, count) / self.penalty.unsqueeze(3)
         inner = by_cholesky(design @ scaled, self.cholesky)
         return merge_outputs(scaled - (design.mT @ inner) / self.penalty.unsqueeze(3))
 
@@ -162,6 +164,16 @@ def by_cholesky(columns: Tensor, cholesky: Tensor) -> Tensor:
     inner = torch.linalg.solve_triangular(upper.mT, columns, upper=False)
     found: Tensor = torch.linalg.solve_triangular(upper, inner, upper=True)
     return found
+
+
+def blocks_of(design: Tensor) -> Tensor:
+    """Weighted features (R, n, m) or (R, K, n, m) as (R, 1, n, m) or (R, K, n, m)."""
+    return design if design.ndim == 4 else design.unsqueeze(1)
+
+
+def fitted(blocks: Tensor, columns: Tensor) -> Tensor:
+    """A x for (R, m, K), with one A for all outputs or one for each, (R, 1 or K, n, m)."""
+    return merge_outputs(blocks @ split_outputs(columns, blocks.shape[1]))
 
 
 def split_outputs(columns: Tensor, count: int) -> Tensor:

@@ -9,6 +9,7 @@ from bilevel import trees
 from bilevel.data.rows import Rows
 from bilevel.derivatives.linear_parts import LinearParts
 from bilevel.derivatives.oracles import Oracles
+from bilevel.errors import IncompatibleError
 from bilevel.linear.centre import Centre, Joined
 from bilevel.linear.systems import RowMoments
 from bilevel.trees import Tree
@@ -111,20 +112,23 @@ class LastSums(NamedTuple):
         inputs: the training inputs.
         sums: over all rows.
         penalty: (R, J, m).
+        prior: (R, m, K); None: 0.
     """
 
     body: list[Tensor]
     inputs: Tensor
     sums: Sums
     penalty: Tensor
+    prior: Tensor | None
 
 
 def row_moments(oracles: Oracles, body: Tree, rows: Rows) -> RowMoments:
     """The moments of a linear head, counted from about the means where there is a bias."""
     bias = oracles.bias
     if rows.chunks is not None:
-        sums, penalty = row_sums(oracles, body, rows)
-        return RowMoments(*sums.moments(), penalty, sums.centre, bias)
+        found = row_sums(oracles, body, rows)
+        sums, penalty, prior = found.sums, found.penalty, found.prior
+        return RowMoments(*sums.moments(), penalty, sums.centre, bias, prior)
     parts, known = oracles.bare_parts(body, rows), oracles.known
     if known is None or not _lasts(oracles, parts):
         return RowMoments.of(parts, bias)
@@ -143,32 +147,44 @@ def _lasts(oracles: Oracles, parts: LinearParts) -> bool:
     return free and len(parts.design) == 1 and parts.design.shape[2] ** 2 <= LARGEST_KEPT
 
 
-def row_sums(oracles: Oracles, body: Tree, rows: Rows) -> tuple[Sums, Tensor]:
-    """The sums over all rows and the penalty (R, J, m), for rows in chunks.
+def row_sums(oracles: Oracles, body: Tree, rows: Rows) -> LastSums:
+    """The sums over all rows, penalty and prior, for rows in chunks.
 
     The features of a chunk are forgotten before the next one is looked at. Beside a bias, all are
     counted from the means of the first chunk. What was made last is kept: solver and certificate
     ask for the same sums, and another pass may mean reading a file.
+
+    Raises:
+        IncompatibleError: the prior depends on the rows.
     """
     inputs, leaves = rows.groups["train"].inputs, trees.leaves(body)
     last: LastSums | None = oracles.last_sums
     if last is not None and last.inputs is inputs and _same(last.body, leaves):
-        return last.sums, last.penalty
+        return last
     sums: Sums | None = None
-    penalty: Tensor | None = None
+    first: Joined | None = None
     for _, some in rows.split(body, oracles.report):
         parts = oracles.linear_parts(body, some)
         targets = parts.targets if parts.targets.ndim == 3 else parts.targets.unsqueeze(2)
         runs, _, m = parts.design.shape
         if sums is None:
             sums = nothing(runs, m, targets.shape[2], parts.design.device)
-            joined = Joined.of(parts, oracles.bias)
-            penalty, sums = joined.penalty, sums._replace(centre=joined.centre)
+            first = Joined.of(parts, oracles.bias)
+            sums = sums._replace(centre=first.centre)
+        assert first is not None
+        if parts.prior is not None and not trees.equal(parts.prior, first.parts.prior):
+            raise IncompatibleError(
+                f"`prior` of {type(oracles.problem).__name__} differs between chunks of its rows: "
+                "with `chunk_rows` it must not depend on the rows of the batch. Compute it from "
+                "the body, or set `chunk_rows = None`."
+            )
         sums = add_rows(sums, parts.design, targets)
     assert sums is not None
-    assert penalty is not None
-    oracles.last_sums = LastSums([leaf.clone() for leaf in leaves], inputs, sums, penalty)
-    return sums, penalty
+    assert first is not None
+    body_then = [leaf.clone() for leaf in leaves]
+    found = LastSums(body_then, inputs, sums, first.penalty, first.prior)
+    oracles.last_sums = found
+    return found
 
 
 def _same(some: list[Tensor], others: list[Tensor]) -> bool:

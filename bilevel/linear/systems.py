@@ -20,7 +20,7 @@ from typing_extensions import override
 from bilevel import trees
 from bilevel.derivatives.linear_parts import LinearParts
 from bilevel.derivatives.oracles import Bias
-from bilevel.linear.centre import FAR, Centre, Joined
+from bilevel.linear.centre import FAR, Centre, Joined, pulled
 from bilevel.linear.cholesky import (
     EPS,
     diagonal_scales,
@@ -33,6 +33,8 @@ from bilevel.linear.factor import (
     CentredFactor,
     Factor,
     PrimalFactor,
+    blocks_of,
+    fitted,
     merge_outputs,
     split_outputs,
 )
@@ -163,7 +165,7 @@ class CentredSystem(AbstractSystem):
     Args:
         inner: of theta_c.
         centre: which leads from theta to theta_c.
-        gram: Z'SZ/n as seen from there, (R, m, m).
+        gram: Z'SZ/n as seen from there, (R, m, m), or (R, K, m, m) where weights differ by output.
         penalty: (R, J, m).
     """
 
@@ -224,11 +226,12 @@ class RowMoments(NamedTuple):
     """What the system of a linear head is made of, float64.
 
     Attributes:
-        gram: Z'SZ/n, (R, m, m).
+        gram: Z'SZ/n, (R, m, m); (R, K, m, m) where rows have a weight for each output.
         moment: Z'St/n, (R, m, K).
         penalty: (R, J, m).
         centre: from where features and targets are counted; None: as they are.
         bias: what is known of the constant feature, if there is a centre.
+        prior: where the penalty vanishes, (R, m, K), as it is counted from zero; None: 0.
     """
 
     gram: Tensor
@@ -236,12 +239,13 @@ class RowMoments(NamedTuple):
     penalty: Tensor
     centre: Centre | None = None
     bias: Bias | None = "penalised"
+    prior: Tensor | None = None
 
     @classmethod
     def of(cls, parts: LinearParts, bias: Bias | None = None) -> "RowMoments":
         """From rows, beside a bias counted from about their means."""
         joined = Joined.of(parts, bias)
-        return cls(*joined.moments(), joined.penalty, joined.centre, bias)
+        return cls(*joined.moments(), joined.penalty, joined.centre, bias, joined.prior)
 
     @classmethod
     def cut(
@@ -257,15 +261,18 @@ class RowMoments(NamedTuple):
 
     def system(self, rows: int) -> PrimalSystem | CentredSystem:
         """The system of `rows` rows."""
-        gram, moment, penalty, centre, bias = self
+        gram, moment, penalty, centre, bias, prior = self
+        blocks, drawn = self._blocks, None if prior is None else penalty.mT * prior
         if centre is None or bias == "free":
-            shape = (*penalty.shape, penalty.shape[2])
-            hessian = gram.unsqueeze(1).expand(shape).clone()
+            count = max(blocks.shape[1], penalty.shape[1])
+            hessian = blocks.expand(-1, count, -1, -1).clone()
             hessian.diagonal(dim1=2, dim2=3).add_(penalty)
         else:
-            hessian = gram.unsqueeze(1) + centre.penalty(penalty)
+            hessian = blocks + centre.penalty(penalty)
             moment = centre.moment(moment, penalty)
-        columns = split_outputs(moment, penalty.shape[1])
+            drawn = None if drawn is None else pulled(-centre.origin, drawn)
+        moment = moment if drawn is None else moment + drawn
+        columns = split_outputs(moment, hessian.shape[1])
         floor = penalty.flatten(1).amin(1)
         inner = PrimalSystem(hessian, columns, floor, rows)
         return inner if centre is None else CentredSystem(inner, centre, gram, penalty)
@@ -273,13 +280,18 @@ class RowMoments(NamedTuple):
     def slope(self, theta: Tensor) -> Tensor:
         """Z'S(Z theta - t)/n at theta (R, m, K)."""
         if self.centre is None:
-            return self.gram @ theta - self.moment
-        return self.centre.slope(self.gram @ self.centre.inward(theta) - self.moment)
+            return fitted(self._blocks, theta) - self.moment
+        return self.centre.slope(fitted(self._blocks, self.centre.inward(theta)) - self.moment)
 
     def seen_from(self, centre: Centre | None) -> "RowMoments":
         """The same, counted from another centre; None: as they are counted."""
         if centre is None or self.centre is None:
             return self
         moved = Centre(*(a - b for a, b in zip(self.centre, centre, strict=True)))
-        matrix, moment = moved.undone(self.gram.unsqueeze(1), self.moment)
-        return self._replace(gram=matrix[:, 0], moment=moment, centre=centre)
+        matrix, moment = moved.undone(self._blocks, self.moment)
+        return self._replace(gram=matrix.reshape(self.gram.shape), moment=moment, centre=centre)
+
+    @property
+    def _blocks(self) -> Tensor:
+        """Gram matrices, (R, 1, m, m) or (R, K, m, m)."""
+        return blocks_of(self.gram)

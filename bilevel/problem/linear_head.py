@@ -16,13 +16,13 @@ from bilevel.trees import Tree
 class LinearHeadProblem(StackelbergProblem):
     """A problem whose head is linear in features of the body.
 
-    g = 1/n sum_i s_i c(z_i theta, t_i) + 1/2 theta' diag(p) theta + h(body)
+    g = 1/n sum_i s_i c(z_i theta, t_i) + 1/2 (theta - q)' diag(p) (theta - q) + h(body)
 
     over the n rows of `batch["train"]`, a `bilevel.Batch(inputs, targets)`; z = features(body,
     inputs) has M columns, plus a constant one with `fit_bias`.
 
-    Hooks: `features` (required), `row_weights` s, `penalty` p, `body_penalty` h. `head_objective`
-    is final: the library relies on this form to solve the head exactly.
+    Hooks: `features` (required), `row_weights` s, `penalty` p, `prior` q, `body_penalty` h.
+    `head_objective` is final: the library relies on this form to solve the head exactly.
 
     Shapes: `outputs=None` means targets (n,) and a head (M,); `outputs=K` means targets (n, K) and
     a head (M, K). With `fit_bias` the head has M + 1 rows, the last one for the bias.
@@ -69,8 +69,9 @@ class LinearHeadProblem(StackelbergProblem):
             if getattr(cls, name) is not getattr(LinearHeadProblem, name):
                 raise FinalMethodError(
                     f"{cls.__name__}.{name} overrides a final method of LinearHeadProblem. Use the "
-                    "hooks `features`, `criterion`, `row_weights`, `penalty` and `body_penalty`, "
-                    "or subclass StackelbergProblem for an objective of another form."
+                    "hooks `features`, `criterion`, `row_weights`, `penalty`, `prior` and "
+                    "`body_penalty`, or subclass StackelbergProblem for an objective of another "
+                    "form."
                 )
 
     @abc.abstractmethod
@@ -90,7 +91,8 @@ class LinearHeadProblem(StackelbergProblem):
         """Weights s >= 0 of the training rows, shape (n,) (a hook); None means 1.
 
         Numbers of the body that belong to rows are `numbers[batch["train"].row_numbers]`, in any
-        batch: see `NumberedBatch`.
+        batch: see `NumberedBatch`. Or (n, K), a weight for each row and output, with a criterion
+        whose losses are sums over outputs (`by_output`). The sum is divided by n all the same.
         """
         return None
 
@@ -100,6 +102,14 @@ class LinearHeadProblem(StackelbergProblem):
         It covers the bias only with `penalize_bias`; a tensor then has a row for it (M + 1).
         """
         return self.ridge
+
+    def prior(self, body: Tree, batch: Groups) -> Tensor | None:
+        """The head q that the penalty draws to (a hook), shaped like the head; None means 0.
+
+        It may depend on the body, which is differentiated through it then. What no penalty covers,
+        such as a free bias, is drawn nowhere.
+        """
+        return None
 
     def body_penalty(self, body: Tree) -> float | Tensor:
         """A term h(body) of both levels, 0-dim (a hook)."""
@@ -144,18 +154,11 @@ class LinearHeadProblem(StackelbergProblem):
 
     def objective_of(self, predictions: Tensor, body: Tree, head: Tensor, batch: Groups) -> Tensor:
         """g, from the predictions of the training rows."""
-        losses = self.criterion.rows(predictions, batch["train"].targets)
         weights = self.row_weights(body, batch)
-        if weights is not None and weights.shape != losses.shape:
-            # (n, 1) against (n,) would broadcast to (n, n)
-            raise ShapeError(
-                f"`row_weights` must return shape {tuple(losses.shape)}, one weight for each "
-                f"training row of the batch, got {tuple(weights.shape)}. Which of all rows these "
-                'are is in `batch["train"].row_numbers`.'
-            )
-        fit = losses.mean() if weights is None else (weights * losses).mean()
-        p = self.penalty(body)
-        squares = (head if self.penalises_all else head[:-1]).square()
+        fit = _mean_loss(self.criterion, predictions, batch["train"].targets, weights)
+        p, prior = self.penalty(body), self.prior(body, batch)
+        away = head if prior is None else head - checked_prior(prior, head)
+        squares = (away if self.penalises_all else away[:-1]).square()
         if isinstance(p, Tensor) and p.ndim > 0:
             p = self.full_penalty(body, head.shape[0], fit)[: len(squares)]
             p = p.unsqueeze(1) if p.ndim < head.ndim else p
@@ -222,3 +225,39 @@ class LinearHeadProblem(StackelbergProblem):
     def penalises_all(self) -> bool:
         """Whether the penalty covers every coefficient (an unpenalised bias is the exception)."""
         return self.penalize_bias or not self.fit_bias
+
+
+def checked_prior(prior: Any, like: Tensor) -> Tensor:
+    """A prior in the type of heads `like`, (M,) or (M, K), its shape checked."""
+    if not isinstance(prior, Tensor) or prior.shape != like.shape:
+        got = tuple(prior.shape) if isinstance(prior, Tensor) else type(prior).__name__
+        raise ShapeError(
+            f"`prior` must return a tensor of the shape of the head, {tuple(like.shape)}, a row "
+            f"for the bias with it, or None, got {got}."
+        )
+    return prior.to(like)
+
+
+def _mean_loss(
+    criterion: AbstractCriterion, predictions: Tensor, targets: Tensor, weights: Tensor | None
+) -> Tensor:
+    """The mean over rows of the losses with their weights."""
+    if weights is not None and weights.ndim == predictions.ndim == 2:
+        entries = criterion.entries(predictions, targets)
+        return (_checked_weights(weights, entries, predictions) * entries).sum(1).mean()
+    losses = criterion.rows(predictions, targets)
+    if weights is None:
+        return losses.mean()
+    # (n, 1) against (n,) would broadcast to (n, n)
+    return (_checked_weights(weights, losses, predictions) * losses).mean()
+
+
+def _checked_weights(weights: Tensor, losses: Tensor, predictions: Tensor) -> Tensor:
+    if weights.shape != losses.shape:
+        each = f", or {tuple(predictions.shape)}, one for each row and output"
+        raise ShapeError(
+            f"`row_weights` must return shape ({len(losses)},), one weight for each training row "
+            f"of the batch{each if predictions.ndim == 2 else ''}, got {tuple(weights.shape)}. "
+            'Which of all rows these are is in `batch["train"].row_numbers`.'
+        )
+    return weights

@@ -36,12 +36,25 @@ class Quartic(bilevel.SquaredError):
         return None
 
 
-def problem(criterion, k, weighted, penalty, fit_bias):
+def row_weights(w, batch):
+    return (1 + batch["train"].inputs[:, 0] * w[0, 0]).square()
+
+
+def output_weights(w, batch):
+    return (1 + batch["train"].inputs[:, :2] * w[0, 0]).square()
+
+
+WEIGHTS = {"alike": None, "rows": row_weights, "outputs": output_weights}
+
+
+def problem(criterion, k, weighted, penalty, fit_bias, drawn=False):
+    size = (M + fit_bias,) if k is None else (M + fit_bias, k)
     made = build(
         normal(1, N, D), normal(2, N) if k is None else normal(2, N, k),
         features=lambda w, x: torch.tanh(x @ w), body=torch.as_tensor(normal(3, D, M)),
-        row_weights=(lambda w, batch: (1 + batch["train"].inputs[:, 0] * w[0, 0]).square())
-        if weighted else None,
+        row_weights=WEIGHTS[weighted],
+        prior=(lambda w, batch: torch.as_tensor(normal(4, *size)) * w[0, 1].exp())
+        if drawn else None,
         penalty=penalty, fit_bias=fit_bias, ridge=0.3, criterion=criterion,
     )  # fmt: skip
     if isinstance(criterion, bilevel.SoftmaxLoss):
@@ -60,28 +73,30 @@ def problem(criterion, k, weighted, penalty, fit_bias):
 def transposed(parts, head, crossed, criterion):
     """K'X, number by number: <K e, X> for all units e."""
     units = torch.eye(head[0].numel(), dtype=head.dtype).reshape(-1, *head.shape[1:])
-    found = [
-        (parts.cross(head, e.expand_as(head), criterion)[0] * crossed).sum((1, 2)) for e in units
-    ]
+    found = [parts.cross(head, e.expand_as(head), criterion)["design"] for e in units]
+    found = [(one * crossed).sum((1, 2)) for one in found]
     return torch.stack(found, 1).reshape(head.shape)
 
 
 CASES = [
     ("squared", None), ("squared", 2), ("huber", None), ("logistic", None), ("softmax", 3),
-    ("quartic", None),
+    ("quartic", None), ("huber", 2),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("fit_bias", [False, True])
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize(("name", "k"), CASES)
-def test_gradients_and_products_are_those_of_autograd(name, k, weighted, fit_bias):
+@pytest.mark.parametrize("drawn", [False, True])
+@pytest.mark.parametrize(
+    ("name", "k", "weighted"),
+    [(*case, w) for case in CASES for w in WEIGHTS if w != "outputs" or case[1] == 2],
+)
+def test_gradients_and_products_are_those_of_autograd(name, k, weighted, drawn, fit_bias):
     own = (lambda w: w.exp().mean(0)) if k is None else (
         lambda w: w.exp().mean(0)[:, None] * torch.arange(1.0, 1 + k).to(w)
     )  # fmt: skip
     for penalty in (None, own):
         criterion = Quartic() if name == "quartic" else CRITERIA[name]
-        one = problem(criterion, k, weighted, penalty, fit_bias)
+        one = problem(criterion, k, weighted, penalty, fit_bias, drawn)
         groups = one.data()
         rows = Rows(groups, dict.fromkeys(groups))
         shape = (2, M + fit_bias) if k is None else (2, M + fit_bias, k)
@@ -92,11 +107,15 @@ def test_gradients_and_products_are_those_of_autograd(name, k, weighted, fit_bia
         torch.testing.assert_close(
             oracles.head_hvp(body, head, vector, rows), expected, rtol=1e-12, atol=1e-13
         )
+        crossed = oracles._second(body, head, vector, rows, "body")
+        torch.testing.assert_close(
+            oracles.cross_vjp(body, head, vector, rows), crossed, rtol=1e-11, atol=1e-13
+        )
         slope = oracles.head_gradient(body, head, rows)
         parts = oracles.linear_parts(body, rows)
         found = linear_products.gradient(parts, head, criterion)
         torch.testing.assert_close(found, slope, rtol=1e-12, atol=1e-13)
-        crossed = parts.cross(head, vector, criterion)[0]
+        crossed = parts.cross(head, vector, criterion)["design"]
         back = transposed(parts, head, crossed, criterion)
         found = linear_products.squared_cross(parts, head, vector, criterion)
         torch.testing.assert_close(found, back, rtol=1e-12, atol=1e-13)
@@ -110,7 +129,7 @@ def test_gradients_and_products_are_those_of_autograd(name, k, weighted, fit_bia
 @pytest.mark.parametrize(("weighted", "penalty"), list(itertools.product([False, True], repeat=2)))
 def test_features_are_evaluated_once_where_they_are_shared(weighted, penalty):
     own = (lambda w: w.exp().mean(0)) if penalty else None
-    one = problem(bilevel.SquaredError(), None, weighted, own, False)
+    one = problem(bilevel.SquaredError(), None, "rows" if weighted else "alike", own, False)
     made, features = [], type(one).features
 
     def counted(self, body, inputs):

@@ -30,8 +30,8 @@ def targets_for(z, k):
     return normal([len(z), 8], len(z)) if k is None else normal([len(z), 8], len(z), k)
 
 
-def weights_for(z):
-    return 0.2 + np.abs(normal(6, len(z)))
+def weights_for(z, k=None):
+    return 0.2 + np.abs(normal(6, *((len(z),) if k is None else (len(z), k))))
 
 
 def penalty_for(kind, m, k):
@@ -43,40 +43,44 @@ def penalty_for(kind, m, k):
 OPTIONS = [
     pytest.param(*case, id="-".join(str(x) for x in case))
     for case in itertools.product(
-        FEATURES, (None, 2), ("no bias", "bias", "penalised bias"), (False, True),
-        ("scalar", "vector", "matrix"),
+        FEATURES, (None, 2), ("no bias", "bias", "penalised bias"), ("alike", "rows", "outputs"),
+        ("scalar", "vector", "matrix"), ("zero", "prior"),
     )
-    if not (case[4] == "matrix" and case[1] is None)
+    if not ("matrix" in case and case[1] is None) and not ("outputs" in case and case[1] is None)
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("features", "k", "bias", "weighted", "kind"), OPTIONS)
-def test_gradient_vanishes_at_the_closed_form(features, k, bias, weighted, kind):
+@pytest.mark.parametrize(("features", "k", "bias", "weighted", "kind", "drawn"), OPTIONS)
+def test_gradient_vanishes_at_the_closed_form(features, k, bias, weighted, kind, drawn):
     """|d_theta g| / |Z'y/n| <= 1e-10, the gradient recomputed in NumPy; and the dense head."""
     z = columns(features)
-    y, s = targets_for(z, k), weights_for(z) if weighted else None
+    weights = {"alike": None, "rows": weights_for(z), "outputs": weights_for(z, k)}
+    y, s = targets_for(z, k), weights[weighted]
     design = z if bias == "no bias" else np.column_stack([z, np.ones(len(z))])
     penalised = design.shape[1] - (bias == "bias")
     given = penalty_for(kind, penalised, k)
     table = np.broadcast_to(np.asarray(given), (penalised,)) if kind == "scalar" else given
     full = table if bias != "bias" else np.concatenate([table, np.zeros_like(table[:1])])
+    shape = (design.shape[1],) if k is None else (design.shape[1], k)
+    prior = 3 * normal(98, *shape) if drawn == "prior" else 0.0
     problem = build(
         z, y, penalty=lambda _: given if kind == "scalar" else torch.as_tensor(given),
-        row_weights=(lambda w, batch: torch.as_tensor(s)) if weighted else None,
+        row_weights=None if s is None else lambda w, batch: torch.as_tensor(s),
+        prior=(lambda w, batch: torch.as_tensor(prior)) if drawn == "prior" else None,
         fit_bias=bias != "no bias", penalize_bias=bias == "penalised bias",
-        start=normal(99, *((design.shape[1],) if k is None else (design.shape[1], k))),
+        start=normal(99, *shape),
     )  # fmt: skip
     found = bilevel.best_response(problem, ONE)
     assert found.status is Status.CONVERGED
-    assert found.head.shape == ((design.shape[1],) if k is None else (design.shape[1], k))
-    matrix, moment = dense(design, y, s, full)
+    assert found.head.shape == shape
+    matrix, moment = dense(design, y, s, full, prior)
     head = found.head.numpy().reshape(design.shape[1], -1)
     slope = np.einsum("kij,jk->ki", matrix, head) - moment
     assert np.linalg.norm(slope) <= 1e-10 * np.linalg.norm(moment)
     assert found.residual <= 1e-10 * np.linalg.norm(moment)
     condition = np.linalg.cond(matrix).max()
     np.testing.assert_allclose(
-        found.head, dense_head(design, y, s, full), rtol=0, atol=1e-14 * condition
+        found.head, dense_head(design, y, s, full, prior), rtol=0, atol=1e-14 * condition
     )
 
 

@@ -14,7 +14,7 @@ from analytic_cases import CASES, Dense, bodies, directions, flat, shaped
 from points import Known, Point
 
 import bilevel
-from bilevel import CG, ClosedForm, FastSGD, Implicit, Neumann, Unrolled, trees
+from bilevel import CG, ClosedForm, FastSGD, Implicit, Neumann, PenaltyMethod, Unrolled, trees
 from bilevel.linear import Dense as DenseSolver
 from problems.analytic import NAMES, RandomQuadratic, analytic
 
@@ -105,6 +105,12 @@ def geometric(facts, share=0.7, steps=STEPS):
     return facts.cross * rate**steps * facts.head_slope / facts.mu + facts.rounding
 
 
+def penalised(facts):
+    """Projected steps on the boxes, whose curvatures are alike."""
+    steps = 400 if facts.problem.name in BOXES else None
+    return PenaltyMethod(1e6, steps), exact_solver(facts.problem)
+
+
 def unrolled(steps, truncate=None):
     return lambda facts: (
         Unrolled(steps, truncate),
@@ -123,6 +129,7 @@ ROWS = {
     "Neumann default": Row(  # eta is at least 1 / (1.1 L)
         implicit(Neumann(40)), lambda facts: geometric(facts, 1 / 1.1, 40)
     ),
+    "PenaltyMethod": Row(penalised, lambda facts: 5e-2 * facts.gradient.norm(dim=1)),
     "Unrolled": Row(unrolled(STEPS), geometric, from_best=True),
     "Unrolled truncated": Row(unrolled(STEPS + 5, STEPS), geometric, from_best=True),
 }

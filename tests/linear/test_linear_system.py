@@ -29,15 +29,18 @@ def penalties(kind, m, k):
     return 0.05 + np.abs(normal([1, m], *shape))
 
 
-def parts(n, m, k, *, weighted, kind):
+def parts(n, m, k, *, weighted, kind, drawn=False):
     """Random parts of R runs; `k` None means targets without an output axis."""
     design, targets = normal([n, m], RUNS, n, m), normal([n, m, 9], RUNS, n, k or 1)
-    weights = 0.1 + np.abs(normal([n, 5], RUNS, n)) if weighted else None
+    each = (k,) if weighted == "outputs" else ()
+    weights = 0.1 + np.abs(normal([n, 5], RUNS, n, *each)) if weighted else None
+    prior = torch.from_numpy(normal([n, m, 8], RUNS, m, k or 1))
     return LinearParts(
         torch.from_numpy(design),
         torch.from_numpy(targets if k else targets[..., 0]),
         torch.from_numpy(weights) if weighted else None,
         torch.from_numpy(penalties(kind, m, k or 1)),
+        (prior if k else prior.squeeze(2)) if drawn else None,
     )
 
 
@@ -52,24 +55,26 @@ def references(given):
                 given.targets[run].numpy(),
                 weights,
                 given.penalty[run].numpy(),
+                0.0 if given.prior is None else given.prior[run].numpy(),
             )
         )
     return found
 
 
 CASES = [
-    pytest.param(n, m, k, weighted, kind, id=f"{n}x{m}-{k}-{'weights' if weighted else ''}-{kind}")
+    pytest.param(*case, id="{}x{}-{}-{}-{}".format(*case) + ("-prior" if case[5] else ""))
     for n, m in SHAPES
     for k in (None, 2)
-    for weighted in (False, True)
+    for weighted in (False, "rows", "outputs")
     for kind in PENALTIES
-    if not (kind == "matrix" and k is None)
+    for case in [(n, m, k, weighted, kind, False), (n, m, k, weighted, kind, True)]
+    if not (k is None and (kind == "matrix" or weighted == "outputs"))
 ]
 
 
-@pytest.mark.parametrize(("n", "m", "k", "weighted", "kind"), CASES)
-def test_system_against_dense_algebra(n, m, k, weighted, kind):
-    given = parts(n, m, k, weighted=weighted, kind=kind)
+@pytest.mark.parametrize(("n", "m", "k", "weighted", "kind", "drawn"), CASES)
+def test_system_against_dense_algebra(n, m, k, weighted, kind, drawn):
+    given = parts(n, m, k, weighted=weighted, kind=kind, drawn=drawn)
     system = linear_system(given, penalised=True)
     assert isinstance(system, DualSystem if n < m else PrimalSystem)
     theta, status = system.solve()

@@ -44,10 +44,11 @@ PUBLIC = """
     Comparison Constant ConvexSet Cosine Cost Curvature Cvxpy Dense Envelope Everywhere FastSGD
     FiniteDifferences FullData GramAccumulator HeadResponse HuberLoss Hypergradient Implicit L1Ball
     LinearHeadProblem Lipschitz LogisticLoss Minimum Neumann Newton Nonnegative NumberedBatch
-    OwnLoop Piecewise Polynomial Progress ProjectedNewton Pullback RMSProp RowCurvature RunningData
-    SGD Simplex SingleLoop SoftmaxLoss Solution SplitModule SquaredError StackelbergProblem Status
-    Tuning TwoTimescale Unrolled adapt advise assign best_response check_problem compare errors
-    hypergradient load_problem minimize preset_strategies solve split uniform
+    OwnLoop PenaltyMethod Piecewise Polynomial Progress ProjectedNewton Pullback RMSProp
+    RowCurvature RunningData SGD Simplex SingleLoop SoftmaxLoss Solution SplitModule SquaredError
+    StackelbergProblem Status Tuning TwoTimescale Unrolled adapt advise assign best_response
+    check_problem compare errors hypergradient load_problem minimize preset_strategies solve split
+    uniform
 """
 IMPORTED_FROM = [
     "bilevel.analysis",

@@ -30,6 +30,7 @@ def build(
     features=None,
     row_weights=None,
     penalty=None,
+    prior=None,
     body_penalty=None,
     body=None,
     start=None,
@@ -42,8 +43,9 @@ def build(
         inputs: (n, D) array.
         targets: (n,) or (n, K) array; sets `outputs`.
         features: (body, inputs) -> (n, M).
-        row_weights: (body, batch) -> (n,).
+        row_weights: (body, batch) -> (n,) or (n, K).
         penalty: body -> scalar, (M,) or (M, K).
+        prior: (body, batch) -> like the head.
         body_penalty: body -> 0-dim.
         body: the initial body; 1 by default.
         start: the initial head; zeros by default.
@@ -78,18 +80,22 @@ def build(
     for name, hook in (("penalty", penalty), ("body_penalty", body_penalty)):
         if hook is not None:
             members[name] = lambda self, w, hook=hook: hook(w)
-    if row_weights is not None:
-        members["row_weights"] = lambda self, w, batch: row_weights(w, batch)
+    for name, hook in (("row_weights", row_weights), ("prior", prior)):
+        if hook is not None:
+            members[name] = lambda self, w, batch, hook=hook: hook(w, batch)
     return type("Built", (bilevel.LinearHeadProblem,), members)()
 
 
-def dense(design, targets, weights=None, penalty=0.0):
-    """H (K, M, M) and b (K, M) of every output, in NumPy."""
+def dense(design, targets, weights=None, penalty=0.0, prior=0.0):
+    """H (K, M, M) and b (K, M) of every output, in NumPy; weights (n,) or (n, K)."""
     z, t = np.asarray(design), np.asarray(targets).reshape(len(targets), -1)
     s = np.ones(len(z)) if weights is None else np.asarray(weights)
-    p = penalty_table(penalty, z.shape[1], t.shape[1])
-    gram, moment = (z.T * s) @ z / len(z), (z.T * s) @ t / len(z)
-    return np.stack([gram + np.diag(p[:, k]) for k in range(t.shape[1])]), moment.T
+    s = np.broadcast_to(s.reshape(len(z), -1), t.shape)
+    p, q = (penalty_table(x, z.shape[1], t.shape[1]) for x in (penalty, prior))
+    each = range(t.shape[1])
+    matrix = [(z.T * s[:, k]) @ z / len(z) + np.diag(p[:, k]) for k in each]
+    moment = [z.T @ (s[:, k] * t[:, k]) / len(z) + p[:, k] * q[:, k] for k in each]
+    return np.stack(matrix), np.stack(moment)
 
 
 def penalty_table(penalty, m, k):
@@ -98,9 +104,9 @@ def penalty_table(penalty, m, k):
     return np.broadcast_to(p[:, None] if p.ndim == 1 else p, (m, k))
 
 
-def dense_head(design, targets, weights=None, penalty=0.0):
+def dense_head(design, targets, weights=None, penalty=0.0, prior=0.0):
     """theta* by a dense solve, shaped like the head."""
-    matrix, moment = dense(design, targets, weights, penalty)
+    matrix, moment = dense(design, targets, weights, penalty, prior)
     theta = np.linalg.solve(matrix, moment[..., None])[..., 0].T
     return theta[:, 0] if np.ndim(targets) == 1 else theta
 
@@ -110,19 +116,19 @@ def fractions(array):
     return np.vectorize(Fraction, otypes=[object])(np.asarray(array, dtype=np.float64))
 
 
-def exact_system(design, targets, weights=None, penalty=0.0):
+def exact_system(design, targets, weights=None, penalty=0.0, prior=0.0):
     """`dense` in rational arithmetic: object arrays H (K, M, M) and b (K, M)."""
     z, t = fractions(design), fractions(targets).reshape(len(targets), -1)
-    s = fractions(np.ones(len(z)) if weights is None else weights)
-    p = fractions(penalty_table(penalty, z.shape[1], t.shape[1]))
-    count = Fraction(len(z))
-    gram, moment = (z.T * s) @ z / count, (z.T * s) @ t / count
-    shifted = []
+    s = fractions(np.ones(len(z)) if weights is None else weights).reshape(len(z), -1)
+    s = np.broadcast_to(s, t.shape)
+    p, q = (fractions(penalty_table(x, z.shape[1], t.shape[1])) for x in (penalty, prior))
+    count, shifted, moments = Fraction(len(z)), [], []
     for k in range(t.shape[1]):
-        matrix = gram.copy()
+        matrix = (z.T * s[:, k]) @ z / count
         matrix[np.diag_indices(len(matrix))] += p[:, k]
         shifted.append(matrix)
-    return np.stack(shifted), moment.T
+        moments.append((z.T * s[:, k]) @ t[:, k] / count + p[:, k] * q[:, k])
+    return np.stack(shifted), np.stack(moments)
 
 
 def exact_solve(matrix, vector):
@@ -140,9 +146,9 @@ def exact_solve(matrix, vector):
     return np.array(solution, dtype=object)
 
 
-def exact_head(design, targets, weights=None, penalty=0.0):
+def exact_head(design, targets, weights=None, penalty=0.0, prior=0.0):
     """theta* (M, K) without any rounding."""
-    matrix, moment = exact_system(design, targets, weights, penalty)
+    matrix, moment = exact_system(design, targets, weights, penalty, prior)
     return np.stack([exact_solve(a, b) for a, b in zip(matrix, moment, strict=True)], axis=1)
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from drawn_heads import Drawn, Held
 from small_problems import General, Smooth, TrueBilevel, doubles, supervised
 
 import bilevel
@@ -149,6 +150,8 @@ EXACT = {
     "dual batch": (Smooth, bilevel.BatchData(), 3),
     "running": (network, bilevel.RunningData(decay=0.9), 7),
     "general head": (lambda: General(power=2), bilevel.FullData(), 7),
+    "prior": (lambda: Drawn("squared, outputs", "penalised"), bilevel.FullData(), 7),
+    "dual prior": (lambda: Drawn("squared, outputs", n=3), bilevel.FullData(), 7),
 }
 
 
@@ -165,6 +168,7 @@ IMPLICIT = {
     "body-free features": LogPenalties,
     "features": lambda: FeatureRegression(train=23, features=4, validation=11),
     "general head": lambda: TrueBilevel(power=2),
+    "prior": lambda: Held("squared, outputs", "free"),
 }
 
 

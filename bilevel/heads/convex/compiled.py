@@ -163,17 +163,23 @@ class GramForm(Compiled):
 
 
 class RowsForm(Compiled):
-    """Any criterion: 1/n sum_i s_i c(u_i, t_i) + 1/2 theta' diag(p) theta with u = Z theta.
+    """Any criterion: 1/n sum_i s_i c(u_i, t_i) + 1/2 (theta - q)' diag(p) (theta - q), u = Z theta.
 
     All rows are in the problem. Labels are constants, regression targets a parameter.
     """
 
     def objective(
-        self, criterion: AbstractCriterion, n: int, labels: np.ndarray | None, weighted: bool
+        self,
+        criterion: AbstractCriterion,
+        n: int,
+        labels: np.ndarray | None,
+        weighted: tuple[int, ...] | None,
+        drawn: bool,
     ) -> tuple[Any, list[Any]]:
         """The losses of a variable tied to the predictions: no parameter multiplies another.
 
-        Without `labels`, targets are a parameter.
+        Without `labels`, targets are a parameter. `weighted`: the shape of the weights, (n,) or
+        (n, K), if there are; `drawn`: whether there is a prior.
         """
         cvxpy, shape = self.cvxpy, self.head.shape
         if (count := n * math.prod(shape[1:])) > LARGEST_PREDICTIONS:
@@ -189,23 +195,39 @@ class RowsForm(Compiled):
         targets: Any = labels
         if targets is None:
             targets = self.parameters["targets"] = cvxpy.Parameter(predictions.shape)
+        linking = [predictions == design @ self.head]
+        fit: Any = 0
+        if weighted is None:
+            fit = cvxpy.sum(self._losses(criterion, predictions, targets)) / n
+        else:
+            weights = self.parameters["weights"] = cvxpy.Parameter(weighted, nonneg=True)
+            columns = [(weights, predictions, targets)]
+            if len(weighted) == 2:  # outputs one by one
+                each = range(weighted[1])
+                columns = [(weights[:, k], predictions[:, k], targets[:, k]) for k in each]
+            for s, *one in columns:
+                losses = self._losses(criterion, *one)
+                if labels is None:  # weights must not multiply targets
+                    bounds = cvxpy.Variable(n)
+                    linking, losses = [*linking, losses <= bounds], bounds
+                fit = fit + s @ losses / n
+        away = cvxpy.multiply(penalty, self.head)
+        if drawn:
+            self.parameters["drawn"] = cvxpy.Parameter(shape)
+            away = away - self.parameters["drawn"]
+        return fit + 0.5 * cvxpy.sum_squares(away), linking
+
+    @staticmethod
+    def _losses(criterion: AbstractCriterion, predictions: Any, targets: Any) -> Any:
+        """The losses of all rows, (n,)."""
+        n = predictions.shape[0]
         losses = criterion.atom(predictions, targets)
         if losses.shape != (n,):
             raise ArgumentError(
                 f"`atom` of {type(criterion).__name__} must return the losses of {n} rows, "
                 f"shape ({n},), got {losses.shape}."
             )
-        linking = [predictions == design @ self.head]
-        if weighted:
-            weights = self.parameters["weights"] = cvxpy.Parameter(n, nonneg=True)
-            if labels is None:  # weights must not multiply targets
-                bounds = cvxpy.Variable(n)
-                linking, losses = [*linking, losses <= bounds], bounds
-            fit = weights @ losses / n
-        else:
-            fit = cvxpy.sum(losses) / n
-        squares = cvxpy.sum_squares(cvxpy.multiply(penalty, self.head))
-        return fit + 0.5 * squares, linking
+        return losses
 
 
 class Kept(dict[Any, tuple[Any, Compiled]]):

@@ -246,18 +246,17 @@ class RowsHeads(ConvexHeads):
     @functools.cached_property
     def largest(self) -> Tensor:  # type: ignore[override]
         """The largest diagonal entry of Z'SZ/n + diag(p)."""
-        design, _, weights, penalty = self.parts
-        squares = design.square()
-        if weights is not None:
-            squares = squares * weights.unsqueeze(2)
+        squares, penalty = self.parts.design.square(), self.parts.penalty
+        if self.parts.columns is not None:
+            squares = squares * self.parts.columns.amax(2, keepdim=True)
         return (squares.mean(1).unsqueeze(1) + by_output(penalty)).flatten(1).amax(1)
 
     def task(self, run: int, kept: Kept, *shared: Any) -> Compiled:
         """One for all runs with the same labels."""
-        design, _, weights, _ = self.parts
-        n, size = design.shape[1:]
+        n, size = self.parts.design.shape[1:]
         labels = None if self._labels is None else self._labels[run]
-        parts = (self.problem.criterion, n, labels, weights is not None)
+        weights = None if self.parts.weights is None else tuple(self.parts.weights.shape[1:])
+        parts = (self.problem.criterion, n, labels, weights, self.parts.prior is not None)
         arguments = (self.problem.head_shape(size), *shared, *parts)
         return kept.compiled(RowsForm, *arguments, together=self._together)
 
@@ -273,12 +272,17 @@ class RowsHeads(ConvexHeads):
         return 1 if self._labels is None else len({labels.tobytes() for labels in self._labels})
 
     def values(self, run: int) -> dict[str, np.ndarray]:
-        """Features, root of the penalty, and targets and weights unless they are constants."""
-        design, targets, weights, penalty = self.parts
+        """Features, root of the penalty, and targets, weights and prior unless they are constants.
+
+        The prior comes times the root of the penalty.
+        """
+        design, targets, weights, penalty, prior = self.parts
         root = penalty[run].sqrt()
         root = root.unsqueeze(1) if root.ndim < len(self.problem.head_shape(1)) else root
         shape = self.problem.head_shape(design.shape[2])
         found = {"design": design[run], "penalty": root.expand(shape)}
+        if prior is not None:
+            found["drawn"] = prior[run] * root
         if targets.is_floating_point():
             found["targets"] = targets[run]
         if weights is not None:

@@ -3,7 +3,9 @@
 With predictions U = Z theta, S the slopes and C_i the curvatures of the rows, s_i their weights
 over n:
 
-    d g = Z'(s S) + p theta        H = sum_i s_i C_i (x) z_i z_i' + diag(p)
+    d g = Z'(s S) + p (theta - q)        H = sum_i s_i C_i (x) z_i z_i' + diag(p)
+
+Where outputs do not interact, each output of a row may have a weight of its own.
 
 Vectors hold the head output by output: (R, K, M), flattened. Gradients are made in float64; a
 Hessian only leads the way and may be made in float32.
@@ -61,6 +63,10 @@ class LinearObjective(AbstractObjective):
         penalty = parts.penalty.double()
         penalty = (penalty.unsqueeze(2) if penalty.ndim == 2 else penalty).mT
         self.penalty = penalty.expand(runs, self.count, self.features)
+        self.prior: Tensor | None = None
+        if parts.prior is not None:  # where no penalty draws to it, it is no part of g
+            prior = parts.prior.double().reshape(runs, self.features, -1).mT
+            self.prior = prior.masked_fill(self.penalty == 0, 0.0).flatten(1)
         self.interacting = interacts(criterion, outputs, parts.targets[0])
         self.blocks = count_blocks(self.features, self.count, self.interacting)
         size = self.features * (self.count if self.interacting else 1)
@@ -77,7 +83,7 @@ class LinearObjective(AbstractObjective):
         self.gauge: Tensor | None = None
         undetermined = (self.penalty == 0).all(1)
         if settled and criterion.shift_invariant and bool(undetermined.any()):
-            squares = (self.double.square() * self.rows.weights).sum(1) / self.count
+            squares = (self.double.square() * self.rows.most).sum(1) / self.count
             self.gauge = (squares * undetermined).unsqueeze(1)
 
     @property
@@ -100,14 +106,14 @@ class LinearObjective(AbstractObjective):
     def at(self, point: Tensor) -> Place:
         """Two products with the features."""
         fit, predictions = self.rows.slopes(self._columns(point).mT)
-        return Place(point, fit.flatten(1) + self._penalised(point), predictions)
+        return Place(point, fit.flatten(1) + self._penalised(self._away(point)), predictions)
 
     def value(self, place: Place) -> Tensor:
         """The mean loss and the penalty; the last one is kept: there the next search begins."""
         if self._valued is not None and self._valued[0] is place:
             return self._valued[1]
-        losses = self.rows.losses(place.predictions).unsqueeze(2)
-        penalty = 0.5 * trees.dot(self._penalised(place.point), place.point)
+        losses, away = self.rows.losses(place.predictions), self._away(place.point)
+        penalty = 0.5 * trees.dot(self._penalised(away), away)
         value: Tensor = (losses * self.rows.weights).sum((1, 2)) + penalty
         self._valued = place, value
         return value
@@ -163,14 +169,16 @@ class LinearObjective(AbstractObjective):
 
     def rounding(self, place: Place) -> Tensor:
         """Of sums over the rows and over the features, of what cancels in a prediction."""
-        squares = (self.double.square() * self.rows.weights).sum(1)
+        squares = (self.double.square() * self.rows.most).sum(1)
         lengths = self.double.norm(dim=2, keepdim=True)
-        mean, square = (lengths * self.rows.weights).sum((1, 2)), squares.sum(1)
+        mean, square = (lengths * self.rows.most).sum((1, 2)), squares.sum(1)
         columns = self._columns(place.point).abs()
         terms = (columns * squares.sqrt().unsqueeze(1)).sum(2).amax(1)
         slopes = self.rows.slope(place.predictions).abs().flatten(1).amax(1)
         most = self.criterion.largest_curvature
         curved = (most if math.isfinite(most) else 1.0) * square.sqrt() * terms
+        if self.prior is not None:
+            columns = columns + self._columns(self.prior).abs()
         penalty = (self.penalty * columns).flatten(1).amax(1)
         count = self.parts.design.shape[1] + self.features
         found: Tensor = EPS * (count**0.5 + 4) * (mean * slopes + curved + penalty)
@@ -191,14 +199,15 @@ class LinearObjective(AbstractObjective):
         if up is None:
             return super().falling
         up = up.reshape(*self.parts.design.shape[:2], self.count)
-        counted = torch.as_tensor(self.rows.weights).expand(*up.shape[:2], 1) > 0
+        weights = self.rows.weights
+        counted = weights > 0 if isinstance(weights, Tensor) else torch.ones_like(up[..., :1])
         slope = (up | ~counted).all(1).int() - (~up | ~counted).all(1).int()
         if not bool(slope.any()):
             return super().falling
-        counting = self.parts.design * counted
-        low, high = counting.amin(1), counting.amax(1)
+        counting = self.parts.design.unsqueeze(1) * counted.mT.unsqueeze(3)  # (R, 1 or K, n, M)
+        low, high = counting.amin(2), counting.amax(2)
         sign = ((low >= 0) & (high > 0)).int() - ((high <= 0) & (low < 0)).int()
-        return (-slope.unsqueeze(2) * sign.unsqueeze(1) * free).flatten(1)
+        return (-slope.unsqueeze(2) * sign * free).flatten(1)
 
     @override
     def moves(self, step: Tensor) -> Tensor:
@@ -217,11 +226,10 @@ class LinearObjective(AbstractObjective):
         size = moved.abs().flatten(1).amax(1)
         stretch = FAR / size.clamp(min=torch.finfo(size.dtype).tiny)
         ahead = place.predictions + trees.per_run(stretch, moved) * moved
-        losses = [self.criterion.rows(*self.rows.flat(x)) for x in (place.predictions, ahead)]
-        rise = (losses[1] - losses[0]).reshape(len(size), -1)
+        rise = self.rows.losses(ahead) - self.rows.losses(place.predictions)
         if isinstance(self.rows.weights, Tensor):
-            rise = rise.masked_fill(self.rows.weights[..., 0] == 0, 0.0)
-        return size.masked_fill(~(rise.amax(1) <= RISE), 0.0)
+            rise = rise.masked_fill(self.rows.weights == 0, 0.0)
+        return size.masked_fill(~(rise.amax((1, 2)) <= RISE), 0.0)
 
     def rough_hessian(self, place: Place) -> Tensor:
         """The mean curvature of all rows times one Gram matrix: H where predictions are equal."""
@@ -254,6 +262,10 @@ class LinearObjective(AbstractObjective):
             matrix += shift.repeat(1, self.count, self.count)
         matrix.diagonal(dim1=1, dim2=2).add_(self.penalty.to(matrix.dtype).flatten(1))
         return matrix
+
+    def _away(self, point: Tensor) -> Tensor:
+        """theta - q."""
+        return point if self.prior is None else point - self.prior
 
     def _columns(self, vectors: Tensor) -> Tensor:
         return vectors.reshape(-1, self.count, self.features)

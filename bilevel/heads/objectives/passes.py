@@ -50,9 +50,11 @@ class Passes:
         self.bent = bent
         self.count, targets = outputs or 1, parts.targets
         self.targets = targets.double() if targets.is_floating_point() else targets
-        n, weights = self.design.shape[1], parts.weights
-        # s_i, the same number for all, or (R, n, 1)
-        self.weights = 1 / n if weights is None else weights.double().unsqueeze(2) / n
+        n = self.design.shape[1]
+        # s_i, the same number for all, or (R, n, 1), or (R, n, K)
+        columns = parts.columns
+        self.weights = 1 / n if columns is None else columns.double() / n
+        self.by_output = parts.by_output
         self._curved: tuple[Tensor, RowCurvature] | None = None
         self._told: list[Told] = []
 
@@ -93,13 +95,24 @@ class Passes:
         self._told = [*self._told[-1:], made]  # where a step begins and ends
         return self._averaged(found), predictions
 
+    @property
+    def most(self) -> Tensor | float:
+        """The largest weights of the rows, a number or (R, n, 1)."""
+        weights = self.weights
+        return weights.amax(2, keepdim=True) if isinstance(weights, Tensor) else weights
+
     def losses(self, predictions: Tensor) -> Tensor:
-        """The loss of every row, (R, n): of what the last two slopes found, or anew."""
+        """The loss of every row, (R, n, 1), or of its outputs where these have weights, (R, n, K).
+
+        Of what the last two slopes found, or anew.
+        """
+        if self.by_output:
+            return self.criterion.entries(*self.flat(predictions)).reshape(predictions.shape)
         unknown: list[Losses] = [None] * len(self._pieces)
         lost = next((told.losses for told in self._told if told.at is predictions), unknown)
         pairs = zip(self._pieces, lost, strict=True)
         found = [made() if made else self._losses_of(predictions, rows) for rows, made in pairs]
-        return torch.cat([one.reshape(len(predictions), -1) for one in found], 1)
+        return torch.cat([one.reshape(len(predictions), -1) for one in found], 1).unsqueeze(2)
 
     def _losses_of(self, predictions: Tensor, rows: slice) -> Tensor:
         """The losses of some rows of all runs, one run after the other."""

@@ -40,6 +40,9 @@ class AbstractCriterion(abc.ABC):
     """A Lipschitz constant of the second derivative in the prediction, in the spectral norm."""
     largest_weight: float = 1.0
     """What losses are multiplied with at most, as by class weights: rounding grows with it."""
+    by_output: bool = False
+    """Whether the loss of a row is the sum of the losses of its outputs, each as for one output: if
+    so, `row_weights` may weigh each output of a row."""
     shift_invariant: bool = False
     """Whether adding one number to all predictions of a row changes nothing."""
 
@@ -54,6 +57,21 @@ class AbstractCriterion(abc.ABC):
         Returns:
             (n,) losses.
         """
+
+    def entries(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """The loss of every output of every row, (n, K) for predictions (n, K).
+
+        Raises:
+            IncompatibleError: the losses are not `by_output`.
+        """
+        if not self.by_output:
+            raise IncompatibleError(
+                f"`row_weights` returned a weight for each row and output, but the loss of a row "
+                f"does not split over outputs with {type(self).__name__}. Return one weight for "
+                "each row, shape (n,), or use a criterion that does, such as SquaredError() (a "
+                "criterion of your own says so by `by_output = True`)."
+            )
+        return self.rows(predictions.flatten(), targets.flatten()).reshape(predictions.shape)
 
     @abc.abstractmethod
     def metrics(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:

@@ -43,6 +43,7 @@ class HuberLoss(AbstractCriterion):
     delta: float = 1.0
 
     largest_curvature = 1.0
+    by_output = True
 
     def __post_init__(self) -> None:
         real = isinstance(self.delta, int | float) and not isinstance(self.delta, bool)

@@ -29,6 +29,7 @@ class SquaredError(AbstractCriterion):
     quadratic = True
     largest_curvature = 1.0
     curvature_change = 0.0
+    by_output = True
 
     def rows(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """Half the squared error of every row."""
