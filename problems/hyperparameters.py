@@ -168,8 +168,8 @@ class GroupRidge(Penalties):
         test = (x[n:], y[n:])
         if not self.folds:
             validation = n // 4
-            train = (x[: n - validation], y[: n - validation])
-            scaled = self.scaled(train, (x[n - validation : n], y[n - validation : n]), test)
+            fitted = (x[: n - validation], y[: n - validation])
+            scaled = self.scaled(fitted, (x[n - validation : n], y[n - validation : n]), test)
             return dict(zip(("train", "validation", "test"), scaled, strict=True))
         parts = np.array_split(np.arange(n), self.folds)
         made = []

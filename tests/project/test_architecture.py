@@ -32,11 +32,7 @@ MOST_ARGUMENTS = 10
 MOST_ENTRIES = 26
 """Of the package's own folder, without what is in no layer."""
 NO_LAYER = {"__pycache__", "py.typed", "__init__.pyi"}
-<<<<<<< HEAD
-MANY_OPTIONS = {"advise", "solve", "compare", "minimize"}
-=======
-MANY_OPTIONS = {"advise", "solve", "compare", "table"}
->>>>>>> net
+MANY_OPTIONS = {"advise", "solve", "compare", "minimize", "table"}
 PUBLIC = """
     AbstractCriterion AbstractHeadSolver AbstractHypergradient AbstractLinearSolver
     AbstractOptimizer AbstractSchedule AbstractStrategy Adam AdamW Advice Answer AuxiliaryProblem
