@@ -188,7 +188,7 @@ class Certifier:
             residual = largest * trees.norm(trees.tree_map(torch.sub, head, end.head))
             here, there = (x.value() for x in (point, end))
             descent = here - there + 10 * EPS * (here.abs() + there.abs())
-        safe = residual + _rounding(point, largest)
+        safe = residual + _rounding(point, largest, system)
         if self.form == "gradients":  # which may tell otherwise here
             assert isinstance(system, PrimalSystem)
             safe = safe + 2 * _off(system, point, end)
@@ -237,7 +237,7 @@ def _of_criterion(point: HeadPoint, high: Tensor) -> tuple[Tensor, Tensor]:
     return least, curvature * (high - least) + most
 
 
-def _rounding(point: HeadPoint, largest: Tensor) -> Tensor:
+def _rounding(point: HeadPoint, largest: Tensor, system: AbstractSystem | None) -> Tensor:
     """How much of the computed gradient may be rounding, (R,)."""
     oracles, body, rows = point.oracles, point.body, point.rows
     length = trees.norm(point.head)
@@ -251,7 +251,10 @@ def _rounding(point: HeadPoint, largest: Tensor) -> Tensor:
         parts = oracles.linear_parts(body, rows)
         (n, m), p = parts.design.shape[1:], parts.penalty
         weight = 1.0 if parts.weights is None else parts.weights.amax(1)
-        design = parts.design.flatten(1).norm(dim=1)
+        if system is not None and system.known is not None:
+            design = (n * system.known.gram.trace).sqrt()
+        else:
+            design = parts.design.flatten(1).norm(dim=1)
         if parts.targets.is_floating_point():
             targets = parts.targets.flatten(1).norm(dim=1)
         else:  # the slopes of class probabilities are at most sqrt(2)
