@@ -25,6 +25,7 @@ from bilevel.heads.quadratic import (
     deviation,
     is_quadratic,
     landing,
+    linear_moments,
     quadratic_system,
     uses_dual,
 )
@@ -174,7 +175,7 @@ class Certifier:
             point: float64, as everything here.
         """
         head, head_set = point.head, point.problem.head_set
-        slope = point.gradient()
+        slope = self._slope(system, point)
         size = trees.norm(slope)
         if self.kind == "unknown":
             nothing = torch.full_like(size, torch.nan)
@@ -194,6 +195,21 @@ class Certifier:
             safe = safe + 2 * _off(system, point, end)
         value = descent + safe.square() / (2 * mu)
         return HeadCertificate(residual, mu, safe / mu, value, largest)
+
+    def _slope(self, system: AbstractSystem | None, point: HeadPoint) -> Tree:
+        """d_theta g: where a Gram matrix is kept, and was found to be that of the rows, from it.
+
+        Its rounding is that of sums over the rows, as that of the rows is.
+        """
+        parts, head = point.oracles.parts, point.head
+        if system is not None and system.known is not None and parts is not None:
+            columns = head if head.ndim == 3 else head.unsqueeze(2)
+
+            def by_gram() -> Tensor:
+                return linear_moments(point).slope(columns).reshape(head.shape)
+
+            parts.of_rows("slope", point.rows, by_gram, head)
+        return point.gradient()
 
     def _curvature(
         self, system: AbstractSystem | None, point: HeadPoint, like: Tensor
@@ -252,7 +268,9 @@ def _rounding(point: HeadPoint, largest: Tensor, system: AbstractSystem | None) 
         (n, m), p = parts.design.shape[1:], parts.penalty
         weight = 1.0 if parts.weights is None else parts.weights.amax(1)
         if system is not None and system.known is not None:
+            # products that were rounded before they were added up: twice as much
             design = (n * system.known.gram.trace).sqrt()
+            weight = 2.0 * weight
         else:
             design = parts.design.flatten(1).norm(dim=1)
         if parts.targets.is_floating_point():

@@ -6,6 +6,7 @@ over any distance, is its derivative everywhere. Elsewhere they are estimated fr
 around the head.
 """
 
+import functools
 import itertools
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.bounds.bending import bending
 from bilevel.bounds.cross_derivative import CrossDerivative, root, spectral
 from bilevel.bounds.heads import BoundKind
 from bilevel.core.generators import generator, normal
@@ -26,6 +28,8 @@ THIRD_BYTES = 2**29
 """Memory that all third derivatives together may pass through: about a second."""
 DIRECTIONS = 4
 UNSEEN = 1e-7
+DIGITS = 20
+"""Binary ones of an estimate."""
 SMALL = 1e-100
 SMALLEST = torch.finfo(torch.float64).tiny
 
@@ -123,27 +127,32 @@ def estimated_constants(
         found = found if turned is not None else (*found, there.cross_vjp(unit))
         return found if quadratic else (*found, there.hvp(unit))
 
-    if turned is not None and quadratic:  # what is known here
-        found = cross.at_heads(at, others, unit)
-        here, known = [trees.flatten(tree) for tree in point.body_gradients()], []
+    if turned is not None and quadratic:
+        apart = bending(cross, others)
     else:
         found = cross.at_heads(at, torch.cat([flat.unsqueeze(0), others]), unit)
-        first = next(found)
-        here, known = [some[0] for some in first], [[some[1:] for some in first]]
-    changes = [
-        torch.stack([_apart(a, b) for a, b in zip(there, here, strict=True)])
-        for there in itertools.chain(known, found)
-    ]
-    apart = changes[0] if len(changes) == 1 else torch.cat(changes, 1)
+        first, changes = next(found), []
+        here = [some[0] for some in first]
+        beside = [some[1:] for some in first]
+        for there in itertools.chain([beside] if len(beside[0]) else [], found):
+            changes.append(torch.stack([_apart(a, b) for a, b in zip(there, here, strict=True)]))
+        apart = torch.cat(changes, 1)
     if turned is not None:
         apart = torch.cat([apart[:2], turned.unsqueeze(0), apart[2:]])
     squares = (apart / _apart(others, flat)).square().nan_to_num(0.0)
     mean = squares[:, :-1].sum(1) * (point.size / (len(others) - 1))
-    body_gradient, head_gradient, bent, *rest = torch.maximum(mean, squares[:, -1]).sqrt()
+    largest = _rounded_up(torch.maximum(mean, squares[:, -1]).sqrt())
+    body_gradient, head_gradient, bent, *rest = largest
     hessian = rest[0] if rest else torch.zeros_like(bent)
     norm = cross.norm() + bent * distance
     note = "The Lipschitz constants are estimated from differences around the head."
     return Constants(body_gradient, head_gradient, bent, hessian, norm, "estimated", note)
+
+
+def _rounded_up(numbers: Tensor) -> Tensor:
+    """To a few digits, so that they do not tell in which order sums were made."""
+    mantissa, exponent = torch.frexp(numbers)
+    return torch.ldexp((mantissa * 2**DIGITS).ceil() / 2**DIGITS, exponent)
 
 
 def _around(point: HeadPoint, distance: Tensor) -> Tensor:
@@ -151,7 +160,7 @@ def _around(point: HeadPoint, distance: Tensor) -> Tensor:
     head, flat, head_set = point.head, trees.flatten(point.head), point.problem.head_set
     count = min(flat.shape[1], DIRECTIONS)
     step = torch.maximum(distance, 1e-4 * (1 + trees.norm(head))).unsqueeze(1)
-    drawn = torch.linalg.qr(normal("directions", flat.shape[1], count)).Q.T.to(flat)
+    drawn = _directions(flat.shape[1], count).to(flat)
     slope = trees.flatten(point.gradient())
     against = -slope / slope.norm(dim=1, keepdim=True).clamp(min=SMALLEST)
     directions = drawn.unsqueeze(1).expand(count, *flat.shape)
@@ -162,12 +171,19 @@ def _around(point: HeadPoint, distance: Tensor) -> Tensor:
     return torch.stack([trees.flatten(one) for one in projected])
 
 
+@functools.lru_cache(maxsize=8)
+def _directions(size: int, count: int) -> Tensor:
+    """Orthogonal directions, (count, size), the same in every call; not to be written into."""
+    found: Tensor = torch.linalg.qr(normal("directions", size, count)).Q.T
+    return found
+
+
 def _apart(some: Tensor, other: Tensor) -> Tensor:
     """|a - b| of (N, R, P) and (R, P): as `trees.norm`, but for passes for extreme numbers."""
     off = some - other
     found: Tensor = torch.linalg.vector_norm(off, dim=2)
-    sure = (found > SMALL) & (found < 1 / SMALL)
-    if bool(sure.all()) or not bool(off.any()):
+    least, most = found.aminmax()
+    if SMALL < float(least) <= float(most) < 1 / SMALL or not bool(off.any()):
         return found
     return trees.norm(off.flatten(0, 1)).reshape(found.shape)
 

@@ -10,7 +10,7 @@ from bilevel.problem.criteria import AbstractCriterion
 
 def gradient(parts: LinearParts, head: Tensor, criterion: AbstractCriterion) -> Tensor:
     """d_theta g = Z's c'(Z theta) / n + p o theta, like the heads."""
-    return penalised(parts, rows_gradient(parts, head, criterion), head)
+    return penalised(parts.penalty, rows_gradient(parts, head, criterion), head)
 
 
 def rows_gradient(parts: LinearParts, head: Tensor, criterion: AbstractCriterion) -> Tensor:
@@ -20,11 +20,10 @@ def rows_gradient(parts: LinearParts, head: Tensor, criterion: AbstractCriterion
     return _summed(parts, slope, head)
 
 
-def penalised(parts: LinearParts, summed: Tensor, vector: Tensor) -> Tensor:
+def penalised(penalty: Tensor, summed: Tensor, vector: Tensor) -> Tensor:
     """With p o v added to what the rows give for v."""
-    one = vector.ndim == 2 or parts.penalty.ndim == 3
-    penalty = parts.penalty if one else parts.penalty.unsqueeze(2)
-    return summed + penalty * vector
+    one = vector.ndim == 2 or penalty.ndim == 3
+    return summed + (penalty if one else penalty.unsqueeze(2)) * vector
 
 
 def product(
@@ -36,7 +35,7 @@ def product(
     else:
         fitted, along = _products(parts, head, vector)
         _, curved = loss_products(criterion, fitted, parts.targets, along)
-    return penalised(parts, _summed(parts, curved, vector), vector)
+    return penalised(parts.penalty, _summed(parts, curved, vector), vector)
 
 
 def squared_cross(

@@ -134,13 +134,13 @@ class Oracles:
     def head_gradient(self, body: Tree, head: Tree, rows: Rows) -> Tree:
         """d_theta g."""
         if self.features is None and self.parts is not None and self.parts.structured:
-            parts, criterion = self.linear_parts(body, rows), self.parts.problem.criterion
+            criterion = self.parts.problem.criterion
 
             def by_rows() -> Tensor:
-                return linear_products.rows_gradient(parts, head, criterion)
+                return linear_products.rows_gradient(self.linear_parts(body, rows), head, criterion)
 
             found = self.parts.of_rows("slope", rows, by_rows, head)
-            return linear_products.penalised(parts, found, head)
+            return linear_products.penalised(self.parts.penalty(body, head), found, head)
         return self._gradients(self.problem.head_objective, body, head, rows, "head")[1]
 
     @of_body

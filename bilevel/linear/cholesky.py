@@ -30,7 +30,7 @@ def factorise(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     status = torch.full((len(matrix),), int(Status.CONVERGED), device=matrix.device)
     if torch.compiler.is_compiling():  # no copy of factors to mark them: that takes longer than all
         return factor, matrix, status.masked_fill(weak, int(Status.DIVERGED))
-    if all_finite(matrix) and not bool(weak.any()):
+    if trees.all_finite(matrix) and not bool(weak.any()):
         return factor, matrix, status
     safe, bad = replace_bad(matrix)
     factor, weak = positive_cholesky(safe)
@@ -100,11 +100,6 @@ def replace_bad(matrix: Tensor) -> tuple[Tensor, Tensor]:
 def not_finite(matrix: Tensor) -> Tensor:
     """Which runs have an entry that is not finite, (R,)."""
     return ~trees.finite(matrix)
-
-
-def all_finite(matrix: Tensor) -> bool:
-    """Whether all entries are finite; sums that overflow are taken for ones that are not."""
-    return bool(matrix.sum().isfinite())  # no sum with a number that is not finite is
 
 
 def diagonal_sizes(matrix: Tensor) -> Tensor:

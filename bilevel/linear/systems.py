@@ -23,7 +23,6 @@ from bilevel.derivatives.oracles import Bias
 from bilevel.linear.centre import FAR, Centre, Joined, pulled, shifted
 from bilevel.linear.cholesky import (
     EPS,
-    all_finite,
     diagonal_scales,
     factorise,
     known,
@@ -172,7 +171,7 @@ class PrimalSystem(AbstractSystem):
     @functools.cached_property
     def bad(self) -> Tensor:
         """Which runs are not finite, (R,)."""
-        if all_finite(self.hessian):
+        if trees.all_finite(self.hessian):
             return torch.zeros(len(self.hessian), dtype=torch.bool, device=self.hessian.device)
         return not_finite(self.hessian)
 
