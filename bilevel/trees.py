@@ -5,6 +5,7 @@ A tree is a tensor, None (no leaf: nothing is there), or a dict, list, tuple or 
 taken apart.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -72,6 +73,8 @@ def leaves(tree: Tree) -> list[Tensor]:
 
 def named_leaves(tree: Tree) -> list[tuple[str, Tensor]]:
     """The tensors of a tree, and what is in the place of some, with readable names."""
+    if isinstance(tree, Tensor):
+        return [("", tree)]
     pairs, _ = _pytree.tree_flatten_with_path(tree)
     return [(_pytree.keystr(path), leaf) for path, leaf in pairs]
 
@@ -159,7 +162,7 @@ def dot(a: Tree, b: Tree) -> Tensor:
 
 def norm(a: Tree) -> Tensor:
     """Euclidean norm per run over all leaves, shape (R,); scaled, so that it does not overflow."""
-    flat = flatten(a)
+    flat = _lift(a)[0].flatten(1) if isinstance(a, Tensor) else flatten(a)
     if flat.shape[1] == 0:
         return flat.new_zeros(len(flat))
     asked = not (torch.compiler.is_compiling() or is_functorch_wrapped_tensor(flat))
@@ -170,7 +173,7 @@ def norm(a: Tree) -> Tensor:
             safe = low < plain.item() < high
         else:
             safe = bool(((plain > low) & (plain < high)).all())
-        if safe:  # the scaled one has the same bits
+        if safe or not flat.any():  # the scaled one has the same bits
             return plain
     # a power of two: scaling by it is exact; runs that are zero or not finite are left alone
     scale = flat.abs().amax(1).log2().floor().exp2()
@@ -181,7 +184,14 @@ def norm(a: Tree) -> Tensor:
 
 def finite(tree: Tree) -> Tensor:
     """Whether all numbers of a run are finite, shape (R,)."""
-    return torch.stack([_finite(x.flatten(1)) for x in _lift(tree)]).all(0)
+    found = [_finite(x.flatten(1)) for x in _lift(tree)]
+    return found[0] if len(found) == 1 else torch.stack(found).all(0)
+
+
+def all_finite(tree: Tree) -> bool:
+    """Whether all numbers are finite, by their sums; ones that overflow count as infinite."""
+    # no sum with a number that is not finite is finite; it is quicker than to look at each
+    return all(math.isfinite(leaf.sum().item()) for leaf in leaves(tree))
 
 
 def _finite(numbers: Tensor) -> Tensor:
@@ -284,8 +294,7 @@ def check(tree: Tree, name: str, error: Callable[[str], Exception]) -> None:
             raise error(f"`{name}{path}` is {wrong}.")
         if not leaf.is_floating_point():
             raise error(f"`{name}{path}` must be floating point, got {leaf.dtype}.")
-        # no sum with a number that is not finite is finite; it is quicker than to look at each
-        if not (leaf.sum().isfinite() or leaf.isfinite().all()):
+        if not (all_finite(leaf) or leaf.isfinite().all()):
             raise error(f"`{name}{path}` holds values that are not finite.")
 
 

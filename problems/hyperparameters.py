@@ -167,9 +167,9 @@ class GroupRidge(Penalties):
         n = self.rows
         test = (x[n:], y[n:])
         if not self.folds:
-            validation = n // 4
-            fitted = (x[: n - validation], y[: n - validation])
-            scaled = self.scaled(fitted, (x[n - validation : n], y[n - validation : n]), test)
+            quarter = n // 4
+            fitted = (x[: n - quarter], y[: n - quarter])
+            scaled = self.scaled(fitted, (x[n - quarter : n], y[n - quarter : n]), test)
             return dict(zip(("train", "validation", "test"), scaled, strict=True))
         parts = np.array_split(np.arange(n), self.folds)
         made = []

@@ -17,6 +17,7 @@ from bilevel.bounds.lanczos import lanczos
 from bilevel.core.generators import generator
 from bilevel.data.rows import Rows
 from bilevel.derivatives.head_point import HeadPoint
+from bilevel.derivatives.linear_parts import PulledParts
 from bilevel.derivatives.linear_products import squared_cross
 from bilevel.linear.cholesky import EPS
 from bilevel.problem.linear_head import LinearHeadProblem
@@ -30,6 +31,8 @@ COLUMN_BYTES = 2**26
 """Memory in which columns are kept: all of them, or none."""
 CHUNK_BYTES = 2**26
 """Memory that the products which are computed side by side may take."""
+UNSEEN = 1e-12
+"""What products with random numbers do not show of a derivative that seems to be diagonal."""
 DRAWN = 0.1
 """How much of the head that Lanczos' method begins at is random, where the rest is not."""
 
@@ -90,21 +93,21 @@ class CrossDerivative:
         return found
 
     def at_heads(
-        self, function: Callable[[HeadPoint, Tree], tuple[Tree, ...]], heads: list[Tree], unit: Tree
+        self, function: Callable[[HeadPoint, Tree], tuple[Tree, ...]], heads: Tensor, unit: Tree
     ) -> Iterator[list[Tensor]]:
-        """A function of the point with each of some heads in turn, and of one vector.
+        """A function of the point with each of some heads (N, R, P) in turn, and of one vector.
 
         What it gives for a few heads, each tree as vectors (heads, R, numbers): for one after the
         other; of a single run for all, computed as if they were runs, where that takes little
         memory.
         """
         point, count = self.point, len(heads)
-        if len(trees.leaves(unit)[0]) > 1 or count > self.at_once or point.rows.chunks is not None:
+        if heads.shape[1] > 1 or count > self.at_once or point.rows.chunks is not None:
             for head in heads:
-                found = function(point.at(head), unit)
+                found = function(point.at(trees.unflatten(head, point.head)), unit)
                 yield [trees.flatten(tree).unsqueeze(0) for tree in found]
             return
-        together = trees.tree_map(lambda *leaves: torch.cat(leaves), *heads)
+        together = trees.unflatten(heads[:, 0], point.head)
         along = trees.tree_map(lambda leaf: leaf.expand(count, *leaf.shape[1:]), unit)
         found = function(self._copies(together, self._shared_rows), along)
         yield [trees.flatten(tree).unsqueeze(1) for tree in found]
@@ -116,13 +119,43 @@ class CrossDerivative:
         Where the penalty p, (1, m), is all of g that depends on the body, C v is its transpose
         times theta o v.
         """
-        point = self.point
-        parts, runs = point.oracles.parts, len(trees.leaves(point.body)[0])
-        if parts is None or not parts.free or runs > 1 or not self.fits(point.head.shape[1]):
-            return None
-        if parts.penalty(point.body, point.head).ndim == 3:  # one for each output
+        parts, point = self._penalties, self.point
+        if parts is None or not self.fits(point.head.shape[1]):
             return None
         return parts.penalty_jacobian(point.body, point.head)
+
+    @functools.cached_property
+    def own_slopes(self) -> Tensor | None:
+        """The diagonal of `slopes`, (1, m), where that is all of them; None elsewhere."""
+        parts, point = self._penalties, self.point
+        return None if parts is None else parts.penalty_slopes(point.body, point.head)
+
+    @property
+    def _penalties(self) -> PulledParts | None:
+        """The parts of one run, where the penalty is all of g that depends on the body."""
+        point = self.point
+        parts, runs = point.oracles.parts, len(trees.leaves(point.body)[0])
+        if parts is None or not parts.free or runs > 1:
+            return None
+        by_output = parts.penalty(point.body, point.head).ndim == 3
+        return None if by_output else parts
+
+    def turned(self, heads: Tensor, unit: Tree) -> Tensor | None:
+        """|C(theta + d) v - C v| for d (N, 1, P), of one run, (N, 1); None: it takes products.
+
+        Where penalties are all that depends on the body, C v is linear in the head.
+        """
+        if self.own_slopes is None and self.slopes is None:
+            return None
+        moved = heads[:, 0].reshape(len(heads), *unit.shape[1:]) * unit
+        moved = moved if moved.ndim == 2 else moved.sum(2)
+        if self.own_slopes is not None:
+            along = moved * self.own_slopes
+        else:
+            assert self.slopes is not None
+            along = moved @ self.slopes[0]
+        found: Tensor = torch.linalg.vector_norm(along, dim=1).unsqueeze(1)
+        return found
 
     def columns(self) -> Tensor:
         """All of C, (R, P, numbers of the body)."""
@@ -138,11 +171,17 @@ class CrossDerivative:
         """|C|, (R,).
 
         It is spectral: computed for heads of up to 512 numbers where the columns fit in 64 MiB,
-        elsewhere estimated by `leading`. On rows in chunks, where each product is a pass over all
-        of them, it is the Frobenius norm for heads of more than 16 numbers, estimated from as many
-        random signs.
+        elsewhere estimated by `leading`. Where each penalty has a number of the body of its own, it
+        is that of a diagonal. On rows in chunks, where each product is a pass over all of them, it
+        is the Frobenius norm for heads of more than 16 numbers, estimated from that many random
+        signs.
         """
         size = self.point.size
+        if self.own_slopes is not None:  # its columns are orthogonal
+            head = self.point.head
+            lengths = head.abs() if head.ndim == 2 else torch.linalg.vector_norm(head, dim=2)
+            most: Tensor = (lengths * self.own_slopes.abs()).amax(1) * (1 + UNSEEN)
+            return most
         if self.point.rows.chunks is not None and size > CHUNKED_PROBES:
             return self.from_signs(CHUNKED_PROBES)
         kept = size <= LARGEST_NORM and self.fits(size)

@@ -25,6 +25,7 @@ from bilevel.heads.quadratic import (
     deviation,
     is_quadratic,
     landing,
+    linear_moments,
     quadratic_system,
     uses_dual,
 )
@@ -174,7 +175,7 @@ class Certifier:
             point: float64, as everything here.
         """
         head, head_set = point.head, point.problem.head_set
-        slope = point.gradient()
+        slope = self._slope(system, point)
         size = trees.norm(slope)
         if self.kind == "unknown":
             nothing = torch.full_like(size, torch.nan)
@@ -188,12 +189,27 @@ class Certifier:
             residual = largest * trees.norm(trees.tree_map(torch.sub, head, end.head))
             here, there = (x.value() for x in (point, end))
             descent = here - there + 10 * EPS * (here.abs() + there.abs())
-        safe = residual + _rounding(point, largest)
+        safe = residual + _rounding(point, largest, system)
         if self.form == "gradients":  # which may tell otherwise here
             assert isinstance(system, PrimalSystem)
             safe = safe + 2 * _off(system, point, end)
         value = descent + safe.square() / (2 * mu)
         return HeadCertificate(residual, mu, safe / mu, value, largest)
+
+    def _slope(self, system: AbstractSystem | None, point: HeadPoint) -> Tree:
+        """d_theta g: where a Gram matrix is kept, and was found to be that of the rows, from it.
+
+        Its rounding is that of sums over the rows, as that of the rows is.
+        """
+        parts, head = point.oracles.parts, point.head
+        if system is not None and system.known is not None and parts is not None:
+            columns = head if head.ndim == 3 else head.unsqueeze(2)
+
+            def by_gram() -> Tensor:
+                return linear_moments(point).slope(columns).reshape(head.shape)
+
+            parts.of_rows("slope", point.rows, by_gram, head)
+        return point.gradient()
 
     def _curvature(
         self, system: AbstractSystem | None, point: HeadPoint, like: Tensor
@@ -237,7 +253,7 @@ def _of_criterion(point: HeadPoint, high: Tensor) -> tuple[Tensor, Tensor]:
     return least, curvature * (high - least) + most
 
 
-def _rounding(point: HeadPoint, largest: Tensor) -> Tensor:
+def _rounding(point: HeadPoint, largest: Tensor, system: AbstractSystem | None) -> Tensor:
     """How much of the computed gradient may be rounding, (R,)."""
     oracles, body, rows = point.oracles, point.body, point.rows
     length = trees.norm(point.head)
@@ -252,7 +268,12 @@ def _rounding(point: HeadPoint, largest: Tensor) -> Tensor:
         parts = oracles.linear_parts(body, rows)
         (n, m), p, prior = parts.design.shape[1:], parts.penalty, parts.prior
         weight = 1.0 if parts.weights is None else parts.weights.flatten(1).amax(1)
-        design = parts.design.flatten(1).norm(dim=1)
+        if system is not None and system.known is not None:
+            # products that were rounded before they were added up: twice as much
+            design = (n * system.known.gram.trace).sqrt()
+            weight = 2.0 * weight
+        else:
+            design = parts.design.flatten(1).norm(dim=1)
         if parts.targets.is_floating_point():
             targets = parts.targets.flatten(1).norm(dim=1)
         else:  # the slopes of class probabilities are at most sqrt(2)

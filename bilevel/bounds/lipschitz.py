@@ -6,6 +6,7 @@ over any distance, is its derivative everywhere. Elsewhere they are estimated fr
 around the head.
 """
 
+import functools
 import itertools
 from typing import NamedTuple
 
@@ -13,18 +14,22 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.bounds.bending import bending
 from bilevel.bounds.cross_derivative import CrossDerivative, root, spectral
 from bilevel.bounds.heads import BoundKind
 from bilevel.core.generators import generator, normal
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.linear.cholesky import EPS
 from bilevel.problem.linear_head import LinearHeadProblem
+from bilevel.problem.sets import Everywhere
 from bilevel.trees import Tree
 
 THIRD_BYTES = 2**29
 """Memory that all third derivatives together may pass through: about a second."""
 DIRECTIONS = 4
 UNSEEN = 1e-7
+DIGITS = 20
+"""Binary ones of an estimate."""
 SMALL = 1e-100
 SMALLEST = torch.finfo(torch.float64).tiny
 
@@ -113,57 +118,72 @@ def estimated_constants(
     length = trees.norm(along)
     length = torch.where(length > 0, length, torch.ones_like(length))
     unit = trees.tree_map(lambda leaf: leaf / trees.per_run(length, leaf), along)
-    cross = CrossDerivative(point)
-    slopes = cross.slopes
+    cross, flat = CrossDerivative(point), trees.flatten(head)
+    others = _around(point, distance)
+    turned = cross.turned(others - flat, unit)
 
     def at(there: HeadPoint, unit: Tree) -> tuple[Tree, ...]:
         found: tuple[Tree, ...] = there.body_gradients()
-        found = found if slopes is not None else (*found, there.cross_vjp(unit))
+        found = found if turned is not None else (*found, there.cross_vjp(unit))
         return found if quadratic else (*found, there.hvp(unit))
 
-    heads = _around(point, distance)
-    others = torch.stack([trees.flatten(one) for one in heads])
-    found = cross.at_heads(at, [head, *heads], unit)
-    first, changes = next(found), []
-    here = [some[0] for some in first]
-    for there in itertools.chain([[some[1:] for some in first]], found):
-        changes.append(torch.stack([_apart(a, b) for a, b in zip(there, here, strict=True)]))
-    apart = torch.cat(changes, 1)
-    if slopes is not None:  # C v is linear in the head
-        moved = torch.stack([((there - head) * unit)[0] for there in heads])
-        moved = moved if moved.ndim == 2 else moved.sum(2)
-        turned = torch.linalg.vector_norm(moved @ slopes[0], dim=1).reshape(1, -1, 1)
-        apart = torch.cat([apart[:2], turned, apart[2:]])
-    squares = (apart / _apart(others, trees.flatten(head))).square().nan_to_num(0.0)
-    mean = squares[:, :-1].sum(1) * point.size / (len(heads) - 1)
-    body_gradient, head_gradient, bent, *rest = torch.maximum(mean, squares[:, -1]).sqrt()
+    if turned is not None and quadratic:
+        apart = bending(cross, others)
+    else:
+        found = cross.at_heads(at, torch.cat([flat.unsqueeze(0), others]), unit)
+        first, changes = next(found), []
+        here = [some[0] for some in first]
+        beside = [some[1:] for some in first]
+        for there in itertools.chain([beside] if len(beside[0]) else [], found):
+            changes.append(torch.stack([_apart(a, b) for a, b in zip(there, here, strict=True)]))
+        apart = torch.cat(changes, 1)
+    if turned is not None:
+        apart = torch.cat([apart[:2], turned.unsqueeze(0), apart[2:]])
+    squares = (apart / _apart(others, flat)).square().nan_to_num(0.0)
+    mean = squares[:, :-1].sum(1) * (point.size / (len(others) - 1))
+    largest = _rounded_up(torch.maximum(mean, squares[:, -1]).sqrt())
+    body_gradient, head_gradient, bent, *rest = largest
     hessian = rest[0] if rest else torch.zeros_like(bent)
     norm = cross.norm() + bent * distance
     note = "The Lipschitz constants are estimated from differences around the head."
     return Constants(body_gradient, head_gradient, bent, hessian, norm, "estimated", note)
 
 
-def _around(point: HeadPoint, distance: Tensor) -> list[Tree]:
-    """Heads around that of the point, the last one against the gradient."""
-    head, flat = point.head, trees.flatten(point.head)
+def _rounded_up(numbers: Tensor) -> Tensor:
+    """To a few digits, so that they do not tell in which order sums were made."""
+    mantissa, exponent = torch.frexp(numbers)
+    return torch.ldexp((mantissa * 2**DIGITS).ceil() / 2**DIGITS, exponent)
+
+
+def _around(point: HeadPoint, distance: Tensor) -> Tensor:
+    """Heads around that of the point, the last one against the gradient, (N, R, P)."""
+    head, flat, head_set = point.head, trees.flatten(point.head), point.problem.head_set
     count = min(flat.shape[1], DIRECTIONS)
     step = torch.maximum(distance, 1e-4 * (1 + trees.norm(head))).unsqueeze(1)
-    drawn = torch.linalg.qr(normal("directions", flat.shape[1], count)).Q.T.to(flat)
+    drawn = _directions(flat.shape[1], count).to(flat)
     slope = trees.flatten(point.gradient())
     against = -slope / slope.norm(dim=1, keepdim=True).clamp(min=SMALLEST)
-    heads = []
-    for direction in (*drawn, against):
-        shift = trees.unflatten((step * direction).expand_as(flat), head)
-        heads.append(point.problem.head_set.project(trees.tree_map(torch.add, head, shift)))
-    return heads
+    directions = drawn.unsqueeze(1).expand(count, *flat.shape)
+    heads = flat + step * torch.cat([directions, against.unsqueeze(0)])
+    if isinstance(head_set, Everywhere):
+        return heads
+    projected = (head_set.project(trees.unflatten(one, head)) for one in heads)
+    return torch.stack([trees.flatten(one) for one in projected])
+
+
+@functools.lru_cache(maxsize=8)
+def _directions(size: int, count: int) -> Tensor:
+    """Orthogonal directions, (count, size), the same in every call; not to be written into."""
+    found: Tensor = torch.linalg.qr(normal("directions", size, count)).Q.T
+    return found
 
 
 def _apart(some: Tensor, other: Tensor) -> Tensor:
     """|a - b| of (N, R, P) and (R, P): as `trees.norm`, but for passes for extreme numbers."""
     off = some - other
     found: Tensor = torch.linalg.vector_norm(off, dim=2)
-    sure = (found > SMALL) & (found < 1 / SMALL)
-    if bool(sure.all()) or not bool(off.any()):
+    least, most = found.aminmax()
+    if SMALL < float(least) <= float(most) < 1 / SMALL or not bool(off.any()):
         return found
     return trees.norm(off.flatten(0, 1)).reshape(found.shape)
 

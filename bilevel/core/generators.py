@@ -9,9 +9,14 @@ import torch
 
 def generator(seed: int, *stream: str | int) -> torch.Generator:
     """A generator for one purpose of one seed; different streams are independent."""
+    return torch.Generator().manual_seed(_state(seed, stream))
+
+
+@functools.lru_cache(maxsize=64)
+def _state(seed: int, stream: tuple[str | int, ...]) -> int:
     words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in stream]
     state = np.random.SeedSequence([seed, *words]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+    return int(state[0] >> np.uint64(1))
 
 
 FEW = 100_000

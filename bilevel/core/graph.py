@@ -17,6 +17,9 @@ def ordinary() -> Iterator[None]:
     Whoever calls it may be in `inference_mode`, `no_grad`, `autocast` or `detect_anomaly`, or have
     another default device; none of them changes a number.
     """
+    if not _unusual():
+        yield
+        return
     with ExitStack() as modes:
         modes.enter_context(torch.inference_mode(False))
         modes.enter_context(torch.enable_grad())
@@ -27,6 +30,18 @@ def ordinary() -> Iterator[None]:
         if torch.get_default_device().type != "cpu":
             modes.enter_context(torch.device("cpu"))
         yield
+
+
+def _unusual() -> bool:
+    """Whether torch is in another mode than that in which it starts."""
+    return (
+        torch.is_inference_mode_enabled()
+        or not torch.is_grad_enabled()
+        or torch.is_anomaly_enabled()
+        or torch.is_autocast_enabled("cpu")
+        or torch.is_autocast_enabled("cuda")
+        or torch.get_default_device().type != "cpu"
+    )
 
 
 def variable(tree: Tree) -> Tree:

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bilevel import trees
 from bilevel.core.generators import generator
+from bilevel.trees import Tree
 
 MOST = 10
 """Things known by one name or another; more are forgotten, the oldest one first."""
@@ -144,6 +146,21 @@ class Known:
         found = make()
         self._keep(name, (shapes, (weights, odd), sums), found)
         return found
+
+    def of_equal(self, name: Any, tree: Tree) -> Any:
+        """What was noted of a tree of these numbers; None if nothing was."""
+        before, found = self._made.get(name, (None, None))
+        if before is None:
+            return None
+        if isinstance(tree, Tensor) and isinstance(before, Tensor):
+            same = tree.dtype == before.dtype and torch.equal(tree, before)
+        else:
+            same = trees.structure(tree) == trees.structure(before) and trees.equal(tree, before)
+        return found if same else None
+
+    def note_equal(self, name: Any, tree: Tree, found: Any) -> None:
+        """Keep what was found of few numbers, which are copied."""
+        self._keep(name, trees.tree_map(torch.clone, trees.detach(tree)), found)
 
     def _keep(self, name: Any, mark: Any, found: Any) -> None:
         self._made.pop(name, None)

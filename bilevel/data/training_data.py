@@ -69,7 +69,8 @@ class TrainingData:
         check_instance(problem, StackelbergProblem, "problem", "an instance of your problem")
         for name in ("body_set", "head_set"):
             check_instance(getattr(problem, name), ConvexSet, name, "Box(0, 1)")
-        check_device(device)
+        if known is None:  # else a body is there
+            check_device(device)
         self.problem, self.dtype, self.device = problem, dtype, device
         self._number(seeds)
         self.given = groups is not None

@@ -95,10 +95,13 @@ def _known_head(data: TrainingData, known: Known) -> Tree:
     """The initial heads, looked at and moved once, as long as `init_head` draws the same."""
     # what it draws from, a network or an array, need not be an attribute that tells its changes
     drawn = data.problem.init_head(generator(data.distinct[0], "head"))
+    found = known.of_equal("head", drawn)
+    if found is not None:
+        return found
     trees.check(drawn, "init_head()", ProblemError)
-    numbers = trees.flatten(trees.single(trees.detach(drawn)))
-    name = "head", trees.structure(drawn)
-    return known.by_numbers(name, [numbers], lambda: _initial(data, "head"))
+    found = _initial(data, "head")
+    known.note_equal("head", drawn, found)
+    return found
 
 
 def _initial(data: TrainingData, level: str) -> Tree:

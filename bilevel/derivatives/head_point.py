@@ -13,6 +13,8 @@ from bilevel.derivatives.oracles import Oracles
 from bilevel.problem.base import StackelbergProblem
 from bilevel.trees import Tree
 
+SLOPES = "slopes of F"
+
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class HeadPoint:
@@ -108,12 +110,15 @@ class HeadPoint:
 
     def body_value(self) -> Tensor:
         """F, (R,)."""
-        return self.oracles.body_value(self.body, self.head, self.rows)
+        at = self.body, self.head, self.rows
+        known = self.oracles.kept.known(self.body, self.rows, SLOPES, self.head)
+        value: Tensor = self.oracles.body_value(*at) if known is None else known[2]
+        return self.oracles.body_value(*at) if value is None else value
 
     def body_gradients(self) -> tuple[Tree, Tree]:
         """d_w F and d_theta F."""
-        at, made = (self.body, self.head, self.rows), self.oracles.body_gradients
-        found: tuple[Tree, Tree] = self.oracles.kept.first(
-            self.body, self.rows, "slopes of F", lambda: made(*at), self.head
+        at, made = (self.body, self.head, self.rows), self.oracles.body_slopes
+        found: tuple[Tree, ...] = self.oracles.kept.first(
+            self.body, self.rows, SLOPES, lambda: made(*at), self.head
         )
-        return found
+        return found[0], found[1]

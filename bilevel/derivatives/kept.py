@@ -41,9 +41,16 @@ class Kept:
         """The same of what is as long as the body: only what is asked for first is kept."""
         if self._made is None:
             return make()
-        asked = body, rows.groups, *of
         if name not in self._made:
-            self._made[name] = make(), asked
+            self._made[name] = make(), (body, rows.groups, *of)
+        found = self.known(body, rows, name, *of)
+        return make() if found is None else found
+
+    def known(self, body: Tree, rows: Rows, name: str, *of: Any) -> Any:
+        """What was kept by `first`; None if nothing was, or of something else."""
+        if self._made is None or name not in self._made:
+            return None
         found, known = self._made[name]
+        asked = body, rows.groups, *of
         same = len(asked) == len(known) and all(map(operator.is_, asked, known))
-        return found if same else make()
+        return found if same else None

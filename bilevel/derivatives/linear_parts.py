@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from bilevel import trees
+from bilevel.core.generators import normal
 from bilevel.data.rows import Rows, same_rows
 from bilevel.derivatives.over_heads import averaged, over_heads, runs_of
 from bilevel.derivatives.reverse import loss_products, pullback
@@ -100,6 +101,8 @@ class Pulled(NamedTuple):
 
 
 NOTHING = (None, None, None)
+ROUNDING = 1e-14
+"""What two products with the same derivative may differ by, relative to it."""
 
 
 class PulledParts:
@@ -204,14 +207,34 @@ class PulledParts:
         found = [leaf.reshape(count, -1) for leaf in trees.leaves(pull(unit, each=True))]
         return torch.cat(found, 1).unsqueeze(0)
 
-    def _pulled_penalty(self, body: Tree, like: Tensor) -> tuple[Tensor, Callable[..., Tree]]:
-        """The penalty with its pull-back, made once while parts are shared."""
+    def penalty_slopes(self, body: Tree, like: Tensor) -> Tensor | None:
+        """The same where each penalty has a number of the body of its own, in their order: (1, m).
+
+        None where one depends on another number too: products with random numbers tell.
+        """
+        value, pull = self._pulled_penalty(body, like, keep=True)
+        ones = torch.ones_like(value)
+        found = trees.flatten(pull(ones))
+        if found.shape != value.shape:
+            return None
+        drawn = normal("slopes", *value.shape).to(value)
+        pulled = trees.flatten(pull(drawn))
+        own = found * drawn
+        return found if bool(((pulled - own).abs() <= ROUNDING * own.abs()).all()) else None
+
+    def _pulled_penalty(
+        self, body: Tree, like: Tensor, *, keep: bool = False
+    ) -> tuple[Tensor, Callable[..., Tree]]:
+        """The penalty with its pull-back, made once while parts are shared.
+
+        Outside of that it is for one cotangent, unless the graph is to be kept.
+        """
 
         def made(w: Tree) -> Tensor:
             return self._penalties(w, like)
 
         if self._penalty is None or torch.compiler.is_compiling():
-            return pullback(made, body)
+            return pullback(made, body, keep=keep)
         at, kind, found = self._penalty
         if at is not body or kind != (like.shape, like.dtype):
             found = pullback(made, body, keep=True)

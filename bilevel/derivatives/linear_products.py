@@ -22,14 +22,14 @@ def rows_gradient(parts: LinearParts, head: Tensor, criterion: AbstractCriterion
 
 def drawn(parts: LinearParts, summed: Tensor, head: Tensor) -> Tensor:
     """With p o (theta - q) added to what the rows give."""
-    return penalised(parts, summed, head if parts.prior is None else head - parts.prior)
+    away = head if parts.prior is None else head - parts.prior
+    return penalised(parts.penalty, summed, away)
 
 
-def penalised(parts: LinearParts, summed: Tensor, vector: Tensor) -> Tensor:
+def penalised(penalty: Tensor, summed: Tensor, vector: Tensor) -> Tensor:
     """With p o v added to what the rows give for v."""
-    one = vector.ndim == 2 or parts.penalty.ndim == 3
-    penalty = parts.penalty if one else parts.penalty.unsqueeze(2)
-    return summed + penalty * vector
+    one = vector.ndim == 2 or penalty.ndim == 3
+    return summed + (penalty if one else penalty.unsqueeze(2)) * vector
 
 
 def product(
@@ -41,7 +41,7 @@ def product(
     else:
         fitted, along = _products(parts, head, vector)
         _, curved = loss_products(criterion, fitted, parts.targets, along)
-    return penalised(parts, _summed(parts, curved, vector), vector)
+    return penalised(parts.penalty, _summed(parts, curved, vector), vector)
 
 
 def squared_cross(

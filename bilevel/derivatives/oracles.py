@@ -142,13 +142,15 @@ class Oracles:
     def head_gradient(self, body: Tree, head: Tree, rows: Rows) -> Tree:
         """d_theta g."""
         if self.features is None and self.parts is not None and self.parts.structured:
-            parts, criterion = self.linear_parts(body, rows), self.parts.problem.criterion
+            criterion = self.parts.problem.criterion
 
             def by_rows() -> Tensor:
-                return linear_products.rows_gradient(parts, head, criterion)
+                return linear_products.rows_gradient(self.linear_parts(body, rows), head, criterion)
 
             found = self.parts.of_rows("slope", rows, by_rows, head)
-            return linear_products.drawn(parts, found, head)
+            if "prior" in self.overridden:
+                return linear_products.drawn(self.linear_parts(body, rows), found, head)
+            return linear_products.penalised(self.parts.penalty(body, head), found, head)
         return self._gradients(self.problem.head_objective, body, head, rows, "head")[1]
 
     @of_body
@@ -164,7 +166,14 @@ class Oracles:
     @of_body
     def body_gradients(self, body: Tree, head: Tree, rows: Rows) -> tuple[Tree, Tree]:
         """d_w F and d_theta F."""
-        return self._gradients(self.problem.body_objective, body, head, rows, "both")
+        return self.body_slopes(body, head, rows)[:2]
+
+    @of_body
+    def body_slopes(self, body: Tree, head: Tree, rows: Rows) -> tuple[Tree, Tree, Tensor | None]:
+        """The same, and F, (H,); None where it is not on the way."""
+        if self.features is not None:
+            return *self.features.gradients(body, head, rows, "both"), None
+        return self._valued(self.problem.body_objective, body, head, rows, "both")
 
     @in_chunks
     def joint_gradient(self, body: Tree, head: Tree, rows: Rows) -> tuple[Tree, Tree]:
@@ -323,17 +332,22 @@ class Oracles:
     ) -> tuple[Tree, Tree]:
         if self.features is not None:
             return self.features.gradients(body, head, rows, level)
+        return self._valued(function, body, head, rows, level)[:2]
+
+    def _valued(
+        self, function: Objective, body: Tree, head: Tree, rows: Rows, level: str
+    ) -> tuple[Tree, Tree, Tensor]:
         both = {"body": body, "head": head}
         chosen = both if level == "both" else {level: both[level]}
 
-        def total(levels: Tree) -> Tensor:
+        def all_values(levels: Tree) -> Tensor:
             at = {**both, **levels}
-            return self._values(function, at["body"], at["head"], rows).sum()
+            return self._values(function, at["body"], at["head"], rows)
 
-        value, pull = pullback(total, chosen)
-        found = pull(torch.ones_like(value))
+        values, pull = pullback(all_values, chosen)
+        found = pull(torch.ones_like(values))
         in_body = averaged(found["body"], head) if "body" in found else None
-        return in_body, found.get("head")
+        return in_body, found.get("head"), values
 
     def _second(self, body: Tree, head: Tree, vector: Tree, rows: Rows, level: str) -> Tree:
         # d/dx <d_theta g, v> = (d_x d_theta g) v: one more backward pass, and no matrix. Reverse

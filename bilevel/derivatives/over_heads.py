@@ -26,6 +26,9 @@ def over_heads(
     if not mapped and not rows.of_tasks and runs_of(body) == 1:
         one = (trees.take(level, 0) for level in (body, head))
         return trees.single(function(*one, rows.of_run(0)))
+    if not rows.of_tasks and rows.in_dims is None:  # what all share need not be taken apart
+        groups = rows.groups
+        return vmap(lambda *levels: function(*levels, groups))(body, head)
     if not rows.of_tasks:
         return vmap(function, in_dims=(0, 0, rows.in_dims))(body, head, rows.groups)
     of_body = vmap(function, in_dims=(None, 0, rows.task_dims))

@@ -13,6 +13,7 @@ from bilevel.core.generators import generator
 from bilevel.core.status import Status
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.errors import IncompatibleError, SingularHeadError
+from bilevel.linear.cholesky import EPS
 from bilevel.linear.dual import DualSystem, linear_system
 from bilevel.linear.gram import row_moments
 from bilevel.linear.systems import AbstractSystem, PrimalSystem, RowMoments
@@ -128,10 +129,13 @@ def refuse_singular(system: AbstractSystem, point: HeadPoint, remedy: str = "") 
 
 
 def _surely_definite(system: AbstractSystem) -> bool:
-    """Whether penalties tell, so that no eigenvalue is asked for."""
-    if not isinstance(system, PrimalSystem):
+    """Whether penalties tell, or a spectrum that is kept, so that no eigenvalue is asked for."""
+    if isinstance(system, PrimalSystem) and bool((system.floor > 0).all()):
+        return not bool(system.bad.any())
+    if system.known is None:
         return False
-    return bool((system.floor > 0).all()) and not bool(system.bad.any())
+    low, high = system.known.bounds()
+    return bool((low > system.known.penalty.shape[2] * EPS * high).all())
 
 
 def _parallel(system: PrimalSystem) -> Tensor:

@@ -162,7 +162,7 @@ class Condition:
         residual = trees.norm(factor.product(found) - columns)
         value = found if by_output else trees.unflatten(found.squeeze(2), like)
         status = torch.full_like(residual, int(Status.CONVERGED), dtype=torch.int64)
-        status = status.masked_fill(~residual.isfinite(), int(Status.SINGULAR))
+        status = status.masked_fill(residual - residual != 0, int(Status.SINGULAR))  # not finite
         return LinearSolution(trees.cast(value, trees.leaves(right)[0].dtype), residual, status)
 
     def _by_products(self, right: Tree, factor: BlockFactor | None) -> LinearSolution:

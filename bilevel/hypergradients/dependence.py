@@ -69,10 +69,13 @@ def overlooked(
 ) -> Tensor:
     """In which runs F - v' d_theta g changes with the body by other than its derivative, (R,).
 
-    Central differences along one random direction, at a fixed head, against `slope`. `detach`,
+    Differences along one random direction, at a fixed head, against `slope`. `detach`,
     `torch.no_grad()` and rounding cut the way from the body to an objective, and what autograd then
     gives is the gradient of something else. A difference that rounding may explain is none, nor is
     one that an error within the bound makes: 4 standard deviations of it along the direction.
+
+    The first one is from the body itself, where both objectives are known: it takes one evaluation,
+    and says as much where it agrees. Curvature may tell it from `slope`: then central ones decide.
 
     Args:
         point: float64, as everything here.
@@ -91,9 +94,9 @@ def overlooked(
     def own_scale() -> Tensor:
         return trees.flatten(trees.tree_map(_largest, body))
 
-    def value(at: Tensor) -> Tensor:
+    def value(at: Tensor | None) -> Tensor:
         nonlocal size
-        moved = point.moved(trees.unflatten(at, body))
+        moved = point if at is None else point.moved(trees.unflatten(at, body))
         found = moved.body_value()
         size = torch.maximum(size, found.abs().nan_to_num(0.0, 0.0, 0.0))
         if adjoint is None:
@@ -105,12 +108,19 @@ def overlooked(
         terms = trees.norm(adjoint) * largest * (trees.norm(point.head) + 1)
     unseen = torch.ones_like(largest, dtype=torch.bool)
     told = ~unseen
-    for width, scaled in ((WIDTH, usual_scale), (WIDTH, own_scale), (NARROW, usual_scale)):
+    each = trees.flatten(slope)
+    for back, width, scaled in (
+        (0, WIDTH, usual_scale),
+        (1, WIDTH, usual_scale),
+        (1, WIDTH, own_scale),
+        (1, NARROW, usual_scale),
+    ):
         scale = scaled()
         direction = drawn * scale
-        expected = trees.dot(slope, trees.unflatten(direction, body))
-        usual = (trees.flatten(slope) * direction).norm(dim=1)
-        seen = (value(flat + width * direction) - value(flat - width * direction)) / (2 * width)
+        along = each * direction
+        expected, usual = along.sum(1), along.norm(dim=1)
+        behind = value(flat - width * direction) if back else value(None)
+        seen = (value(flat + width * direction) - behind) / ((1 + back) * width)
         rounding = 100 * EPS * (size + terms) / width
         known = 4 * bound * scale.amax(1)
         off = (seen - expected).abs() > SHARE * (usual + seen.abs()) + rounding + known

@@ -30,10 +30,9 @@ def factorise(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     status = torch.full((len(matrix),), int(Status.CONVERGED), device=matrix.device)
     if torch.compiler.is_compiling():  # no copy of factors to mark them: that takes longer than all
         return factor, matrix, status.masked_fill(weak, int(Status.DIVERGED))
-    bad = not_finite(matrix)
-    if not bool((bad | weak).any()):
+    if trees.all_finite(matrix) and not bool(weak.any()):
         return factor, matrix, status
-    safe, _ = replace_bad(matrix)
+    safe, bad = replace_bad(matrix)
     factor, weak = positive_cholesky(safe)
     status = status.masked_fill(weak, int(Status.JITTERED))
     for jitter in JITTERS:

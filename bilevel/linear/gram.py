@@ -8,9 +8,10 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.data.rows import Rows
 from bilevel.derivatives.linear_parts import LinearParts
-from bilevel.derivatives.oracles import Oracles
+from bilevel.derivatives.oracles import Bias, Oracles
 from bilevel.errors import IncompatibleError
 from bilevel.linear.centre import Centre, Joined
+from bilevel.linear.spectrum import GramSpectrum, Spectrum
 from bilevel.linear.systems import RowMoments
 from bilevel.trees import Tree
 
@@ -133,12 +134,25 @@ def row_moments(oracles: Oracles, body: Tree, rows: Rows) -> RowMoments:
     if known is None or not _lasts(oracles, parts):
         return RowMoments.of(parts, bias)
     joined = Joined.of(parts, bias)
-    product, centre = known.by_numbers(
+    product, centre, kept = known.by_numbers(
         ("gram", parts.design.dtype),
         [parts.design, joined.parts.targets],
-        lambda: (joined.products(), joined.centre),
+        lambda: _made(joined, bias),
     )
-    return RowMoments.cut(product, joined.penalty, centre, bias)
+    return RowMoments.cut(product, joined.penalty, centre, bias)._replace(kept=kept)
+
+
+def _made(joined: Joined, bias: Bias | None) -> tuple[Tensor, Centre | None, GramSpectrum]:
+    """What is kept of rows: [A u]'[A u] / n, its centre, and the spectrum; none of the rows."""
+    product, centre, rows = joined.products(), joined.centre, joined.parts.design.shape[1]
+    nothing = torch.zeros_like(joined.penalty[:, :1])
+    bare = RowMoments.cut(product, nothing, centre, bias)
+
+    def spectrum() -> Spectrum:
+        return bare.system(rows).primal().spectrum
+
+    diagonal = bare.system(rows).primal().hessian[:, 0].diagonal(dim1=1, dim2=2).clone()
+    return product, centre, GramSpectrum(spectrum, diagonal)
 
 
 def _lasts(oracles: Oracles, parts: LinearParts) -> bool:

@@ -1,11 +1,16 @@
 """The ends of the spectra of symmetric matrices, and how far rounding may have moved them."""
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from bilevel.linear.cholesky import EPS
+
+NEAR = 3
+"""How many times a lower bound on an eigenvalue may lie below it, to be taken in its place."""
 
 
 class Spectrum(NamedTuple):
@@ -38,3 +43,61 @@ class Spectrum(NamedTuple):
     def definite(self, size: int) -> Tensor:
         """Whether all m x m matrices of a run are positive definite, with room for rounding."""
         return (self.low > size * EPS * self.high).all(1)
+
+
+class GramSpectrum:
+    """The spectrum of Gram matrices that are kept, found when it is first asked for.
+
+    Args:
+        make: the ends, (R, 1).
+        diagonal: of the matrices, (R, m).
+    """
+
+    def __init__(self, make: Callable[[], Spectrum], diagonal: Tensor) -> None:
+        self._make, self.diagonal = make, diagonal
+
+    @functools.cached_property
+    def ends(self) -> Spectrum:
+        """Of the matrices as they are."""
+        return self._make()
+
+    @functools.cached_property
+    def trace(self) -> Tensor:
+        """(R,), rounded up."""
+        size = self.diagonal.shape[1]
+        return self.diagonal.sum(1) * (1 + size * EPS)
+
+
+class Penalised(NamedTuple):
+    """Gram matrices G whose spectrum is kept, and the penalties that make H = G + diag(p) of them.
+
+    Attributes:
+        gram: of G.
+        penalty: p, (R, J, m).
+    """
+
+    gram: GramSpectrum
+    penalty: Tensor
+
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """Bounds on the eigenvalues of H from below and from above, (R,): those of G and p apart.
+
+        Source: Weyl's inequalities, Horn and Johnson, Matrix Analysis (2nd ed. 2013), theorem
+        4.3.1. Differs from the source in: None.
+        """
+        ends, penalty = self.gram.ends, self.penalty.flatten(1)
+        low = (ends.low.amin(1) + penalty.amin(1)) * (1 - 4 * EPS)
+        high = (ends.high.amax(1) + penalty.amax(1)) * (1 + 4 * EPS)
+        return low, high
+
+    def near(self) -> tuple[Tensor, Tensor] | None:
+        """The same where they are as good as eigenvalues; None: these may tell much more.
+
+        The smallest eigenvalue is below each entry of the diagonal, and the largest one above half
+        of its bound.
+        """
+        low, high = self.bounds()
+        least = (self.gram.diagonal.unsqueeze(1) + self.penalty).amin((1, 2))
+        least = torch.minimum(least, self.gram.ends.least.amin(1) + self.penalty.amax((1, 2)))
+        # rounding that takes half of it is for eigenvalues of the scaled matrix to judge
+        return (low, high) if bool(((low > 0) & (NEAR * low >= least)).all()) else None

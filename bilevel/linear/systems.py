@@ -20,7 +20,7 @@ from typing_extensions import override
 from bilevel import trees
 from bilevel.derivatives.linear_parts import LinearParts
 from bilevel.derivatives.oracles import Bias
-from bilevel.linear.centre import FAR, Centre, Joined, pulled
+from bilevel.linear.centre import FAR, Centre, Joined, pulled, shifted
 from bilevel.linear.cholesky import (
     EPS,
     diagonal_scales,
@@ -38,11 +38,17 @@ from bilevel.linear.factor import (
     merge_outputs,
     split_outputs,
 )
-from bilevel.linear.spectrum import Spectrum
+from bilevel.linear.spectrum import GramSpectrum, Penalised, Spectrum
 
 
 class AbstractSystem(abc.ABC):
-    """A symmetric positive definite system with its right-hand sides."""
+    """A symmetric positive definite system with its right-hand sides.
+
+    Attributes:
+        known: what H is made of, where the spectrum of its Gram matrix is kept.
+    """
+
+    known: Penalised | None = None
 
     @abc.abstractmethod
     def factorised(self) -> tuple[Tensor, Tensor, Factor]:
@@ -69,6 +75,13 @@ class AbstractSystem(abc.ABC):
     def definite(self) -> Tensor:
         """Whether H is positive definite for all that rounding may have done to it, (R,)."""
 
+    def product(self, vector: Tensor) -> tuple[Tensor, Tensor] | None:
+        """H x for (R, m, K), and how much of it may be rounding for each unit of |x|, (R,).
+
+        None where no matrix tells it quicker than the rows that it is made of.
+        """
+        return None
+
     @abc.abstractmethod
     def primal(self) -> "PrimalSystem":
         """The same system with H and b as they are."""
@@ -84,6 +97,7 @@ class PrimalSystem(AbstractSystem):
         floor: a proven lower bound on the eigenvalues, (R,): the smallest penalty, or -inf.
         rows: how many rows were summed up in `hessian`, each sum with its rounding.
         terms: the trace of what was added up to make H; None: that of H.
+        known: see `AbstractSystem`.
     """
 
     hessian: Tensor
@@ -91,6 +105,7 @@ class PrimalSystem(AbstractSystem):
     floor: Tensor
     rows: int = 0
     terms: Tensor | None = None
+    known: Penalised | None = None
 
     def factorised(self) -> tuple[Tensor, Tensor, PrimalFactor]:
         """Cholesky, then one step of iterative refinement."""
@@ -104,15 +119,34 @@ class PrimalSystem(AbstractSystem):
         return merge_outputs(self.hessian @ columns - self.moment)
 
     @override
+    def product(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        found = merge_outputs(self.hessian @ split_outputs(vector, self.hessian.shape[1]))
+        return found, self.rounding()
+
+    def rounding(self) -> Tensor:
+        """How far a product with H may be off for each unit of the vector, (R,).
+
+        An entry is a sum over rows, off by as many roundings of what was added up; a norm is at
+        most a trace.
+        """
+        trace = self.hessian.diagonal(dim1=2, dim2=3).abs().sum(2).amax(1)
+        return EPS * (self.rows + self.hessian.shape[3] + 10) * trace
+
+    @override
     def gradient_norm(self, theta: Tensor) -> Tensor:
         return trees.norm(self.slope(theta))
 
     def curvature(self) -> tuple[Tensor, Tensor]:
         """Extreme eigenvalues, moved outwards by the rounding of the matrix and the eigensolver.
 
-        Where that takes half of the smallest one, the scaled matrix may tell better: with D S D = H
-        it is at least that of S times the smallest square in D.
+        Those of a Gram matrix that is kept take their place, with the penalties beside them, where
+        they are near.
+        Where rounding takes half of the smallest one, the scaled matrix may tell better: with
+        D S D = H it is at least that of S times the smallest square in D.
         """
+        near = None if self.known is None else self.known.near()
+        if near is not None:
+            return near
         return self.bounded(lambda: self.scaled[0].low * self.scaled[1].amin(2).square())
 
     def bounded(self, otherwise: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
@@ -139,6 +173,8 @@ class PrimalSystem(AbstractSystem):
     @functools.cached_property
     def bad(self) -> Tensor:
         """Which runs are not finite, (R,)."""
+        if trees.all_finite(self.hessian):
+            return torch.zeros(len(self.hessian), dtype=torch.bool, device=self.hessian.device)
         return not_finite(self.hessian)
 
     @functools.cached_property
@@ -167,12 +203,14 @@ class CentredSystem(AbstractSystem):
         centre: which leads from theta to theta_c.
         gram: Z'SZ/n as seen from there, (R, m, m), or (R, K, m, m) where weights differ by output.
         penalty: (R, J, m).
+        known: see `AbstractSystem`.
     """
 
     inner: PrimalSystem
     centre: Centre
     gram: Tensor
     penalty: Tensor
+    known: Penalised | None = None
 
     @override
     def factorised(self) -> tuple[Tensor, Tensor, CentredFactor]:
@@ -182,6 +220,13 @@ class CentredSystem(AbstractSystem):
     def gradient_norm(self, theta: Tensor) -> Tensor:
         """From the matrix of theta_c."""
         return trees.norm(self.centre.slope(self.inner.slope(self.centre.inward(theta))))
+
+    @override
+    def product(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        origin = self.centre.origin
+        found, rounding = self.inner.product(shifted(origin, vector))
+        # |T|^2 is at most 2 + |o|^2
+        return pulled(origin, found), rounding * (2 + origin.square().sum(1))
 
     def curvature(self) -> tuple[Tensor, Tensor]:
         """Of H; its smallest eigenvalue, where rounding takes half of it, from theta_c.
@@ -194,6 +239,9 @@ class CentredSystem(AbstractSystem):
             squares = 1 + self.centre.origin.square().unsqueeze(1)
             return spectrum.low / (squares / scales.square()).sum(2)
 
+        near = None if self.known is None else self.known.near()
+        if near is not None:
+            return near
         return self._whole.bounded(otherwise)
 
     def definite(self) -> Tensor:
@@ -232,6 +280,7 @@ class RowMoments(NamedTuple):
         centre: from where features and targets are counted; None: as they are.
         bias: what is known of the constant feature, if there is a centre.
         prior: where the penalty vanishes, (R, m, K), as it is counted from zero; None: 0.
+        kept: the spectrum of Z'SZ/n, counted from zero, where it is kept.
     """
 
     gram: Tensor
@@ -240,6 +289,7 @@ class RowMoments(NamedTuple):
     centre: Centre | None = None
     bias: Bias | None = "penalised"
     prior: Tensor | None = None
+    kept: GramSpectrum | None = None
 
     @classmethod
     def of(cls, parts: LinearParts, bias: Bias | None = None) -> "RowMoments":
@@ -261,8 +311,9 @@ class RowMoments(NamedTuple):
 
     def system(self, rows: int) -> PrimalSystem | CentredSystem:
         """The system of `rows` rows."""
-        gram, moment, penalty, centre, bias, prior = self
+        gram, moment, penalty, centre, bias, prior, kept = self
         blocks, drawn = self._blocks, None if prior is None else penalty.mT * prior
+        known = None if kept is None else Penalised(kept, penalty)
         if centre is None or bias == "free":
             count = max(blocks.shape[1], penalty.shape[1])
             hessian = blocks.expand(-1, count, -1, -1).clone()
@@ -274,8 +325,10 @@ class RowMoments(NamedTuple):
         moment = moment if drawn is None else moment + drawn
         columns = split_outputs(moment, hessian.shape[1])
         floor = penalty.flatten(1).amin(1)
+        if centre is None:
+            return PrimalSystem(hessian, columns, floor, rows, known=known)
         inner = PrimalSystem(hessian, columns, floor, rows)
-        return inner if centre is None else CentredSystem(inner, centre, gram, penalty)
+        return CentredSystem(inner, centre, gram, penalty, known)
 
     def slope(self, theta: Tensor) -> Tensor:
         """Z'S(Z theta - t)/n at theta (R, m, K)."""

@@ -83,7 +83,7 @@ class Examined:
 
     def doubt(self, *found: Tree) -> None:
         """Examine a trusted problem where numbers that were found are not finite."""
-        if self.trusted and not all(bool(trees.finite(tree).all()) for tree in found):
+        if self.trusted and not all(trees.all_finite(tree) for tree in found):
             self.examine()
 
     @contextmanager

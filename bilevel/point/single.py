@@ -122,7 +122,7 @@ class Single:
         if bound:
             made = self.bound(method, found, head)
             size, kind, note = float(made.bound.mean()), made.kind, made.note
-        value = self.oracles.body_value(self.body, head, self.rows)
+        value = HeadPoint(*at, head, self.rows).body_value()
         self.examined.doubt(head, found.body, value)
         return Hypergradient(
             trees.tree_map(lambda leaf: leaf.mean(0), found.body),
@@ -152,8 +152,9 @@ class Single:
         """A head with its certificate, which is kept."""
         at = HeadPoint(self.oracles, self.exact_body, trees.cast(head, torch.float64), self.double)
         certifier = Certifier.for_problem(at, stated=self.stated)
-        found = certifier.certify(certifier.system(at), at)
-        self.certified = certifier, found
+        system = certifier.system(at)
+        found = certifier.certify(system, at)
+        self.certified = certifier, found, system
         return HeadResponse(
             head if self.tasks else trees.take(head, 0),
             float(found.residual.norm()),
@@ -192,11 +193,13 @@ class Single:
         self, method: AbstractHypergradient, found: BodyGradient, head: Tree
     ) -> GradientBound:
         """The bound of a gradient that was taken at `head`, which is the one last described."""
-        certifier, certificate = self.certified
+        certifier, certificate, system = self.certified
         head, slope, adjoint = trees.cast((head, found.body, found.adjoint), torch.float64)
         at = HeadPoint(self.oracles, self.exact_body, head, self.double)
         factor = self.factor if trees.leaves(self.body)[0].dtype == torch.float64 else None
-        made = GradientCertifier(certifier, at, certificate, stated=self.stated, factor=factor)
+        made = GradientCertifier(
+            certifier, at, certificate, stated=self.stated, factor=factor, system=system
+        )
         envelope = isinstance(method, Envelope)
         bound = made.envelope(slope) if envelope else made.implicit(slope, adjoint)
         return bound._replace(kind="unknown") if bool(bound.bound.isnan().any()) else bound

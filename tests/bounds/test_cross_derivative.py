@@ -160,7 +160,7 @@ def test_features_as_the_body_take_few_products(k, monkeypatch):
 def test_heads_side_by_side_are_those_in_turn(monkeypatch):
     matrix = cross("tanh")
     point = matrix.point
-    others = [point.head + 0.1 * i for i in range(5)]
+    others = torch.stack([(point.head + 0.1 * i).flatten(1) for i in range(5)])
 
     def function(at, unit):
         return (*at.body_gradients(), at.cross_vjp(unit), at.hvp(unit))

@@ -75,6 +75,55 @@ def test_penalties_of_outputs_are_multiplied():
     assert CrossDerivative(at).slopes is None
 
 
+class Own(Penalised):
+    """A penalty for each feature from a number of its own, or nearly so."""
+
+    def __init__(self, outputs, fit_bias, beside=0.0):
+        super().__init__(outputs, fit_bias, False)
+        self.beside = beside
+
+    def init_body(self, generator):
+        return {"a": normal(3, 2), "b": normal(4, 2)}
+
+    def penalty(self, body):
+        found = torch.cat([body["a"], body["b"]]).exp()
+        return torch.cat([found[:1] + self.beside * body["b"][1], found[1:]])
+
+
+def own(*options):
+    problem = Own(*options)
+    rows = Rows(problem.data(), {"train": None})
+    body = {name: leaf.unsqueeze(0) for name, leaf in problem.init_body(None).items()}
+    return CrossDerivative(
+        HeadPoint(Oracles(problem), body, problem.init_head(None).unsqueeze(0), rows)
+    )
+
+
+@pytest.mark.parametrize("outputs", [None, 2])
+def test_penalties_with_numbers_of_their_own_are_a_diagonal(outputs, monkeypatch):
+    matrix = own(outputs, False)
+    expected = float(torch.linalg.svdvals(matrix.columns())[0, 0])
+    moves = normal(8, 5, 1, M * (outputs or 1))
+    unit = normal(9, *matrix.point.head.shape)
+    turned = matrix.turned(moves, unit)
+    general = own(outputs, False, 1e-6)  # not by the diagonal, from here on
+    assert general.own_slopes is None
+    monkeypatch.setattr(type(general), "own_slopes", None)
+    torch.testing.assert_close(turned, general.turned(moves, unit), rtol=1e-4, atol=0)
+    fresh = own(outputs, False)
+    assert expected * (1 - 1e-15) <= float(matrix.norm()) <= expected * (1 + 1e-9)
+    torch.testing.assert_close(matrix.norm(), fresh.norm(), rtol=1e-9, atol=0)
+    torch.testing.assert_close(turned, fresh.turned(moves, unit), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(("beside", "fit_bias"), [(1e-9, False), (1.0, False), (0.0, True)])
+def test_penalties_that_share_numbers_are_no_diagonal(beside, fit_bias):
+    matrix = own(None, fit_bias, beside)  # of a bias there is a row without a number
+    assert matrix.own_slopes is None
+    expected = matrix.products(torch.eye(M + fit_bias, dtype=torch.float64))
+    torch.testing.assert_close(matrix.columns(), expected, rtol=1e-12, atol=1e-14)
+
+
 MATRICES = {
     "diagonal": (torch.diag(normal(6, M)), True),
     "permuted": (torch.diag(normal(6, M))[[2, 0, 3, 1]], True),
