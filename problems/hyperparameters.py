@@ -176,16 +176,16 @@ class GroupRidge(Penalties):
         for i, held in enumerate(parts):
             rest = np.concatenate([part for j, part in enumerate(parts) if j != i])
             made.append(self.scaled((x[rest], y[rest]), (x[held], y[held])))
-        train, validation = (
+        folds = [
             bilevel.Batch(*map(torch.stack, zip(*group, strict=True)))
             for group in zip(*made, strict=True)
-        )
+        ]
         whole, judged = (
             bilevel.Batch(*(leaf.unsqueeze(0) for leaf in group))
             for group in self.scaled((x[:n], y[:n]), test)
         )
         new = {"train": whole, "test": judged}
-        return {"train": train, "validation": validation, "test": new}
+        return {"train": folds[0], "validation": folds[1], "test": new}
 
     def drawn(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """All rows, test rows last: inputs (n, D) and targets (n, K)."""
@@ -207,8 +207,9 @@ class GroupRidge(Penalties):
         inputs, targets = (Scaling.of(part, ()) for part in groups[0])
         found = []
         for x, y in groups:
-            t = torch.from_numpy(targets(y))
-            found.append(bilevel.Batch(torch.from_numpy(inputs(x)), t if self.outputs else t[:, 0]))
+            aim = torch.from_numpy(targets(y))
+            aim = aim if self.outputs else aim[:, 0]
+            found.append(bilevel.Batch(torch.from_numpy(inputs(x)), aim))
         return found
 
 

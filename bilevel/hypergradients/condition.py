@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
+from bilevel.core.checks import Number
 from bilevel.core.status import Status
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.errors import IncompatibleError
@@ -115,6 +116,7 @@ class Condition:
         solver: AbstractLinearSolver | None = None,
         start: Tree | None = None,
         factor: Any = None,
+        rtol: Number = RTOL,
     ) -> LinearSolution:
         """v with H v = `right` on the free coordinates, and zero on the others.
 
@@ -123,12 +125,13 @@ class Condition:
             solver: None: by the factor, or else by what fits the size.
             start: of iterative solvers.
             factor: of H on all coordinates, or on the free ones, if there is one.
+            rtol: of the residual, where products are led by a factor of a Hessian nearby.
         """
         right = self.restricted(right)
         factor = factor or None  # solvers of third parties may say () for none
         if solver is None and (self.free is None or self._led_by(factor)):
             if isinstance(factor, BlockFactor) or self._curved:
-                return self._by_products(right, factor)
+                return self._by_products(right, factor, rtol)
             if factor is not None:
                 return self._by_factor(right, factor)
             if self.point.oracles.quadratic_linear_head:
@@ -165,7 +168,7 @@ class Condition:
         status = status.masked_fill(residual - residual != 0, int(Status.SINGULAR))  # not finite
         return LinearSolution(trees.cast(value, trees.leaves(right)[0].dtype), residual, status)
 
-    def _by_products(self, right: Tree, factor: BlockFactor | None) -> LinearSolution:
+    def _by_products(self, right: Tree, factor: BlockFactor | None, rtol: Number) -> LinearSolution:
         """By products with H at these heads, led by a factor of H at near ones, in float64.
 
         Without a factor H is factored here, if it is not too large. On a box, products and factor
@@ -184,7 +187,7 @@ class Condition:
         def product(vectors: Tensor) -> Tensor:
             return kept * objective.product(place, kept * vectors)
 
-        found = adjoint_by_factor(product, view.right(right), factor, RTOL)
+        found = adjoint_by_factor(product, view.right(right), factor, rtol)
         found = found._replace(value=kept * found.value)
         value = trees.cast(view.step(found.value), trees.leaves(right)[0].dtype)
         return _without(singular, found._replace(value=value))

@@ -15,9 +15,9 @@ from bilevel.data.rows import Rows
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import IncompatibleError, InexactHeadError
-from bilevel.heads import AbstractHeadSolver
+from bilevel.heads import AbstractHeadSolver, Newton, ProjectedNewton
 from bilevel.hypergradients.base import AbstractHypergradient, Answer, BodyGradient, fine
-from bilevel.hypergradients.condition import Condition
+from bilevel.hypergradients.condition import RTOL, Condition
 from bilevel.hypergradients.dependence import check_dependence
 from bilevel.linear import AbstractLinearSolver
 from bilevel.problem.base import StackelbergProblem
@@ -26,6 +26,8 @@ from bilevel.trees import Tree
 
 OnInexact = Literal["warn", "raise", "refine"]
 REFINEMENTS = 20
+BEYOND, LEAST = 0.01, 1e-6
+"""An adjoint is solved for to this part of the tolerance of its head, and at least to that."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,7 +103,8 @@ class Implicit(AbstractHypergradient):
         point = at.point.on(rows)
         factor = answer.factor if point.head is answer.head else None
         direct, right = point.body_gradients()
-        solved = at.solve(right, self.linear_solver, state, factor)
+        enough = _enough(answer.solver)
+        solved = at.solve(right, self.linear_solver, state, factor, enough)
         pulled = point.cross_vjp(solved.value)
         if oracles.known is not None and not any(bool(x.any()) for x in trees.leaves(pulled)):
             check_dependence(point, again=True)  # zero, or cut off since an earlier call?
@@ -151,3 +154,12 @@ class Implicit(AbstractHypergradient):
         """A gradient, a cross product, and the adjoint."""
         adjoint = Cost() if self.linear_solver is None else self.linear_solver.cost
         return Cost(gradients=1, products=1).plus(adjoint)
+
+
+def _enough(solver: AbstractHeadSolver) -> Number:
+    """What may be left of the adjoint's system: one that is more exact than its head is no gain."""
+    if not isinstance(solver, Newton | ProjectedNewton):
+        return RTOL
+    if isinstance(solver.tolerance, Tensor):
+        return (BEYOND * solver.tolerance).clamp(RTOL, LEAST)
+    return min(max(BEYOND * solver.tolerance, RTOL), LEAST)
