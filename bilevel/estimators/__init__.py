@@ -1,1 +1,5 @@
 """Estimators with the interface of scikit-learn: the only part of bilevel that knows it."""
+
+from bilevel.estimators.saving import save_model as save_model
+from bilevel.estimators.stackelberg import StackelbergClassifier as StackelbergClassifier
+from bilevel.estimators.stackelberg import StackelbergRegressor as StackelbergRegressor

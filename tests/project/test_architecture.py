@@ -48,6 +48,7 @@ PUBLIC = """
 IMPORTED_FROM = [
     "bilevel.analysis",
     "bilevel.errors",
+    "bilevel.estimators",
     "bilevel.exact",
     "bilevel.trees",
     "bilevel.heads",
@@ -57,6 +58,7 @@ IMPORTED_FROM = [
     "bilevel.loops",
     "bilevel.strategies",
     "bilevel.strategies.single_loop",
+    "bilevel.tables",
     "bilevel.testing",
 ]
 """What the documentation imports from, beside `bilevel` itself."""

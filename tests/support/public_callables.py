@@ -8,6 +8,7 @@ from pathlib import Path
 
 import bilevel
 from bilevel import analysis
+from bilevel.estimators import StackelbergClassifier, StackelbergRegressor
 from bilevel.exact import BayesianHead
 from bilevel.heads.rows_used import AbstractHeadData
 from bilevel.linear import Operator
@@ -15,6 +16,7 @@ from bilevel.loops.module_problem import ModuleProblem
 from bilevel.loops.rates import GroupRates
 from bilevel.problem import registry
 from bilevel.strategies.single_loop import AbstractDirections
+from bilevel.tables import Model, Predicted
 from problems.mspbe.bodies import Layers, Module
 from problems.mspbe.sources import AbstractSource
 
@@ -27,12 +29,16 @@ PARTS = (
     bilevel.AbstractCriterion, bilevel.AbstractStrategy, bilevel.StackelbergProblem,
     AbstractHeadData, AbstractDirections, AbstractSource, Layers, Module, Operator,
     bilevel.Tuning, bilevel.SplitModule,
+    # the rows they are given are checked by scikit-learn, see tests/estimators
+    StackelbergClassifier, StackelbergRegressor,
+    Model, Predicted,
 )  # fmt: skip
 """What the library calls by its contract: the methods of these are called by nobody else."""
 MADE = (bilevel.Advice, bilevel.Solution, bilevel.Comparison, bilevel.HeadResponse,
         bilevel.Hypergradient, Operator,
         BayesianHead, ModuleProblem, GroupRates, analysis.Iterates, analysis.Curvatures,
-        analysis.Landscape, analysis.MoreauEnvelope, analysis.Convergence)  # fmt: skip
+        analysis.Landscape, analysis.MoreauEnvelope, analysis.Convergence,
+        Model, Predicted)  # fmt: skip
 """Made by the library: nobody calls their constructors."""
 FORMULAS = ("problems.mspbe.exact.", "problems.mspbe.experience.")
 """Evaluated on tensors under `vmap`, by problems: they compute, and check nothing."""

@@ -7,6 +7,7 @@ from class_heads import Classes
 
 import bilevel
 from bilevel import trees
+from bilevel.estimators import StackelbergClassifier, StackelbergRegressor
 from bilevel.heads.rows_used import AbstractHeadData
 from bilevel.strategies.single_loop import AbstractDirections
 from problems.linear_networks import linear_network
@@ -132,3 +133,13 @@ def _(made):
 def _(made: dict):
     for part in made.values():
         use(part)
+
+
+@use.register
+def _(made: StackelbergRegressor):
+    made.fit(legal.X, legal.Y)
+
+
+@use.register
+def _(made: StackelbergClassifier):
+    made.fit(legal.X, legal.Y.mean() < legal.Y)
