@@ -79,7 +79,7 @@ class NetworkEstimator(BaseEstimator, abc.ABC):
     head_lr: float | None = None
     ridge: float | None = None
     batch_size: int | None = 64
-    max_steps: int = 2000
+    max_steps: int = 5000
     early_stopping: bool = True
     validation_fraction: float = 0.1
     n_iter_no_change: int = 10

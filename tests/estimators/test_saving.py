@@ -59,7 +59,7 @@ def test_the_command_predicts_what_the_estimator_does(estimator, targets, called
     assert f"from 3 columns, by {type(fitted).__name__}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("names", [["cheap", "dear"], ["cheap", "dear", "fair"], [0, 1, 2]])
+@pytest.mark.parametrize("names", [["cheap", "dear"], ["a", "b", "c"], [0.0, 1.0], [True, False]])
 def test_classes_with_their_probabilities(names, tmp_path, capsys):
     labels = np.array(names)[np.digitize(Y, np.quantile(Y, np.arange(1, len(names)) / len(names)))]
     fitted = StackelbergClassifier(8, **SMALL).fit(X[TRAIN], labels[TRAIN])
@@ -70,7 +70,12 @@ def test_classes_with_their_probabilities(names, tmp_path, capsys):
     new.write_text("\n".join(text))
     assert main(["predict", str(path), str(new)]) == 0
     header, rows = predicted(tmp_path / "new-predictions.csv")
-    assert header == ["id", "kind", "predicted kind", *(f"probability of {x}" for x in names)]
+    assert header == [
+        "id",
+        "kind",
+        "predicted kind",
+        *(f"probability of {x}" for x in sorted(names)),
+    ]
     found = np.array([[float(cell) for cell in row[3:]] for row in rows])
     np.testing.assert_allclose(found, fitted.predict_proba(X[NEW]), rtol=1e-12)
     assert [row[2] for row in rows] == [str(x) for x in fitted.predict(X[NEW])]
