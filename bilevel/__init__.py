@@ -31,6 +31,8 @@ _PUBLIC = {
     "point.accumulator": "GramAccumulator",
     "point.point": "best_response hypergradient adapt",
     "point.found": "HeadResponse Hypergradient",
+    "point.minimize": "minimize",
+    "point.minimum": "Minimum",
     "training.solve": "solve",
     "training.solution": "Solution",
     "comparison.compare": "compare",

@@ -43,6 +43,8 @@ from bilevel.optimizers import RMSProp as RMSProp
 from bilevel.point.accumulator import GramAccumulator as GramAccumulator
 from bilevel.point.found import HeadResponse as HeadResponse
 from bilevel.point.found import Hypergradient as Hypergradient
+from bilevel.point.minimize import minimize as minimize
+from bilevel.point.minimum import Minimum as Minimum
 from bilevel.point.point import adapt as adapt
 from bilevel.point.point import best_response as best_response
 from bilevel.point.point import hypergradient as hypergradient

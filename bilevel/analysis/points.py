@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.core.checks import check_instance, check_positive_integer
+from bilevel.core.checks import check_instance, check_positive_integer, float_type
 from bilevel.core.graph import ordinary
 from bilevel.core.status import Status
 from bilevel.data.draws import Sampling
@@ -22,7 +22,7 @@ from bilevel.heads.base import HeadSolution
 from bilevel.heads.default import default_solver
 from bilevel.problem.base import StackelbergProblem
 from bilevel.strategies import AbstractStrategy
-from bilevel.training.arguments import check_strategy, float_type, seed_list
+from bilevel.training.arguments import check_strategy, seed_list
 from bilevel.training.solution import Solution
 from bilevel.training.training import Training
 from bilevel.trees import Tree

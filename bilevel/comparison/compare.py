@@ -19,7 +19,7 @@ from bilevel.comparison.statistics.judging import shown
 from bilevel.comparison.timing import seconds_per_step
 from bilevel.comparison.tuning import Tuning, tune_strategies
 from bilevel.core import parts
-from bilevel.core.checks import check_function, check_instance, check_names
+from bilevel.core.checks import check_function, check_instance, check_names, float_type
 from bilevel.core.graph import ordinary
 from bilevel.core.progress import Show, training_shown
 from bilevel.core.status import Status
@@ -34,7 +34,7 @@ from bilevel.storage.folder import held
 from bilevel.storage.results import OWN_SETTINGS
 from bilevel.strategies import AbstractStrategy, OwnLoop, TwoTimescale
 from bilevel.strategies.presets import CONTROLS
-from bilevel.training.arguments import check_strategy, float_type, seed_list
+from bilevel.training.arguments import check_strategy, seed_list
 
 Array = NDArray[np.float64]
 

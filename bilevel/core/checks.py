@@ -61,6 +61,13 @@ def check_seed(value: Any, name: str) -> None:
         raise ArgumentError(f"{name} must be an integer of at least 0, got {spell(value)}.")
 
 
+def float_type(dtype: object) -> torch.dtype:
+    """float32 or float64, or a clear error."""
+    if not isinstance(dtype, torch.dtype) or dtype not in (torch.float32, torch.float64):
+        raise ArgumentError(f"`dtype` must be torch.float32 or torch.float64, got {spell(dtype)}.")
+    return dtype
+
+
 def check_flag(value: object, name: str) -> None:
     """Raise an `ArgumentError` unless `value` is True or False: the word "false" would be true."""
     if not isinstance(value, bool | np.bool_):

@@ -6,7 +6,8 @@ import enum
 class Status(enum.IntEnum):
     """The outcome of one run, head solve or linear solve; `message` names cause and remedy.
 
-    Higher codes are worse, but for NOT_STATIONARY, the end of runs that would else be COMPLETED.
+    Higher codes are worse, but for NOT_STATIONARY and those after it, ends of runs that did not
+    come as far as was asked for, and whose numbers can be used.
 
     Examples:
         >>> from bilevel import Status
@@ -32,6 +33,8 @@ class Status(enum.IntEnum):
     SOLVER_FAILED = 15
     NOT_QUADRATIC = 16
     NOT_STATIONARY = 17
+    STALLED = 18
+    OUT_OF_ITERATIONS = 19
 
     @property
     def message(self) -> str:
@@ -54,6 +57,16 @@ _MESSAGES = {
         "found): where it goes up and down, lower `body_lr` or let it decay, such as Polynomial; "
         "where it still falls, make more `steps` or raise `body_lr`; where it only grew, either "
         "may help."
+    ),
+    Status.STALLED: (
+        "No lower value of F was found, and the projected gradient has not fallen to `tolerance` "
+        "times its first value; the result says how far it fell. Where that is far, what is left "
+        "is below the rounding of F, or the start was as good: use float64, or a larger "
+        "`tolerance`. Where it is not, Phi may have a kink there, or the heads are not exact."
+    ),
+    Status.OUT_OF_ITERATIONS: (
+        "All iterations were made, and the projected gradient has not fallen to `tolerance` times "
+        "its first value. Raise `max_iterations`, or the `tolerance`."
     ),
     Status.NOT_CONVERGED: (
         "The head solver used all its steps without reaching its tolerance. Give it more steps, a "

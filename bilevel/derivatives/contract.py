@@ -245,7 +245,9 @@ def _check_linear_head(oracles: Oracles, body: Tree, head: Any, groups: Groups) 
     check_hooks(oracles, body, groups)
 
 
-def check_hooks(oracles: Oracles, body: Tree, groups: Groups) -> None:
+def check_hooks(
+    oracles: Oracles, body: Tree, groups: Groups, where: str = "the first initial point"
+) -> None:
     """Penalties and weights of rows of a linear head must not be negative at a body."""
     problem, name = oracles.problem, type(oracles.problem).__name__
     assert isinstance(problem, LinearHeadProblem)
@@ -263,6 +265,6 @@ def check_hooks(oracles: Oracles, body: Tree, groups: Groups) -> None:
         if bool(torch.as_tensor(given < 0).any()):
             least = float(given.min() if isinstance(given, Tensor) else given)
             raise ProblemError(
-                f"{called} gives {least} at the first initial point; it must be at least 0, or the "
+                f"{called} gives {least} at {where}; it must be at least 0, or the "
                 "head has no minimiser."
             )

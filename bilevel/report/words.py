@@ -30,6 +30,8 @@ STATUSES = {
     "CONVERGED": "converged",
     "INTERRUPTED": "interrupted",
     "NOT_STATIONARY": "tolerance not reached",
+    "STALLED": "no lower value found",
+    "OUT_OF_ITERATIONS": "iterations used up",
     "NOT_CONVERGED": "head solver stopped early",
     "JITTERED": "singular head, solved with jitter",
     "OUTSIDE_SET": "head projected, not solved",

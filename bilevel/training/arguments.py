@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from bilevel import trees
@@ -46,13 +45,6 @@ def _seed(value: Any) -> int:
         return -1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
         return -1
-
-
-def float_type(dtype: object) -> torch.dtype:
-    """float32 or float64, or a clear error."""
-    if not isinstance(dtype, torch.dtype) or dtype not in (torch.float32, torch.float64):
-        raise ArgumentError(f"`dtype` must be torch.float32 or torch.float64, got {spell(dtype)}.")
-    return dtype
 
 
 def check_state(state: Any, fresh: TrainingState) -> TrainingState:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bilevel.core.checks import check_flag, check_function
+from bilevel.core.checks import check_flag, check_function, float_type
 from bilevel.core.graph import ordinary
 from bilevel.core.progress import Show, training_shown
 from bilevel.data.draws import Sampling
@@ -15,7 +15,7 @@ from bilevel.data.training_data import TrainingData
 from bilevel.errors import AllRunsFailedError, counted
 from bilevel.problem.base import StackelbergProblem
 from bilevel.strategies import AbstractStrategy
-from bilevel.training.arguments import check_strategy, float_type, seed_list
+from bilevel.training.arguments import check_strategy, seed_list
 from bilevel.training.recorder import record_steps
 from bilevel.training.solution import Solution
 from bilevel.training.state import TrainingState

@@ -8,7 +8,12 @@ from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
 
 from bilevel.commands.main import main
 from bilevel.errors import ArgumentError, ResultsError, ResultsExistError
-from bilevel.estimators import StackelbergClassifier, StackelbergRegressor, save_model
+from bilevel.estimators import (
+    GroupRidge,
+    StackelbergClassifier,
+    StackelbergRegressor,
+    save_model,
+)
 from bilevel.tables import Model, Predicted
 
 RANDOM = np.random.default_rng(2)
@@ -41,9 +46,12 @@ def predicted(path):
         (StackelbergRegressor((8, 4), activation="tanh", **SMALL), BOTH, ["price", "area"]),
         (RidgeCV(), Y, "price"),
         (Ridge(0.1), BOTH, ["price", "area"]),
+        (GroupRidge(), Y, "price"),
+        (GroupRidge(), BOTH, ["price", "area"]),
     ],
-    ids=["network", "two outputs", "linear", "linear, two outputs"],
+    ids=["network", "two outputs", "linear", "linear, two outputs", "groups", "groups, two"],
 )
+@pytest.mark.filterwarnings("ignore:.* penalties ended at the lower bound")
 def test_the_command_predicts_what_the_estimator_does(estimator, targets, called, tmp_path, capsys):
     fitted = estimator.fit(X[TRAIN], targets[TRAIN])
     path = save_model(fitted, tmp_path / "model.safetensors", names=NAMES, target=called)

@@ -32,18 +32,18 @@ MOST_ARGUMENTS = 10
 MOST_ENTRIES = 26
 """Of the package's own folder, without what is in no layer."""
 NO_LAYER = {"__pycache__", "py.typed", "__init__.pyi"}
-MANY_OPTIONS = {"advise", "solve", "compare", "table"}
+MANY_OPTIONS = {"advise", "solve", "compare", "minimize", "table"}
 PUBLIC = """
     AbstractCriterion AbstractHeadSolver AbstractHypergradient AbstractLinearSolver
     AbstractOptimizer AbstractSchedule AbstractStrategy Adam AdamW Advice Answer AuxiliaryProblem
     BalancedRates Ball Batch BatchData BestResponse BodyGradient Box CG Clipped ClosedForm
     Comparison Constant ConvexSet Cosine Cost Curvature Cvxpy Dense Envelope Everywhere FastSGD
     FiniteDifferences FullData GramAccumulator HeadResponse HuberLoss Hypergradient Implicit L1Ball
-    LinearHeadProblem Lipschitz LogisticLoss Neumann Newton Nonnegative OwnLoop Piecewise Polynomial
-    Progress ProjectedNewton Pullback RMSProp RowCurvature RunningData SGD Simplex SingleLoop
-    SoftmaxLoss Solution SplitModule SquaredError StackelbergProblem Status Tuning TwoTimescale
-    Unrolled adapt advise assign best_response check_problem compare errors hypergradient
-    load_problem preset_strategies solve split uniform
+    LinearHeadProblem Lipschitz LogisticLoss Minimum Neumann Newton Nonnegative OwnLoop Piecewise
+    Polynomial Progress ProjectedNewton Pullback RMSProp RowCurvature RunningData SGD Simplex
+    SingleLoop SoftmaxLoss Solution SplitModule SquaredError StackelbergProblem Status Tuning
+    TwoTimescale Unrolled adapt advise assign best_response check_problem compare errors
+    hypergradient load_problem minimize preset_strategies solve split uniform
 """
 IMPORTED_FROM = [
     "bilevel.analysis",

@@ -211,6 +211,7 @@ LEGAL = {
     },
     "bilevel.load_problem": lambda: {"name": "scalar-product"},
     "bilevel.hypergradient": lambda: {"problem": Judged(), "body": torch.tensor(1.0)},
+    "bilevel.minimize": lambda: {"problem": Judged()},
     "bilevel.preset_strategies": lambda: {"body_lr": 0.01, "head_lr": 0.1},
     "bilevel.solve": lambda: {
         "problem": Linear(), "strategy": bilevel.uniform(0.01), "batch_size": 4, **FEW

@@ -8,7 +8,12 @@ from pathlib import Path
 
 import bilevel
 from bilevel import analysis
-from bilevel.estimators import StackelbergClassifier, StackelbergRegressor
+from bilevel.estimators import (
+    GroupLogistic,
+    GroupRidge,
+    StackelbergClassifier,
+    StackelbergRegressor,
+)
 from bilevel.exact import BayesianHead
 from bilevel.heads.rows_used import AbstractHeadData
 from bilevel.linear import Operator
@@ -29,12 +34,11 @@ PARTS = (
     bilevel.AbstractCriterion, bilevel.AbstractStrategy, bilevel.StackelbergProblem,
     AbstractHeadData, AbstractDirections, AbstractSource, Layers, Module, Operator,
     bilevel.Tuning, bilevel.SplitModule,
-    # the rows they are given are checked by scikit-learn, see tests/estimators
-    StackelbergClassifier, StackelbergRegressor,
-    Model, Predicted,
+    GroupLogistic, GroupRidge,  # scikit-learn checks the rows they are given: tests/estimators
+    StackelbergClassifier, StackelbergRegressor, Model, Predicted,
 )  # fmt: skip
 """What the library calls by its contract: the methods of these are called by nobody else."""
-MADE = (bilevel.Advice, bilevel.Solution, bilevel.Comparison, bilevel.HeadResponse,
+MADE = (bilevel.Advice, bilevel.Solution, bilevel.Minimum, bilevel.Comparison, bilevel.HeadResponse,
         bilevel.Hypergradient, Operator,
         BayesianHead, ModuleProblem, GroupRates, analysis.Iterates, analysis.Curvatures,
         analysis.Landscape, analysis.MoreauEnvelope, analysis.Convergence,

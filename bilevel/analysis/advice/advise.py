@@ -16,7 +16,7 @@ from bilevel.analysis.advice.search import search
 from bilevel.analysis.advice.setting import Setting
 from bilevel.analysis.advice.verdict import held_out, is_gain, ratio
 from bilevel.comparison.statistics.judging import selecting, shown
-from bilevel.core.checks import check_function, check_positive_integer
+from bilevel.core.checks import check_function, check_positive_integer, float_type
 from bilevel.core.graph import ordinary
 from bilevel.data.draws import Sampling
 from bilevel.data.sampler import BatchSize
@@ -26,7 +26,7 @@ from bilevel.optimizers import AbstractOptimizer, RMSProp
 from bilevel.problem.base import StackelbergProblem
 from bilevel.problem.criteria import AbstractCriterion
 from bilevel.strategies.two_timescale import Order
-from bilevel.training.arguments import float_type, seed_list
+from bilevel.training.arguments import seed_list
 from bilevel.training.training import Training
 
 SHARE = 0.2
