@@ -14,7 +14,7 @@ from bilevel.core.checks import check_positive_integer, single
 from bilevel.core.generators import generator
 from bilevel.errors import ArgumentError
 from bilevel.problem.base import Groups
-from problems.scaling import Scaling
+from bilevel.tables.scaling import Scaling
 
 
 class Penalties(bilevel.LinearHeadProblem):
@@ -167,25 +167,24 @@ class GroupRidge(Penalties):
         n = self.rows
         test = (x[n:], y[n:])
         if not self.folds:
-            quarter = n // 4
-            fitted = (x[: n - quarter], y[: n - quarter])
-            scaled = self.scaled(fitted, (x[n - quarter : n], y[n - quarter : n]), test)
+            own = n - n // 4
+            scaled = self.scaled((x[:own], y[:own]), (x[own:n], y[own:n]), test)
             return dict(zip(("train", "validation", "test"), scaled, strict=True))
         parts = np.array_split(np.arange(n), self.folds)
         made = []
         for i, held in enumerate(parts):
             rest = np.concatenate([part for j, part in enumerate(parts) if j != i])
             made.append(self.scaled((x[rest], y[rest]), (x[held], y[held])))
-        folds = [
+        train, validation = (
             bilevel.Batch(*map(torch.stack, zip(*group, strict=True)))
             for group in zip(*made, strict=True)
-        ]
+        )
         whole, judged = (
             bilevel.Batch(*(leaf.unsqueeze(0) for leaf in group))
             for group in self.scaled((x[:n], y[:n]), test)
         )
         new = {"train": whole, "test": judged}
-        return {"train": folds[0], "validation": folds[1], "test": new}
+        return {"train": train, "validation": validation, "test": new}
 
     def drawn(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """All rows, test rows last: inputs (n, D) and targets (n, K)."""
@@ -207,9 +206,8 @@ class GroupRidge(Penalties):
         inputs, targets = (Scaling.of(part, ()) for part in groups[0])
         found = []
         for x, y in groups:
-            aim = torch.from_numpy(targets(y))
-            aim = aim if self.outputs else aim[:, 0]
-            found.append(bilevel.Batch(torch.from_numpy(inputs(x)), aim))
+            t = torch.from_numpy(targets(y))
+            found.append(bilevel.Batch(torch.from_numpy(inputs(x)), t if self.outputs else t[:, 0]))
         return found
 
 

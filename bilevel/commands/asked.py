@@ -60,7 +60,7 @@ def model_of(command: Any, comparison: Comparison) -> Model | str:
     except AllRunsFailedError:
         return f"No model is kept: {run.strategy!r} from seed {run.seed} diverged the second time."
     about = {
-        "said": f"{run.strategy}, seed {run.seed}, step {run.step}, by its validation rows",
+        "said": f"{run.strategy} (seed {run.seed}, step {run.step}, chosen by validation rows)",
         "problem": comparison.problem,
         **run._asdict(),
     }

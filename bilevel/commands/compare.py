@@ -320,7 +320,7 @@ def said_of(model: "Model | str", output: Path) -> str:
     if isinstance(model, str):
         return model
     path = model.save(output / FILE)
-    return f"Model:  {path}: {model.about['said']}. Predict new rows: bilevel predict {output} FILE"
+    return f"Model:  {path}, {model.about['said']}\n        bilevel predict {output} NEW.csv"
 
 
 def ended(comparison: "Comparison", report: Path, partial: Path, more: str = "") -> int:

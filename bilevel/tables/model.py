@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bilevel.core.arrays import array_of
 from bilevel.core.graph import ordinary
-from bilevel.errors import DataError, ShapeError, counted
+from bilevel.errors import ArgumentError, DataError, ShapeError, counted, spell
 from bilevel.problem.network.hidden_layers import Network
 from bilevel.storage.folder import located, reserve
 from bilevel.storage.tensors import write_tensors
@@ -42,7 +42,7 @@ class Model:
         outputs: that of the K targets; None for classes.
         medians: (D,), in the place of missing numbers; None: they are refused.
         spans: (3, D), the lowest and the highest number of the training rows, and the median of
-            their sizes.
+            their sizes; None: not known.
         network: the hidden layers; None: the inputs are the features.
         body: their weights and biases, float64.
         head: (M + 1, K), the last row for the bias, float64; of two classes K is 1.
@@ -55,7 +55,7 @@ class Model:
     inputs: Scaling
     outputs: Scaling | None
     medians: Array | None
-    spans: Array
+    spans: Array | None
     network: Network | None
     body: dict[str, Tensor]
     head: Tensor
@@ -79,7 +79,10 @@ class Model:
 
     def outside(self, inputs: Array) -> dict[str, Array]:
         """By column, which rows (n,) lie outside of the range of the training rows."""
-        found, place = {}, 0
+        found: dict[str, Array] = {}
+        place = 0
+        if self.spans is None:
+            return found
         for column in self.columns:
             if not column.categories:
                 low, high, _ = self.spans[:, place]
@@ -102,6 +105,7 @@ class Model:
         found = {}
         places = {name: k for k, name in enumerate(n for c in self.columns for n in c.inputs)}
         for name, beyond in self.outside(inputs).items():
+            assert self.spans is not None
             low, high, size = self.spans[:, places[name]].tolist()
             values = inputs[:, places[name]]
             values = values[~np.isnan(values)]
@@ -168,6 +172,30 @@ class Model:
         found: Array = logits.softmax(1).numpy()
         return found
 
+    def renamed(self, names: Sequence[str] | None, targets: str | Sequence[str]) -> "Model":
+        """The same with other names of its columns (None: as they are) and of its targets.
+
+        Raises:
+            ArgumentError: they are not as many, or one is there twice.
+        """
+        columns = [column.name for column in self.columns] if names is None else _listed(names)
+        aims = [targets] if isinstance(targets, str) else _listed(targets)
+        for what, given, there in (
+            ("names", columns, self.columns),
+            ("target", aims, self.targets),
+        ):
+            if len(given) != len(there):
+                raise ArgumentError(
+                    f"`{what}` must be {counted(len(there), 'name')}, got {spell(given)}."
+                )
+        if len({*columns, *aims}) < len(columns) + len(aims):
+            raise ArgumentError("`names` and `target` must all differ.")
+        return dataclasses.replace(
+            self,
+            columns=tuple(x._replace(name=n) for x, n in zip(self.columns, columns, strict=True)),
+            targets=tuple(x._replace(name=n) for x, n in zip(self.targets, aims, strict=True)),
+        )
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it to one new file, which `load` and `bilevel predict` read.
 
@@ -186,6 +214,13 @@ class Model:
             ResultsError: the file is missing, damaged, or holds something else.
         """
         return cls(**read(located(path)))
+
+
+def _listed(names: object) -> list[str]:
+    try:
+        return [str(name) for name in names]  # type: ignore[attr-defined]
+    except TypeError as error:
+        raise ArgumentError(f"Names are a list of texts, got {spell(names)}.") from error
 
 
 def spans_of(inputs: Array) -> Array:

@@ -37,12 +37,11 @@ LARGEST_EXPONENT = 1100
 
 def kept(fields: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the content of the file of a `Model` with these fields."""
-    arrays: dict[str, Any] = {"spans": fields["spans"]}
+    arrays: dict[str, Any] = {}
     for side in ("inputs", "outputs"):
         if (scaling := fields[side]) is not None:
             arrays |= {f"{side}.{key}": getattr(scaling, key) for key in SCALES}
-    if fields["medians"] is not None:
-        arrays["medians"] = fields["medians"]
+    arrays |= {key: fields[key] for key in ("spans", "medians") if fields[key] is not None}
     tensors = {name: torch.tensor(np.asarray(array, np.float64)) for name, array in arrays.items()}
     tensors |= {f"body.{name}": leaf.double() for name, leaf in fields["body"].items()}
     tensors["head"] = fields["head"].double()
@@ -85,12 +84,12 @@ def read(path: Path) -> dict[str, Any]:
     features = len(names) if network is None else network.outputs
     kinds: Schema = {f"inputs.{key}": f"float64 ({len(names)},)" for key in SCALES}
     kinds |= {"head": f"float64 ({features + 1}, {outputs})", "body.*": str}
-    kinds |= {"spans": f"float64 (3, {len(names)})", "medians?": f"float64 ({len(names)},)"}
+    kinds |= {"spans?": f"float64 (3, {len(names)})", "medians?": f"float64 ({len(names)},)"}
     if classes is None:
         kinds |= {f"outputs.{key}": f"float64 ({outputs},)" for key in SCALES}
     check_kinds(path, tensors, kinds)
     _check_values(path, tensors, content)
-    medians = tensors.get("medians")
+    known = {key: tensors[key].numpy() if key in tensors else None for key in ("spans", "medians")}
     return {
         "columns": columns,
         "targets": targets,
@@ -98,8 +97,7 @@ def read(path: Path) -> dict[str, Any]:
         "outputs": None
         if classes is not None
         else _scaling(under("outputs.", tensors), [target.name for target in targets]),
-        "medians": None if medians is None else medians.numpy(),
-        "spans": tensors["spans"].numpy(),
+        **known,
         "network": network,
         "body": under("body.", tensors),
         "head": tensors["head"],

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from bilevel.errors import DataError, counted
 from bilevel.storage.folder import located, write_csv
 from bilevel.tables import lost_digits
-from bilevel.tables.csv_file import Cells, is_number, quoted, read_cells
+from bilevel.tables.columns import Column
+from bilevel.tables.csv_file import Cells, Entries, is_number, quoted, read_cells
 from bilevel.tables.model import Model
+from bilevel.tables.model_file import Label
 
 Array = NDArray[Any]
 FEW = 5
@@ -112,39 +114,50 @@ class Predicted(NamedTuple):
 
     def judged(self) -> list[str]:
         """A sentence for each target that is in the file: how far predictions are from it."""
-        found = []
-        for target, values in zip(self.model.targets, self._by_target(), strict=True):
-            if target.name not in self.cells.names:
-                continue
-            entries = self.cells.column(target.name)
-            known = np.array([bool(cell) for _, cell in entries])
-            if self.model.classes is not None:
-                given = [cell for _, cell in entries]
-                right = np.array([str(a) == b for a, b in zip(values.tolist(), given, strict=True)])
-                share = right[known].mean() if known.any() else 0.0
-                found.append(
-                    f"Column {target.name!r} is there too, in {int(known.sum())} of "
-                    f"{counted(len(known), 'row')}: {share:.1%} of the predictions are right."
-                )
-                continue
-            known = np.array([is_number(cell) for _, cell in entries])
-            if known.sum() < 2:
-                found.append(f"Column {target.name!r} is there too, without numbers to compare.")
-                continue
-            first = target.first or "0"
-            truth = lost_digits.counted_from(
-                first, [cell for _, cell in entries if is_number(cell)]
-            )
-            errors = values[known] - float(first) - truth
-            size = float(np.sqrt(np.mean(errors**2)))
-            spread = float(truth.std())
-            r2 = f", R2 {1 - (size / spread) ** 2:.3f}" if spread > 0 else ""
-            found.append(
-                f"Column {target.name!r} is there too, in {int(known.sum())} of "
-                f"{counted(len(known), 'row')}: typical error (RMSE) {size:.4g}, mean absolute "
-                f"error {np.abs(errors).mean():.4g}{r2}."
-            )
-        return found
+        there = [
+            (target, values)
+            for target, values in zip(self.model.targets, self._by_target(), strict=True)
+            if target.name in self.cells.names
+        ]
+        judge = _of_numbers if self.model.classes is None else _of_classes
+        return [judge(target, values, self.cells.column(target.name)) for target, values in there]
 
     def _by_target(self) -> list[Array]:
         return [self.values] if self.values.ndim == 1 else list(self.values.T)
+
+
+def _of_classes(target: Column, values: Array, entries: Entries) -> str:
+    """How many labels of a file are those that were predicted."""
+    given = [
+        (value, cell) for value, (_, cell) in zip(values.tolist(), entries, strict=True) if cell
+    ]
+    right = sum(_same(value, cell) for value, cell in given)
+    share = f": {right / len(given):.1%} of the predictions are right" if given else ""
+    return f"Column {target.name!r} is there too, in {len(given)} of {_rows(entries)}{share}."
+
+
+def _same(label: Label, cell: str) -> bool:
+    if isinstance(label, int | float) and not isinstance(label, bool) and is_number(cell):
+        return float(cell) == label
+    return str(label) == cell
+
+
+def _of_numbers(target: Column, values: Array, entries: Entries) -> str:
+    """How far the numbers of a file are from those that were predicted."""
+    known = np.array([is_number(cell) for _, cell in entries])
+    said = f"Column {target.name!r} is there too, in {int(known.sum())} of {_rows(entries)}"
+    if not known.any():
+        return f"{said}: there are no numbers to compare with."
+    first = target.first or "0"
+    truth = lost_digits.counted_from(first, [cell for _, cell in entries if is_number(cell)])
+    errors = values[known] - float(first) - truth
+    size, spread = float(np.sqrt(np.mean(errors**2))), float(truth.std())
+    r2 = f", R2 {1 - (size / spread) ** 2:.3f}" if spread > 0 else ""
+    return (
+        f"{said}: typical error (RMSE) {size:.4g}, mean absolute error "
+        f"{np.abs(errors).mean():.4g}{r2}."
+    )
+
+
+def _rows(entries: Entries) -> str:
+    return counted(len(entries), "row")

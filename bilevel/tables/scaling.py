@@ -68,6 +68,11 @@ class Scaling(NamedTuple):
         deviation = np.where(varies, np.sqrt(squares), 1.0)
         return scaling._replace(exponent=exponent, mean=mean, deviation=deviation)
 
+    @classmethod
+    def identity(cls, columns: int) -> "Scaling":
+        """The one that leaves all as it is."""
+        return cls(np.zeros(columns), np.zeros(columns, int), np.zeros(columns), np.ones(columns))
+
     def __call__(self, rows: Array) -> Array:
         """The rows (n, D), standardised.
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,7 +129,7 @@ def test_predictions_are_in_units_of_the_file(compared, new, capsys):
     expected = (hidden @ model.head[:-1].numpy() + model.head[-1].numpy())[:, 0]
     expected = expected * aims.std() + aims.mean()
     np.testing.assert_allclose([float(x) for x in found["predicted rent"]], expected, rtol=1e-12)
-    said = f"rent from 3 columns, by {run.strategy}, seed {run.seed}, step {run.step}"
+    said = f"rent from 3 columns, by {run.strategy} (seed {run.seed}, step {run.step}, chosen by"
     assert printed.startswith(said)
     assert "R60" in printed
     assert "... and 3 more rows" in printed
@@ -283,3 +284,23 @@ def test_numbers_beyond_float64_are_counted_from_the_first(tmp_path, capsys):
     assert abs(found[1] - found[0] - 100) <= 128  # steps of float64 there
     assert abs(found[0] - start / 2) < 1000
     assert re.search(r"half\s+-+", capsys.readouterr().out)
+
+
+@pytest.mark.slow
+def test_the_tutorial_prints_what_its_page_shows(tmp_path, monkeypatch, capsys):
+    """But for digits, which libraries of other machines round otherwise."""
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "problems/table.md").read_text()
+    commands = re.findall(r"^bilevel ((?:compare|predict) .*rents.*)$", page, re.MULTILINE)[:3]
+    assert [command.split()[0] for command in commands] == ["compare", "compare", "predict"]
+    monkeypatch.chdir(tmp_path)
+    for name in ("rents.csv", "new-rents.csv"):
+        (tmp_path / name).write_bytes((docs / "assets" / name).read_bytes())
+    assert main(commands[1].split()) == 0
+    assert "\n        bilevel predict results/rents NEW.csv\n" in capsys.readouterr().out
+    assert main(commands[2].split()) == 0
+    printed = capsys.readouterr().out
+    shown = next(block for block in re.findall(r"```text\n(.*?)```", page, re.DOTALL)
+                 if "Predictions:" in block)  # fmt: skip
+    digits = re.compile(r"\d+\.\d+|by .*validation rows")
+    assert digits.sub("x", printed) == digits.sub("x", shown)

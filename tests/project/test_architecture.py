@@ -59,6 +59,7 @@ IMPORTED_FROM = [
     "bilevel.loops",
     "bilevel.strategies",
     "bilevel.strategies.single_loop",
+    "bilevel.tables",
     "bilevel.testing",
 ]
 """What the documentation imports from, beside `bilevel` itself."""

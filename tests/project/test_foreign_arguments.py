@@ -20,7 +20,13 @@ from problems import image_classification
 from problems.images.loading import Images
 from problems.images.places import places
 from problems.linear_networks import DeepLinearProblem, StepPolynomial
-from tests.support import legal_advice, legal_analysis, legal_loops, legal_tasks
+from tests.support import (
+    legal_advice,
+    legal_analysis,
+    legal_estimators,
+    legal_loops,
+    legal_tasks,
+)
 from tests.support import legal_arguments as legal
 from tests.support.foreign_values import FOREIGN, outcome
 from tests.support.public_callables import PAGES, arguments, public
@@ -29,7 +35,12 @@ from tests.support.uses import use
 STRIDE = 37
 SUBJECTS = public()
 LEGAL = (
-    legal.LEGAL | legal_advice.LEGAL | legal_tasks.LEGAL | legal_loops.LEGAL | legal_analysis.LEGAL
+    legal.LEGAL
+    | legal_advice.LEGAL
+    | legal_tasks.LEGAL
+    | legal_loops.LEGAL
+    | legal_analysis.LEGAL
+    | legal_estimators.LEGAL
 )
 OBJECTS = {
     bilevel.Advice: legal_advice.advice,

@@ -8,7 +8,12 @@ from pathlib import Path
 
 import bilevel
 from bilevel import analysis
-from bilevel.estimators import GroupLogistic, GroupRidge
+from bilevel.estimators import (
+    GroupLogistic,
+    GroupRidge,
+    StackelbergClassifier,
+    StackelbergRegressor,
+)
 from bilevel.exact import BayesianHead
 from bilevel.heads.rows_used import AbstractHeadData
 from bilevel.linear import Operator
@@ -16,6 +21,7 @@ from bilevel.loops.module_problem import ModuleProblem
 from bilevel.loops.rates import GroupRates
 from bilevel.problem import registry
 from bilevel.strategies.single_loop import AbstractDirections
+from bilevel.tables import Model, Predicted
 from problems.mspbe.bodies import Layers, Module
 from problems.mspbe.sources import AbstractSource
 
@@ -29,12 +35,14 @@ PARTS = (
     AbstractHeadData, AbstractDirections, AbstractSource, Layers, Module, Operator,
     bilevel.Tuning, bilevel.SplitModule,
     GroupLogistic, GroupRidge,  # scikit-learn checks the rows they are given: tests/estimators
+    StackelbergClassifier, StackelbergRegressor, Model, Predicted,
 )  # fmt: skip
 """What the library calls by its contract: the methods of these are called by nobody else."""
 MADE = (bilevel.Advice, bilevel.Solution, bilevel.Minimum, bilevel.Comparison, bilevel.HeadResponse,
         bilevel.Hypergradient, Operator,
         BayesianHead, ModuleProblem, GroupRates, analysis.Iterates, analysis.Curvatures,
-        analysis.Landscape, analysis.MoreauEnvelope, analysis.Convergence)  # fmt: skip
+        analysis.Landscape, analysis.MoreauEnvelope, analysis.Convergence,
+        Model, Predicted)  # fmt: skip
 """Made by the library: nobody calls their constructors."""
 FORMULAS = ("problems.mspbe.exact.", "problems.mspbe.experience.")
 """Evaluated on tensors under `vmap`, by problems: they compute, and check nothing."""

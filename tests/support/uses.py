@@ -7,7 +7,12 @@ from class_heads import Classes
 
 import bilevel
 from bilevel import trees
-from bilevel.estimators import GroupLogistic, GroupRidge
+from bilevel.estimators import (
+    GroupLogistic,
+    GroupRidge,
+    StackelbergClassifier,
+    StackelbergRegressor,
+)
 from bilevel.heads.rows_used import AbstractHeadData
 from bilevel.strategies.single_loop import AbstractDirections
 from problems.linear_networks import linear_network
@@ -136,10 +141,10 @@ def _(made: dict):
 
 
 @use.register
-def _(made: GroupRidge):
+def _(made: GroupRidge | StackelbergRegressor):
     made.fit(legal.X, legal.Y)
 
 
 @use.register
-def _(made: GroupLogistic):
+def _(made: GroupLogistic | StackelbergClassifier):
     made.fit(legal.X, legal.Y.mean() < legal.Y)

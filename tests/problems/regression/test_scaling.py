@@ -226,3 +226,13 @@ def test_numbers_too_small_for_a_float_are_refused(tmp_path):
         table(written(tmp_path / "t.csv", column), "price")
     zeros = ["0.00e-400" if k % 2 else "1" for k in range(ROWS)]
     assert "of no use" not in table(written(tmp_path / "z.csv", zeros), "price").note
+
+
+def test_predictions_come_back_in_their_own_units():
+    rows = RANDOM.normal(size=(30, 4)) * [1.0, 1e-170, 1e140, 5.0] + [1e9, 0.0, 0.0, -3.0]
+    rows[:, 3] = 7.0
+    scale = Scaling.of(rows)
+    np.testing.assert_allclose(scale.inverse(scale(rows)), rows, rtol=1e-14)
+    same = Scaling.identity(4)
+    np.testing.assert_array_equal(same(rows[:, :1] * np.ones(4)), rows[:, :1] * np.ones(4))
+    np.testing.assert_array_equal(same.inverse(rows), rows)
