@@ -171,7 +171,7 @@ class StackelbergProblem(abc.ABC):
         """Metrics in users' units (a hook): a dict of 0-dim tensors computed from all groups.
 
         A name starts with its group: "test_mse", "validation_accuracy". Names that end in
-        "accuracy" or "r2" are better when higher, all others when lower.
+        "accuracy", "r2", "f1" or "auc" are better when higher, all others when lower.
         """
         return {}
 

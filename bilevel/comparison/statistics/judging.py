@@ -20,13 +20,13 @@ def rounding(settings: Mapping[str, Any]) -> float:
 
 
 def higher_is_better(metric: str) -> bool:
-    """Whether larger values of a metric are better: of names that end in `accuracy` or `r2`.
+    """Whether larger values of a metric are better: by what their names end in.
 
     Examples:
         >>> higher_is_better("test_accuracy"), higher_is_better("test_mse")
         (True, False)
     """
-    return metric.endswith(("accuracy", "r2"))
+    return metric.endswith(("accuracy", "r2", "f1", "auc"))
 
 
 def bounds(metric: str, history: Mapping[str, Mapping[str, Array]]) -> tuple[float, float]:

@@ -77,7 +77,8 @@ class AbstractCriterion(abc.ABC):
     def metrics(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Metrics in users' units: a dict of 0-dim tensors.
 
-        Names that end in "accuracy" or "r2" are better when higher, all others when lower.
+        Names that end in "accuracy", "r2", "f1" or "auc" are better when higher, all others when
+        lower.
         """
 
     @abc.abstractmethod
