@@ -117,9 +117,10 @@ def directions(body: Tree, source: torch.Generator) -> Tree:
     All coordinates for bodies of up to 12 numbers, else 6 random ones.
     """
     size = trees.flatten(trees.single(body)).shape[1]
-    found = torch.eye(size, dtype=torch.float64)
     if size > 12:
         found = torch.randn(6, size, generator=source, dtype=torch.float64)
         found = found / found.norm(dim=1, keepdim=True)
+    else:
+        found = torch.eye(size, dtype=torch.float64)
     many = trees.tree_map(lambda x: x.expand(len(found), *x.shape), body)
     return trees.unflatten(found, many)

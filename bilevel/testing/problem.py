@@ -22,6 +22,8 @@ from bilevel.testing.assumptions import (
     check_weak_convexity,
 )
 from bilevel.testing.bench import RUNS, Bench
+from bilevel.testing.calls import check_broadcast, check_calls, check_head_in_use, check_rows
+from bilevel.testing.declared import check_declared, check_digits, check_names, check_units
 from bilevel.testing.derivatives import (
     check_body_derivatives,
     check_head_derivatives,
@@ -45,15 +47,19 @@ def check_problem(problem: StackelbergProblem) -> list[Finding]:
     against those of single runs; derivatives by autograd against central differences; initial
     points that depend on nothing but the seed, and seeds that differ in some way; g strongly convex
     in the head (by the eigenvalues of its Hessian for heads of up to 256 numbers, along random
-    segments for all); the directions of an `AuxiliaryProblem`; whether Phi depends on the body at
-    all; data that are not constant; noise of mean zero; derivatives of a criterion and constants
-    that the problem states.
+    segments for all); objectives that are means over rows in whatever order, give one value for the
+    same arguments, change none in place, and take no predictions (n, 1) against targets (n,); the
+    directions of an `AuxiliaryProblem`; whether Phi depends on the body at all; data that are not
+    constant; noise of mean zero; derivatives of a criterion and constants that the problem states;
+    metrics whose values their names allow.
 
     What theorems assume is estimated and told, not judged: where the strong convexity mu of a
     linear head comes from, the weak convexity rho of Phi, the variance of both gradients over
     batches of 64 rows (assumption 3.4), how fast gradients change on pairs of points (assumption
     3.5), kinks, whether the sets are bounded, and numbers that no gradient reaches. Estimates
-    at a few points are lower bounds of such constants.
+    at a few points are lower bounds of such constants. Told, too, is what may be meant: an F that
+    equals g, methods with nearly the name of a hook, numbers of the head that no row moves, columns
+    that float32 cannot tell apart, metrics that differ from the criterion's of the same name.
 
     It cannot tell whether the problem is the one you mean, and looks at a few points only.
 
@@ -74,6 +80,7 @@ def check_problem(problem: StackelbergProblem) -> list[Finding]:
         initial points
         objectives
         many runs at once
+        repeated calls
         derivatives of g
         derivatives of F
         second derivatives of g
@@ -87,12 +94,16 @@ def check_problem(problem: StackelbergProblem) -> list[Finding]:
         sets
         parameters in use
     """
+    calls = check_calls(problem) if isinstance(problem, StackelbergProblem) else None
     bench = Bench.of(problem)
     checks: list[Callable[[Bench], Finding | None]] = [
         _check_data,
         _check_starts,
         _check_finite,
         _check_many,
+        lambda bench: calls,
+        check_rows,
+        check_broadcast,
         check_head_derivatives,
         check_body_derivatives,
         check_second_derivatives,
@@ -111,6 +122,10 @@ def check_problem(problem: StackelbergProblem) -> list[Finding]:
         check_kinks,
         check_sets,
         check_unused,
+        check_head_in_use,
+        check_declared,
+        check_names,
+        check_digits,
     ]
     with refusals():
         found = [check(bench) for check in checks]
@@ -314,14 +329,19 @@ def _check_metrics(bench: Bench) -> Finding:
     data = trees.cast(data, torch.float64)
     data = numbered(data, tasks=has_tasks(problem)) if asks_row_numbers(problem) else data
     found: dict[str, Tensor] = {}
+    known: dict[str, Tensor] = {}
     one = bench.alone(0)
     at = trees.take(one.body, 0), trees.take(one.head, 0)
     for some in by_tasks(data) if has_tasks(problem) else [data]:
-        found |= problem.metrics(*at, trees.take(some, 0) if has_tasks(problem) else some)
+        groups = trees.take(some, 0) if has_tasks(problem) else some
+        found |= problem.metrics(*at, groups)
+        if isinstance(problem, LinearHeadProblem):
+            known |= LinearHeadProblem.metrics(problem, *at, groups)
     for name, value in found.items():
         require(
             isinstance(value, Tensor) and value.ndim == 0 and bool(value.isfinite()),
             f"The metric {name!r} of {bench.name} must be a finite 0-dim tensor, got {value!r}.",
         )
-    kind = "of the criterion" if isinstance(problem, LinearHeadProblem) else "of its own"
-    return Finding("metrics", f"{', '.join(found)} ({kind})" if found else "none")
+    kind = "of the criterion" if known else "of its own"
+    doubts = check_units(bench.name, found, known)
+    return Finding("metrics", f"{', '.join(found)} ({kind}){doubts}" if found else "none")

@@ -177,7 +177,7 @@ LEGAL = {
     "bilevel.Neumann": lambda: {"steps": 3},
     "bilevel.OwnLoop": lambda: {"function": steps},
     "bilevel.Piecewise": lambda: {"initial": 0.1, "boundaries": [3], "factors": [0.5]},
-    "bilevel.PenaltyMethod": lambda: {"multiplier": 100.0},
+    "bilevel.PenaltyMethod": lambda: {"multiplier": 100.0, "inner_steps": 3},
     "bilevel.Polynomial": lambda: {"initial": 0.1, "exponent": 0.5},
     "bilevel.SingleLoop": lambda: {"body_lr": 0.1, "head_lr": 0.1, "auxiliary_lr": 0.1},
     "bilevel.Solution.load": lambda: {"path": "solution", "problem": Linear()},

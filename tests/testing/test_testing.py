@@ -31,7 +31,7 @@ def test_small_problems_pass(options):
             shape = self.head_shape(4 + self.fit_bias)
             return torch.randn(shape, generator=generator, dtype=torch.float64)
 
-    assert len(bilevel.check_problem(Problem(**options))) == 16
+    assert len(bilevel.check_problem(Problem(**options))) == 18
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_wrong_problems_fail(kind):
 
 
 def test_the_same_problem_without_the_mistake_passes():
-    assert len(bilevel.check_problem(Good())) == 14
+    assert len(bilevel.check_problem(Good())) == 16
     noisy = wrong(noise=lambda self, generator, steps: torch.randn(steps, generator=generator))
     assert "noise" in {finding.what for finding in bilevel.check_problem(noisy)}
     with pytest.raises(CheckError, match="an instance of your problem"):
