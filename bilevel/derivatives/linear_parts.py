@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.func import vmap
+from torch.nn.functional import pad
 
 from bilevel import trees
 from bilevel.core.generators import normal
@@ -210,17 +211,20 @@ class PulledParts:
     def penalty_slopes(self, body: Tree, like: Tensor) -> Tensor | None:
         """The same where each penalty has a number of the body of its own, in their order: (1, m).
 
-        None where one depends on another number too: products with random numbers tell.
+        The last ones, as that of a bias, may have none. None where one depends on another number
+        too: products with random numbers tell.
         """
         value, pull = self._pulled_penalty(body, like, keep=True)
         ones = torch.ones_like(value)
         found = trees.flatten(pull(ones))
-        if found.shape != value.shape:
+        numbers, without = found.shape[1], value.shape[1] - found.shape[1]
+        if without < 0:
             return None
         drawn = normal("slopes", *value.shape).to(value)
-        pulled = trees.flatten(pull(drawn))
-        own = found * drawn
-        return found if bool(((pulled - own).abs() <= ROUNDING * own.abs()).all()) else None
+        own, pulled = found * drawn[:, :numbers], trees.flatten(pull(drawn))
+        if not bool(((pulled - own).abs() <= ROUNDING * own.abs()).all()):
+            return None
+        return pad(found, (0, without)) if without else found
 
     def _pulled_penalty(
         self, body: Tree, like: Tensor, *, keep: bool = False

@@ -173,7 +173,7 @@ class PrimalSystem(AbstractSystem):
     @functools.cached_property
     def bad(self) -> Tensor:
         """Which runs are not finite, (R,)."""
-        if trees.all_finite(self.hessian):
+        if self.hessian.device.type == "cpu" and trees.all_finite(self.hessian):
             return torch.zeros(len(self.hessian), dtype=torch.bool, device=self.hessian.device)
         return not_finite(self.hessian)
 

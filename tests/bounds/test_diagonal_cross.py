@@ -99,26 +99,26 @@ def own(*options):
     )
 
 
+@pytest.mark.parametrize("fit_bias", [False, True])
 @pytest.mark.parametrize("outputs", [None, 2])
-def test_penalties_with_numbers_of_their_own_are_a_diagonal(outputs, monkeypatch):
-    matrix = own(outputs, False)
-    expected = float(torch.linalg.svdvals(matrix.columns())[0, 0])
-    moves = normal(8, 5, 1, M * (outputs or 1))
+def test_penalties_with_numbers_of_their_own_are_a_diagonal(outputs, fit_bias, monkeypatch):
+    matrix = own(outputs, fit_bias)
+    moves = normal(8, 5, 1, (M + fit_bias) * (outputs or 1))
     unit = normal(9, *matrix.point.head.shape)
-    turned = matrix.turned(moves, unit)
-    general = own(outputs, False, 1e-6)  # not by the diagonal, from here on
-    assert general.own_slopes is None
-    monkeypatch.setattr(type(general), "own_slopes", None)
-    torch.testing.assert_close(turned, general.turned(moves, unit), rtol=1e-4, atol=0)
-    fresh = own(outputs, False)
-    assert expected * (1 - 1e-15) <= float(matrix.norm()) <= expected * (1 + 1e-9)
-    torch.testing.assert_close(matrix.norm(), fresh.norm(), rtol=1e-9, atol=0)
-    torch.testing.assert_close(turned, fresh.turned(moves, unit), rtol=1e-12, atol=0)
+    norm, turned = matrix.norm(), matrix.turned(moves, unit)
+    assert matrix.own_slopes is not None
+    expected = float(torch.linalg.svdvals(matrix.columns())[0, 0])
+    assert expected * (1 - 1e-15) <= float(norm) <= expected * (1 + 1e-9)
+    monkeypatch.setattr(CrossDerivative, "own_slopes", None)  # by the whole matrix
+    torch.testing.assert_close(norm, own(outputs, fit_bias).norm(), rtol=1e-9, atol=0)
+    general = own(outputs, fit_bias).turned(moves, unit)
+    torch.testing.assert_close(turned, general, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize(("beside", "fit_bias"), [(1e-9, False), (1.0, False), (0.0, True)])
+@pytest.mark.parametrize("fit_bias", [False, True])
+@pytest.mark.parametrize("beside", [1e-9, 1.0])
 def test_penalties_that_share_numbers_are_no_diagonal(beside, fit_bias):
-    matrix = own(None, fit_bias, beside)  # of a bias there is a row without a number
+    matrix = own(None, fit_bias, beside)
     assert matrix.own_slopes is None
     expected = matrix.products(torch.eye(M + fit_bias, dtype=torch.float64))
     torch.testing.assert_close(matrix.columns(), expected, rtol=1e-12, atol=1e-14)

@@ -9,6 +9,7 @@ from points import Custom, number
 
 import bilevel
 from bilevel import Envelope, FiniteDifferences, Implicit
+from bilevel.derivatives.head_point import HeadPoint
 from bilevel.errors import ProblemError
 
 BODY = torch.as_tensor(normal(1, 3, 5))
@@ -49,6 +50,22 @@ def test_features_that_are_cut_off_leave_no_bound(name, method):
         assert math.isnan(answer.bound)
         assert "autograd" in answer.note
     assert found.response.bound_kind == "proven"  # of the head nothing is wrong
+
+
+def test_steep_objectives_are_no_mistakes(monkeypatch):
+    """A step from the body itself sees their curvature; steps to both sides do not."""
+    made, counts, moved = [], [], HeadPoint.moved
+    monkeypatch.setattr(HeadPoint, "moved", lambda *some: made.append(1) or moved(*some))
+    for steep in (1.0, 1e8):
+        made.clear()
+        problem = Custom(
+            lambda w, t, c=steep: t**2 + c * (w - 1.3) ** 2, lambda w, t: (t - w) ** 2, [0.0], 1.3
+        )
+        found = bilevel.hypergradient(problem, number(1.3), Implicit())
+        assert float(found.body) == pytest.approx(2.6)
+        assert found.bound_kind == "estimated"
+        counts.append(len(made))
+    assert counts[1] == counts[0] + 2
 
 
 def test_a_body_objective_that_is_cut_off_leaves_no_bound():

@@ -1,5 +1,6 @@
 """Eigenvalues of a Gram matrix that is kept, with the penalties of many bodies beside them."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -137,3 +138,27 @@ def test_products_are_no_further_off_than_they_say(outputs, fit_bias, far):
             exact += Fraction(float(penalty[j, k])) * v[j]
             off += (exact - Fraction(float(found[0, j, k]))) ** 2
     assert float(off) ** 0.5 <= float(rounding * vector.norm())
+
+
+@pytest.mark.parametrize("solver", [None, "steps"])
+@pytest.mark.parametrize("fit_bias", [False, True])
+@pytest.mark.parametrize("far", [0.0, 1e3])
+def test_certificates_by_the_gram_matrix_hold(far, fit_bias, solver):
+    """Of exact heads, whose distance is rounding, and of rough ones; in extended precision."""
+    problem = Penalties(fit_bias=fit_bias, far=far)
+    solver = solver and bilevel.FastSGD(1e-3 / (1 + far**2), 5)
+    x, t = (leaf.numpy().astype(np.longdouble) for leaf in problem.train)
+    x = np.concatenate([x, np.ones_like(x[:, :1])], 1) if fit_bias else x
+    for body in BODIES.values():
+        found = bilevel.hypergradient(problem, body.double(), solver=solver).response
+        assert found.bound_kind == "proven"
+        penalty = np.append(body.double().exp().numpy(), [0.0] * fit_bias)
+        matrix, right = x.T @ x / ROWS + np.diag(penalty), x.T @ t / ROWS
+        head = found.head.numpy().astype(np.longdouble)
+        true = head.copy()
+        for _ in range(10):  # refined, as the factor is one of float64
+            off = (matrix @ true - right).astype(float)
+            true = true - np.linalg.solve(matrix.astype(float), off)
+        slope = np.linalg.norm((matrix @ head - right).astype(float))
+        assert np.linalg.norm((head - true).astype(float)) <= found.bound
+        assert abs(slope - found.residual) <= found.bound * found.mu
