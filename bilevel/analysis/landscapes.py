@@ -20,6 +20,7 @@ from bilevel.core.graph import ordinary
 from bilevel.core.memory import says_memory
 from bilevel.data.rows import Rows
 from bilevel.derivatives.head_point import HeadPoint
+from bilevel.derivatives.sizes import graph_bytes, hessian_bytes
 from bilevel.errors import ArgumentError, spell
 from bilevel.training.recorder import turns
 from bilevel.training.training import STEP_BYTES
@@ -187,7 +188,7 @@ def _plane(point: HeadPoint, ways: Tree, places: Tensor) -> tuple[Tensor, Tensor
     rows = Rows(groups, dict.fromkeys(groups, None))
     start = answered(point).head
     at = point.body, point.head, rows
-    needed = max(oracles.graph_bytes(*at), oracles.hessian_bytes(*at) // 2, 1)
+    needed = max(graph_bytes(oracles, *at), hessian_bytes(oracles, *at) // 2, 1)
     joint, phi = [], []
     for part in turns(size**2, STEP_BYTES // needed):
         body = _along(point.body, ways, grid[part])

@@ -19,6 +19,7 @@ from bilevel.data.rows import Rows
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.derivatives.linear_parts import PulledParts
 from bilevel.derivatives.linear_products import squared_cross
+from bilevel.derivatives.sizes import graph_bytes
 from bilevel.linear.cholesky import EPS
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.trees import Tree
@@ -50,7 +51,7 @@ class CrossDerivative:
         at = point.body, point.head, point.rows
 
         def measured() -> int:
-            return point.oracles.graph_bytes(*at)
+            return graph_bytes(point.oracles, *at)
 
         if point.oracles.known is None:
             return measured()

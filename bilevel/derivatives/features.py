@@ -10,8 +10,8 @@ from torch.func import vmap
 
 from bilevel import trees
 from bilevel.data.rows import Rows, same_rows
-from bilevel.derivatives.linear_parts import PulledParts, targets_of
-from bilevel.derivatives.over_heads import runs_of
+from bilevel.derivatives.linear_parts import LinearParts, PulledParts, targets_of
+from bilevel.derivatives.over_heads import over_heads, runs_of
 from bilevel.derivatives.reverse import loss_gradient, pullback
 from bilevel.trees import Tree
 
@@ -99,16 +99,22 @@ class Features:
         return made
 
     def metrics(self, body: Tree, head: Tree, rows: Rows) -> dict[str, Tensor]:
-        """The criterion's metrics for the training rows, each (R,), from features that are shared.
+        """The metrics of every group, each (R,): of training rows from features that are shared."""
+        pulled, found = self._found(body, rows.identity), {}
+        if pulled is not None:
+            of_run = vmap(self.problem.criterion.metrics, in_dims=(0, rows.axes["train"]))
+            made = of_run(self._predicted(pulled, head), rows.groups["train"].targets)
+            found, rows = {f"train_{n}": x for n, x in made.items()}, rows.without("train")
+        if rows.groups:
+            found |= over_heads(self.problem.metrics, body, head, rows)
+        return found
 
-        Nothing where these were not evaluated yet.
-        """
-        pulled = self._found(body, rows.identity)
-        if pulled is None:
-            return {}
-        of_run = vmap(self.problem.criterion.metrics, in_dims=(0, rows.axes["train"]))
-        found = of_run(self._predicted(pulled, head), rows.groups["train"].targets)
-        return {f"train_{name}": value for name, value in found.items()}
+    def linear_parts(self, body: Tree, rows: Rows) -> LinearParts:
+        """What g is made of, from features that are shared, without the constant one."""
+        design = self.pulled(body, rows).parts[0]
+        like = design.new_empty(len(design), design.shape[2] + self.problem.fit_bias)
+        targets = targets_of(rows, len(design))
+        return LinearParts(design, targets, None, self.parts.penalty(body, like))
 
     def _found(self, body: Tree, train: tuple[Any, Any]) -> Pulled | None:
         """What is shared at a body and rows, if that was asked for before."""

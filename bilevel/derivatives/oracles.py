@@ -23,11 +23,11 @@ from bilevel.core.graph import gradients, variable
 from bilevel.core.progress import RowCallback
 from bilevel.data.known import Known
 from bilevel.data.rows import Rows
-from bilevel.derivatives import linear_products, sizes
+from bilevel.derivatives import linear_products
 from bilevel.derivatives.chunked import in_chunks, of_body
 from bilevel.derivatives.features import Features
 from bilevel.derivatives.kept import Kept
-from bilevel.derivatives.linear_parts import LinearParts, PulledParts, targets_of
+from bilevel.derivatives.linear_parts import LinearParts, PulledParts
 from bilevel.derivatives.over_heads import averaged, over_heads, runs_of
 from bilevel.derivatives.reverse import pullback
 from bilevel.errors import IncompatibleError
@@ -75,8 +75,7 @@ class Oracles:
         self.parts: PulledParts | None = None
         if isinstance(problem, LinearHeadProblem):
             self.overridden = {hook for hook in HOOKS if problem.overrides(hook)}
-            hooked = self.overridden & OF_ROWS
-            self.parts = PulledParts(problem, hooked=hooked, mapped=mapped)
+            self.parts = PulledParts(problem, hooked=self.overridden & OF_ROWS, mapped=mapped)
             if problem.fit_bias:
                 self.bias = "penalised" if problem.penalize_bias else "free"
             formed = self.overridden.isdisjoint(OF_ROWS | {"penalty"})
@@ -119,14 +118,10 @@ class Oracles:
     def metrics(self, body: Tree, head: Tree, rows: Rows) -> dict[str, Tensor]:
         """The problem's metrics, each (H,); `rows` holds all groups."""
         rows = rows.whole(body) if "metrics" in self.overridden else rows.with_targets(body)
-        found: dict[str, Tensor] = {}
         with torch.no_grad():
             if self.features is not None and "metrics" not in self.overridden:
-                found = self.features.metrics(body, head, rows)
-                rows = rows.without("train") if found else rows
-            if rows.groups:
-                found |= over_heads(self.problem.metrics, body, head, rows)
-        return found
+                return self.features.metrics(body, head, rows)
+            return dict(over_heads(self.problem.metrics, body, head, rows))
 
     def predictions(self, body: Tree, head: Tree, inputs: Tensor) -> Tensor:
         """Predictions of a linear head problem for `inputs` (n, ...), which all runs share."""
@@ -290,10 +285,7 @@ class Oracles:
                 "None."
             )
         if self.features is not None and self.features.shared:
-            design = self.features.pulled(body, rows).parts[0]
-            size = design.shape[2] + (self.bias is not None)
-            penalty = self.linear_penalty(body, design.new_empty(len(design), size))
-            return LinearParts(design, targets_of(rows, len(design)), None, penalty)
+            return self.features.linear_parts(body, rows)
         return self._parts().at(body, rows)
 
     def linear_penalty(self, body: Tree, like: Tensor) -> Tensor:
@@ -304,14 +296,6 @@ class Oracles:
         if self.parts is None:
             raise IncompatibleError(f"{type(self.problem).__name__} is not a LinearHeadProblem.")
         return self.parts
-
-    def graph_bytes(self, body: Tree, head: Tree, rows: Rows) -> int:
-        """See `bilevel.derivatives.sizes`."""
-        return sizes.graph_bytes(self, body, head, rows)
-
-    def hessian_bytes(self, body: Tree, head: Tree, rows: Rows) -> int:
-        """See `bilevel.derivatives.sizes`."""
-        return sizes.hessian_bytes(self, body, head, rows)
 
     # how it is done
 

@@ -1,6 +1,4 @@
-"""How much memory oracles take: serves `oracles.py`."""
-
-from typing import Any
+"""How much memory oracles take."""
 
 from torch import Tensor
 
@@ -8,11 +6,12 @@ from bilevel import trees
 from bilevel.core.live_bytes import LiveBytes
 from bilevel.data.rows import Rows
 from bilevel.derivatives import reverse
+from bilevel.derivatives.oracles import Oracles
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.trees import Tree
 
 
-def graph_bytes(oracles: Any, body: Tree, head: Tree, rows: Rows) -> int:
+def graph_bytes(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> int:
     """How much memory a joint gradient (of the first chunk) takes, all told.
 
     Its graph, the gradients, and of a linear head the features and the predictions, which autograd
@@ -32,7 +31,7 @@ def graph_bytes(oracles: Any, body: Tree, head: Tree, rows: Rows) -> int:
         return reverse.graph_bytes(made, trees.leaves(rows.groups))
 
 
-def hessian_bytes(oracles: Any, body: Tree, head: Tree, rows: Rows) -> int:
+def hessian_bytes(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> int:
     """How much memory `head_hessian` takes at its peak: predictions for each number, and so on.
 
     None of a linear head, whose matrix comes from the features.

@@ -15,6 +15,7 @@ from bilevel.core.memory import at_once
 from bilevel.data.rows import Rows
 from bilevel.derivatives.assembly import Assembly
 from bilevel.derivatives.head_point import HeadPoint
+from bilevel.derivatives.sizes import graph_bytes, hessian_bytes
 from bilevel.errors import ArgumentError, BilevelError, ProblemError
 from bilevel.heads.projected.solver import has_bounds
 from bilevel.heads.quadratic import LARGEST_GENERAL_HEAD
@@ -103,7 +104,7 @@ class Recorder:
 
     def _bytes(self, body: Tree, head: Tree, rows: Rows) -> float:
         """What a record of one run holds at its peak, but for its best response."""
-        sizes, graph = self.sampler.data.counts, self.oracles.graph_bytes(body, head, rows)
+        sizes, graph = self.sampler.data.counts, graph_bytes(self.oracles, body, head, rows)
         if rows.chunks is not None:  # all rows at once are in the predictions only, a few times
             outputs = trees.leaves(head)[0].shape[2:].numel()
             return PEAK * (graph + 32 * outputs * sum(sizes.values()))
@@ -111,7 +112,7 @@ class Recorder:
         share = sum(sizes.values()) / max(1, sizes.get("train", 1))
         needed = PEAK * max(1, graph) * (1 + share)
         if trees.flatten(head).shape[1] <= LARGEST_GENERAL_HEAD:
-            needed = max(needed, self.oracles.hessian_bytes(body, head, rows))
+            needed = max(needed, hessian_bytes(self.oracles, body, head, rows))
         return needed
 
     def record(self, body: Tree, head: Tree, *, respond: bool = True) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from bilevel.data.sampler import BatchSize
 from bilevel.data.training_data import TrainingData
 from bilevel.derivatives.assembly import Assembly
 from bilevel.derivatives.contract import check_contract
+from bilevel.derivatives.sizes import graph_bytes, hessian_bytes
 from bilevel.errors import ArgumentError
 from bilevel.heads.quadratic import LARGEST_GENERAL_HEAD
 from bilevel.strategies import AbstractStrategy
@@ -36,7 +37,7 @@ ONE_RUN = (
 DEAR_RECORDS = 5
 """Intervals between the records that hold the best response where it is dear."""
 STEP_BYTES = 2**29
-"""Memory that the steps of all runs may take at once, by `Oracles.graph_bytes`; more runs than fit
+"""Memory that the steps of all runs may take at once, by `graph_bytes`; more runs than fit
 take turns. At its peak a step holds about twice that: a gigabyte. More on a CUDA device."""
 
 
@@ -245,7 +246,7 @@ def _bytes(made: Assembly, *, all_rows: bool) -> int:
         rows = rows.full if all_rows else rows
     small = trees.flatten(heads).shape[1] <= LARGEST_GENERAL_HEAD
     at = (made.body, heads, rows)
-    needed = made.oracles.graph_bytes(*at)
+    needed = graph_bytes(made.oracles, *at)
     if all_rows and small:  # a solver may form its Hessian
-        needed = max(needed, made.oracles.hessian_bytes(*at) // 2)
+        needed = max(needed, hessian_bytes(made.oracles, *at) // 2)
     return needed
