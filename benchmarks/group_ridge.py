@@ -116,10 +116,11 @@ class Scores:
         seconds = time.process_time() - began
         self.add(name, task.score(predicted), seconds)
 
-    def show(self, title: str, others: tuple[str, ...]) -> None:
+    def show(self, title: str, others: tuple[str, ...], measure: str = "R2") -> None:
         """A table, with differences from `others`."""
         others = tuple(name for name in others if name in self.found)
-        print(f"\n{title}\n{'':34}     R2" + "".join(f"   minus {name:26}" for name in others))
+        headings = "".join(f"   minus {name:26}" for name in others)
+        print(f"\n{title}\n{'':32} {measure:>8}{headings}")
         for name, rows in self.found.items():
             scores, seconds = np.array(rows).T
             line = f"{name:34} {scores.mean():6.4f}"
@@ -270,7 +271,7 @@ def run_classes(title: str, make: Callable[[int], Task], seeds: int, groups: Any
             probable = model.fit(task.x, task.y).predict_proba(task.x_new)
             seconds = time.process_time() - began
             scores.add(name, -log_loss(task.y_new, probable), seconds)
-    scores.show(f"{title}, {seeds} seeds, minus the log loss", (OF_CLASSES,))
+    scores.show(f"{title}, {seeds} seeds", (OF_CLASSES,), "-logloss")
 
 
 def main() -> None:
