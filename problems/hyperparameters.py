@@ -12,7 +12,7 @@ from typing_extensions import override
 import bilevel
 from bilevel.core.checks import check_positive_integer, single
 from bilevel.core.generators import generator
-from bilevel.errors import ArgumentError
+from bilevel.errors import ArgumentError, spell
 from bilevel.problem.base import Groups
 from bilevel.tables.scaling import Scaling
 
@@ -50,8 +50,8 @@ class Penalties(bilevel.LinearHeadProblem):
         )  # fmt: skip
         if not low <= start <= high:
             raise ArgumentError(
-                f"`start` must lie between the bounds {bounds[0]:g} and {bounds[1]:g}, got "
-                f"{math.exp(start):g}."
+                f"`start` must lie between the bounds {math.exp(low):g} and "
+                f"{math.exp(high):g}, got {math.exp(start):g}."
             )
         self.count, self.each, self.start, self.note = count, each, start, note
         self.body_set = bilevel.Box(low, high)
@@ -148,8 +148,8 @@ class GroupRidge(Penalties):
                 f"`rows` must be a multiple of `folds`, of at least 8 and two in each of at least "
                 f"two folds, got {rows=} and {folds=}."
             )
-        if isinstance(scales, str) or not len(scales):
-            raise ArgumentError(f"`scales` must name a number for each group, got {scales!r}.")
+        if isinstance(scales, str) or not isinstance(scales, Sequence) or not scales:
+            raise ArgumentError(f"`scales` must name a number for each group, got {spell(scales)}.")
         self.scales = [single(scale, "`scales`", zero_allowed=True) for scale in scales]
         self.rows, self.columns, self.targets, self.test = rows, columns, targets, test
         self.folds, self.tasks = folds, folds > 0
