@@ -1,6 +1,7 @@
 """Phi and its gradient at one body of a run after the other."""
 
 import dataclasses
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -100,7 +101,9 @@ class Walk:
         # with tasks, each is a run of its own with the same body
         body = trees.tree_map(lambda leaf, like: leaf.expand_as(like), body, self._like)
         try:
-            with self.examined.told(), self.oracles.sharing():
+            # nothing is left of a chunk when it is asked for again
+            shared = self.oracles.sharing() if self.rows.chunks is None else nullcontext()
+            with self.examined.told(), shared:
                 return self._step(body)
         except SingularHeadError:
             if self._first is None:  # at the first body

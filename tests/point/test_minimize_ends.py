@@ -15,7 +15,7 @@ from bilevel.errors import (
     ShapeError,
     UnknownNameError,
 )
-from problems.analytic import RandomQuadratic, analytic
+from problems.analytic import RandomQuadratic, RidgePenalty, analytic
 from problems.toy import ScalarProduct
 from tests.support.small_problems import doubles
 
@@ -78,6 +78,17 @@ def test_rows_that_are_given_are_taken():
     rows = {name: group for name, group in Redrawn().data(5).items() if name != "test"}
     given, drawn = bilevel.minimize(Redrawn(), batch=rows), bilevel.minimize(Redrawn(), seed=5)
     assert bool(given.body["penalty"] == drawn.body["penalty"])
+
+
+def test_rows_in_chunks_are_the_same_rows(capfd):
+    """And the line of `progress` where there is no terminal."""
+    whole, chunked = RidgePenalty(), RidgePenalty()
+    chunked.chunk_rows = 5
+    found = bilevel.minimize(chunked, progress=True)
+    expected = bilevel.minimize(whole)
+    torch.testing.assert_close(found.body, expected.body, rtol=1e-9, atol=1e-9)
+    assert found.value == pytest.approx(expected.value, rel=1e-12)
+    assert "iterations" in capfd.readouterr().err
 
 
 class Runaway(bilevel.StackelbergProblem):
