@@ -57,7 +57,7 @@ BENCH ?= core large one_run grid memory streaming tdc best_response hypergradien
 bench: $(RUN) ## print speed and memory: make bench BENCH=core (or large, grid, memory, streaming, tdc)
 	@for part in $(BENCH); do OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$part.py $(ARGS) || exit 1; done
 
-bench-peers: $(PEERS) ## install JAX and jaxopt in .venv-peers: make bench then shows their rows too
+bench-peers: $(PEERS) ## install JAX, jaxopt and himalaya in .venv-peers: make bench then shows their rows too
 
 clean: ## remove built files and caches; .venv and results stay
 	@rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

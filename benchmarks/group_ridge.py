@@ -7,11 +7,15 @@ himalaya beside `GroupRidge`, on the same rows and folds; himalaya after `make b
 Then one target, with a penalty for each feature: diabetes (also with one group), and two tasks
 where 80 % of the features are irrelevant and the noise's variance is half of the signal's.
 
+Last two classes: the log loss of test rows beside `LogisticRegressionCV`, on breast cancer (half of
+the rows; a penalty for each feature, or for each of the ten properties that its features are
+mean, error and worst of), and on five groups of ten columns as above.
+
 R2 of the test rows, mean over seeds; differences are paired over seeds, with a 95 % interval of
 Student's t. CPU seconds of one thread, medians; methods take turns on each seed.
 
 Run: `make bench BENCH=group_ridge`, or `python benchmarks/group_ridge.py [--seeds 10]
-[--only banded]`.
+[--only banded] [--figure FILE]`; all of it takes three minutes. `--figure` draws the banded task.
 """
 
 import argparse
@@ -22,20 +26,33 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import matplotlib as mpl
 import numpy as np
 import peer
+from matplotlib.figure import Figure
 from scipy.stats import t as student
-from sklearn.datasets import load_diabetes
+from sklearn.datasets import load_breast_cancer, load_diabetes
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import ARDRegression, ElasticNetCV, LassoCV, RidgeCV
-from sklearn.model_selection import KFold
+from sklearn.linear_model import (
+    ARDRegression,
+    ElasticNetCV,
+    LassoCV,
+    LogisticRegressionCV,
+    RidgeCV,
+)
+from sklearn.metrics import log_loss
+from sklearn.model_selection import KFold, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from bilevel.estimators import GroupRidge
+from bilevel.estimators import GroupLogistic, GroupRidge
+from bilevel.report.svg import STYLE, to_svg
 
 ALPHAS = np.logspace(-2, 5, 20)
 FOLDS = KFold(5, shuffle=True, random_state=0)
 SCALES, BAND, TARGETS, NEW = (1.0, 0.5, 0.1, 0.0, 0.0), 30, 20, 1000
 BASELINE, PEER = "RidgeCV, 20 alphas", "himalaya, random search 30"
+OF_CLASSES = "LogisticRegressionCV, 10 Cs"
 
 
 class Task(NamedTuple):
@@ -133,7 +150,7 @@ def ours(groups: Any, *, per_target: bool = False) -> Iterator[tuple[str, GroupR
         yield name, GroupRidge(groups, criterion=criterion, per_target=per_target)
 
 
-def run_banded(n: int, seeds: int) -> None:
+def run_banded(n: int, seeds: int) -> Scores:
     """The first part, for a number of rows."""
     scores, groups = Scores(), np.repeat(np.arange(len(SCALES)), BAND)
     tasks = [banded(n, seed) for seed in range(seeds)]
@@ -158,6 +175,43 @@ def run_banded(n: int, seeds: int) -> None:
         if others:
             others.close()
     scores.show(f"banded, n {n}, {TARGETS} targets, {seeds} seeds", (BASELINE, PEER))
+    return scores
+
+
+def draw(scores: Scores, seeds: int, place: pathlib.Path) -> None:
+    """The penalties of the groups at 200 rows, and R2 of test rows: a dot for each seed."""
+    groups = np.repeat(np.arange(len(SCALES)), BAND).tolist()
+    tasks = [banded(200, seed) for seed in range(seeds)]
+    found = np.array([GroupRidge(groups).fit(task.x, task.y).alphas_ for task in tasks])
+    common = np.median([RidgeCV(ALPHAS).fit(task.x, task.y).alpha_ for task in tasks])
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8, 2.6), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=[1.2, 1])
+        for band, alphas in enumerate(found.T):
+            left.plot(np.full(seeds, band), alphas, "o", color="#0072b2", alpha=0.4, ms=4, mew=0)
+            left.plot([band - 0.3, band + 0.3], [np.median(alphas)] * 2, color="#0072b2")
+        left.axhline(common, color="#d55e00", linestyle="--")
+        left.text(
+            4.3,
+            common * 0.9,
+            "one penalty for all (RidgeCV)",
+            color="#d55e00",
+            ha="right",
+            va="top",
+        )
+        left.set(xlabel="true size of a group's coefficients", yscale="log")
+        left.set_yticks([], minor=True)
+        left.set_yticks([50, 100, 1000], ["50", "100", "1,000"])
+        left.set_xticks(range(len(SCALES)), [f"{scale:g}" for scale in SCALES])
+        left.set_title("Penalty that was found")
+        for height, (name, rows) in enumerate(reversed(scores.found.items())):
+            own = "GroupRidge" in name
+            values, colour = np.array(rows)[:, 0], "#0072b2" if own else "#d55e00"
+            right.plot(values, np.full(seeds, height), "o", color=colour, alpha=0.4, ms=4, mew=0)
+            right.plot([values.mean()] * 2, [height - 0.3, height + 0.3], color=colour)
+        right.set_yticks(range(len(scores.found)), list(reversed(scores.found)))
+        right.set_title("R2 of test rows")
+        place.write_text(to_svg(figure), encoding="utf-8")
 
 
 def run_single(title: str, make: Callable[[int], Task], seeds: int, groups: Any = None) -> None:
@@ -179,19 +233,63 @@ def run_single(title: str, make: Callable[[int], Task], seeds: int, groups: Any 
     scores.show(f"{title}, {seeds} seeds", (BASELINE,))
 
 
+def cancer(seed: int) -> Task:
+    """Half of the rows."""
+    x, y = load_breast_cancer(return_X_y=True)
+    x, x_new, y, y_new = train_test_split(x, y, train_size=0.5, random_state=seed, stratify=y)
+    return Task(x, y, x_new, y_new)
+
+
+def banded_classes(seed: int) -> Task:
+    """200 rows, five groups of ten columns."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((200 + 2 * NEW, 50))
+    f = x @ (rng.standard_normal(50) * np.repeat(SCALES, 10))
+    y = (2 * f / f.std() + rng.logistic(size=len(x)) > 0).astype(int)
+    return Task(x[:200], y[:200], x[200:], y[200:])
+
+
+def run_classes(title: str, make: Callable[[int], Task], seeds: int, groups: Any) -> None:
+    """The last part: one task of two classes."""
+    scores = Scores()
+    usual = LogisticRegressionCV(
+        Cs=10,
+        cv=5,
+        scoring="neg_log_loss",
+        max_iter=2000,
+        l1_ratios=(0.0,),
+        use_legacy_attributes=False,
+    )
+    methods = {OF_CLASSES: make_pipeline(StandardScaler(), usual), "GroupLogistic": GroupLogistic()}
+    if groups is not None:
+        methods["GroupLogistic, groups"] = GroupLogistic(groups)
+    for seed in range(seeds):
+        task = make(seed)
+        for name, model in methods.items():
+            began = time.process_time()
+            probable = model.fit(task.x, task.y).predict_proba(task.x_new)
+            seconds = time.process_time() - began
+            scores.add(name, -log_loss(task.y_new, probable), seconds)
+    scores.show(f"{title}, {seeds} seeds, minus the log loss", (OF_CLASSES,))
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--only", choices=["banded", "single"])
+    parser.add_argument("--only", choices=["banded", "single", "classes"])
+    parser.add_argument("--figure", type=pathlib.Path)
     options = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
-    if options.only != "single":
+    parts = [options.only] if options.only else ["banded", "single", "classes"]
+    if "banded" in parts:
         if not peer.installed():
             print("(himalaya is left out: `make bench-peers` installs it beside this)")
         for n in (200, 400):
-            run_banded(n, options.seeds)
-    if options.only != "banded":
+            scores = run_banded(n, options.seeds)
+            if options.figure and n == 200:
+                draw(scores, options.seeds, options.figure)
+    if "single" in parts:
         for n in (300, 100):
             run_single(f"diabetes, {n} rows", lambda seed, n=n: diabetes(n, seed), options.seeds)
             name, group = f"diabetes, {n} rows, one group", [0] * 10
@@ -199,6 +297,10 @@ def main() -> None:
         for n, d in ((200, 50), (300, 100)):
             title = f"{n} rows, {d} features of which {d // 5} matter"
             run_single(title, lambda seed, n=n, d=d: sparse(n, d, seed), options.seeds)
+    if "classes" in parts:
+        run_classes("breast cancer", cancer, options.seeds, list(range(10)) * 3)
+        groups = np.repeat(range(5), 10).tolist()
+        run_classes("banded classes, n 200", banded_classes, options.seeds, groups)
 
 
 if __name__ == "__main__":

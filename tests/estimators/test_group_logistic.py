@@ -113,6 +113,15 @@ def test_names_of_classes_come_back():
     assert model.score(x, names) > 0.5
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_small_probabilities_have_logarithms(classes):
+    x, labels = rows(classes)
+    model = GroupLogistic(GROUPS, max_iter=3).fit(x, labels)
+    far = model.predict_log_proba(1e6 * x)
+    assert np.isfinite(far).all()
+    assert far.min() < -1000
+
+
 def test_units_and_the_order_of_columns_do_not_matter():
     x, labels = rows()
     model = GroupLogistic(GROUPS).fit(x, labels)
