@@ -28,8 +28,8 @@ from bilevel.tables.model_file import Label
 from bilevel.tables.scaling import Scaling
 
 Array = NDArray[Any]
-FEWEST = 10
-"""Fewer rows than these are not divided into training and validation rows."""
+FEWEST, LEAST = 20, 5
+"""Fewer rows are not divided into training and validation rows; so many at least are held out."""
 EXACT_RIDGE, RIDGE = 0.1, 1e-2
 """Of targets with deviation one, with exact heads and with others."""
 HEAD_FASTER = 5.0
@@ -181,7 +181,7 @@ class NetworkEstimator(BaseEstimator, abc.ABC):
             return rows[:0]
         random = np.random.default_rng(seed)
         groups = [rows[targets == k] for k in range(classes)] or [rows]
-        share = self.validation_fraction
+        share = max(self.validation_fraction, LEAST / len(rows))
         chosen = [
             random.permutation(some)[: min(round(share * len(some)), len(some) - 1)]
             for some in groups

@@ -1,13 +1,14 @@
 """Fitted estimators in files that `bilevel predict` reads."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import is_regressor
+from sklearn.base import is_classifier
 from sklearn.utils.validation import check_is_fitted
 
 from bilevel.errors import ArgumentError, spell
@@ -26,8 +27,9 @@ def save_model(
     """Write what a fitted estimator learned to one new file, for `bilevel predict`.
 
     Args:
-        estimator: `StackelbergRegressor`, `StackelbergClassifier`, or any linear regression with
-            `coef_` and `intercept_`, ours or one of scikit-learn.
+        estimator: `StackelbergRegressor`, `StackelbergClassifier`, or any other of ours or of
+            scikit-learn whose predictions are linear, or logistic or softmax probabilities, with
+            `coef_` and `intercept_`.
         path: a new file; the suffix `.safetensors` is customary.
         names: of the columns of X, as in the files to come; None: those of the data frame it was,
             else x0, x1, ...
@@ -59,27 +61,51 @@ def save_model(
 
 
 def linear(estimator: Any) -> Model:
-    """A linear regression as a model: its coefficients know the units of the columns."""
+    """A linear model by its coefficients, which know the units of the columns.
+
+    That it is one is tried on a few rows: coefficients mean something else to some estimators.
+    """
     heads, bias = getattr(estimator, "coef_", None), getattr(estimator, "intercept_", None)
-    if heads is None or bias is None or not is_regressor(estimator):
-        raise ArgumentError(
-            f"`estimator` must be a network of this package or a linear regression with `coef_` "
-            f"and `intercept_`, got {spell(estimator)}."
-        )
+    refusal = ArgumentError(
+        "`estimator` must be a network of this package, or have `coef_` and `intercept_` that its "
+        f"predictions are linear, logistic or softmax functions of, got {spell(estimator)}."
+    )
+    if heads is None or bias is None:
+        raise refusal
     heads = np.atleast_2d(np.asarray(heads, np.float64))
     bias = np.broadcast_to(np.asarray(bias, np.float64), len(heads))
+    labels = getattr(estimator, "classes_", None) if is_classifier(estimator) else None
     outputs, columns = heads.shape
+    targets = outputs if labels is None else 1
     listed = getattr(estimator, "feature_names_in_", [f"x{k}" for k in range(columns)])
-    aims = ["target"] if outputs == 1 else [f"target {k}" for k in range(outputs)]
-    return Model(
+    aims = ["target"] if targets == 1 else [f"target {k}" for k in range(targets)]
+    model = Model(
         columns=tuple(Column(str(name)) for name in listed),
         targets=tuple(map(Column, aims)),
         inputs=Scaling.identity(columns),
-        outputs=Scaling.identity(outputs),
+        outputs=Scaling.identity(outputs) if labels is None else None,
         medians=None,
         spans=None,
         network=None,
         body={},
         head=torch.from_numpy(np.vstack([heads.T, bias])),
+        classes=None if labels is None else tuple(np.asarray(labels).tolist()),
         about={"said": type(estimator).__name__},
     )
+    # near the rows that are predicted to be 0, where functions that are not linear are not flat
+    size = np.abs(heads).max(0)
+    rows = np.random.default_rng(0).normal(size=(8, columns)) / np.where(size > 0, size, 1)
+    rows += np.linalg.lstsq(heads, -bias)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # rows without names
+        try:
+            if labels is None:
+                pair = model.predict(rows), np.asarray(estimator.predict(rows))
+            else:
+                pair = model.probabilities(rows), np.asarray(estimator.predict_proba(rows))
+            same = np.allclose(pair[0].ravel(), pair[1].ravel(), rtol=1e-6)
+        except (AttributeError, ValueError):  # it has no probabilities, or other classes
+            same = False
+    if not same:
+        raise refusal
+    return model

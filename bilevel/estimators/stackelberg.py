@@ -39,9 +39,9 @@ class StackelbergRegressor(MultiOutputMixin, RegressorMixin, NetworkEstimator):
             else 1e-2.
         batch_size: rows of a step of the hidden layers; None: all.
         max_steps: of the hidden layers.
-        early_stopping: whether rows are held out to say which step is best. Fewer than 10 rows are
+        early_stopping: whether rows are held out to say which step is best. Fewer than 20 rows are
             not divided.
-        validation_fraction: how many rows are held out.
+        validation_fraction: how many rows are held out, at least 5.
         n_iter_no_change: records in a row without a better one after which the training ends; there
             is one for each pass over the rows, at most one in 10 steps.
         random_state: of the start, the rows of the steps and those that are held out.
@@ -121,8 +121,8 @@ class StackelbergClassifier(ClassifierMixin, NetworkEstimator):
         batch_size: rows of a step; None: all.
         max_steps: of the hidden layers.
         early_stopping: whether rows are held out to say which step is best, of each class the same
-            share. Fewer than 10 rows are not divided.
-        validation_fraction: how many rows are held out.
+            share. Fewer than 20 rows are not divided.
+        validation_fraction: how many rows are held out, at least 5.
         n_iter_no_change: records in a row without a better one after which the training ends; there
             is one for each pass over the rows, at most one in 10 steps.
         random_state: of the start, the rows of the steps and those that are held out.

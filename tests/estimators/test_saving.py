@@ -4,11 +4,22 @@ import csv
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
+from sklearn.base import clone
+from sklearn.linear_model import (
+    LogisticRegression,
+    PoissonRegressor,
+    Ridge,
+    RidgeClassifier,
+    RidgeCV,
+    SGDClassifier,
+)
+from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeRegressor
 
 from bilevel.commands.main import main
 from bilevel.errors import ArgumentError, ResultsError, ResultsExistError
 from bilevel.estimators import (
+    GroupLogistic,
     GroupRidge,
     StackelbergClassifier,
     StackelbergRegressor,
@@ -21,6 +32,8 @@ NAMES = ["height [cm]", "mass", "age"]
 X = RANDOM.normal(size=(120, 3)) * [10, 2e-3, 1e6] + [170, 0.07, 4e7]
 Y = X @ [3.0, 1e5, 1e-5] + RANDOM.normal(size=120)
 BOTH = np.column_stack([Y, X[:, 0] ** 2])
+Z = StandardScaler().fit_transform(X)
+LABELS = np.digitize(Y + 20 * RANDOM.normal(size=120), np.quantile(Y, [1 / 3, 2 / 3]))
 TRAIN, NEW = slice(0, 100), slice(100, None)
 SMALL = {"max_steps": 40, "random_state": 0}
 
@@ -92,6 +105,17 @@ def test_classes_with_their_probabilities(names, tmp_path, capsys):
     assert said in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("estimator", [LogisticRegression(), GroupLogistic(cv=3)])
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.filterwarnings("ignore:.* penalties ended at")
+def test_linear_classifiers_with_their_probabilities(estimator, classes, tmp_path):
+    labels = np.array(["a", "b", "c"])[LABELS % classes]
+    fitted = clone(estimator).fit(Z, labels)
+    model = Model.load(save_model(fitted, tmp_path / "model.safetensors"))
+    np.testing.assert_allclose(model.probabilities(Z), fitted.predict_proba(Z), rtol=1e-9)
+    np.testing.assert_array_equal(model.predict(Z), fitted.predict(Z))
+
+
 def test_names_are_those_of_the_columns(tmp_path):
     fitted = StackelbergRegressor(4, **SMALL).fit(X, Y)
     path = save_model(fitted, tmp_path / "plain.safetensors")
@@ -121,8 +145,15 @@ def test_what_cannot_be_saved(tmp_path):
     for made in (StackelbergRegressor(), Ridge(), None, Ridge):
         with pytest.raises(ArgumentError, match="`estimator` is not fitted, or no estimator"):
             save_model(made, path)
-    with pytest.raises(ArgumentError, match="network of this package or a linear regression"):
-        save_model(LogisticRegression().fit(X, Y.mean() < Y), path)
+    for made in (
+        RidgeClassifier().fit(X, Y.mean() < Y),  # no probabilities
+        PoissonRegressor().fit(Z, np.abs(Y)),  # the exponential of something linear
+        DecisionTreeRegressor().fit(X, Y),
+        SGDClassifier(loss="log_loss", random_state=0).fit(Z, LABELS),  # one against the rest
+        SGDClassifier(loss="log_loss", random_state=0).fit(Z + 1e6, LABELS),
+    ):
+        with pytest.raises(ArgumentError, match="must be a network of this package, or have `coef"):
+            save_model(made, path)
     save_model(Ridge().fit(X, Y), path)
     with pytest.raises(ResultsExistError, match="Name another file"):
         save_model(Ridge().fit(X, Y), path)

@@ -95,6 +95,19 @@ def test_held_out_rows_have_no_part_in_the_scaling():
     assert {1e3} < {*spans}  # where both far rows are held out
 
 
+@pytest.mark.parametrize(("rows", "held"), [(19, 0), (20, 5), (49, 5), (200, 20)])
+def test_how_many_rows_are_held_out(rows, held):
+    fitted = StackelbergRegressor(2, max_steps=5, random_state=0)
+    # one row differs, so that its share in the mean tells how many rows there are
+    column = np.zeros((rows, 1))
+    column[0] = 1.0
+    fitted.fit(np.hstack([X[:rows], column]), Y[:rows])
+    share = fitted.model_.inputs.inverse(np.zeros(11))[-1]
+    assert (fitted.best_validation_ is None) == (held == 0)
+    assert share in (0, pytest.approx(1 / (rows - held)))
+    assert share > 0 or held
+
+
 def test_every_class_keeps_rows_to_train_on():
     labels = np.array([0] * 30 + [1] * 30 + [2])
     fitted = StackelbergClassifier(4, validation_fraction=0.5, **SMALL).fit(X[:61], labels)
