@@ -56,8 +56,9 @@ def squared_cross(
     slope, bent = loss_products(criterion, fitted, parts.targets, along)
     theta, v, c, b = (x.unsqueeze(2) if head.ndim == 2 else x for x in (head, vector, slope, bent))
     share = torch.full_like(c[..., :1], 1 / c.shape[1])
-    if parts.columns is not None:
-        share = share * parts.columns
+    columns = parts.columns
+    if columns is not None:
+        share = share * columns
     if parts.by_output:  # no longer one factor of c' v' + b theta'
         c, b = share * c, share * b
         weighed = c
@@ -82,8 +83,8 @@ def _products(parts: LinearParts, *vectors: Tensor) -> list[Tensor]:
 def _summed(parts: LinearParts, by_rows: Tensor, vector: Tensor) -> Tensor:
     """Z's x / n, like v."""
     one = vector.ndim == 2
-    x = by_rows.unsqueeze(2) if one else by_rows
-    if parts.columns is not None:
-        x = x * parts.columns
+    x, columns = by_rows.unsqueeze(2) if one else by_rows, parts.columns
+    if columns is not None:
+        x = x * columns
     summed = parts.design.mT @ x * (1 / parts.design.shape[1])
     return summed.squeeze(2) if one else summed

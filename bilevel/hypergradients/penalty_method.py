@@ -151,6 +151,11 @@ class PenaltyMethod(AbstractHypergradient):
         return BodyGradient(trees.tree_map(total, direct, there, here), status, state=state)
 
     @property
+    def compilable(self) -> bool:
+        """With a fixed number of steps."""
+        return self.inner_steps is not None
+
+    @property
     def wants_factor(self) -> bool:
         """To lead the way to theta_s, where that is solved for."""
         return self.inner_steps is None

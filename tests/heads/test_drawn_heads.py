@@ -7,6 +7,7 @@ from drawn_heads import KINDS, Drawn
 from linear_heads import build, normal
 
 import bilevel
+import bilevel.exact
 from bilevel import BatchData, ClosedForm, Cvxpy, Newton, ProjectedNewton, RunningData
 from bilevel.core.status import Status
 from bilevel.errors import IncompatibleError, ShapeError
@@ -116,6 +117,15 @@ def test_an_output_without_weight_is_drawn_to_the_prior():
     found = bilevel.best_response(made, torch.ones((), dtype=torch.float64)).head
     torch.testing.assert_close(found[:, 1], prior[:, 1], rtol=1e-13, atol=0)
     assert (found[:, 0] - prior[:, 0]).norm() > 0.1
+
+
+def test_a_prior_is_a_shift_of_the_targets():
+    """What docs/extend/exact-heads.md says of `ridge_head`."""
+    x, y, q = (torch.as_tensor(normal(i, *shape)) for i, shape in enumerate([(9, 3), (9,), (3,)]))
+    problem = build(x, y, ridge=0.1, prior=lambda w, batch: q)
+    found = q + bilevel.exact.ridge_head(x, y - x @ q, 0.1)
+    expected = bilevel.best_response(problem, torch.ones((), dtype=torch.float64)).head
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
 
 
 def test_chunks_of_rows_keep_the_prior():

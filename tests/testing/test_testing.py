@@ -95,6 +95,14 @@ def test_iterative_hypergradients_pass(method, solver, problem):
     assert testing.check_hypergradient(method, solver, problems=[problem])
 
 
+@pytest.mark.parametrize("method", [bilevel.PenaltyMethod(1e5), bilevel.PenaltyMethod(1e5, 2000)])
+def test_hypergradients_with_a_bias_pass_with_room_for_it(method):
+    problem = IsotropicHead()
+    assert testing.check_hypergradient(method, problems=[problem], tolerance=1e-4)
+    with pytest.raises(CheckError, match="central differences"):
+        testing.check_hypergradient(method, problems=[problem], tolerance=1e-8)
+
+
 @pytest.mark.parametrize("name", ["A1", "A6", "A8", "A12", "A15-log", "A16"])
 def test_hypergradients_pass_on_problems_of_others(name):
     problem = analytic(name)

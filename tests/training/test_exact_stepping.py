@@ -180,6 +180,14 @@ def test_compiled_implicit_gradients_equal_eager_ones(name):
     assert_equal(compiled, train(problem, strategy))
 
 
+@pytest.mark.slow  # a compilation
+def test_compiled_penalty_methods_equal_eager_ones():
+    problem = Held("squared, outputs", "free")
+    method = bilevel.PenaltyMethod(100.0, 4)
+    strategy = bilevel.BestResponse(5e-3, gradient=method, optimizer=bilevel.SGD())
+    assert_equal(train(problem, strategy, compile=True), train(problem, strategy))
+
+
 def test_implicit_gradients_compile_with_the_factor_of_an_exact_head():
     for solver, gradient, compiles in (
         (None, None, True),
