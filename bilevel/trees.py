@@ -162,19 +162,21 @@ def dot(a: Tree, b: Tree) -> Tensor:
 
 def norm(a: Tree) -> Tensor:
     """Euclidean norm per run over all leaves, shape (R,); scaled, so that it does not overflow."""
-    flat = _lift(a)[0].flatten(1) if isinstance(a, Tensor) else flatten(a)
+    # sums over strides would be made in another order
+    plain = isinstance(a, Tensor) and a.ndim == 2 and a.is_contiguous()
+    flat = a if plain else flatten(a)
     if flat.shape[1] == 0:
         return flat.new_zeros(len(flat))
     asked = not (torch.compiler.is_compiling() or is_functorch_wrapped_tensor(flat))
     if asked and flat.device.type == "cpu":  # who maps or compiles cannot be asked for numbers
-        plain: Tensor = torch.linalg.vector_norm(flat, dim=1)
+        found: Tensor = torch.linalg.vector_norm(flat, dim=1)
         low, high = _SAFE.get(flat.dtype, (1.0, 0.0))
-        if len(plain) == 1:
-            safe = low < plain.item() < high
+        if len(found) == 1:
+            safe = low < found.item() < high
         else:
-            safe = bool(((plain > low) & (plain < high)).all())
+            safe = bool(((found > low) & (found < high)).all())
         if safe or not flat.any():  # the scaled one has the same bits
-            return plain
+            return found
     # a power of two: scaling by it is exact; runs that are zero or not finite are left alone
     scale = flat.abs().amax(1).log2().floor().exp2()
     scale = torch.where(scale.isfinite() & (scale > 0), scale, torch.ones_like(scale))

@@ -180,7 +180,8 @@ class Certifier:
         if self.kind == "unknown":
             nothing = torch.full_like(size, torch.nan)
             return HeadCertificate(size, nothing, nothing, nothing, nothing)
-        mu, largest = self._curvature(system, point, size)
+        near = self._near(system, point, size)
+        mu, largest = self._curvature(system, point, size) if near is None else near[:2]
         mu = torch.where(mu > 0, mu, torch.nan)
         residual, descent, end = size, torch.zeros_like(size), None
         if not isinstance(head_set, Everywhere):
@@ -189,7 +190,7 @@ class Certifier:
             residual = largest * trees.norm(trees.tree_map(torch.sub, head, end.head))
             here, there = (x.value() for x in (point, end))
             descent = here - there + 10 * EPS * (here.abs() + there.abs())
-        safe = residual + _rounding(point, largest, system)
+        safe = residual + (_rounding(point, largest, system) if near is None else near[2])
         if self.form == "gradients":  # which may tell otherwise here
             assert isinstance(system, PrimalSystem)
             safe = safe + 2 * _off(system, point, end)
@@ -210,6 +211,20 @@ class Certifier:
 
             parts.of_rows("slope", point.rows, by_gram, head)
         return point.gradient()
+
+    @staticmethod
+    def _near(
+        system: AbstractSystem | None, point: HeadPoint, size: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Bounds near mu and L that need no eigenvalues, and the rounding of the slope.
+
+        Where all of its `size` is rounding: eigenvalues of H would tell nothing that anybody asks.
+        """
+        found = None if system is None or system.known is None else system.known.near()
+        if found is None:
+            return None
+        rounding = _rounding(point, found[1], system)
+        return (*found, rounding) if bool((size <= rounding).all()) else None
 
     def _curvature(
         self, system: AbstractSystem | None, point: HeadPoint, like: Tensor

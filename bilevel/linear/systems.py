@@ -139,14 +139,9 @@ class PrimalSystem(AbstractSystem):
     def curvature(self) -> tuple[Tensor, Tensor]:
         """Extreme eigenvalues, moved outwards by the rounding of the matrix and the eigensolver.
 
-        Those of a Gram matrix that is kept take their place, with the penalties beside them, where
-        they are near.
         Where rounding takes half of the smallest one, the scaled matrix may tell better: with
         D S D = H it is at least that of S times the smallest square in D.
         """
-        near = None if self.known is None else self.known.near()
-        if near is not None:
-            return near
         return self.bounded(lambda: self.scaled[0].low * self.scaled[1].amin(2).square())
 
     def bounded(self, otherwise: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
@@ -239,9 +234,6 @@ class CentredSystem(AbstractSystem):
             squares = 1 + self.centre.origin.square().unsqueeze(1)
             return spectrum.low / (squares / scales.square()).sum(2)
 
-        near = None if self.known is None else self.known.near()
-        if near is not None:
-            return near
         return self._whole.bounded(otherwise)
 
     def definite(self) -> Tensor:

@@ -83,11 +83,12 @@ def test_bounds_hold_and_are_near(body, outputs, fit_bias, scale, far):
     values = torch.stack([torch.linalg.eigvalsh(matrix) for matrix in matrices])
     least, most = float(values.min()), float(values.max())
     rounding = 1e-13 * most
-    for low, high in (system.known.bounds(), system.curvature()):
+    taken = system.known.near() or system.curvature()
+    for low, high in (system.known.bounds(), taken, system.curvature()):
         assert float(low) <= least + rounding
         assert most - rounding <= float(high) <= 2 * most
     # what rounding takes half of aside, no bound that is taken is further off
-    assert 3.01 * float(system.curvature()[0]) >= least - 100 * rounding
+    assert 3.01 * float(taken[0]) >= least - 100 * rounding
 
 
 def test_eigenvalues_are_asked_for_where_they_tell_more(monkeypatch):
@@ -104,6 +105,11 @@ def test_eigenvalues_are_asked_for_where_they_tell_more(monkeypatch):
     asked.clear()
     bilevel.hypergradient(problem, BODIES["alike"].double(), bound=False)
     assert asked == []
+    rough = bilevel.FastSGD(1e-3, 5)  # whose bound is more than rounding
+    found = bilevel.hypergradient(problem, BODIES["large"].double(), solver=rough)
+    assert len(asked) == 1
+    _, (matrix,) = system_of(problem, BODIES["large"].double())
+    assert found.response.mu == pytest.approx(float(torch.linalg.eigvalsh(matrix)[0]), rel=1e-9)
 
 
 def test_a_free_bias_is_known_to_be_fine_without_eigenvalues(monkeypatch):
