@@ -23,7 +23,8 @@ def graph_bytes(oracles: Oracles, body: Tree, head: Tree, rows: Rows) -> int:
         found = trees.leaves(oracles.joint_gradient(body, head, rows))
         if oracles.features is not None:
             design = oracles.features.pulled(body, rows).parts[0]  # those of the gradient
-            predictions = design.new_empty(*design.shape[:2], *head.shape[2:])
+            # those of two heads are kept while features are shared
+            predictions = design.new_empty(2, *design.shape[:2], *head.shape[2:])
             found = [*found, design, predictions]
         return found
 
