@@ -88,7 +88,7 @@ class Search:
             words = "The value or the gradient at the start is not finite."
             return Lowest(first, Status.DIVERGED, words, self.evaluations, [])
         # a step as long as the vector would change no digit of the value
-        rounding = FLAT * abs(first.value) / max(1.0, float(np.abs(first.point).max()))
+        rounding = FLAT * abs(first.value) / max(1.0, float(np.abs(first.point).max(initial=0.0)))
         self.goal, self.most = max(tolerance * first.norm, rounding), most
         try:
             self._iteration(first)

@@ -26,7 +26,7 @@ from bilevel.heads import AbstractHeadSolver
 from bilevel.hypergradients import AbstractHypergradient
 from bilevel.point.lowest import METHODS, UNBOUNDED, Evaluate, Lowest, Vector, lowest
 from bilevel.point.minimum import Minimum, at_bounds
-from bilevel.point.point import hypergradient
+from bilevel.point.single import Single
 from bilevel.point.walk import Walk
 from bilevel.problem.base import Groups, StackelbergProblem
 from bilevel.problem.sets import Everywhere
@@ -129,7 +129,7 @@ def minimize(
             _evaluated(walk), _vector(walk.start), bounds, method,
             tolerance=tolerance, most=max_iterations, told=told,
         )  # fmt: skip
-    made = _certified(walk, found, batch)
+    made = _certified(walk, found, batch, int(seed))
     if throw and made.status.failed:
         raise AllRunsFailedError(
             f"There is no finite value at the start. {made.status.message} Pass another `body`, or "
@@ -188,13 +188,16 @@ def _evaluated(walk: Walk) -> Evaluate:
     return evaluate
 
 
-def _certified(walk: Walk, found: Lowest, batch: Groups | None) -> Minimum:
+def _certified(walk: Walk, found: Lowest, batch: Groups | None, seed: int) -> Minimum:
     """The end of a search, with the bounds of head and gradient there."""
     problem, convex = walk.problem, walk.problem.body_set
     usable = found.status is not Status.DIVERGED
     one = convex.project(trees.single(_tree(found.spot.point, walk.start)))
     body = trees.take(one, 0)
-    made = hypergradient(problem, body, walk.method, solver=walk.solver, batch=batch, bound=usable)
+    # heads that are not exact depend on where they start: where those of the search did
+    point = Single(problem, body, batch, walk.solver, None, seed=seed)
+    with point.sharing():
+        made = point.gradient(walk.method, usable)
     push = trees.single(trees.tree_map(torch.neg, made.body))
     landed = convex.project(trees.tree_map(torch.add, one, push))
     norm = trees.norm(trees.tree_map(torch.sub, one, landed))
