@@ -111,7 +111,7 @@ class GroupRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         groups = grouping(self.groups, X.shape[1], getattr(self, "feature_names_in_", None))
         self._to_z, to_t = scaling(X, divided=self.scale), scaling(targets)
         z, t = self._to_z(X), to_t(targets)
-        box = Box.around(float(np.square(z).mean()))
+        box = Box.around(z)
         found = self._search(self._criterion(X, z, t), groups, box, len(z))
         self._keep(found, groups, len(z))
         heads, noise = self._solve(z, t)
