@@ -13,7 +13,15 @@ from bilevel.errors import DataError, counted
 from bilevel.storage.folder import located, reserve, write_csv
 from bilevel.tables import lost_digits
 from bilevel.tables.columns import Column
-from bilevel.tables.csv_file import MISSING, Cells, Entries, is_number, quoted, read_cells
+from bilevel.tables.csv_file import (
+    MISSING,
+    Cells,
+    Entries,
+    is_number,
+    quoted,
+    read_cells,
+    shortened,
+)
 from bilevel.tables.model import Model
 from bilevel.tables.model_file import Label
 
@@ -108,6 +116,13 @@ class Predicted(NamedTuple):
             found[FEW:] = [f"So do {counted(len(found) - FEW, 'further column')}."]
         if found:
             found.append("Predictions there are extrapolations.")
+        found += [
+            f"Column {name!r} holds {shortened(text)!r} in {int(rows.sum())} of "
+            f"{counted(len(rows), 'row')}, the first in line "
+            f"{self.cells.lines[int(rows.argmax())][0]}: no row that the model was trained on did, "
+            "and predictions there are guesses."
+            for (name, text), rows in list(self.model.unseen(self.inputs).items())[:FEW]
+        ]
         missing = np.isnan(self.inputs)
         if missing.any():
             names = [name for column in self.model.columns for name in column.inputs]
