@@ -67,14 +67,17 @@ def gradients(
         count = [len(along[0])] if each and along else []
         return [leaf.new_zeros(*count, *leaf.shape) for leaf in wanted]
     outputs, weights = [values[i] for i in kept], along and [along[i] for i in kept]
-    return list(
-        torch.autograd.grad(
-            outputs,
-            wanted,
-            weights,
-            retain_graph=keep or create_graph,
-            create_graph=create_graph,
-            is_grads_batched=each,
-            materialize_grads=True,
-        )
+    found = torch.autograd.grad(
+        outputs,
+        wanted,
+        weights,
+        retain_graph=keep or create_graph,
+        create_graph=create_graph,
+        is_grads_batched=each,
+        materialize_grads=True,
     )
+    if not each or not along:
+        return list(found)
+    # torch makes the zeros of a leaf without the first axis
+    pairs = zip(found, wanted, strict=True)
+    return [x if x.ndim > leaf.ndim else x.expand(len(along[0]), *leaf.shape) for x, leaf in pairs]

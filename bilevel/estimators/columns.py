@@ -128,9 +128,12 @@ class Scaling(NamedTuple):
 
 def scaling(columns: Floats, *, divided: bool = True) -> Scaling:
     """The scaling that makes the columns of these rows centred, and if `divided` of variance 1."""
-    mean = columns.mean(0)
-    deviation = columns.std(0)
-    constant = deviation <= CONSTANT * np.abs(columns).max(0)
+    largest = np.abs(columns).max(0)
+    # by powers of two, which round nothing: squares would overflow, or vanish
+    exponent = np.frexp(largest)[1]
+    near = np.ldexp(columns, -exponent)
+    mean, deviation = np.ldexp(near.mean(0), exponent), np.ldexp(near.std(0), exponent)
+    constant = deviation <= CONSTANT * largest
     if not divided:
         deviation = np.ones_like(deviation)
     return Scaling(mean, np.where(constant, np.inf, deviation))

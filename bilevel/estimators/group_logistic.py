@@ -110,7 +110,7 @@ class GroupLogistic(ClassifierMixin, BaseEstimator):
         problem = FoldClasses(
             X, labels, len(self.classes_), folds, groups.of_column, scale=self.scale
         )
-        box = Box.around(float(np.square(z).mean()))
+        box = Box.around(z)
         # from the strongest: heads of zero are near to those, and each is near to the next
         grid = box.grid(COMMON)[::-1]
         alike = np.ones(len(groups.labels))

@@ -111,7 +111,7 @@ class GroupRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         groups = grouping(self.groups, X.shape[1], getattr(self, "feature_names_in_", None))
         self._to_z, to_t = scaling(X, divided=self.scale), scaling(targets)
         z, t = self._to_z(X), to_t(targets)
-        box = Box.around(float(np.square(z).mean()))
+        box = Box.around(z)
         found = self._search(self._criterion(X, z, t), groups, box, len(z))
         self._keep(found, groups, len(z))
         heads, noise = self._solve(z, t)
@@ -147,7 +147,7 @@ class GroupRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return mean, deviation[:, 0] if self._single else deviation
 
     def _check(self) -> None:
-        check_one_of(self.criterion, CriterionName, "`criterion`")
+        check_one_of(self.criterion, CriterionName, "criterion")
         single(self.shrink, "`shrink`", zero_allowed=True)
         check_flag(self.per_target, "per_target")
         check_flag(self.scale, "scale")

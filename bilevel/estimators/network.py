@@ -187,8 +187,10 @@ class NetworkEstimator(BaseEstimator, abc.ABC):
             for some in groups
         ]
         found = np.sort(np.concatenate(chosen))
-        if not classes and len(found) and not np.ptp(targets[found], axis=0).all():
-            return rows[:0]  # too few to tell predictions from each other
+        if not classes and len(found):
+            moving = targets[:, np.ptp(targets, axis=0) > 0]
+            if not np.ptp(moving[found], axis=0).all():
+                return rows[:0]  # too few to tell predictions from each other
         return found if len(found) > 1 else rows[:0]
 
     def _trained(self, problem: Rows, strategy: AbstractStrategy, seed: int, rows: int) -> Stopped:

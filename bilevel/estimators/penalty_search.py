@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from bilevel.errors import DataError
 from bilevel.estimators.columns import Floats
 
 SPAN = (1e-5, 1e5)
@@ -27,8 +28,19 @@ class Box(NamedTuple):
     high: float
 
     @classmethod
-    def around(cls, mean_square: float) -> "Box":
-        """The box of columns of that mean square."""
+    def around(cls, z: Floats) -> "Box":
+        """The box of columns by their mean square.
+
+        Raises:
+            DataError: it overflows, or vanishes though columns vary.
+        """
+        with np.errstate(over="ignore"):
+            mean_square = float(np.square(z).mean())
+        if mean_square == np.inf or (mean_square < np.finfo(np.float64).tiny and z.any()):
+            raise DataError(
+                "The columns of X are too large or too small for their squares. Give them in other "
+                "units, or let `scale=True` divide them by their deviations."
+            )
         low, high = np.log(SPAN) + np.log(mean_square if mean_square > 0 else 1.0)
         return cls(float(low), float(high))
 

@@ -16,6 +16,9 @@ from bilevel.tables.columns import Column
 from bilevel.tables.model import Model
 from bilevel.tables.scaling import Scaling
 
+ROUNDING = 1e-9
+"""Of the terms of a prediction: what another order of the sum may change."""
+
 
 def save_model(
     estimator: Any,
@@ -100,10 +103,12 @@ def linear(estimator: Any) -> Model:
         warnings.simplefilter("ignore")  # rows without names
         try:
             if labels is None:
-                pair = model.predict(rows), np.asarray(estimator.predict(rows))
+                apart = model.predict(rows).ravel() - np.asarray(estimator.predict(rows)).ravel()
+                terms = np.abs(rows) @ np.abs(heads.T) + np.abs(bias)  # whatever the units
+                same = bool((np.abs(apart) <= ROUNDING * terms.ravel()).all())
             else:
                 pair = model.probabilities(rows), np.asarray(estimator.predict_proba(rows))
-            same = np.allclose(pair[0].ravel(), pair[1].ravel(), rtol=1e-6)
+                same = np.allclose(pair[0].ravel(), pair[1].ravel(), rtol=1e-6)
         except (AttributeError, ValueError):  # it has no probabilities, or other classes
             same = False
     if not same:

@@ -88,7 +88,7 @@ class Search:
             words = "The value or the gradient at the start is not finite."
             return Lowest(first, Status.DIVERGED, words, self.evaluations, [])
         # a step as long as the vector would change no digit of the value
-        rounding = FLAT * abs(first.value) / max(1.0, float(np.abs(first.point).max()))
+        rounding = FLAT * abs(first.value) / max(1.0, float(np.abs(first.point).max(initial=0.0)))
         self.goal, self.most = max(tolerance * first.norm, rounding), most
         try:
             self._iteration(first)
@@ -133,10 +133,7 @@ class Search:
         slope = np.asarray(slope, dtype=np.float64)
         if not (np.isfinite(value) and np.isfinite(slope).all()):
             return Spot(point, float("inf"), slope, float("nan"))
-        landed = point - slope
-        if self.bounds is not None:
-            landed = np.clip(landed, self.bounds.lb, self.bounds.ub)
-        return Spot(point, float(value), slope, float(np.linalg.norm(point - landed)))
+        return Spot(point, float(value), slope, projected_norm(point, slope, self.bounds))
 
     def _smooth(self, point: Vector) -> tuple[float, Vector]:
         """For scipy: what is not finite rises so steeply that a line search comes back from it.
@@ -155,6 +152,16 @@ class Search:
         ):
             self.best = spot
         return spot.value, spot.slope
+
+
+def projected_norm(point: Vector, slope: Vector, bounds: optimize.Bounds | None) -> float:
+    """|x - P(x - gradient)|, for x between the bounds.
+
+    Not by that difference, which is zero where x is so large that the gradient changes no digit.
+    """
+    if bounds is not None:
+        slope = np.clip(slope, point - bounds.ub, point - bounds.lb)
+    return float(np.linalg.norm(slope))
 
 
 def lowest(

@@ -24,9 +24,17 @@ from bilevel.data.training_data import TrainingData
 from bilevel.errors import AllRunsFailedError, IncompatibleError, ShapeError, check_name
 from bilevel.heads import AbstractHeadSolver
 from bilevel.hypergradients import AbstractHypergradient
-from bilevel.point.lowest import METHODS, UNBOUNDED, Evaluate, Lowest, Vector, lowest
+from bilevel.point.lowest import (
+    METHODS,
+    UNBOUNDED,
+    Evaluate,
+    Lowest,
+    Vector,
+    lowest,
+    projected_norm,
+)
 from bilevel.point.minimum import Minimum, at_bounds
-from bilevel.point.point import hypergradient
+from bilevel.point.single import Single
 from bilevel.point.walk import Walk
 from bilevel.problem.base import Groups, StackelbergProblem
 from bilevel.problem.sets import Everywhere
@@ -129,7 +137,7 @@ def minimize(
             _evaluated(walk), _vector(walk.start), bounds, method,
             tolerance=tolerance, most=max_iterations, told=told,
         )  # fmt: skip
-    made = _certified(walk, found, batch)
+    made = _certified(walk, found, batch, int(seed), bounds)
     if throw and made.status.failed:
         raise AllRunsFailedError(
             f"There is no finite value at the start. {made.status.message} Pass another `body`, or "
@@ -188,16 +196,20 @@ def _evaluated(walk: Walk) -> Evaluate:
     return evaluate
 
 
-def _certified(walk: Walk, found: Lowest, batch: Groups | None) -> Minimum:
+def _certified(
+    walk: Walk, found: Lowest, batch: Groups | None, seed: int, bounds: optimize.Bounds | None
+) -> Minimum:
     """The end of a search, with the bounds of head and gradient there."""
     problem, convex = walk.problem, walk.problem.body_set
     usable = found.status is not Status.DIVERGED
     one = convex.project(trees.single(_tree(found.spot.point, walk.start)))
     body = trees.take(one, 0)
-    made = hypergradient(problem, body, walk.method, solver=walk.solver, batch=batch, bound=usable)
+    # heads that are not exact depend on where they start: where those of the search did
+    point = Single(problem, body, batch, walk.solver, None, seed=seed)
+    with point.sharing():
+        made = point.gradient(walk.method, usable)
     push = trees.single(trees.tree_map(torch.neg, made.body))
-    landed = convex.project(trees.tree_map(torch.add, one, push))
-    norm = trees.norm(trees.tree_map(torch.sub, one, landed))
+    norm = projected_norm(_vector(body), _vector(made.body), bounds)
     held = None
     if not isinstance(convex, Everywhere):
         held = trees.tree_map(lambda free: ~free[0], convex.free(one, push))
@@ -209,7 +221,7 @@ def _certified(walk: Walk, found: Lowest, batch: Groups | None) -> Minimum:
         body=body,
         head=made.response.head,
         value=made.value,
-        gradient_norm=float(norm),
+        gradient_norm=norm,
         gradient=made,
         at_bound=at_bounds(body, held),
         status=made.status if doubtful else found.status,

@@ -51,12 +51,13 @@ class Single:
         report: RowCallback | None,
         *,
         head_only: bool = False,
+        seed: int = 0,
     ) -> None:
         trees.check(body, "body", ShapeError)
         like = trees.leaves(body)[0]
         check_instance(problem, StackelbergProblem, "problem", "an instance of your problem")
         known = known_of(problem)
-        data = TrainingData(problem, [0], like.dtype, like.device, groups=batch, known=known)
+        data = TrainingData(problem, [seed], like.dtype, like.device, groups=batch, known=known)
         self.examined = Examined(data, body, known, report, head_only=head_only)
         made = self.examined.made
         self.solver = default_solver(problem) if solver is None else solver

@@ -93,6 +93,21 @@ class Model:
             place += len(column.inputs)
         return found
 
+    def unseen(self, inputs: Array) -> dict[tuple[str, str], Array]:
+        """By column and text, which rows (n,) hold a text that no training row did.
+
+        The table had it in other rows, for validation or test: its weights are those of the start.
+        """
+        names = [(c.name, text) for c in self.columns for text in c.categories or ("",)]
+        return {
+            name: inputs[:, place] > 0
+            for place, name in enumerate(names)
+            if self.spans is not None
+            and name[1]
+            and self.spans[1, place] == 0
+            and (inputs[:, place] > 0).any()
+        }
+
     def far(self, inputs: Array) -> dict[str, tuple[float, float, float]]:
         """Columns whose numbers are of another unit, it seems, than those of the training.
 

@@ -71,7 +71,13 @@ def read(path: Path) -> dict[str, Any]:
             )
         path /= FILE
     tensors, content = read_tensors(path)
-    if content.get("kind") != KIND:
+    kind = content.get("kind")
+    if kind != KIND and str(kind).startswith(KIND[:-1]):
+        raise ResultsError(
+            f"{path} holds a {kind}, and this version of bilevel reads {KIND!r} only. Use the "
+            "version that wrote it, or train anew."
+        )
+    if kind != KIND:
         raise ResultsError(
             f"{path} holds no model of a table: `bilevel compare --csv` writes such."
         )

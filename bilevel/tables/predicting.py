@@ -1,6 +1,8 @@
 """Predictions for the rows of a new CSV file, and what is said of them."""
 
+import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,10 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bilevel.errors import DataError, counted
-from bilevel.storage.folder import located, write_csv
+from bilevel.storage.folder import located, reserve, write_csv
 from bilevel.tables import lost_digits
 from bilevel.tables.columns import Column
-from bilevel.tables.csv_file import Cells, Entries, is_number, quoted, read_cells
+from bilevel.tables.csv_file import (
+    MISSING,
+    Cells,
+    Entries,
+    is_number,
+    quoted,
+    read_cells,
+    shortened,
+)
 from bilevel.tables.model import Model
 from bilevel.tables.model_file import Label
 
@@ -86,9 +96,13 @@ class Predicted(NamedTuple):
         return {name: [cell for _, cell in self.cells.column(name)] for name in kept} | made
 
     def write(self, path: Path) -> None:
-        """Write them as a CSV file; numbers keep all their digits."""
+        """Write them as one new CSV file; numbers keep all their digits.
+
+        Raises:
+            ResultsExistError: there is such a file already.
+        """
         columns = self.columns
-        write_csv(path, list(columns), zip(*columns.values(), strict=True))
+        write_csv(reserve(path, "file"), list(columns), zip(*columns.values(), strict=True))
 
     def remarks(self) -> list[str]:
         """Sentences on rows that differ from those of the training, and filled in numbers."""
@@ -102,6 +116,13 @@ class Predicted(NamedTuple):
             found[FEW:] = [f"So do {counted(len(found) - FEW, 'further column')}."]
         if found:
             found.append("Predictions there are extrapolations.")
+        found += [
+            f"Column {name!r} holds {shortened(text)!r} in {int(rows.sum())} of "
+            f"{counted(len(rows), 'row')}, the first in line "
+            f"{self.cells.lines[int(rows.argmax())][0]}: no row that the model was trained on did, "
+            "and predictions there are guesses."
+            for (name, text), rows in list(self.model.unseen(self.inputs).items())[:FEW]
+        ]
         missing = np.isnan(self.inputs)
         if missing.any():
             names = [name for column in self.model.columns for name in column.inputs]
@@ -119,17 +140,21 @@ class Predicted(NamedTuple):
             for target, values in zip(self.model.targets, self._by_target(), strict=True)
             if target.name in self.cells.names
         ]
-        judge = _of_numbers if self.model.classes is None else _of_classes
+        judge: Callable[[Column, Array, Entries], str] = _of_numbers
+        if self.model.classes is not None:
+            judge = functools.partial(_of_classes, {str(label) for label in self.model.classes})
         return [judge(target, values, self.cells.column(target.name)) for target, values in there]
 
     def _by_target(self) -> list[Array]:
         return [self.values] if self.values.ndim == 1 else list(self.values.T)
 
 
-def _of_classes(target: Column, values: Array, entries: Entries) -> str:
+def _of_classes(labels: set[str], target: Column, values: Array, entries: Entries) -> str:
     """How many labels of a file are those that were predicted."""
     given = [
-        (value, cell) for value, (_, cell) in zip(values.tolist(), entries, strict=True) if cell
+        (value, cell)
+        for value, (_, cell) in zip(values.tolist(), entries, strict=True)
+        if cell.lower() not in MISSING or cell in labels
     ]
     right = sum(_same(value, cell) for value, cell in given)
     share = f": {right / len(given):.1%} of the predictions are right" if given else ""
@@ -137,7 +162,9 @@ def _of_classes(target: Column, values: Array, entries: Entries) -> str:
 
 
 def _same(label: Label, cell: str) -> bool:
-    if isinstance(label, int | float) and not isinstance(label, bool) and is_number(cell):
+    if isinstance(label, bool):
+        return cell.lower() in (str(label).lower(), str(int(label)))
+    if isinstance(label, int | float) and is_number(cell):
         return float(cell) == label
     return str(label) == cell
 

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import bilevel
 from bilevel.commands.main import main
 from bilevel.comparison.best_run import best_run
 from bilevel.comparison.result import Comparison
 from bilevel.tables.model import Model
+from bilevel.tables.predicting import Predicted
 from problems.table import table
 
 ROWS, NEW = 60, 8
@@ -304,3 +306,21 @@ def test_the_tutorial_prints_what_its_page_shows(tmp_path, monkeypatch, capsys):
                  if "Predictions:" in block)  # fmt: skip
     digits = re.compile(r"\d+\.\d+|by .*validation rows")
     assert digits.sub("x", printed) == digits.sub("x", shown)
+
+
+def test_a_text_that_no_training_row_had_is_told(tmp_path):
+    """Its input was 0 in training: its weights are those of the start."""
+    rows = [["Oslo" if k % 2 else "Rome", str(k % 7), str(k % 7 + k % 2)] for k in range(60)]
+    rows[8][0] = rows[9][0] = "Bern"
+    problem = table(written(tmp_path / "a.csv", rows, ["city", "a", "b"]), "b", encode="onehot")
+    said = "Column 'city' holds 'Bern' in 1 of 2 rows, the first in line 3: no row that the model"
+    new = written(tmp_path / "new.csv", [["Rome", "1"], ["Bern", "2"]], ["city", "a"])
+    for seed in range(30):
+        body, head = (problem.init_body(torch.Generator()), problem.init_head(torch.Generator()))
+        model = problem.model(seed, body, head, {})
+        there = bool(problem.drawn(seed)["train"][0][:, 0].any())
+        remarks = " ".join(Predicted.of(model, new).remarks())
+        assert (said in remarks) == (not there)
+        if not there:
+            return
+    raise AssertionError("All training rows have it.")

@@ -14,7 +14,7 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from sklearn.utils import validation
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from bilevel.errors import ArgumentError, BilevelError
+from bilevel.errors import ArgumentError, BilevelError, DataError
 from bilevel.estimators import GroupRidge, PenaltyBoundWarning, ridge_rows
 
 GROUPS = [0, 0, 0, 1, 1, 1]
@@ -308,3 +308,15 @@ def test_a_search_is_a_few_factorisations(monkeypatch):
     new = rng.standard_normal((500, 150))
     errors = [np.square(m.predict(new) - new @ w).mean() for m in (model, common)]
     assert errors[0] < 0.8 * errors[1]
+
+
+@pytest.mark.parametrize("criterion", ["cv", "evidence"])
+@pytest.mark.parametrize("unit", [2.0**-600, 2.0**600])
+def test_units_whose_squares_are_no_numbers(criterion, unit):
+    x, y = rows()
+    same = GroupRidge(GROUPS, criterion=criterion).fit(x, y)
+    other = GroupRidge(GROUPS, criterion=criterion).fit(unit * x, y)
+    np.testing.assert_array_equal(other.alphas_, same.alphas_)
+    np.testing.assert_allclose(other.predict(unit * x), same.predict(x), rtol=1e-12)
+    with pytest.raises(DataError, match="too large or too small for their squares"):
+        GroupRidge(GROUPS, criterion=criterion, scale=False).fit(unit * x, y)

@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.cross_decomposition import PLSRegression
 from sklearn.linear_model import (
     LogisticRegression,
     PoissonRegressor,
@@ -17,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeRegressor
 
 from bilevel.commands.main import main
-from bilevel.errors import ArgumentError, ResultsError, ResultsExistError
+from bilevel.errors import ArgumentError, ResultsError, ResultsExistError, UnwritableError
 from bilevel.estimators import (
     GroupLogistic,
     GroupRidge,
@@ -25,7 +26,7 @@ from bilevel.estimators import (
     StackelbergRegressor,
     save_model,
 )
-from bilevel.tables import Model, Predicted
+from bilevel.tables import Model, Predicted, model_file
 
 RANDOM = np.random.default_rng(2)
 NAMES = ["height [cm]", "mass", "age"]
@@ -160,3 +161,58 @@ def test_what_cannot_be_saved(tmp_path):
     (tmp_path / "other.safetensors").write_bytes(b"other")
     with pytest.raises(ResultsError, match="damaged"):
         Model.load(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e12])
+def test_units_do_not_decide_what_is_linear(unit, tmp_path):
+    fitted = GroupRidge().fit(Z, unit * Y)
+    model = Model.load(save_model(fitted, tmp_path / "linear.safetensors"))
+    np.testing.assert_allclose(model.predict(Z), fitted.predict(Z), rtol=1e-9)
+    # its coefficients are of columns around their means, its `intercept_` is the mean of targets
+    other = PLSRegression(2).fit(X, unit * Y)
+    with pytest.raises(ArgumentError, match="must be a network of this package, or have `coef"):
+        save_model(other, tmp_path / "other.safetensors")
+
+
+def test_a_file_of_a_newer_version(tmp_path, monkeypatch):
+    monkeypatch.setattr(model_file, "KIND", "bilevel model 2")
+    path = save_model(Ridge().fit(X, Y), tmp_path / "model.safetensors")
+    monkeypatch.undo()
+    said = "holds a bilevel model 2, and this version of bilevel reads 'bilevel model 1' only"
+    with pytest.raises(ResultsError, match=said):
+        Model.load(path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "cells", "said"),
+    [
+        (["a", "b"], ["a", "", "?", "NA", "a"], "in 2 of 5 rows"),
+        (["none", "some"], ["none", "", "none", "NA", "?"], "in 2 of 5 rows"),
+        ([False, True], ["FALSE", "0", "false", "", "False"], "in 4 of 5 rows"),
+    ],
+)
+def test_labels_that_are_not_known_are_not_wrong(labels, cells, said, tmp_path):
+    fitted = LogisticRegression().fit(Z, np.array(labels)[(Z[:, 0] > 0).astype(int)])
+    path = save_model(fitted, tmp_path / "model.safetensors", names=NAMES, target="kind")
+    new = written(tmp_path / "new.csv", rows=np.full((5, 3), -1.0))
+    lines = zip(new.read_text().splitlines(), ["kind", *cells], strict=True)
+    new.write_text("\n".join(f"{line},{cell}" for line, cell in lines))
+    (judged,) = Predicted.of(Model.load(path), new).judged()
+    assert judged == f"Column 'kind' is there too, {said}: 100.0% of the predictions are right."
+
+
+def test_predictions_are_written_whole_and_over_nothing(tmp_path, monkeypatch):
+    path = save_model(Ridge().fit(X, Y), tmp_path / "model.safetensors", names=NAMES)
+    new = written(tmp_path / "new.csv")
+    found, before = Predicted.of(Model.load(path), new), new.read_bytes()
+    with pytest.raises(ResultsExistError, match="Name another file"):
+        found.write(new)
+    assert new.read_bytes() == before
+
+    def full(number):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(UnwritableError):
+        found.write(tmp_path / "out.csv")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.safetensors", "new.csv"]

@@ -131,6 +131,7 @@ def test_several_outputs_one_of_which_is_constant():
     found = fitted.predict(X)
     assert found.shape == (200, 3)
     np.testing.assert_allclose(found[:, 1], 7, rtol=1e-12)
+    assert fitted.best_validation_ is not None
     assert min(np.corrcoef(found[:, k], targets[:, k])[0, 1] for k in (0, 2)) > 0.9
     constant = StackelbergRegressor(4, random_state=0).fit(X, np.full((200, 1), 3.0))
     np.testing.assert_array_equal(constant.predict(X), np.full((200, 1), 3.0))

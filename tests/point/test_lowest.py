@@ -176,3 +176,30 @@ def test_a_start_without_a_value_is_said():
     assert found.status is Status.DIVERGED
     assert found.history == []
     np.testing.assert_array_equal(found.spot.point, np.ones(2))
+
+
+@pytest.mark.parametrize("bounds", [None, optimize.Bounds([-np.inf] * 2, [3.0, np.inf])])
+@pytest.mark.parametrize("method", ["L-BFGS-B", "TNC", "SLSQP"])
+def test_a_function_without_a_lowest_point_does_not_converge(method, bounds):
+    """Far away a step along the gradient changes no digit of the point."""
+
+    def falls(x):
+        return float(x @ [1.0, 2.0]), np.array([1.0, 2.0])
+
+    found = lowest(falls, np.zeros(2), bounds, method, most=50)
+    assert found.status is not Status.CONVERGED
+    assert found.spot.norm == pytest.approx(5**0.5)
+
+
+@pytest.mark.parametrize("unit", [1e-13, 1.0])
+@pytest.mark.parametrize("method", ["L-BFGS-B", "TNC"])
+def test_the_unit_of_the_value_does_not_matter(method, unit):
+    """The rounding of the point is no measure of a gradient in small units."""
+    matrix, right = quadratic(4)
+
+    def small(x):
+        return unit * (0.5 * x @ matrix @ x - right @ x), unit * (matrix @ x - right)
+
+    found = lowest(small, 30 * np.ones(4), None, method)
+    assert found.status is Status.CONVERGED
+    np.testing.assert_allclose(found.spot.point, np.linalg.solve(matrix, right), rtol=1e-5)

@@ -253,3 +253,62 @@ def test_sets_that_do_not_go_with_scipy_are_refused(convex, method, match):
 def test_arguments_that_cannot_work_are_named(options, error, match):
     with pytest.raises(error, match=match):
         bilevel.minimize(analytic("A7"), **options)
+
+
+class Scattered(Redrawn):
+    """Heads start far away, elsewhere with each seed."""
+
+    def init_head(self, generator):
+        return 5 * torch.randn(1, generator=generator)
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_value_is_that_of_the_search(seed):
+    """Heads that are not exact depend on where they start, which the seed says."""
+    solver = bilevel.FastSGD(0.1, 5)
+    found = bilevel.minimize(Scattered(), seed=seed, solver=solver, max_iterations=5)
+    assert found.value == pytest.approx(float(found.history["value"].min()), rel=1e-12)
+    assert found.status is Status.INEXACT_HEAD
+
+
+class Twice(Redrawn):
+    """Two equal columns with a penalty each."""
+
+    body_set = bilevel.Everywhere()
+
+    def init_body(self, generator):
+        return {"penalty": torch.zeros(2)}
+
+    def init_head(self, generator):
+        return torch.zeros(2)
+
+    def features(self, inputs):
+        return inputs.expand(-1, 2)
+
+    def body_objective(self, body, head, batch):
+        rows = batch["validation"]
+        return (rows.inputs.expand(-1, 2) @ head - rows.targets).square().mean()
+
+
+class Shifted(Twice):
+    """F has numbers of the body that the head does not depend on."""
+
+    def __init__(self, *shape):
+        self.shape = shape
+
+    def init_body(self, generator):
+        return {"a shift": torch.zeros(self.shape), "penalty": torch.zeros(2)}
+
+    def body_objective(self, body, head, batch):
+        return super().body_objective(body, head, batch) + ((body["a shift"] - 1) ** 2).sum()
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
+def test_numbers_that_no_penalty_depends_on(shape):
+    same = bilevel.minimize(Twice())
+    found = bilevel.minimize(Shifted(*shape))
+    assert found.status is Status.CONVERGED
+    torch.testing.assert_close(found.body["a shift"], torch.ones(shape).double())
+    assert found.value == pytest.approx(same.value, rel=1e-9)
+    assert found.gradient.bound_kind == same.gradient.bound_kind
+    assert found.gradient.bound <= 1e-9
