@@ -147,7 +147,7 @@ class GroupRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return mean, deviation[:, 0] if self._single else deviation
 
     def _check(self) -> None:
-        check_one_of(self.criterion, CriterionName, "`criterion`")
+        check_one_of(self.criterion, CriterionName, "criterion")
         single(self.shrink, "`shrink`", zero_allowed=True)
         check_flag(self.per_target, "per_target")
         check_flag(self.scale, "scale")
