@@ -69,9 +69,8 @@ def unknown_name(
     text = name[:LONGEST] if isinstance(name, str) else ""
     near = difflib.get_close_matches(text, names, n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return UnknownNameError(
-        f"There is no {kind} {spell(name)}{where}.{hint} Known: {', '.join(names)}."
-    )
+    listed = ", ".join(repr(one) if "," in one else one for one in names)
+    return UnknownNameError(f"There is no {kind} {spell(name)}{where}.{hint} Known: {listed}.")
 
 
 def check_name(name: Any, known: Iterable[str], kind: str) -> None:
