@@ -61,13 +61,16 @@ class UnknownNameError(BilevelError, LookupError):
     """A name is not known; the message shows the nearest one."""
 
 
-def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
+def unknown_name(
+    kind: str, name: object, known: Iterable[str], where: str = ""
+) -> UnknownNameError:
     """The error for a name that is not among `known`, with the nearest one."""
     names = sorted(known)
     text = name[:LONGEST] if isinstance(name, str) else ""
     near = difflib.get_close_matches(text, names, n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return UnknownNameError(f"There is no {kind} {spell(name)}.{hint} Known: {', '.join(names)}.")
+    listed = ", ".join(repr(one) if "," in one else one for one in names)
+    return UnknownNameError(f"There is no {kind} {spell(name)}{where}.{hint} Known: {listed}.")
 
 
 def check_name(name: Any, known: Iterable[str], kind: str) -> None:

@@ -72,7 +72,7 @@ def table(
     dropped = names_in(drop, cells.names)
     for name in (target, *dropped):
         if name not in cells.names:
-            raise unknown_name(f"column of {path.name}", name, cells.names)
+            raise unknown_name("column", name, cells.names, f" in {path.name}")
     if target in dropped:
         raise ArgumentError(f"`drop` names the target {target!r}. Drop other columns only.")
     for name, value, kinds in (("encode", encode, Encode), ("impute", impute, Impute)):

@@ -32,7 +32,8 @@ def save_model(
     Args:
         estimator: `StackelbergRegressor`, `StackelbergClassifier`, or any other of ours or of
             scikit-learn whose predictions are linear, or logistic or softmax probabilities, with
-            `coef_` and `intercept_`.
+            `coef_` and `intercept_`. No pipeline: ours scale columns themselves. Of a search, its
+            `best_estimator_`.
         path: a new file; the suffix `.safetensors` is customary.
         names: of the columns of X, as in the files to come; None: those of the data frame it was,
             else x0, x1, ...
@@ -69,9 +70,14 @@ def linear(estimator: Any) -> Model:
     That it is one is tried on a few rows: coefficients mean something else to some estimators.
     """
     heads, bias = getattr(estimator, "coef_", None), getattr(estimator, "intercept_", None)
+    hint = ""
+    if hasattr(estimator, "best_estimator_"):
+        hint = " Of a search pass what it found, `best_estimator_`."
+    elif hasattr(estimator, "steps"):
+        hint = " Estimators of this package scale columns themselves: fit one without a pipeline."
     refusal = ArgumentError(
         "`estimator` must be a network of this package, or have `coef_` and `intercept_` that its "
-        f"predictions are linear, logistic or softmax functions of, got {spell(estimator)}."
+        f"predictions are linear, logistic or softmax functions of, got {spell(estimator)}.{hint}"
     )
     if heads is None or bias is None:
         raise refusal

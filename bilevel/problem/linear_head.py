@@ -1,13 +1,14 @@
 """Problems whose head is linear in features."""
 
 import abc
+import inspect
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from bilevel import trees
-from bilevel.errors import FinalMethodError, ShapeError
+from bilevel.errors import FinalMethodError, ProblemError, ShapeError
 from bilevel.problem.base import Groups, StackelbergProblem
 from bilevel.problem.criteria import AbstractCriterion, SquaredError
 from bilevel.trees import Tree
@@ -72,6 +73,14 @@ class LinearHeadProblem(StackelbergProblem):
                     "hooks `features`, `criterion`, `row_weights`, `penalty`, `prior` and "
                     "`body_penalty`, or subclass StackelbergProblem for an objective of another "
                     "form."
+                )
+        features = cls.__dict__.get("features")
+        if cls.body_free_features and inspect.isfunction(features):
+            given = inspect.signature(features).parameters.values()
+            if sum(one.default is one.empty and one.kind < one.VAR_POSITIONAL for one in given) > 2:
+                raise ProblemError(
+                    f"{cls.__name__} has `body_free_features = True`: its features take no body. "
+                    "Write `def features(self, inputs)`."
                 )
 
     @abc.abstractmethod

@@ -257,13 +257,20 @@ def _survivors(name: str, runs: Array) -> str:
 
 
 def _draw_levels(axes: Axes, levels: Mapping[str, float]) -> None:
-    """Level lines across the frame, each with its name; what lies outside is left out."""
+    """Level lines across the frame; what lies outside is left out.
+
+    Names stand above their lines, or below where the next line would run through them.
+    """
     low, high = axes.get_ylim()
-    for name, value in levels.items():
+    above = np.inf
+    for value, name in sorted(((value, name) for name, value in levels.items()), reverse=True):
         if low <= value <= high:
             axes.axhline(value, color=FAINT, linewidth=0.9, dashes=(1.5, 1.5), zorder=1)
-            axes.text(0.99, value, name.removeprefix("the "), ha="right", va="bottom",
+            height = (axes.transData - axes.transAxes).transform((axes.get_xlim()[1], value))[1]
+            axes.text(0.99, value, name.removeprefix("the "), ha="right",
+                      va="top" if above - height < 0.1 else "bottom",
                       transform=axes.get_yaxis_transform(), color=FAINT, fontsize=8.5)  # fmt: skip
+            above = height
 
 
 def _draw_upright(axes: Axes, levels: Mapping[str, float], dots: Array) -> None:

@@ -43,6 +43,14 @@ MEANINGS = {
     "best response": "The head is solved exactly before every step of the body: the limit of an "
     "ever faster head.",
 }
+KINDS = {
+    "body_lr=Frozen()": "A control: the body stays where it starts.",
+    "SingleLoop(": "One step each of the head, of the adjoint, which gives the implicit term, and "
+    "of the body.",
+    "gradient=Unrolled(": "Some steps of the head before every step of the body, whose gradient "
+    "is taken through them.",
+}
+"""What strategies of other names do, by a part of how they are written; the first that is there."""
 
 
 def page(content: Content, drawn: Mapping[str, tuple[str, str]]) -> str:
@@ -101,7 +109,7 @@ def page(content: Content, drawn: Mapping[str, tuple[str, str]]) -> str:
         best=best if len(best) < len(content["counts"]) else [],  # where all are equal, none is
         alone=len(names) == 1,
         spread=any(np.isfinite(mean["low"]) for mean in content["intervals"].values()),
-        worded=any(name in MEANINGS for name in names),
+        worded=any(name in _meanings(content) for name in names),
         lost=listed(content),
         all_failed=ended(content, *content["final"]) == "failed",
         few=shown.note(content),
@@ -199,7 +207,11 @@ def _meanings(content: Content) -> dict[str, str]:
         f"{tuning.factors(row)}."
         for row in tuning.rows(content)
     }
-    return {**MEANINGS, **tuned}
+    kinds = {
+        name: next((said for part, said in KINDS.items() if part in code), "")
+        for name, code in content["strategies"].items()
+    }
+    return {**{name: said for name, said in kinds.items() if said}, **MEANINGS, **tuned}
 
 
 def _lines(content: Content) -> dict[str, palette.Line]:

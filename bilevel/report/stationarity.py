@@ -52,8 +52,10 @@ def fall(content: Content) -> str:
         if not runs:
             continue
         falls[name] = float(np.median([norm[-1] / norm[0] for norm, _ in runs]))
-        if fault := _fault(falls[name], runs):
-            faulty[fault].append(_rate(name, content["strategies"][name]))
+        written = content["strategies"][name]
+        frozen = "body_lr=Frozen()" in written  # it has no rate to change
+        if not frozen and (fault := _fault(falls[name], runs)):
+            faulty[fault].append(_rate(name, written))
     if not falls:
         return ""
     parts = [f"{name} {size({'kind': 'difference'}, value)}" for name, value in falls.items()]

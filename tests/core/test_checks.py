@@ -101,6 +101,7 @@ def test_a_set_is_named(value, named):
 
 def test_a_name_that_is_no_text_is_unknown():
     assert isinstance(unknown_name("thing", 3, ["a"]), UnknownNameError)
+    assert "Known: a, 'b, c'." in str(unknown_name("thing", 3, ["b, c", "a"]))
     with pytest.raises(UnknownNameError, match=r"no metric \['x'\]"):
         bilevel.compare(ScalarProduct(), {"one": bilevel.uniform(0.1)}, headline=["x"])
 

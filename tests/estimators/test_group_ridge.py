@@ -170,6 +170,8 @@ def test_columns_can_be_named(monkeypatch):
     assert GroupRidge().fit(x, y).groups_ == list(names)
     with pytest.raises(ArgumentError, match="`groups` names a column 'z'"):
         GroupRidge([["z"], slice(0, 6)]).fit(x, y)
+    with pytest.raises(ArgumentError, match='`criterion` must be "cv" or "evidence"'):
+        GroupRidge(criterion="loo").fit(x, y)
 
 
 def test_penalties_at_a_bound_are_told():

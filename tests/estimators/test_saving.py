@@ -14,6 +14,8 @@ from sklearn.linear_model import (
     RidgeCV,
     SGDClassifier,
 )
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeRegressor
 
@@ -155,6 +157,10 @@ def test_what_cannot_be_saved(tmp_path):
     ):
         with pytest.raises(ArgumentError, match="must be a network of this package, or have `coef"):
             save_model(made, path)
+    with pytest.raises(ArgumentError, match="fit one without a pipeline"):
+        save_model(make_pipeline(StandardScaler(), Ridge()).fit(X, Y), path)
+    with pytest.raises(ArgumentError, match="`best_estimator_`"):
+        save_model(GridSearchCV(Ridge(), {"alpha": [1.0]}, cv=2).fit(X, Y), path)
     save_model(Ridge().fit(X, Y), path)
     with pytest.raises(ResultsExistError, match="Name another file"):
         save_model(Ridge().fit(X, Y), path)

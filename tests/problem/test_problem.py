@@ -244,3 +244,23 @@ def test_hooks_set_on_an_instance_count():
     plain.body_objective = lambda w, head, batch: (head**2).sum()
     with pytest.raises(TypeError, match="`Implicit`"):
         bilevel.hypergradient(plain, ONE, bilevel.Envelope())
+
+
+def test_features_that_are_free_of_the_body_take_none():
+    with pytest.raises(
+        ProblemError, match=r"Own has `body_free_features = True`.*features\(self, i"
+    ):
+
+        class Own(bilevel.LinearHeadProblem):
+            body_free_features = True
+
+            def features(self, body, inputs):
+                return inputs
+
+    class Scaled(bilevel.LinearHeadProblem):
+        body_free_features = True
+
+        def features(self, inputs, factor=2, *rest, **more):
+            return factor * inputs
+
+    assert Scaled.body_free_features

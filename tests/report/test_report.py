@@ -10,6 +10,7 @@ from comparison_example import STRATEGIES, example, small
 from drawn import curves, series
 from matplotlib.figure import Figure
 
+import bilevel
 from bilevel.report import figures, html
 from bilevel.report.palette import LINES, lines
 from bilevel.report.scales import scale_ratios
@@ -124,6 +125,17 @@ def test_numbers_below_dots_leave_room_for_intervals_that_reach_further():
     assert [tick for tick in axes.get_xticks() if low < tick < high] == pytest.approx(
         [0.003, 0.01, 0.03, 0.1, 0.3]
     )
+
+
+def test_names_of_level_lines_that_lie_close_do_not_overlap():
+    levels = {"the least-squares line": 20.4, "predicting the mean": 20.2, "far below": 12.0}
+    rising = np.linspace(11, 21, 5)[:, None]
+    at = {"a": (np.arange(5), rising)}
+    figure = figures.curves(at, lines(["a"]), xlabel="step", title="loss", levels=levels)
+    places = {text.get_text(): text.get_va() for text in figure.axes[0].texts}
+    assert places == {
+        "least-squares line": "bottom", "predicting the mean": "top", "far below": "bottom",
+    }  # fmt: skip
 
 
 def test_empty_figures_do_not_fail():
@@ -252,6 +264,19 @@ def test_strategies_of_ones_own_have_no_column_of_words(undrawn):
     assert "In words" not in text
     assert "slow<small>baseline</small>" in text
     assert "In words" in page(example(runs=2, records=3))
+
+
+def test_kinds_are_told_in_words_whatever_their_names(undrawn):
+    loop, still = bilevel.SingleLoop(0.1, 0.1, 0.1), bilevel.SingleLoop(0.0, 0.1, 0.1)
+    steps = bilevel.BestResponse(
+        0.1, bilevel.FastSGD(0.1, steps=3, restart=True), bilevel.Unrolled(3)
+    )
+    for strategy, words in (
+        (loop, "One step each of the head"),
+        (still, "A control: the body stays"),
+        (steps, "whose gradient is taken through them"),
+    ):
+        assert words in page(small(strategies={"slow": repr(strategy), "fast": "mine"}))
 
 
 @pytest.mark.parametrize("runs", [1, 2])

@@ -189,3 +189,10 @@ def test_an_orbit_on_which_the_gradient_keeps_its_size_is_found_out():
         "for none (body_lr = 1e-12): the rate is too small to get on, or so large that the body "
         "goes to and fro."
     )
+
+
+def test_a_body_that_stays_has_no_rate_to_change():
+    still = np.ones((RECORDS, 3))
+    frozen = repr(bilevel.SingleLoop(0.0, 0.1, 0.1))
+    told = stationarity.fall(content({"still": (frozen, still), "mine": (written(0.5), still)}))
+    assert "stayed the same for mine (body_lr = 0.5):" in told
