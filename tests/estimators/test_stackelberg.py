@@ -21,15 +21,21 @@ from bilevel.estimators import StackelbergClassifier, StackelbergRegressor
 SMALL = {"max_steps": 60, "random_state": 0}
 CHECKED = [
     StackelbergRegressor(8, max_steps=300),
-    StackelbergRegressor(8, max_steps=300, strategy="two-timescale"),
     StackelbergClassifier(8, max_steps=300, body_lr=5e-3),
 ]
+CHECKED_TOO = [StackelbergRegressor(8, max_steps=300, strategy="two-timescale")]
 X, Y = make_friedman1(200, noise=0.5, random_state=0)
 PLANE, MOONS = make_moons(200, noise=0.1, random_state=0)
 
 
 @parametrize_with_checks(CHECKED)
 def test_the_checks_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks(CHECKED_TOO)
+def test_the_checks_with_another_strategy(estimator, check):
     check(estimator)
 
 

@@ -95,7 +95,13 @@ def test_iterative_hypergradients_pass(method, solver, problem):
     assert testing.check_hypergradient(method, solver, problems=[problem])
 
 
-@pytest.mark.parametrize("method", [bilevel.PenaltyMethod(1e5), bilevel.PenaltyMethod(1e5, 2000)])
+@pytest.mark.parametrize(
+    "method",
+    [
+        bilevel.PenaltyMethod(1e5),
+        pytest.param(bilevel.PenaltyMethod(1e5, 2000), marks=pytest.mark.slow),
+    ],
+)
 def test_hypergradients_with_a_bias_pass_with_room_for_it(method):
     problem = IsotropicHead()
     assert testing.check_hypergradient(method, problems=[problem], tolerance=1e-4)

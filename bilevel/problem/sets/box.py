@@ -106,7 +106,7 @@ class Nonnegative(Box):
 def _like(bound: float | Tensor, leaf: Tensor) -> Tensor:
     """In the type of a leaf, without a graph; infinite where that holds no such number."""
     if _fits(bound, leaf):
-        return leaf.new_full((), bound)
+        return torch.full((), bound, dtype=leaf.dtype, device=leaf.device)
     return torch.as_tensor(bound, dtype=torch.float64).detach().to(leaf)
 
 

@@ -264,7 +264,7 @@ def test_a_target_that_hardly_varies():
 @pytest.mark.parametrize(
     ("use", "error", "message"),
     [
-        (lambda f: table(f, "pirce"), UnknownNameError, "column of homes.csv 'pirce'.*'price'"),
+        (lambda f: table(f, "pirce"), UnknownNameError, "column 'pirce' in homes.csv.*'price'"),
         (lambda f: table(f, "price", drop="agee"), UnknownNameError, "'agee'.*mean 'age'"),
         (lambda f: table(f, "price", drop="price"), ArgumentError, "`drop` names the target"),
         (lambda f: table(f.parent, "price"), MissingDataError, "is a folder: name a CSV file"),
