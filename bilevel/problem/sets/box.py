@@ -105,7 +105,7 @@ class Nonnegative(Box):
 
 def _like(bound: float | Tensor, leaf: Tensor) -> Tensor:
     """In the type of a leaf, without a graph; infinite where that holds no such number."""
-    if _fits(bound, leaf):
+    if _fits(bound, leaf):  # not `new_full`, which has the batch of a mapped leaf
         return torch.full((), bound, dtype=leaf.dtype, device=leaf.device)
     return torch.as_tensor(bound, dtype=torch.float64).detach().to(leaf)
 
