@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -183,6 +183,21 @@ class StackelbergProblem(abc.ABC):
         Args:
             body_lr: the slow rate that was asked for.
             head_lr: the fast one.
+        """
+        return None
+
+    def experience(
+        self, seeds: Sequence[int], dtype: torch.dtype, device: torch.device | str
+    ) -> Any:
+        """What gives the rows of every step, where they depend on what was learned (a hook).
+
+        None, the default: they are drawn from `data`. An `AbstractExperience` takes the place of
+        `data`, which returns `{}` then, and of the arguments `batch_size` and `sampling`.
+
+        Args:
+            seeds: of the runs that are computed together; they may repeat, in several strategies.
+            dtype: of floating numbers in the rows.
+            device: where the rows are to be.
         """
         return None
 
