@@ -33,7 +33,7 @@ class Experienced(Sampler):
 
     def __init__(self, data: TrainingData, body: Tree, head: Tree) -> None:
         super().__init__(data, None, ())
-        made = data.problem.experience(data.seeds, data.dtype, data.device)
+        made = data.problem.experience(data.seeds, body, head)
         what = f"experience of {type(data.problem).__name__}"
         check_instance(made, AbstractExperience, what, "an instance of your experience")
         self.experience: AbstractExperience = made
@@ -70,6 +70,11 @@ class Experienced(Sampler):
     @override
     def rows(self, k: int) -> Rows:
         self.experience.refuse("rows that do not depend on bodies and heads")
+
+    @property
+    @override
+    def description(self) -> str:
+        return self.experience.description
 
     @override
     def recorded(self) -> dict[str, Tensor]:

@@ -127,6 +127,11 @@ class Sampler:
         """What a record at these is evaluated on (a hook): all rows of all groups, in float64."""
         return self.data.everything(torch.float64)
 
+    @property
+    def description(self) -> str:
+        """Of an experience that gives the rows (a hook)."""
+        return ""
+
     def recorded(self) -> dict[str, Tensor]:
         """What a record tells of the source of the rows, name -> (R,) (a hook)."""
         return {}

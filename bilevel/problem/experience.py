@@ -65,6 +65,11 @@ class AbstractExperience(abc.ABC):
     def go_on_from(self, snapshot: dict[str, Tensor]) -> None:
         """Stand where a snapshot was taken, of an experience of the same seeds."""
 
+    @property
+    def description(self) -> str:
+        """Its settings in a line (a hook): a checkpoint is of experiences of one description."""
+        return type(self).__name__
+
     def recorded(self) -> dict[str, Tensor]:
         """What a record tells of the runs, name -> (R,) (a hook): returns, say."""
         return {}

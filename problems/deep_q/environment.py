@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -71,7 +72,12 @@ class Environment(Protocol):
 
 
 class MakesEnvironment(Protocol):
-    """How an environment is made: called as `make(seeds)`, a seed for each of R runs."""
+    """How an environment is made, with a seed for each of R runs."""
 
-    def __call__(self, seeds: Sequence[int]) -> Environment:
-        """The environment; seeds may repeat, and runs of one seed are the same."""
+    def __call__(self, seeds: Sequence[int], dtype: torch.dtype) -> Environment:
+        """The environment.
+
+        Args:
+            seeds: they may repeat: runs of one seed that act alike are the same.
+            dtype: of observations that are floating numbers.
+        """
