@@ -16,14 +16,14 @@ PAGES = [path.relative_to(ROOT / "docs") for path in sorted((ROOT / "docs").rglo
 PHONE = {"width": 390, "height": 844}
 SEARCHES = [
     ("index.html", "Danskin", "api/hypergradients.html"),
-    ("index.html", "rate grid", "scale.html"),
-    ("how-to-choose.html", "timescale", "api/strategies.html"),
+    ("index.html", "rate grid", "how-to/many-runs.html"),
+    ("how-to/strategy.html", "timescale", "api/strategies.html"),
     ("api/extending.html", "ClosedForm", "api/heads.html"),
     ("extend/loop.html", "csv", "problems/table.html"),
     ("problems/policy-evaluation.html", "Neumann", "api/linear.html"),
     ("problems/toy.html", "ridge", "api/problem.html"),
     ("faq.html", "BilevelError", "api/errors.html"),
-    ("design.html", "resume", "scale.html"),
+    ("design.html", "resume", "how-to/resume.html"),
     ("api/errors.html", "hypergradient", "extend/hypergradient.html"),
 ]
 """Where one looks, for what, and a page that is to be among the first results."""
