@@ -130,7 +130,7 @@ def _told(made: Assembly) -> Iterator[None]:
 def _looked_at(made: Assembly) -> Rows:
     """The rows of step 0, or all of tasks."""
     sampler = made.sampler
-    return sampler.full if made.oracles.tasks else sampler.rows(0).first(made.body)
+    return sampler.full if made.oracles.tasks else sampler.first.first(made.body)
 
 
 def _check_chunks(problem: LinearHeadProblem, body: Tree, rows: Rows) -> None:
