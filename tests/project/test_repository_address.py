@@ -54,4 +54,6 @@ def test_no_page_shows_what_cannot_work(hook):
 
 
 def test_the_citation_names_no_address():
-    assert not re.search(r"^(url|repository|doi)", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert not re.search(
+        r"^(url|repository|doi)", (ROOT / "CITATION.cff").read_text(), re.MULTILINE
+    )
