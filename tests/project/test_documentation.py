@@ -17,6 +17,8 @@ MUST_HAVE_EXAMPLES = [
     "README.md",
     "docs/index.md",
     "docs/how-to/strategy.md",
+    "docs/start/your-loop.md",
+    "docs/start/your-problem.md",
     "docs/concepts/implicit-term.md",
     "docs/extend/problem.md",
     "docs/extend/module.md",
