@@ -2,7 +2,7 @@
 MAKEFLAGS += --no-print-directory
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help compare reproduce test mutants lint docs docs-serve docs-browser bench bench-peers clean
+.PHONY: help compare reproduce test mutants lint wheel docs docs-serve docs-browser bench bench-peers clean
 
 # The first Python that is new enough; another one: make PYTHON=/path/to/python compare
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
@@ -38,6 +38,11 @@ lint: $(LINT) ## check style, types, import directions and dependencies
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/deptry .
+
+wheel: $(RUN) ## build dist/bilevel-*.whl, which pip installs anywhere
+	@rm -f dist/bilevel-*.whl
+	@$(BIN)/python -m pip wheel -qq --disable-pip-version-check --no-deps --wheel-dir dist .
+	@ls dist/bilevel-*.whl
 
 docs: $(DOCS) ## build the documentation: open site/index.html, no server is needed
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -121,13 +121,13 @@ class Checkpoint:
         if self._new is not None:
             write_json(self.folder / DESCRIPTION, self._new)
             self._new = None
+        if not training.resumable and not finished:
+            return
+        if training.resumable and not now and time.monotonic() - self._saved < SECONDS:
+            return
         state = training.state
         if not training.resumable:
-            if not finished:
-                return
             state = state._replace(strategy=())
-        elif not now and time.monotonic() - self._saved < SECONDS:
-            return
         tensors, content = state.pack()
         records = {f"record.{key}": values for key, values in training.history().items()}
         content |= {"recorded": training.recorded, "comparison": self._digest, "training": name}

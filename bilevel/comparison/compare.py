@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from bilevel.comparison.budget import Budget, BudgetKind
 from bilevel.comparison.checkpoint import Checkpoint, digest
+from bilevel.comparison.judged import baselines_of, headline_of
 from bilevel.comparison.references import references
 from bilevel.comparison.result import Comparison
 from bilevel.comparison.side_by_side import Options, Outcome, Progress, SideBySide
-from bilevel.comparison.statistics.judging import shown
 from bilevel.comparison.timing import seconds_per_step
 from bilevel.comparison.tuning import Tuning, tune_strategies
 from bilevel.core import parts
@@ -26,14 +26,13 @@ from bilevel.core.status import Status
 from bilevel.data.draws import Sampling
 from bilevel.data.sampler import BatchSize
 from bilevel.data.training_data import TrainingData
-from bilevel.errors import AllRunsFailedError, ArgumentError, check_name, counted
+from bilevel.errors import AllRunsFailedError, ArgumentError, counted
 from bilevel.problem.base import StackelbergProblem
 from bilevel.report.words import TUNED
 from bilevel.storage.environment import environment
 from bilevel.storage.folder import held
 from bilevel.storage.results import OWN_SETTINGS
-from bilevel.strategies import AbstractStrategy, OwnLoop, TwoTimescale
-from bilevel.strategies.presets import CONTROLS
+from bilevel.strategies import AbstractStrategy, OwnLoop
 from bilevel.training.arguments import check_strategy, seed_list
 
 Array = NDArray[np.float64]
@@ -83,10 +82,11 @@ def compare(
         tune: factors to multiply the rates with, such as (0.1, 0.3, 1, 3, 10), or a `Tuning`: the
             best rates of every strategy, found on seeds of their own, take part as "NAME, tuned".
         baselines: names to compare the others with; None: the preset controls and uniform
-            strategies among them, or else the first strategy.
-        headline: the metric to judge by; None: the first that starts with "test_", else the first
-            that starts with "validation_", else F at the recorded point ("body_objective", which is
-            "objective" where F is g).
+            strategies among them, or else the first strategy; every pair where the problem is
+            `pairwise`.
+        headline: the metric to judge by; None: the problem's own, else the first that starts with
+            "test_", else the first that starts with "validation_", else F at the recorded point
+            ("body_objective", which is "objective" where F is g).
         name: of the problem, for the report; None: its class.
         device: where to compute.
         dtype: of the training.
@@ -193,8 +193,7 @@ def _prepare(
     asked = side_by_side.data.seeds
     side_by_side = side_by_side.of_distinct_runs()
     names = side_by_side.recorded_names()
-    if headline is not None:
-        check_name(headline, names, "metric")
+    headline = headline_of(side_by_side, headline, names)
     costs = side_by_side.gradients_per_step()
     budget = Budget(kind, steps, every, max(costs.values()))
     if kind == "gradients" and (free := [key for key, cost in costs.items() if not cost > 0]):
@@ -203,22 +202,29 @@ def _prepare(
             'gradients does not end them: use `budget="steps"`, or return the `cost` of a step.'
         )
     tuning = None if tune is None else Tuning.of(tune, asked, side_by_side.strategies)
-    data, batch_size = side_by_side.data, side_by_side.options.batch_size
+    data = side_by_side.data
     described = {
         **_seeds(data.seeds, asked),
         "steps": steps,
-        "batch_size": dict(batch_size) if isinstance(batch_size, Mapping) else batch_size,
+        **_rows(side_by_side),
         "every": budget.marks[1] - budget.marks[0],
         "budget": kind,
-        "sampling": side_by_side.options.sampling,
         "dtype": str(data.dtype).removeprefix("torch."),
         "device": str(data.device),
         **({"number_of_tasks": data.sizes["train"]} if data.tasks else {}),
     }
-    baselines = _baselines(side_by_side) if baselines is None else baselines
-    return _Plan(
-        side_by_side, asked, budget, tuning, headline or shown(names), baselines, described
-    )
+    baselines = baselines_of(side_by_side) if baselines is None else baselines
+    return _Plan(side_by_side, asked, budget, tuning, headline, baselines, described)
+
+
+def _rows(side_by_side: SideBySide) -> dict[str, Any]:
+    """What the rows of a step are, for the settings."""
+    batch_size, problem = side_by_side.options.batch_size, side_by_side.problem
+    size = dict(batch_size) if isinstance(batch_size, Mapping) else batch_size
+    found: dict[str, Any] = {"batch_size": size, "sampling": side_by_side.options.sampling}
+    if side_by_side.data.online:
+        found = {"experience": side_by_side.experience}
+    return found | ({"also_judged": list(problem.judged)} if problem.judged else {})
 
 
 def _identity(plan: _Plan) -> dict[str, Any]:
@@ -332,14 +338,3 @@ def _entries(strategies: object) -> dict[str, AbstractStrategy]:
 def _padded(values: Array, records: int) -> Array:
     """NaN for the records that an interrupted or ended strategy does not have."""
     return np.pad(values, ((0, records - len(values)), (0, 0)), constant_values=np.nan)
-
-
-def _baselines(side_by_side: SideBySide) -> list[str]:
-    """The controls and the uniform strategies, if there are others; else the first strategy."""
-    strategies = side_by_side.strategies
-    found = [
-        name
-        for name, strategy in strategies.items()
-        if name in CONTROLS or (isinstance(strategy, TwoTimescale) and strategy.is_uniform)
-    ]
-    return found if 0 < len(found) < len(strategies) else list(strategies)[:1]

@@ -146,6 +146,12 @@ class SideBySide:
         trained = {name: self.trainings[self.places[name][0]] for name in self.strategies}
         return {name: one.cost.evaluations(batches) for name, one in trained.items()}
 
+    @property
+    def experience(self) -> str:
+        """What the rows of the steps are experienced by; "" where they are drawn."""
+        first = next(iter(self.trainings.values()))
+        return first.cohorts[0].sampler.description
+
     def recorded_names(self) -> list[str]:
         """What every record holds."""
         return next(iter(self.trainings.values())).recorded_names()

@@ -3,8 +3,8 @@
 import abc
 import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -115,6 +115,14 @@ class StackelbergProblem(abc.ABC):
     problem names `row_numbers`."""
     note: str = ""
     """One sentence on the data and its source, shown in reports."""
+    headline: str | None = None
+    """The metric that comparisons judge by; None: see `compare`."""
+    judged: tuple[str, ...] = ()
+    """Further metrics that strategies are compared by, each with a correction of its own."""
+    pairwise: bool = False
+    """Whether comparisons are of every pair of strategies, not with baselines alone."""
+    usual: ClassVar[Mapping[str, float]] = {}
+    """What `bilevel compare` asks for unless told: "body_lr", "head_lr", "seeds", "steps"."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse data that would hide a method: `penalty = 0.1`."""
@@ -176,7 +184,7 @@ class StackelbergProblem(abc.ABC):
         """Metrics in users' units (a hook): a dict of 0-dim tensors computed from all groups.
 
         A name starts with its group: "test_mse", "validation_accuracy". Names that end in
-        "accuracy", "r2", "f1" or "auc" are better when higher, all others when lower.
+        "accuracy", "r2", "f1", "auc" or "return" are better when higher, all others when lower.
         """
         return {}
 
@@ -188,6 +196,20 @@ class StackelbergProblem(abc.ABC):
         Args:
             body_lr: the slow rate that was asked for.
             head_lr: the fast one.
+        """
+        return None
+
+    def experience(self, seeds: Sequence[int], body: Tree, head: Tree) -> Any:
+        """What gives the rows of every step, where they depend on what was learned (a hook).
+
+        None, the default: they are drawn from `data`. An `AbstractExperience` takes the place of
+        `data`, which returns `{}` then, and of the arguments `batch_size` and `sampling`.
+
+        Args:
+            seeds: of the R runs that are computed together; they may repeat, for strategies that
+                are trained together.
+            body: the initial bodies, leaves (R, ...), whose type and device are those of the rows.
+            head: the initial heads, likewise.
         """
         return None
 
