@@ -74,7 +74,6 @@ def main() -> None:
     with mpl.rc_context(LOOK):
         figure = curves(found)
         (ASSETS / "deep-q.svg").write_text(svg(figure), encoding="utf-8")
-        figure.savefig("/tmp/deep-q.png", dpi=110) if "--png" in sys.argv else None
 
 
 if __name__ == "__main__":
