@@ -35,10 +35,12 @@ class AbstractSchedule(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Constant(AbstractSchedule):
-    """The same step size at every step. A float where a schedule is expected means this.
+    r"""The same step size at every step, $\alpha_k = c$.
+
+    A float where a schedule is expected means this.
 
     Args:
-        value: the step size, positive; a float or (R,) numbers.
+        value: the step size $c$, positive; a float or (R,) numbers.
 
     Raises:
         ArgumentError: the value is not positive and finite.
@@ -76,13 +78,15 @@ class Frozen(AbstractSchedule):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Polynomial(AbstractSchedule):
-    """initial * (k + offset)^(-exponent), the schedule of two-timescale theory.
+    r"""A power of the step, the schedule of two-timescale theory.
+
+    $$\alpha_k = \text{initial} \cdot (k + \text{offset})^{-\text{exponent}}$$
 
     Theorem 3.6 of the paper uses the exponents 3/5 (body) and 2/5 (head), theorem 3.7 uses 1 and
     2/3.
 
     Args:
-        initial: the step size at k + offset = 1, positive.
+        initial: the step size at $k + \text{offset} = 1$, positive.
         exponent: how fast it falls, at least 0.
         offset: shifts the start, positive.
 
@@ -115,10 +119,16 @@ class Polynomial(AbstractSchedule):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cosine(AbstractSchedule):
-    """final + (initial - final) (1 + cos(pi t)) / 2, t = (k - warmup) / (steps - warmup) in [0, 1].
+    r"""A fall along half a cosine, after a warm-up on a line.
 
-    In the first `warmup` steps it rises on a line instead: initial (k + 1) / (warmup + 1). From
-    step `steps` on it is `final`: with 0 a training that is longer stands still.
+    $$
+    \alpha_k = \text{final} + \tfrac12 (\text{initial} - \text{final}) (1 + \cos \pi t),
+    \quad t = \frac{k - \text{warmup}}{\text{steps} - \text{warmup}} \in [0, 1]
+    $$
+
+    In the first `warmup` steps it rises on a line instead:
+    $\text{initial}\,(k + 1) / (\text{warmup} + 1)$. From step `steps` on it is `final`: with 0 a
+    training that is longer stands still.
 
     Args:
         initial: the largest step size, positive.
@@ -174,7 +184,7 @@ class Cosine(AbstractSchedule):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Piecewise(AbstractSchedule):
-    """initial, and from step boundaries[i] on initial * factors[i].
+    """`initial`, and from step `boundaries[i]` on `initial * factors[i]`.
 
     Args:
         initial: the step size of the first steps, positive.

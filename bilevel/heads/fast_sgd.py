@@ -47,16 +47,19 @@ class Step(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FastSGD(AbstractHeadSolver):
-    """theta <- Proj(theta - lr_j d_theta g(w, theta)), `steps` times.
+    r"""Gradient steps on the head, a fixed number of them or to a tolerance.
+
+    $$\theta \leftarrow \mathrm{Proj}_\Theta[\theta - \eta_j\, \partial_\theta g(w, \theta)]$$
 
     Args:
-        lr: the step size, a schedule over the inner steps or a number; below 2 / L to converge.
+        lr: the step size $\eta_j$, a schedule over the inner steps or a number; below $2/L$ to
+            converge.
         steps: how many, at least 1.
         batch_size: rows of "train" per inner step, drawn like those of the training, but on their
             own; None: all rows.
-        tolerance: stop a run when |d_theta g|, or with a head set the norm of the gradient mapping
-            (theta - Proj(theta - lr d)) / lr, is at most this, None: never. Needs
-            `batch_size=None`: a sampled gradient does not vanish.
+        tolerance: stop a run when $\lVert\partial_\theta g\rVert$, or with a head set the norm of
+            the gradient mapping $(\theta - \mathrm{Proj}(\theta - \eta d)) / \eta$, is at most
+            this, None: never. Needs `batch_size=None`: a sampled gradient does not vanish.
         restart: whether each solve starts anew, at the problem's `head_start` or else at the
             initial head; False: from the last head.
     """

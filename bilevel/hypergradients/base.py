@@ -18,10 +18,10 @@ from bilevel.trees import Tree
 
 
 class Answer(NamedTuple):
-    """A head, and how it came about.
+    r"""A head, and how it came about.
 
     Attributes:
-        head: near theta*(w), leaves (R, ...).
+        head: near $\theta^*(w)$, leaves (R, ...).
         solver: what solved it.
         start: where the solver started from.
         k: the number it was called with.
@@ -36,13 +36,13 @@ class Answer(NamedTuple):
 
 
 class BodyGradient(NamedTuple):
-    """Gradients of R bodies.
+    r"""Gradients of R bodies.
 
     Attributes:
-        body: grad Phi, a tree like the body.
+        body: $\nabla\Phi$, a tree like the body.
         status: a `Status` code per run, (R,).
-        adjoint: v, near H^{-1} d_theta F, like the head; None where none is computed.
-        residual: |H v - d_theta F|, (R,); None without an adjoint.
+        adjoint: v, near $H^{-1}\partial_\theta F$, like the head; None where none is computed.
+        residual: $\lVert Hv - \partial_\theta F\rVert$, (R,); None without an adjoint.
         state: for the next call of the same method.
         head: where it was taken, for methods that move the head; None: at the answer's.
     """
@@ -56,7 +56,7 @@ class BodyGradient(NamedTuple):
 
 
 class AbstractHypergradient(abc.ABC):
-    """The gradient of Phi(w) = F(w, theta*(w)), from a head close to theta*(w).
+    r"""The gradient of $\Phi(w) = F(w, \theta^*(w))$, from a head close to $\theta^*(w)$.
 
     Implementations are frozen dataclasses; what evolves is in the state.
     """
@@ -73,12 +73,12 @@ class AbstractHypergradient(abc.ABC):
     def gradient(
         self, oracles: Oracles, body: Tree, answer: Answer, rows: Rows, state: Any
     ) -> BodyGradient:
-        """grad Phi at the bodies.
+        r"""$\nabla\Phi$ at the bodies.
 
         Args:
             oracles: of the problem.
             body: leaves (R, ...).
-            answer: the heads, near theta*(w).
+            answer: the heads, near $\theta^*(w)$.
             rows: the rows of the step; `rows.full` are all rows.
             state: of `init` or of the call before.
         """

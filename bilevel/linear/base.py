@@ -11,11 +11,12 @@ from bilevel.trees import Tree
 
 
 class LinearSolution(NamedTuple):
-    """Solutions of R linear systems H v = b.
+    r"""Solutions of R linear systems $Hv = b$.
 
     Attributes:
         value: v, like b; without a graph.
-        residual: |H v - b| of the v that is returned, computed from it at the end, (R,).
+        residual: $\lVert Hv - b\rVert$ of the v that is returned, computed from it at the end,
+            (R,).
         status: a `Status` code per run, (R,).
     """
 
@@ -25,7 +26,7 @@ class LinearSolution(NamedTuple):
 
 
 class AbstractLinearSolver(abc.ABC):
-    """Solves H v = b for R runs at once, H symmetric and meant to be positive definite.
+    """Solves $Hv = b$ for R runs at once, H symmetric and meant to be positive definite.
 
     Implementations are frozen dataclasses of hyper-parameters. They keep nothing between calls; a
     caller that solves similar systems in turn passes the last solution as `start`.

@@ -14,7 +14,11 @@ from bilevel.trees import Tree, per_run
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SGD(AbstractOptimizer):
-    """x <- x - lr v with v <- momentum v + gradient (plain gradient steps without momentum).
+    r"""Gradient steps, with or without momentum.
+
+    $$x \leftarrow x - \text{lr}\, v, \qquad v \leftarrow \text{momentum} \cdot v + d$$
+
+    for a gradient $d$.
 
     Args:
         momentum: in [0, 1).

@@ -61,11 +61,13 @@ def minimize(
     progress: bool = False,
     throw: bool = True,
 ) -> Minimum:
-    """min over w of Phi(w) = F(w, theta*(w)), by `scipy.optimize.minimize` and exact gradients.
+    r"""The lowest point, by `scipy.optimize.minimize` and exact gradients.
 
-    No rates: for problems without noise whose Phi is smooth and whose body is small, penalties for
-    example. All rows are seen at every evaluation, which is that of `hypergradient`; heads start
-    from the last ones, with the factor that the solver kept. Where `body_set` is a `Box`,
+    $$\min_{w \in W} \Phi(w), \qquad \Phi(w) = F(w, \theta^*(w))$$
+
+    No rates: for problems without noise whose $\Phi$ is smooth and whose body is small, penalties
+    for example. All rows are seen at every evaluation, which is that of `hypergradient`; heads
+    start from the last ones, with the factor that the solver kept. Where `body_set` is a `Box`,
     `Nonnegative` or another set with `bounds`, these are scipy's bounds.
 
     A body whose head or value is not finite is avoided: line searches come back from it. Returned
@@ -81,8 +83,8 @@ def minimize(
         batch: row groups; None: all rows of `problem.data`.
         seed: of `init_body`, `init_head` and, if they are redrawn, the data.
         max_iterations: at most so many.
-        tolerance: of |w - P(w - grad Phi)|, P the projection onto `body_set`, relative to its value
-            at the start. What the rounding of F hides is not asked for.
+        tolerance: of $\lVert w - P(w - \nabla\Phi)\rVert$, $P$ the projection onto `body_set`,
+            relative to its value at the start. What the rounding of F hides is not asked for.
         dtype: of the computation.
         callback: called as `callback(iteration, values)` at the start and after each iteration,
             with "value" and "gradient_norm".

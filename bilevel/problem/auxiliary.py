@@ -12,7 +12,9 @@ from bilevel.trees import Tree
 
 
 class Pullback(NamedTuple):
-    """The body's direction as a vector-Jacobian product: (d values / d body)^T along.
+    r"""The body's direction as a vector-Jacobian product.
+
+    $$d_w = (\partial\,\text{values} / \partial w)^\top \text{along}$$
 
     `along` counts as constant, whatever it was computed from.
 
@@ -26,11 +28,12 @@ class Pullback(NamedTuple):
 
 
 class AuxiliaryProblem(StackelbergProblem):
-    """A problem that also states how its levels move on a batch: what `SingleLoop` follows.
+    r"""A problem that also states how its levels move on a batch: what `SingleLoop` follows.
 
-    TDC and its like: an auxiliary variable tracks what the gradients need and one batch cannot
-    give without bias, such as the solution of a linear system of expectations. `SingleLoop` moves
-    body, head and auxiliary at once, x <- Proj[x - lr * direction], each with its own step size.
+    TDC and its like: an auxiliary variable tracks what the gradients need and one batch cannot give
+    without bias, such as the solution of a linear system of expectations. `SingleLoop` moves body,
+    head and auxiliary at once, $x \leftarrow \mathrm{Proj}[x - \text{lr} \cdot d]$ with their
+    directions $d$, each with its own step size.
 
     All other strategies use the objectives, as on any problem.
 

@@ -80,7 +80,12 @@ Groups = dict[str, Any]
 
 
 class StackelbergProblem(abc.ABC):
-    """A bilevel problem: min_w F(w, theta*(w)) with theta*(w) = argmin_theta g(w, theta).
+    r"""A bilevel problem.
+
+    $$
+    \min_{w \in W} F(w, \theta^*(w)),
+    \qquad \theta^*(w) = \arg\min_{\theta \in \Theta} g(w, \theta)
+    $$
 
     Subclasses define the data, the initial points and g. Without `body_objective`, F is g: the
     Stackelberg reformulation. All methods are written for one run; the library adds the run axis,
@@ -217,7 +222,7 @@ class StackelbergProblem(abc.ABC):
         return None
 
     def known_curvature(self, body: Tree) -> Curvature | None:
-        """The eigenvalues of d2_{theta theta} g over all heads (a hook); None: not known.
+        r"""The eigenvalues of $g_{\theta\theta}$ over all heads (a hook); None: not known.
 
         What a problem states is taken as proven. It is asked for all rows of `data` only.
 
@@ -227,15 +232,15 @@ class StackelbergProblem(abc.ABC):
         return None
 
     def known_lipschitz(self, body: Tree, head: Tree, radius: float) -> Lipschitz | None:
-        """Lipschitz constants in the head (a hook); None: not known.
+        r"""Lipschitz constants in the head (a hook); None: not known.
 
-        They must hold for all heads between `head` and theta*(w), which are at most `radius`
+        They must hold for all heads between `head` and $\theta^*(w)$, which are at most `radius`
         apart. What a problem states is taken as proven. It is asked for all rows of `data` only.
 
         Args:
             body: one run's body, float64.
             head: one run's head, float64.
-            radius: a bound on |head - theta*(w)|.
+            radius: a bound on $\lVert\theta - \theta^*(w)\rVert$.
         """
         return None
 

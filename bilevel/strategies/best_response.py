@@ -53,7 +53,9 @@ class BestResponseState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BestResponse(AbstractStrategy):
-    """w <- Proj_W[ w - alpha_k grad Phi(w; xi_k) ] with theta = theta*(w).
+    r"""Gradient steps of the body, the head solved exactly at each of them.
+
+    $$w \leftarrow \mathrm{Proj}_W[w - \alpha_k \nabla\Phi(w; \xi_k)], \qquad \theta = \theta^*(w)$$
 
     The head is solved on all rows, and the head of a state answers to the body of that state: a
     recorded head is exact too. With a solver that uses the rows of the step, such as
@@ -61,7 +63,7 @@ class BestResponse(AbstractStrategy):
     moves; the head of a state answers to the body before the last step.
 
     Args:
-        body_lr: alpha, a number or a schedule.
+        body_lr: $\alpha$, a number or a schedule.
         solver: how the head is solved; None: by what is exact for the criterion and the set of
             heads. Everywhere that is `ClosedForm`, or `Newton` for linear heads whose criterion is
             not quadratic; in a `Box`, `Nonnegative` or another set with `bounds` it is

@@ -60,14 +60,18 @@ class Moves(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TwoTimescale(AbstractStrategy):
-    """Gradient steps on both levels, small ones for the body and large ones for the head.
+    r"""Gradient steps on both levels, small ones for the body and large ones for the head.
 
-        w     <- Proj_W    [ w     - alpha_k d_w g(w, theta; xi_k) ]
-        theta <- Proj_Theta[ theta - beta_k  d_theta g(w, theta; xi_k) ]
+    $$
+    \begin{aligned}
+    w &\leftarrow \mathrm{Proj}_W[w - \alpha_k\, \partial_w g(w, \theta; \xi_k)] \\
+    \theta &\leftarrow \mathrm{Proj}_\Theta[\theta - \beta_k\, \partial_\theta g(w, \theta; \xi_k)]
+    \end{aligned}
+    $$
 
     Args:
-        body_lr: alpha, a number or a schedule.
-        head_lr: beta, a number or a schedule.
+        body_lr: $\alpha$, a number or a schedule.
+        head_lr: $\beta$, a number or a schedule.
         optimizer: turns gradients into steps, at both levels.
         order: "alternating": the head's gradient is taken at the new body (Gauss-Seidel);
             "simultaneous": at the old one, both in one backward pass (Jacobi).

@@ -43,7 +43,7 @@ LEAST_SQUARES, ALGORITHM, FROZEN = "least squares", "Algorithm 1", "frozen body"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DirectGradient(bilevel.AbstractHypergradient):
-    """d_w F at theta*(w), without the implicit term: what is wrong where F is not g.
+    r"""$\partial_w F$ at $\theta^*(w)$, without the implicit term: what is wrong where F is not g.
 
     Source: none; a control.
     """

@@ -11,11 +11,11 @@ from bilevel.errors import IncompatibleError
 
 
 class RowCurvature(NamedTuple):
-    """The second derivative of every row in its prediction: diag(diagonal) - outer outer'.
+    r"""The second derivative of a row in its prediction, $\operatorname{diag}(d) - o o^\top$.
 
     Attributes:
-        diagonal: (n,), or (n, K) for K predictions a row.
-        outer: (n, K); None: nothing is subtracted.
+        diagonal: $d$, (n,), or (n, K) for K predictions a row.
+        outer: $o$, (n, K); None: nothing is subtracted.
     """
 
     diagonal: Tensor
@@ -23,7 +23,7 @@ class RowCurvature(NamedTuple):
 
 
 class AbstractCriterion(abc.ABC):
-    """A loss c(prediction, target) per row, convex in the prediction.
+    """A loss $c(u, t)$ of prediction and target per row, convex in the prediction.
 
     `rows`, `metrics` and `check_targets` are required. `slope`, `curvature` and the two constants
     make heads quick to solve and their bounds proven: without them derivatives are taken by

@@ -23,7 +23,9 @@ LARGEST = 2**53
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ball(ConvexSet):
-    """|x| <= radius, the norm taken over all leaves together: x min(1, radius / |x|).
+    r"""$\lVert x\rVert \le \text{radius}$, the norm taken over all leaves together.
+
+    It projects by $x \min(1, \text{radius} / \lVert x\rVert)$.
 
     Args:
         radius: positive.
@@ -86,10 +88,10 @@ class Ball(ConvexSet):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class L1Ball(ConvexSet):
-    """sum_i |x_i| <= radius over all numbers of all leaves together.
+    r"""$\sum_i |x_i| \le \text{radius}$ over all numbers of all leaves together.
 
-    The projection of a point outside is sign(x) times that of |x| onto the numbers that are not
-    negative and sum to the radius: it sets small numbers to zero.
+    The projection of a point outside is $\operatorname{sign}(x)$ times that of $|x|$ onto the
+    numbers that are not negative and sum to the radius: it sets small numbers to zero.
 
     Args:
         radius: positive and finite.

@@ -25,7 +25,7 @@ class ConvexSet(abc.ABC):
 
     @abc.abstractmethod
     def project(self, tree: Tree) -> Tree:
-        """The nearest point of the set, per run.
+        r"""The nearest point of the set, $\arg\min_{y} \lVert y - x\rVert$, per run.
 
         Args:
             tree: leaves of shape (R, ...).
@@ -91,7 +91,7 @@ class ConvexSet(abc.ABC):
         return projected, lambda vector: trees.tree_map(torch.mul, vector, kept)
 
     def bounds(self, tree: Tree) -> tuple[Tree, Tree] | None:
-        """low and high of a set that is low <= x <= high, entry by entry (a hook).
+        r"""The bounds of a set $\text{low} \le x \le \text{high}$, entry by entry (a hook).
 
         `ProjectedNewton` solves the heads of such a set, and `Implicit` differentiates them.
 
@@ -111,7 +111,7 @@ class ConvexSet(abc.ABC):
         Args:
             tree: points of the set, leaves (R, ...).
             slope: the gradient there.
-            step: a length, (R,): the face is that of the projection of tree - step slope.
+            step: a length, (R,): the face is that of the projection of `tree - step * slope`.
 
         Returns:
             None if it is not known.
