@@ -33,6 +33,12 @@ class Progress(NamedTuple):
         total: how many there are.
         stage: "training", or "tuning" before it.
         unit: what is counted: "steps" or "gradients".
+
+    Examples:
+        >>> from bilevel import Progress
+        >>> at = Progress(("slow", "fast"), step=50, steps=200, done=0, total=2)
+        >>> at.step / at.steps, at.stage
+        (0.25, 'training')
     """
 
     strategies: Names
