@@ -3,13 +3,12 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bilevel.comparison.budget import Budget
-from bilevel.comparison.checkpoint import Checkpoint
 from bilevel.comparison.side_by_side import Outcome, SideBySide
 from bilevel.comparison.statistics.judging import higher_is_better, selecting
 from bilevel.core.checks import single
@@ -133,9 +132,9 @@ def tune_strategies(
     tuning: Tuning,
     budget: Budget,
     headline: str,
-    checkpoint: Checkpoint | None,
+    train: Callable[[SideBySide, Budget], Outcome],
 ) -> tuple[dict[str, AbstractStrategy], dict[str, Any]]:
-    """Train all trials of the strategies, each with the budget of the comparison, and choose.
+    """Have all trials of the strategies trained, with the budget of the comparison, and choose.
 
     Returns:
         "NAME, tuned" -> strategy; and what the report tells: metric, seeds, factors, and for every
@@ -150,7 +149,7 @@ def tune_strategies(
     search = SideBySide(entries, data, side_by_side.options, "tuning")
     search = search.of_distinct_runs()
     metric = selecting(search.recorded_names(), headline)
-    outcome = search.train(dataclasses.replace(budget, every=budget.total), checkpoint)
+    outcome = train(search, dataclasses.replace(budget, every=budget.total))
     if outcome.interrupted:
         raise KeyboardInterrupt
     found: dict[str, AbstractStrategy] = {}

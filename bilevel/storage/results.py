@@ -45,7 +45,9 @@ CONFIG: Schema = {
 ENVIRONMENT: Schema = {
     "packages?": {"*": (str, None)}, "commit?": (str, None), "python?": str, "platform?": str,
     "processors?": (int, None), "threads?": (int, None), "dtype?": (str, None),
-    "device?": (str, None), "*": object,
+    "device?": (str, None),
+    "shards?": [{"stage": str, "strategies": [str], "seeds": [NATURAL], "kind": str, "bits": str}],
+    "*": object,
 }  # fmt: skip
 
 

@@ -85,6 +85,21 @@ class AbstractEngine(abc.ABC):
         """
         return False
 
+    def waits(self, future: Future, beat: Beat | None) -> bool:
+        """Whether a future without a sign of life waits for a worker: it has not timed out then.
+
+        Engines that give the work of a worker that died to another one by themselves know it.
+
+        Args:
+            future: of `submit`.
+            beat: the last sign of life, if there was one.
+        """
+        return False
+
+    def versions(self, packages: list[str]) -> dict[str, dict[str, str | None]]:
+        """Versions of packages at each place of the engine, as far as it tells without a task."""
+        return {}
+
     def stop(self, future: Future, beat: Beat | None) -> None:
         """Give up a future, be it queued or running, and free its worker as far as possible.
 
