@@ -143,7 +143,8 @@ def compare(
         training_shown(progress, budget) as show,
         used(engine, folder) as workers,
     ):
-        data = TrainingData(problem, seed_list(seeds), float_type(dtype), device)
+        kind = seed_list(seeds), float_type(dtype), device
+        data = TrainingData(problem, *kind, experienced=True)
         told = callback if show is None else _showing(show, len(data.seeds), callback)
         options = Options(batch_size, sampling, compile, max_runs_at_once, told)
         plan = prepare(
