@@ -216,6 +216,8 @@ class Compare:
 
             why.check_explainable(problem)
         strategies = strategies_of(self, problem)
+        if room := problem.room(seeds * len(strategies)):
+            say(room, sys.stderr)
         with displayed() as show:
             found = bilevel.compare(
                 problem,

@@ -208,6 +208,16 @@ class StackelbergProblem(abc.ABC):
         """
         return None
 
+    def room(self, runs: int) -> str:
+        """What is held of so many runs as long as they are trained, such as replay memories.
+
+        A sentence that is shown before (a hook); "", the default: nothing to speak of.
+
+        Raises:
+            NotEnoughMemoryError: it does not fit in memory; the message says what does.
+        """
+        return ""
+
     def noise(self, generator: torch.Generator, steps: int) -> Tree | None:
         """Noise for `steps` steps (a hook): a tree with leading `steps`, or None for none.
 

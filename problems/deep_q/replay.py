@@ -1,6 +1,6 @@
 """What a replay memory is, and one of whole observations."""
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -59,9 +59,14 @@ class Replay(Protocol):
 
 
 class MakesReplay(Protocol):
-    """How a replay memory is made: called with the first observations (R, ...) and a capacity."""
+    """How a replay memory is made: called as `make(observations, capacity, environment)`.
 
-    def __call__(self, observations: Tensor, capacity: int) -> Replay:
+    The observations are the first ones, (R, ...). The environment is that of the memory's runs,
+    with its episodes: a memory that can ask for them again need not keep them in snapshots. It
+    stands where it was when `go_on_from` is called.
+    """
+
+    def __call__(self, observations: Tensor, capacity: int, environment: Any) -> Replay:
         """An empty one."""
 
 
@@ -74,6 +79,7 @@ class WholeReplay:
     Args:
         observations: (R, ...), floating: their shape and type.
         capacity: how many transitions of each run are kept; the oldest one goes first.
+        environment: not needed.
 
     Examples:
         >>> import torch
@@ -82,7 +88,7 @@ class WholeReplay:
         tensor([0, 0, 0])
     """
 
-    def __init__(self, observations: Tensor, capacity: int) -> None:
+    def __init__(self, observations: Tensor, capacity: int, environment: Any = None) -> None:
         self.runs, self.shape, self.capacity = len(observations), observations.shape[1:], capacity
         self._size = self.shape.numel()
         self._rows = observations.new_zeros(capacity * self.runs + 1, 2 * self._size + 3)
