@@ -34,7 +34,7 @@ def spelled(command: Any) -> list[str]:
 
 
 def numbers(command: Any, problem: Any) -> tuple[float, float, int, int]:
-    """Rates, seeds and steps: as they were asked for, as the problem has them, or the usual ones."""
+    """Rates, seeds and steps: as asked for, as the problem has them, or the usual ones."""
     asked = {key: getattr(command, key) for key in USUAL}
     known = {**USUAL, **problem.usual, **{k: x for k, x in asked.items() if x is not None}}
     return known["body_lr"], known["head_lr"], int(known["seeds"]), int(known["steps"])

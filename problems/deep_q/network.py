@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from bilevel.core.checks import check_positive_integer
-
 from bilevel.trees import Tree
 
 
