@@ -131,7 +131,8 @@ class Arcade:
 
     def snapshot(self) -> dict[str, Tensor]:
         """Which episode runs are in, and what they did in it."""
-        taken = self.taken[:, : int(self.steps.max())]
+        most = int(self.steps.max())
+        taken = self.taken[:, :most] * (np.arange(most) < self.steps[:, None])
         found = {"episode": self.episode, "steps": self.steps, "taken": taken}
         return {name: torch.from_numpy(one.copy()) for name, one in found.items()}
 

@@ -59,7 +59,7 @@ class FrameRing:
                 f"{tuple(observations.shape)} of type {observations.dtype}."
             )
         self.runs, self.stack, *shape = observations.shape
-        check_positive_integer(slots, "slots")
+        check_positive_integer(slots, "`capacity`")
         if slots < self.stack + 2:
             raise ArgumentError(
                 f"A replay of stacks of {self.stack} needs a capacity of at least "
@@ -215,7 +215,7 @@ class FrameRing:
 
     def _write(self, runs: Numbers, frames: Tensor) -> Numbers:
         rows = self._rows(runs, self.written[runs])
-        self.frames.index_copy_(0, torch.from_numpy(rows), frames.reshape(len(runs), -1))
+        self.frames.index_copy_(0, torch.from_numpy(rows), frames.flatten(1))
         self.written[runs] += 1
         for r in runs:  # forget an episode once its last slot is overwritten
             starts = self.starts[r]
