@@ -105,6 +105,10 @@ class NotEnoughMemoryError(BilevelError, MemoryError):
     """Memory ran out; the message says what to compute less of at once."""
 
 
+class EngineError(BilevelError, RuntimeError):
+    """The engine of a comparison is gone, or could not compute a shard; what is done is kept."""
+
+
 class CheckError(BilevelError, AssertionError):
     """A conformance check of `bilevel.testing` found something that is wrong."""
 

@@ -210,7 +210,7 @@ class Compare:
         set_threads(self.threads)
         options = self.options()
         problem = problem_of(self, options)
-        _, _, seeds, steps = numbers(self, problem)
+        _, _, seeds, steps = numbers(self, problem.usual)
         if self.explain:
             from bilevel.analysis import why
 

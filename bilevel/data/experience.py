@@ -9,7 +9,7 @@ from bilevel.core.checks import check_instance
 from bilevel.data.rows import Rows
 from bilevel.data.sampler import Sampler
 from bilevel.data.training_data import TrainingData
-from bilevel.errors import ArgumentError, ProblemError, ShapeError
+from bilevel.errors import ArgumentError, ProblemError, ShapeError, counted
 from bilevel.problem.base import Groups
 from bilevel.problem.experience import AbstractExperience
 from bilevel.trees import Tree
@@ -39,7 +39,7 @@ class Experienced(Sampler):
         self.experience: AbstractExperience = made
         self._looked_at = False
         groups = self._checked(made.evaluated(body, head), "evaluated")
-        self.full = Rows(groups, dict.fromkeys(groups, 0))
+        self.full = self._rows_of(groups)
 
     @property
     @override
@@ -107,7 +107,7 @@ class Experienced(Sampler):
             if not isinstance(leaf, Tensor) or leaf.shape[:1] != (len(self.seeds),):
                 got = tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__
                 raise ShapeError(
-                    f"{called} must return tensors with a leading axis of the {len(self.seeds)} "
-                    f"runs, got {got} at {path}."
+                    f"{called} must return tensors with a leading axis of the "
+                    f"{counted(len(self.seeds), 'run')}, got {got} at {path}."
                 )
         return groups

@@ -23,7 +23,7 @@ from bilevel.core.status import Status
 from bilevel.data.training_data import TrainingData
 from bilevel.errors import AllRunsFailedError, IncompatibleError, ShapeError, check_name
 from bilevel.heads import AbstractHeadSolver
-from bilevel.hypergradients import AbstractHypergradient
+from bilevel.hypergradients import AbstractHypergradient, Envelope, Implicit
 from bilevel.point.lowest import (
     METHODS,
     UNBOUNDED,
@@ -213,6 +213,17 @@ def _certified(
     held = None
     if not isinstance(convex, Everywhere):
         held = trees.tree_map(lambda free: ~free[0], convex.free(one, push))
+    message, status = found.message, found.status
+    if (
+        status is Status.STALLED
+        and made.bound >= norm
+        and not isinstance(walk.method, Envelope | Implicit)
+    ):
+        message += (
+            f" {type(walk.method).__name__} is off by up to {made.bound:.2g}, which is more than "
+            "is left of the gradient: line searches see that F does not fall along it. Use "
+            "`gradient=None`, or a method with less error."
+        )
     doubtful = made.status > Status.COMPLETED and made.status is not Status.CONVERGED
     values, norms = (
         torch.tensor([record[i] for record in found.history], dtype=torch.float64) for i in (0, 1)
@@ -224,8 +235,8 @@ def _certified(
         gradient_norm=norm,
         gradient=made,
         at_bound=at_bounds(body, held),
-        status=made.status if doubtful else found.status,
-        message=found.message,
+        status=made.status if doubtful else status,
+        message=message,
         iterations=max(0, len(values) - 1),
         head_solves=walk.solves,
         history={"value": values, "gradient_norm": norms},

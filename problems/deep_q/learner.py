@@ -88,13 +88,15 @@ class Learner(AbstractExperience):
 
     @override
     def more(self, size: int, j: int) -> Groups:
+        if bool((self.replay.filled == 0).any()):
+            return self._nothing(self._at[1], size)
         numbers = self.streams.others("more", j, size)
         return self._batch(self.replay.draw(numbers), self._at[1])
 
     @override
     def evaluated(self, body: Tree, head: Tree) -> Groups:
         if bool((self.replay.filled == 0).any()):
-            return self._nothing(head)
+            return self._nothing(head, self.settings.evaluated)
         numbers = self.streams.others("evaluated", 0, self.settings.evaluated)
         return self._batch(self.replay.draw(numbers), head)
 
@@ -155,9 +157,9 @@ class Learner(AbstractExperience):
         given = {"weights": weights, "prior": head}
         return {"train": Batch(drawn.observations, targets), GIVEN: given}
 
-    def _nothing(self, head: Tensor) -> Groups:
+    def _nothing(self, head: Tensor, count: int) -> Groups:
         """Rows of weight zero, while there are none."""
-        runs, count, actions = len(head), self.settings.evaluated, head.shape[2]
+        runs, _, actions = head.shape
         shape = self.observations.shape[1:]
         observations = self.observations.new_zeros(runs, count, *shape).to(head.device)
         zeros = head.new_zeros(runs, count, actions)

@@ -199,7 +199,7 @@ def draw(
     start = histories["MSVE, implicit"]["test_lstd_msve"][0]
     shown = {
         ALGORITHM: ("Algorithm 1 on MSPBE", "#d55e00", "-"),
-        FROZEN: ("the same, body frozen", "#999999", "--"),
+        FROZEN: ("the same, body frozen", "#808080", "--"),
         "MSBE, implicit": ("LSTD head, MSBE on top", "#009e73", "-."),
         "MSVE, implicit": ("LSTD head, MSVE on top", "#0072b2", "-"),
     }

@@ -16,8 +16,8 @@ FENCE = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 MUST_HAVE_EXAMPLES = [
     "README.md",
     "docs/index.md",
-    "docs/how-to-choose.md",
-    "docs/hypergradients.md",
+    "docs/how-to/strategy.md",
+    "docs/concepts/implicit-term.md",
     "docs/extend/problem.md",
     "docs/extend/module.md",
     "docs/extend/head-solver.md",
