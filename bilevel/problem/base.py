@@ -209,9 +209,9 @@ class StackelbergProblem(abc.ABC):
         return None
 
     def room(self, runs: int) -> str:
-        """What is held of so many runs as long as they are trained, such as replay memories.
+        """What the `experience` of so many runs holds to the end, such as replay memories (a hook).
 
-        A sentence that is shown before (a hook); "", the default: nothing to speak of.
+        A sentence that the command shows before; "", the default: nothing to speak of.
 
         Raises:
             NotEnoughMemoryError: it does not fit in memory; the message says what does.

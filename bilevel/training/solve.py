@@ -94,7 +94,8 @@ def solve(
     check_flag(progress, "progress")
     data = TrainingData(problem, seed_list(seeds), float_type(dtype), device)
     shared = check_strategy(strategy, len(data.seeds))
-    problem.room(len(data.seeds))  # refuses more than there is
+    if data.online:
+        problem.room(len(data.seeds))  # refuses more than there is
     training = Training(
         strategy.fitted(problem),
         data,

@@ -125,21 +125,23 @@ class Arcade:
         if ended.any():
             self.episode += ended
             self._begin(ended)
-        flags = (torch.from_numpy(one) for one in (over, cut_off, lost, np.ones_like(over)))
         scores = torch.from_numpy(rewards.astype(np.float32))
-        return Moved(before, actions, scores, after, *flags, self.stacks)
+        ends = torch.from_numpy(over), torch.from_numpy(cut_off), torch.from_numpy(lost)
+        every = torch.ones(len(chosen), dtype=torch.bool)
+        return Moved(before, actions, scores, after, *ends, every, self.stacks)
 
     def snapshot(self) -> dict[str, Tensor]:
         """Which episode runs are in, and what they did in it."""
         most = int(self.steps.max())
         taken = self.taken[:, :most] * (np.arange(most) < self.steps[:, None])
-        found = {"episode": self.episode, "steps": self.steps, "taken": taken}
+        found: dict[str, Any] = {"episode": self.episode, "steps": self.steps, "taken": taken}
         return {name: torch.from_numpy(one.copy()) for name, one in found.items()}
 
     def go_on_from(self, snapshot: dict[str, Tensor]) -> Tensor:
         """Play the current episodes again, up to where the snapshot was taken."""
         found = {name: one.numpy() for name, one in snapshot.items()}
-        self.episode, steps = found["episode"].copy(), found["steps"]
+        steps: Any = found["steps"]
+        self.episode[:] = found["episode"]
         most = int(steps.max())
         self._begin(np.ones(len(steps), np.bool_))
         for t in range(most):  # all arrive together: who has fewer steps to go begins later
@@ -167,7 +169,7 @@ class Arcade:
     def _begin(self, which: np.typing.NDArray[np.bool_]) -> None:
         """Start the episodes that are current of the runs `which` (R,)."""
         runs = np.flatnonzero(which)
-        seeds = np.array([self.seed_of(r, int(self.episode[r])) for r in runs])
+        seeds = np.array([self.seed_of(r, int(self.episode[r])) for r in runs.tolist()])
         stacks, told = self.ale.reset(seed=seeds, options={"reset_mask": which})
         self.stacks = torch.from_numpy(stacks)
         self.steps[which] = 0

@@ -7,7 +7,7 @@ from typing import ClassVar
 from typing_extensions import override
 
 from bilevel.core.optional import extra
-from bilevel.errors import NotEnoughMemoryError
+from bilevel.errors import NotEnoughMemoryError, counted
 from problems.deep_q.arcade import EPISODE, NEEDS, Arcade, check_game
 from problems.deep_q.convolutional import Convolutional
 from problems.deep_q.frames import FrameRing
@@ -17,6 +17,8 @@ from problems.deep_q.settings import Settings
 
 FRAMES = 4
 """Of the game in an agent step."""
+SAFE = 0.9
+"""The part of the memory that is free which we advise to use."""
 
 
 class Atari(DeepQ):
@@ -38,31 +40,26 @@ class Atari(DeepQ):
         self.game, self.longest = game, longest
         make = functools.partial(Arcade, game=game, longest=longest)
         note = f"{game} of the Arcade Learning Environment; returns are unclipped scores."
-        super().__init__(
-            make, network, make([0]).actions, settings, replay=FrameRing, note=note
-        )
+        super().__init__(make, network, make([0]).actions, settings, replay=FrameRing, note=note)
 
     def bytes_of(self, runs: int) -> int:
         """What the replay memories of some runs take once they are full."""
-        one = FrameRing.bytes_of(1, self.settings.capacity, longest=self.longest)
-        return runs * one
+        return FrameRing.bytes_of(runs, self.settings.capacity, longest=self.longest)
 
     @override
     def room(self, runs: int) -> str:
         needed, free = self.bytes_of(runs), free_bytes()
         capacity = self.settings.capacity
+        take = "takes" if runs == 1 else "take"
+        needs = f"{counted(runs, 'run')} of {capacity:,} transitions {take} {spelled(needed)}"
         if free is None or needed <= free:
             known = "" if free is None else f"; {spelled(free)} are free"
-            return (
-                f"Replay memory: {runs} runs of {capacity:,} transitions take {spelled(needed)} "
-                f"when they are full{known}."
-            )
-        fits = int(capacity * free / needed * 0.9)
+            return f"Replay memory: {needs} when they are full{known}."
+        fits = int(SAFE * capacity * free / needed)
         raise NotEnoughMemoryError(
-            f"The replay memories of {runs} runs of {capacity:,} transitions take "
-            f"{spelled(needed)}, and {spelled(free)} of memory are free. Remember less (--set "
-            f"capacity={fits}), or train fewer seeds or strategies: the memories of all of them "
-            "are held to the end."
+            f"The replay memory of {needs}, and {spelled(free)} of memory are free. Remember less "
+            f"(--set capacity={fits}), or train fewer seeds or strategies: what they remember is "
+            "held to the end."
         )
 
 

@@ -52,8 +52,14 @@ class RunsConvolved(torch.autograd.Function):
             for one, axis in zip(given[:3], in_dims[:3], strict=True)
         ]
         stride = given[3]
-        made = [RunsConvolved.apply(*of_run, stride) for of_run in zip(*runs, strict=True)]
+        made = [convolved(x, w, b, stride) for x, w, b in zip(*runs, strict=True)]
         return torch.stack(made), 0
+
+
+def convolved(images: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+    """(n, C, H, W), (O, C, k, k) and (O,) to (n, O, h, w); mapped over runs, a loop."""
+    found: Tensor = RunsConvolved.apply(images, weight, bias, stride)  # type: ignore[no-untyped-call]
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,9 +115,9 @@ class Convolutional:
         # the weights are divided, since pixels are many: * is linear
         weight = body["weight"] / BRIGHTEST
         found = []
-        for some in observations.split(ROWS_AT_ONCE):
-            convolved = RunsConvolved.apply(some, weight, body["bias"], self.stride)
-            layer = functional.relu(convolved.flatten(1)), body["hidden_weight"]
+        for some in torch.split(observations, ROWS_AT_ONCE):
+            first = functional.relu(convolved(some, weight, body["bias"], self.stride))
+            layer = first.flatten(1), body["hidden_weight"]
             found.append(functional.relu(functional.linear(*layer, body["hidden_bias"])))
         return torch.cat(found) if len(found) > 1 else found[0]
 

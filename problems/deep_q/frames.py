@@ -1,7 +1,7 @@
 """Replay memory of stacked frames that keeps each frame once: rings of uint8 images of R runs."""
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -43,30 +43,32 @@ class FrameRing:
 
     Args:
         observations: the first ones, (R, K, H, W) uint8: the ring is empty, they tell its shape.
-        slots: S of each run: the transitions that it remembers, and a slot for every episode.
-        again: makes frames a second time: snapshots then hold actions in the place of frames, which
-            are a thousand times as large. They must be those of the first time.
+        capacity: S of each run: the transitions that it remembers, and a slot for every episode.
+        environment: makes frames a second time, the same: snapshots then hold actions in the place
+            of frames, which are a thousand times as large.
 
     Raises:
-        ArgumentError: there are fewer than K + 2 slots.
+        ArgumentError: `capacity` is below K + 2.
         ShapeError: the observations are no stacks of bytes.
     """
 
-    def __init__(self, observations: Tensor, slots: int, again: ShowsAgain | None = None) -> None:
+    def __init__(
+        self, observations: Tensor, capacity: int, environment: ShowsAgain | None = None
+    ) -> None:
         if observations.ndim != 4 or observations.dtype != torch.uint8:
             raise ShapeError(
                 "A ring of frames takes stacks (R, K, H, W) of type uint8, got "
                 f"{tuple(observations.shape)} of type {observations.dtype}."
             )
         self.runs, self.stack, *shape = observations.shape
-        check_positive_integer(slots, "`capacity`")
-        if slots < self.stack + 2:
+        check_positive_integer(capacity, "`capacity`")
+        if capacity < self.stack + 2:
             raise ArgumentError(
                 f"A replay of stacks of {self.stack} needs a capacity of at least "
-                f"{self.stack + 2}, got {slots}."
+                f"{self.stack + 2}, got {capacity}."
             )
-        self.slots, self.shape, self.again = slots, tuple(shape), again
-        rows = self.runs * slots
+        self.slots, self.shape, self.again = capacity, tuple(shape), environment
+        rows = self.runs * capacity
         # one row more, which is zero: frames before an episode's first are gathered like others
         self.frames = torch.empty(rows + 1, shape[0] * shape[1], dtype=torch.uint8)
         self.frames[rows] = 0
@@ -80,7 +82,8 @@ class FrameRing:
         self.starts = [np.zeros(0, np.int64) for _ in range(self.runs)]
         self.number = np.zeros(self.runs, np.int64)
         # actions of the same steps, and those before them in the oldest slot's episode
-        self.log = np.zeros((self.runs, slots + again.longest if again else 0), np.uint8)
+        longest = capacity + environment.longest if environment else 0
+        self.log = np.zeros((self.runs, longest), np.uint8)
 
     @staticmethod
     def bytes_of(
@@ -94,7 +97,8 @@ class FrameRing:
     @property
     def nbytes(self) -> int:
         """What it takes when all slots are written; memory that was not yet written is not used."""
-        return self.frames.nbytes + self.log.nbytes + sum(getattr(self, n).nbytes for n in BYTES)
+        beside = (self.log, self.actions, self.rewards, self.cut, self.ages)
+        return int(self.frames.nbytes) + sum(one.nbytes for one in beside)
 
     @property
     def used(self) -> int:
@@ -226,7 +230,8 @@ class FrameRing:
     @property
     def _taken(self) -> Numbers:
         """How many actions runs took so far, (R,)."""
-        taken: Numbers = self.written - self.number - [len(starts) for starts in self.starts]
+        begun = self.number + np.array([len(starts) for starts in self.starts], np.int64)
+        taken: Numbers = self.written - begun
         return taken
 
     def _known(self, r: int) -> tuple[int, int, Numbers]:
@@ -245,8 +250,9 @@ class FrameRing:
         found: Numbers = np.asarray(runs * self.slots + slots % self.slots)
         return found
 
-    def _used(self, of_rows: NDArray[np.generic], used: int) -> NDArray[np.generic]:
+    def _used(self, of_rows: NDArray[Any], used: int) -> NDArray[Any]:
         return of_rows.reshape(self.runs, self.slots)[:, :used]
 
     def _frames_used(self, used: int) -> Tensor:
-        return self.frames[:-1].unflatten(0, (self.runs, self.slots))[:, :used]
+        found: Tensor = self.frames[:-1].view(self.runs, self.slots, -1)[:, :used]
+        return found

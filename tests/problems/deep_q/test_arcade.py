@@ -141,7 +141,7 @@ def test_frames_are_made_again():
 
 def test_an_unknown_game_shows_the_nearest():
     assert set(GAMES) < set(games())
-    with pytest.raises(UnknownNameError, match="no Atari game 'spaceinvaders'.*'space_invaders'"):
+    with pytest.raises(UnknownNameError, match=r"no Atari game 'spaceinvaders'.*'space_invaders'"):
         Arcade([0], game="spaceinvaders")
 
 
