@@ -4,12 +4,14 @@ import functools
 from collections.abc import Mapping
 from typing import ClassVar
 
+from torch import Tensor
 from typing_extensions import override
 
 from bilevel.core.optional import extra
 from bilevel.errors import NotEnoughMemoryError, counted
 from problems.deep_q.arcade import EPISODE, NEEDS, Arcade, check_game
 from problems.deep_q.convolutional import Convolutional
+from problems.deep_q.environment import Environment
 from problems.deep_q.frames import FrameRing
 from problems.deep_q.memory import free_bytes, spelled
 from problems.deep_q.problem import DeepQ
@@ -19,6 +21,12 @@ FRAMES = 4
 """Of the game in an agent step."""
 SAFE = 0.9
 """The part of the memory that is free which we advise to use."""
+
+
+def remembered(environment: Environment, observations: Tensor, capacity: int) -> FrameRing:
+    """A memory of frames; `environment`, an `Arcade`, makes them again after a pause."""
+    assert isinstance(environment, Arcade)
+    return FrameRing(observations, capacity, environment)
 
 
 class Atari(DeepQ):
@@ -40,7 +48,7 @@ class Atari(DeepQ):
         self.game, self.longest = game, longest
         make = functools.partial(Arcade, game=game, longest=longest)
         note = f"{game} of the Arcade Learning Environment; returns are unclipped scores."
-        super().__init__(make, network, make([0]).actions, settings, replay=FrameRing, note=note)
+        super().__init__(make, network, make([0]).actions, settings, replay=remembered, note=note)
 
     def bytes_of(self, runs: int) -> int:
         """What the replay memories of some runs take once they are full."""

@@ -44,8 +44,8 @@ class FrameRing:
     Args:
         observations: the first ones, (R, K, H, W) uint8: the ring is empty, they tell its shape.
         capacity: S of each run: the transitions that it remembers, and a slot for every episode.
-        environment: makes frames a second time, the same: snapshots then hold actions in the place
-            of frames, which are a thousand times as large.
+        again: makes frames a second time, the same: snapshots then hold actions in the place of
+            frames, which are a thousand times as large.
 
     Raises:
         ArgumentError: `capacity` is below K + 2.
@@ -53,7 +53,7 @@ class FrameRing:
     """
 
     def __init__(
-        self, observations: Tensor, capacity: int, environment: ShowsAgain | None = None
+        self, observations: Tensor, capacity: int, again: ShowsAgain | None = None
     ) -> None:
         if observations.ndim != 4 or observations.dtype != torch.uint8:
             raise ShapeError(
@@ -67,7 +67,7 @@ class FrameRing:
                 f"A replay of stacks of {self.stack} needs a capacity of at least "
                 f"{self.stack + 2}, got {capacity}."
             )
-        self.slots, self.shape, self.again = capacity, tuple(shape), environment
+        self.slots, self.shape, self.again = capacity, tuple(shape), again
         rows = self.runs * capacity
         # one row more, which is zero: frames before an episode's first are gathered like others
         self.frames = torch.empty(rows + 1, shape[0] * shape[1], dtype=torch.uint8)
@@ -82,7 +82,7 @@ class FrameRing:
         self.starts = [np.zeros(0, np.int64) for _ in range(self.runs)]
         self.number = np.zeros(self.runs, np.int64)
         # actions of the same steps, and those before them in the oldest slot's episode
-        longest = capacity + environment.longest if environment else 0
+        longest = capacity + again.longest if again else 0
         self.log = np.zeros((self.runs, longest), np.uint8)
 
     @staticmethod

@@ -1,11 +1,11 @@
 """What a replay memory is, and one of whole observations."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from problems.deep_q.environment import Moved
+from problems.deep_q.environment import Environment, Moved
 
 
 class Transitions(NamedTuple):
@@ -59,15 +59,16 @@ class Replay(Protocol):
 
 
 class MakesReplay(Protocol):
-    """How a replay memory is made: called as `make(observations, capacity, environment)`.
+    """How a replay memory is made."""
 
-    The observations are the first ones, (R, ...). The environment is that of the memory's runs,
-    with its episodes: a memory that can ask for them again need not keep them in snapshots. It
-    stands where it was when `go_on_from` is called.
-    """
+    def __call__(self, environment: Environment, observations: Tensor, capacity: int) -> Replay:
+        """An empty one.
 
-    def __call__(self, observations: Tensor, capacity: int, environment: Any) -> Replay:
-        """An empty one."""
+        Args:
+            environment: that it remembers, whose snapshot is taken up before its own.
+            observations: the first ones, (R, ...).
+            capacity: how many transitions of each run are kept.
+        """
 
 
 class WholeReplay:
@@ -79,7 +80,6 @@ class WholeReplay:
     Args:
         observations: (R, ...), floating: their shape and type.
         capacity: how many transitions of each run are kept; the oldest one goes first.
-        environment: not needed.
 
     Examples:
         >>> import torch
@@ -88,7 +88,7 @@ class WholeReplay:
         tensor([0, 0, 0])
     """
 
-    def __init__(self, observations: Tensor, capacity: int, environment: Any = None) -> None:
+    def __init__(self, observations: Tensor, capacity: int) -> None:
         self.runs, self.shape, self.capacity = len(observations), observations.shape[1:], capacity
         self._size = self.shape.numel()
         self._rows = observations.new_zeros(capacity * self.runs + 1, 2 * self._size + 3)
@@ -136,3 +136,8 @@ class WholeReplay:
         rows = snapshot["rows"].transpose(0, 1).flatten(0, 1)
         self._rows[: len(rows)] = rows
         self._pushed = snapshot["pushed"].clone()
+
+
+def whole(environment: Environment, observations: Tensor, capacity: int) -> WholeReplay:
+    """A memory of whole observations, for any environment."""
+    return WholeReplay(observations, capacity)
