@@ -101,7 +101,7 @@ class Convolutional:
         return {
             "weight": weight,
             "bias": bias,
-            "hidden_weight": hidden,
+            "hidden_weight": hidden.T.contiguous(),  # as its gradient comes: optimisers walk both
             "hidden_bias": hidden_bias,
         }
 
@@ -117,8 +117,8 @@ class Convolutional:
         found = []
         for some in torch.split(observations, ROWS_AT_ONCE):
             first = functional.relu(convolved(some, weight, body["bias"], self.stride))
-            layer = first.flatten(1), body["hidden_weight"]
-            found.append(functional.relu(functional.linear(*layer, body["hidden_bias"])))
+            second = torch.addmm(body["hidden_bias"], first.flatten(1), body["hidden_weight"])
+            found.append(functional.relu(second))
         return torch.cat(found) if len(found) > 1 else found[0]
 
     def features_of_runs(self, body: Body, observations: Tensor) -> Tensor:

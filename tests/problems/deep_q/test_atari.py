@@ -105,11 +105,11 @@ def test_breakout_in_three_configurations_is_repeated_and_resumed_bit_for_bit(tm
 @pytest.mark.slow
 @pytest.mark.parametrize("game", ["pong", "breakout", "space_invaders", "qbert"])
 def test_four_games_for_3000_agent_steps_of_three_configurations(game, tmp_path):
-    """`pytest -m slow tests/problems/deep_q/test_atari.py`, 4 CPU minutes a game.
+    """`pytest -m slow tests/problems/deep_q/test_atari.py`, two CPU minutes a game.
 
     Replay memories hold 1,000 transitions, so that they are full three times over.
     """
-    options = {"start": 500, "target_every": 500, "evaluated": 64, "width": 64}
+    options = {"start": 500, "target_every": 500, "evaluated": 32, "width": 32}
     asked = command(game, 626, 313, capacity=1_000, **options)
     found = check_game(asked, 626, 3_000, tmp_path)
     for name in THREE:
@@ -208,4 +208,4 @@ def test_a_million_frames_are_the_default_and_rewards_are_signs():
     assert settings.steps(int(problem.usual["steps"])) * settings.frames == 1_000_000
     assert settings.clip_rewards
     assert problem.outputs == 6
-    assert problem.init_body(torch.Generator().manual_seed(0))["hidden_weight"].shape == (256, 6400)
+    assert problem.init_body(torch.Generator().manual_seed(0))["hidden_weight"].shape == (6400, 256)

@@ -50,7 +50,7 @@ def module(body, head):
     body = {name: leaf.double() for name, leaf in body.items()}
     for layer, weight, bias in (
         (net[0], body["weight"], body["bias"]),
-        (net[3], body["hidden_weight"], body["hidden_bias"]),
+        (net[3], body["hidden_weight"].T, body["hidden_bias"]),
         (net[5], head[:-1].T.double(), head[-1].double()),
     ):
         layer.weight.data, layer.bias.data = weight.clone(), bias.clone()
@@ -121,9 +121,7 @@ def test_second_derivatives_are_those_of_plain_operations():
 
     def plain(body):
         convolved = functional.conv2d(images / 255, body["weight"], body["bias"], 2).relu()
-        return functional.linear(
-            convolved.flatten(1), body["hidden_weight"], body["hidden_bias"]
-        ).relu()
+        return (convolved.flatten(1) @ body["hidden_weight"] + body["hidden_bias"]).relu()
 
     found = product(lambda body: SMALL.features(body, images))
     assert found.abs().max() > 1e-6
@@ -148,7 +146,7 @@ def test_it_begins_as_modules_of_torch_do():
     layers = nn.Conv2d(4, 16, 8, 4), nn.Linear(6400, 256), nn.Linear(256, 6)
     ours = (
         (body["weight"], body["bias"]),
-        (body["hidden_weight"], body["hidden_bias"]),
+        (body["hidden_weight"].T, body["hidden_bias"]),
         (head[:-1].T, head[-1]),
     )
     for layer, (weight, bias), inputs in zip(layers, ours, (256, 6400, 256), strict=True):
