@@ -54,6 +54,8 @@ class AbstractEngine(abc.ABC):
         window: how many shards may be submitted and not finished. None: all of them, which wait
             there until it is their turn. As many as workers: a shard that was submitted is being
             computed, so that one that gives no sign of life at all has timed out, too.
+        local: whether workers are processes of this machine, which see its temporary files: a
+            comparison that is kept nowhere has its checkpoints, and signs of life, there.
         threads: of torch, in every worker.
         timeout: seconds after which a shard counts as lost that began and gave no sign of life
             since; None: never.
@@ -62,6 +64,7 @@ class AbstractEngine(abc.ABC):
     name: str
     workers: int = 8
     window: int | None = None
+    local: bool = False
     threads: int = 1
     timeout: float | None = 300.0
 
@@ -84,6 +87,21 @@ class AbstractEngine(abc.ABC):
             BilevelError: it cannot be made anew; says why, and what to do.
         """
         return False
+
+    def waits(self, future: Future, beat: Beat | None) -> bool:
+        """Whether a future without a sign of life waits for a worker: it has not timed out then.
+
+        Engines that give the work of a worker that died to another one by themselves know it.
+
+        Args:
+            future: of `submit`.
+            beat: the last sign of life, if there was one.
+        """
+        return False
+
+    def versions(self, packages: list[str]) -> dict[str, dict[str, str | None]]:
+        """Versions of packages at each place of the engine, as far as it tells without a task."""
+        return {}
 
     def stop(self, future: Future, beat: Beat | None) -> None:
         """Give up a future, be it queued or running, and free its worker as far as possible.
