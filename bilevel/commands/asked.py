@@ -53,7 +53,7 @@ def strategies_of(command: Any, problem: StackelbergProblem) -> dict[str, Abstra
     optimizer: bilevel.AbstractOptimizer = by_word[command.optimizer]()
     if command.clip is not None:
         optimizer = bilevel.Clipped(command.clip, optimizer)
-    body_lr, head_lr, _, _ = numbers(command)
+    body_lr, head_lr, _, _ = numbers(command, problem.usual)
     strategies = problem.strategies(body_lr, head_lr)
     if strategies is None:
         return bilevel.preset_strategies(

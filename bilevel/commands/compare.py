@@ -41,13 +41,13 @@ class Compare:
     target: str = ""
     """The column of --csv to predict from the others."""
     body_lr: float | None = None
-    """alpha, the slow rate: 5e-4 by default, 5e-3 in the first example."""
+    """alpha, the slow rate: 5e-4 unless the problem has its own, 5e-3 in the first example."""
     head_lr: float | None = None
-    """beta, the fast rate, above alpha: 5e-3 by default, 1e-2 in the first example."""
+    """beta, the fast rate, above alpha: 5e-3, or the problem's; 1e-2 in the first example."""
     seeds: int | None = None
     """How many seeds, each a pair for the statistics: 20 by default, 10 in the first example."""
     steps: int | None = None
-    """Body steps of every strategy: 1,500 by default, 600 in the first example."""
+    """Body steps of every strategy: 1,500, or the problem's; 600 in the first example."""
     batch_size: int = 64
     """Rows per step; 0 means all rows."""
     strategies: tuple[str, ...] = ()
@@ -212,8 +212,8 @@ class Compare:
 
         set_threads(self.threads)
         options = self.options()
-        _, _, seeds, steps = numbers(self)
         problem = problem_of(self, options)
+        _, _, seeds, steps = numbers(self, problem.usual)
         if self.explain:
             from bilevel.analysis import why
 
