@@ -56,6 +56,16 @@ class Curvatures:
             `head_gap` is $\lVert\theta - \theta^*\rVert$; `body_gradient_norm` and
             `head_gradient_norm` are those of g, `phi_gradient_norm` that of $\Phi$; `scale` is
             $\lVert\theta^*\rVert^2 / \lVert\theta\rVert^2$.
+
+    Examples:
+        >>> import bilevel
+        >>> from bilevel import analysis
+        >>> from problems.toy import ScalarProduct
+        >>> strategy = bilevel.TwoTimescale(0.01, 0.1)
+        >>> points = analysis.iterates(ScalarProduct(), strategy, at=(0, 5), seeds=2)
+        >>> found = analysis.curvature(points, probes=2)
+        >>> found.values["phi_largest"].shape, found.steps    # steps, runs
+        (torch.Size([2, 2]), (0, 5))
     """
 
     seeds: tuple[int, ...]
@@ -133,6 +143,9 @@ def curvature(
         IncompatibleError: F is not g, or the problem has heads of tasks.
         SingularHeadError: a head has no unique minimiser.
         ArgumentError: bad arguments.
+
+    Source: Lanczos 1950; Hutchinson 1990. Differs from the source in: 1. products with the
+    curvature of Phi solve for the answer of the head.
 
     Examples:
         >>> import bilevel

@@ -43,6 +43,14 @@ class MoreauEnvelope:
         converged: whether the error is as small as was asked for, or as rounding of $\Phi$ lets it
             be.
         steps: of L-BFGS and its cuts.
+
+    Examples:
+        >>> import torch
+        >>> from bilevel import analysis
+        >>> from problems.toy import ScalarProduct
+        >>> found = analysis.moreau(ScalarProduct(), torch.tensor(1.0))
+        >>> found.converged, found.norm > 0, found.l < 1 / found.rho
+        (True, True, True)
     """
 
     value: float

@@ -47,6 +47,16 @@ class Landscape:
             a plane is a. NaN outside of the set of bodies.
         phi: $F(w_k + a d_1 + b d_2, \theta^*)$, likewise; NaN too where there is no best response.
         directions: for each iterate the two of them, leaves (2, ...).
+
+    Examples:
+        >>> import bilevel
+        >>> from bilevel import analysis
+        >>> from problems.teacher import teacher
+        >>> strategy = bilevel.TwoTimescale(5e-4, 5e-3)
+        >>> points = analysis.iterates(teacher(rows=20, width=3), strategy, at=(0,), seeds=1)
+        >>> found = analysis.landscape(points, size=3)
+        >>> found.joint.shape, bool((found.phi <= found.joint).all())    # the best head is below
+        (torch.Size([1, 3, 3]), True)
     """
 
     seed: int

@@ -52,6 +52,13 @@ def theorem_schedules() -> dict[str, tuple[Polynomial, Polynomial]]:
 
     Returns:
         By name: exponents 1 and 2/3; 3/5 and 2/5; 1; 1/2.
+
+    Source: arXiv 2605.15530. Differs from the source in: 1. the factors, left open there.
+
+    Examples:
+        >>> from bilevel import analysis
+        >>> [one.exponent for one in analysis.theorem_schedules()["theorem 3.6"]]
+        [0.6, 0.4]
     """
     numbers = {
         "theorem 3.7": (20.0, 1.0, 2.0, 2 / 3),

@@ -37,6 +37,12 @@ class Progress(NamedTuple):
         unit: what is counted: "steps" or "gradients".
         shards: with an engine, how many shards of the stage are finished, and how many there are;
             `strategies` are all of the stage then, and `step` is the mean over their runs.
+
+    Examples:
+        >>> from bilevel import Progress
+        >>> at = Progress(("slow", "fast"), step=50, steps=200, done=0, total=2)
+        >>> at.step / at.steps, at.stage
+        (0.25, 'training')
     """
 
     strategies: Names

@@ -38,6 +38,9 @@ class Tuning:
             seeds themselves, which must not be among those that are compared. One is enough where
             no seed makes a difference.
 
+    Raises:
+        ArgumentError: a factor is not positive, or there are none; `seeds` is no positive integer.
+
     Examples:
         >>> import bilevel
         >>> from problems.toy import ScalarProduct

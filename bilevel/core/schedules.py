@@ -22,7 +22,15 @@ from bilevel.errors import ArgumentError, spell
 
 
 class AbstractSchedule(abc.ABC):
-    """A step size for step k = 0, 1, 2, ...: positive, or 0 (`Frozen`, a `Cosine` at its end)."""
+    """A step size for step k = 0, 1, 2, ...: positive, or 0 (`Frozen`, a `Cosine` at its end).
+
+    Examples:
+        >>> import bilevel
+        >>> class Halving(bilevel.AbstractSchedule):
+        ...     def __call__(self, k): return 0.5 ** (k // 100)
+        >>> [Halving().scaled(0.1)(k) for k in (0, 99, 100)]
+        [0.1, 0.1, 0.05]
+    """
 
     @abc.abstractmethod
     def __call__(self, k: int) -> Number:
@@ -44,6 +52,11 @@ class Constant(AbstractSchedule):
 
     Raises:
         ArgumentError: the value is not positive and finite.
+
+    Examples:
+        >>> from bilevel import Constant, TwoTimescale
+        >>> Constant(0.1)(7), TwoTimescale(0.1, 0.5).body_lr
+        (0.1, Constant(0.1))
     """
 
     value: Number
@@ -89,6 +102,9 @@ class Polynomial(AbstractSchedule):
         initial: the step size at $k + \text{offset} = 1$, positive.
         exponent: how fast it falls, at least 0.
         offset: shifts the start, positive.
+
+    Raises:
+        ArgumentError: a number is not as said above.
 
     Source: arXiv 2605.15530, theorems 3.6 and 3.7. Differs from the source in: None.
 
@@ -184,7 +200,9 @@ class Cosine(AbstractSchedule):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Piecewise(AbstractSchedule):
-    """`initial`, and from step `boundaries[i]` on `initial * factors[i]`.
+    r"""A step size that falls, or rises, at given steps.
+
+    $$\alpha_k = \text{initial} \cdot \text{factors}_i \quad\text{for } k \ge \text{boundaries}_i$$
 
     Args:
         initial: the step size of the first steps, positive.

@@ -75,7 +75,8 @@ class TrainingData:
         self.problem, self.dtype, self.device = problem, dtype, device
         self._number(seeds)
         self.given = groups is not None
-        self.online = not self.given and has_experience(problem)
+        hook = getattr(problem.experience, "__func__", None)
+        self.online = not self.given and hook is not StackelbergProblem.experience
         self.tasks = getattr(problem, "tasks", False) is not False and has_tasks(problem)
         self.numbered = asks_row_numbers(problem)
         self.per_seed = problem.redraws_data and not self.given
@@ -238,12 +239,6 @@ class TrainingData:
             packed = PackedRows.of(self.groups[name], first=2 if self.per_seed else 1)
             self._packs = {**self._packs, name: packed}
         return packed if packed is not None and packed.shapes else None
-
-
-def has_experience(problem: StackelbergProblem) -> bool:
-    """Whether the rows of a problem depend on what was learned so far."""
-    found = getattr(problem.experience, "__func__", None)
-    return found is not StackelbergProblem.experience
 
 
 def check_device(device: torch.device | str) -> None:

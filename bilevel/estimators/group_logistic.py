@@ -63,6 +63,10 @@ class GroupLogistic(ClassifierMixin, BaseEstimator):
         PenaltyBoundWarning: penalties ended at a bound, 1e-5 n or 1e5 n times the mean square of a
             scaled column.
 
+    Source: Pedregosa 2016 (arXiv 1602.02355), section 4: penalties of logistic regression by
+    implicit gradients. Differs from the source in: 1. a penalty for each group; 2. exact heads and
+    a quasi-Newton method; 3. folds in the place of one split; 4. `shrink`.
+
     Examples:
         >>> import numpy as np
         >>> from bilevel.estimators import GroupLogistic

@@ -67,6 +67,11 @@ class GroupRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         PenaltyBoundWarning: penalties ended at a bound, 1e-5 n or 1e5 n times the mean square of a
             scaled column.
 
+    Source: Foo, Do and Ng, Efficient multiple hyperparameter learning for log-linear models
+    (NeurIPS 2007); banded ridge regression: Dupre la Tour et al. 2022 (himalaya). The evidence:
+    MacKay, Bayesian interpolation (1992). Differs from the source in: 1. exact derivatives over all
+    folds from one factor each; 2. `shrink`.
+
     Examples:
         >>> import numpy as np
         >>> from bilevel.estimators import GroupRidge

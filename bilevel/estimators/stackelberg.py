@@ -60,6 +60,9 @@ class StackelbergRegressor(MultiOutputMixin, RegressorMixin, NetworkEstimator):
         n_features_in_: how many columns.
         feature_names_in_: their names, of a data frame.
 
+    Source: arXiv 2605.15530, section 5, for networks. Differs from the source in: 1. columns and
+    targets are standardised; 2. early stopping on rows that are held out.
+
     Examples:
         >>> import numpy as np
         >>> from bilevel.estimators import StackelbergRegressor
@@ -141,6 +144,9 @@ class StackelbergClassifier(ClassifierMixin, NetworkEstimator):
             without such rows.
         n_features_in_: how many columns.
         feature_names_in_: their names, of a data frame.
+
+    Source: arXiv 2605.15530, section 5, for networks. Differs from the source in: 1. columns are
+    standardised; 2. early stopping on rows that are held out.
 
     Examples:
         >>> import numpy as np

@@ -29,6 +29,9 @@ class BayesianHead:
         head: $\theta^*$, (..., M[+ 1]) or (..., M[+ 1], K).
         noise: $\sigma^2$, a variance, (...) or (..., K).
 
+    Source: Bishop, Pattern Recognition and Machine Learning (2006), sections 3.3 and 3.5. Differs
+    from the source in: 1. a penalty for each coefficient, 0 among them; 2. g is a mean over rows.
+
     Examples:
         >>> import torch
         >>> from bilevel.exact import BayesianHead

@@ -58,6 +58,9 @@ def softmax_head(
         ArgumentError: `ridge` is negative, or `classes` is missing where labels cannot be seen.
         IncompatibleError: from a second derivative, or its graph.
 
+    Source: Newton's method, Boyd and Vandenberghe, Convex Optimization (2004), section 9.5, and the
+    implicit function theorem. Differs from the source in: see `bilevel.Newton`.
+
     Examples:
         >>> import torch
         >>> from bilevel.exact import softmax_head
@@ -112,6 +115,8 @@ def logistic_head(
         ShapeError: shapes do not fit each other.
         DataError: labels are not int64, or neither 0 nor 1, see `softmax_head`.
         ArgumentError: `ridge` is negative.
+
+    Source: see `softmax_head`. Differs from the source in: None.
 
     Examples:
         >>> import torch

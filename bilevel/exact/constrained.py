@@ -51,6 +51,10 @@ def constrained_head(
         ShapeError: shapes do not fit each other, or the bounds do not fit the head.
         DataError: a tensor is not floating point.
 
+    Source: Bertsekas, Projected Newton methods for optimization problems with simple constraints
+    (1982), and the implicit function theorem on the free numbers. Differs from the source in: see
+    `bilevel.ProjectedNewton`.
+
     Examples:
         >>> import torch, bilevel
         >>> from bilevel.exact import constrained_head

@@ -55,6 +55,10 @@ def ridge_head(
         ShapeError: shapes do not fit each other.
         DataError: a tensor is not floating point.
 
+    Source: Golub and Van Loan, Matrix Computations (4th ed. 2013), sections 4.2 and 5.3; as a layer
+    of a network: Bertinetto et al. 2019 (arXiv 1805.08136). Differs from the source in: 1. the
+    smaller of Gram matrix and kernel is factored.
+
     Examples:
         >>> import torch
         >>> from bilevel.exact import ridge_head

@@ -37,6 +37,12 @@ class AbstractHeadSolver(abc.ABC):
     r"""Solves the head, $\theta \approx \arg\min_\theta g(w, \theta)$, for R runs at once.
 
     Implementations are frozen dataclasses of hyper-parameters; what evolves is in the state.
+
+    Examples:
+        >>> import bilevel
+        >>> solver = bilevel.FastSGD(0.1, steps=5)    # what those around it ask of a solver
+        >>> isinstance(solver, bilevel.AbstractHeadSolver), solver.exact, solver.cost.gradients
+        (True, False, 0)
     """
 
     def check(self, problem: StackelbergProblem) -> None:  # noqa: B027 - a hook

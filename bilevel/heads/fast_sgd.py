@@ -62,6 +62,20 @@ class FastSGD(AbstractHeadSolver):
             this, None: never. Needs `batch_size=None`: a sampled gradient does not vanish.
         restart: whether each solve starts anew, at the problem's `head_start` or else at the
             initial head; False: from the last head.
+
+    Raises:
+        ArgumentError: a number is out of its range, or a tolerance goes with sampled rows.
+        IncompatibleError: from a training, where the problem has no rows to draw.
+
+    Source: stochastic gradient descent, Robbins and Monro 1951, projected. Differs from the source
+    in: 1. a fixed number of steps, or a tolerance.
+
+    Examples:
+        >>> import bilevel, torch
+        >>> from problems.toy import ScalarProduct
+        >>> solver = bilevel.FastSGD(0.1, steps=500, tolerance=1e-4)    # 2 / L is 0.4
+        >>> bilevel.best_response(ScalarProduct(), torch.tensor(2.0), solver).head
+        tensor(0.4000)
     """
 
     lr: Rate

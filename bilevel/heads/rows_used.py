@@ -84,7 +84,13 @@ class AbstractHeadData(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FullData(AbstractHeadData):
-    """The head is solved on all training rows; the body's gradient is taken on the step's batch."""
+    """The head is solved on all training rows; the body's gradient is taken on the step's batch.
+
+    Examples:
+        >>> import bilevel
+        >>> bilevel.ClosedForm(bilevel.FullData()).uses_batch, bilevel.ClosedForm().data
+        (False, FullData())
+    """
 
     uses_batch = False
 
@@ -176,6 +182,10 @@ class RunningData(AbstractHeadData):
 
     Raises:
         ArgumentError: one of them is out of its range.
+
+    Source: running averages of sufficient statistics, as in recursive least squares with
+    forgetting: Ljung, System Identification (2nd ed. 1999), section 11.2. Differs from the source
+    in: 1. the features move with the body. 2. The matrix is averaged and factored, not its inverse.
 
     Examples:
         >>> import bilevel

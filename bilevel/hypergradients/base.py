@@ -26,6 +26,13 @@ class Answer(NamedTuple):
         start: where the solver started from.
         k: the number it was called with.
         factor: what the solver factored, for adjoint solves; None if nothing.
+
+    Examples:
+        >>> import torch, bilevel
+        >>> head = torch.zeros(3, 2)    # of three runs
+        >>> answer = bilevel.Answer(head, solver=bilevel.ClosedForm(), start=head, k=0)
+        >>> answer.solver.exact, answer.factor is None
+        (True, True)
     """
 
     head: Tree
@@ -45,6 +52,13 @@ class BodyGradient(NamedTuple):
         residual: $\lVert Hv - \partial_\theta F\rVert$, (R,); None without an adjoint.
         state: for the next call of the same method.
         head: where it was taken, for methods that move the head; None: at the answer's.
+
+    Examples:
+        >>> import torch, bilevel
+        >>> codes = torch.zeros(3, dtype=torch.int64)
+        >>> found = bilevel.BodyGradient(body=torch.ones(3, 2), status=codes)    # of three runs
+        >>> [bilevel.Status(code).name for code in found.status.tolist()]
+        ['COMPLETED', 'COMPLETED', 'COMPLETED']
     """
 
     body: Tree
@@ -59,6 +73,12 @@ class AbstractHypergradient(abc.ABC):
     r"""The gradient of $\Phi(w) = F(w, \theta^*(w))$, from a head close to $\theta^*(w)$.
 
     Implementations are frozen dataclasses; what evolves is in the state.
+
+    Examples:
+        >>> import bilevel
+        >>> method = bilevel.Implicit(bilevel.CG())    # what those around it ask of a method
+        >>> isinstance(method, bilevel.AbstractHypergradient), method.cost, method.wants_factor
+        (True, Cost(gradients=1, products=3, solves=0, passes=0), False)
     """
 
     @abc.abstractmethod

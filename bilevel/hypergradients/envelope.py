@@ -25,6 +25,13 @@ class Envelope(AbstractHypergradient):
     the two: $\lVert s - \nabla\Phi(w)\rVert \le \sup \lVert g_{w\theta}\rVert\, e$.
 
     Source: Danskin's theorem. Differs from the source in: None.
+
+    Examples:
+        >>> import bilevel, torch
+        >>> from problems.toy import ScalarProduct
+        >>> w = torch.tensor(1.0)
+        >>> bilevel.hypergradient(ScalarProduct(curvature=0.0), w, bilevel.Envelope()).body
+        tensor(-0.2500)
     """
 
     compilable = True

@@ -34,6 +34,9 @@ class FiniteDifferences(AbstractHypergradient):
         step: $h$ relative to $\max(1, |w_i|)$; None: the cube root of the machine precision, 6e-6
             in float64.
 
+    Raises:
+        ArgumentError: `step` is not positive and finite.
+
     Source: central differences. Differs from the source in: None.
 
     Examples:

@@ -63,6 +63,10 @@ class Implicit(AbstractHypergradient):
             `hypergradient` then returns the refined head and the value there, and `BestResponse`
             goes on from it.
 
+    Raises:
+        ArgumentError: `tolerance` is not positive, or `on_inexact` is none of the three.
+        IncompatibleError: from a training: the set of heads is neither everywhere nor a box.
+
     Source: Bengio 2000, Pedregosa 2016 (arXiv 1602.02355). Differs from the source in: 1. the
     active bounds of a box are held.
 

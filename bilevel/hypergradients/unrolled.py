@@ -46,6 +46,10 @@ class Unrolled(AbstractHypergradient):
         truncate: differentiate through the last so many steps only; None: all. Fewer heads are
             held, and the sum lacks the terms of earlier steps.
 
+    Raises:
+        ArgumentError: a number is no positive integer.
+        IncompatibleError: from a training: the head is not solved by as many plain steps.
+
     Source: Franceschi et al. 2017 (arXiv 1703.01785), algorithm 1; truncation: Shaban et al. 2019
     (arXiv 1810.10667). Differs from the source in: 1. projections onto a set of heads. Every set
     of the library knows their derivative; one of your own says it by `ConvexSet.linearised`.

@@ -30,6 +30,14 @@ class AbstractLinearSolver(abc.ABC):
 
     Implementations are frozen dataclasses of hyper-parameters. They keep nothing between calls; a
     caller that solves similar systems in turn passes the last solution as `start`.
+
+    Examples:
+        >>> import torch, bilevel
+        >>> from bilevel.linear import Operator
+        >>> b = torch.tensor([[2.0, 4.0]])    # one run, two numbers
+        >>> found = bilevel.Dense().solve(Operator.from_matrix(2 * torch.eye(2).unsqueeze(0), b), b)
+        >>> found.value, found.residual, bilevel.Status(int(found.status[0])).name
+        (tensor([[1., 2.]]), tensor([0.]), 'CONVERGED')
     """
 
     @abc.abstractmethod

@@ -28,16 +28,13 @@ IGNORED = -100
 class HeadRefit:
     r"""Every few steps of a loop in plain torch, the last layer is solved instead of trained.
 
-    $$
-    \theta^* = \arg\min_\theta \operatorname{mean}_i c(z_i\theta, t_i)
-    + \tfrac12\,\text{ridge}\,\lVert\theta\rVert^2
-    $$
+    $$\arg\min_\theta\, \operatorname{mean}_i c(z_i\theta, t_i) + \tfrac12 p \lVert\theta\rVert^2$$
 
-    over rows that were seen, with $z_i$ what the head was given. Its bias is penalised only where a
-    class has no row. Between refits the loop is what it was: nothing but the head's weight and bias
-    ever changes, neither gradients nor random states, buffers, modes or the optimiser. Call `step`
-    once after each forward pass in training mode, and after its `backward`, which needs the head as
-    it was.
+    over rows that were seen, $z_i$ what the head was given, $p$ the ridge. Its bias is penalised
+    only where a class has no row. Between refits the loop is what it was: nothing but the head's
+    weight and bias ever changes, neither gradients nor random states, buffers, modes or the
+    optimiser. Call `step` once after each forward pass in training mode, and after its `backward`,
+    which needs the head as it was.
 
     With `SquaredError` it keeps $Z^\top Z$ and $Z^\top t$ of the features as they were in training,
     in float64, each step's sums times `decay` for every step after it; rows that are not finite are

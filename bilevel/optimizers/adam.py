@@ -39,7 +39,17 @@ class Adam(AbstractOptimizer):
 
     Arguments are given by name; the step size belongs to the strategy.
 
+    Raises:
+        ArgumentError: a number is out of its range.
+
     Source: Kingma and Ba 2015, algorithm 1, and torch.optim.Adam. Differs from the source in: None.
+
+    Examples:
+        >>> import torch, bilevel
+        >>> adam, x = bilevel.Adam(), torch.zeros(1, 2)
+        >>> x, state = adam.update(torch.tensor([[3.0, -0.1]]), adam.init(x), x, lr=0.1)
+        >>> x    # the first step has the size of the rate, whatever the gradient's
+        tensor([[-0.1000,  0.1000]])
     """
 
     beta1: Number = 0.9
@@ -115,6 +125,9 @@ class AdamW(AbstractOptimizer):
         weight_decay: at least 0.
 
     Arguments are given by name; the step size belongs to the strategy.
+
+    Raises:
+        ArgumentError: a number is out of its range.
 
     Source: Loshchilov and Hutter 2019, algorithm 2, and torch.optim.AdamW, which multiplies the
     decay by the step size. Differs from torch in: None.

@@ -29,8 +29,17 @@ class RMSProp(AbstractOptimizer):
 
     Arguments are given by name; the step size belongs to the strategy.
 
+    Raises:
+        ArgumentError: a number is out of its range.
+
     Source: torch.optim.RMSprop, whose defaults these are. Differs from the source in: 1. not
     centred, no momentum, no weight decay.
+
+    Examples:
+        >>> import torch, bilevel
+        >>> rmsprop, x = bilevel.RMSProp(smoothing=0.75), torch.zeros(1, 2)
+        >>> rmsprop.update(torch.tensor([[3.0, -0.1]]), rmsprop.init(x), x, lr=0.1)[0]
+        tensor([[-0.2000,  0.2000]])
     """
 
     smoothing: Number = 0.99

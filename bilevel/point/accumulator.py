@@ -30,9 +30,8 @@ class GramAccumulator:
     r"""Ridge regression on rows that arrive in pieces, none of which is kept.
 
     $\theta = (Z^\top Z/n + \lambda I)^{-1} Z^\top t/n$ minimises
-    $\frac{1}{2n} \lVert Z\theta - t\rVert^2 + \frac\lambda2 \lVert\theta\rVert^2$, $\lambda$ the
-    ridge. It is that of all rows at once, in float64, whatever the type of the rows.
-    (scikit-learn's `Ridge(alpha)` is `ridge = alpha / n`.)
+    $\frac{1}{2n} \lVert Z\theta - t\rVert^2 + \frac\lambda2 \lVert\theta\rVert^2$, with all rows at
+    once, in float64, whatever their type. (scikit-learn's `Ridge(alpha)` is `ridge = alpha / n`.)
 
     With a bias, columns are counted from the means of the first piece: they may lie far from zero.
     Pieces are multiplied in float64. Memory maps of float32 numbers are never read as a whole, but
@@ -44,9 +43,10 @@ class GramAccumulator:
         fit_bias: whether a constant feature is added; its coefficient is the last one.
         penalize_bias: whether the ridge covers it.
 
+    Source: Higham 2002, chapters 12 and 20. Differs from the source in: 1. rows in pieces.
+
     Examples:
-        >>> import numpy as np
-        >>> import bilevel
+        >>> import bilevel, numpy as np
         >>> random = np.random.default_rng(0)
         >>> rows = bilevel.GramAccumulator(fit_bias=True)
         >>> for _ in range(10):

@@ -30,6 +30,13 @@ class HeadResponse:
         value_bound: on $g(w, \theta) - g(w, \theta^*)$.
         note: where $\mu$ comes from.
         words: what another program that solved the head said, such as that of `Cvxpy`.
+
+    Examples:
+        >>> import bilevel, torch
+        >>> from problems.analytic import analytic
+        >>> response = bilevel.best_response(analytic("A5"), torch.tensor(2.0))
+        >>> response.head, response.bound_kind, response.bound <= 1e-7, response.status.name
+        (tensor(2.), 'proven', True, 'CONVERGED')
     """
 
     head: Tree
@@ -59,6 +66,13 @@ class Hypergradient:
             autograd does not see how the objectives depend on the body.
         status: the worse one of the head solver's and the method's.
         note: where the constants of the bound come from, or why there is none.
+
+    Examples:
+        >>> import bilevel, torch
+        >>> from problems.analytic import analytic
+        >>> gradient = bilevel.hypergradient(analytic("A5"), torch.tensor(2.0))
+        >>> gradient.body, gradient.value, gradient.bound_kind
+        (tensor(2.), 1.0, 'proven')
     """
 
     body: Tree

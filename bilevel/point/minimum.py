@@ -32,6 +32,13 @@ class Minimum:
         iterations: how many were made.
         head_solves: how often a head was solved on the way.
         history: "value" and "gradient_norm" at the start and after each iteration, (T,), float64.
+
+    Examples:
+        >>> import bilevel
+        >>> from problems.analytic import analytic
+        >>> found = bilevel.minimize(analytic("A5"))
+        >>> found.body, found.status.name, found.gradient.bound < 1e-6
+        (tensor(1., dtype=torch.float64), 'CONVERGED', True)
     """
 
     body: Tree

@@ -91,7 +91,9 @@ def adapt(
     targets: Tensor,
     solver: AbstractHeadSolver | None = None,
 ) -> HeadResponse:
-    """The head of a new task, or of several: `best_response` on its rows alone.
+    r"""The head of a new task, or of several: `best_response` on its rows alone.
+
+    $$\theta_t = \arg\min_\theta g_t(w, \theta)$$
 
     Args:
         problem: with `tasks`.
@@ -107,6 +109,16 @@ def adapt(
     Raises:
         IncompatibleError: the problem has no `tasks`, or the solver does not fit it.
         SingularHeadError: the head has no unique minimiser.
+
+    Examples:
+        >>> import bilevel, torch
+        >>> from problems.sinusoid import sinusoid
+        >>> problem = sinusoid(width=4, train=4, test=2)
+        >>> body = problem.init_body(torch.Generator())
+        >>> x = torch.linspace(-5, 5, 10, dtype=torch.float64).unsqueeze(1)
+        >>> head = bilevel.adapt(problem, body, x, x[:, 0].sin()).head
+        >>> problem.predict(body, head, x).shape
+        torch.Size([10])
     """
     groups, alone = new_task(problem, inputs, targets)
     found = best_response(problem, body, solver, batch=groups)

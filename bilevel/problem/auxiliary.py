@@ -21,6 +21,22 @@ class Pullback(NamedTuple):
     Attributes:
         values: what depends on the body, such as features: a tensor or a tree.
         along: of the same structure and shapes.
+
+    Examples:
+        >>> import torch, bilevel
+        >>> class Scalar(bilevel.AuxiliaryProblem):
+        ...     def data(self, seed=None): return {}
+        ...     def init_body(self, generator): return 1 + torch.rand((), generator=generator)
+        ...     def init_head(self, generator): return torch.zeros(())
+        ...     def init_auxiliary(self, generator): return torch.zeros(())
+        ...     def head_objective(self, w, theta, batch): return (w**2 * theta - 1) ** 2 / 2
+        ...     def directions(self, w, theta, residual, batch):
+        ...         body = bilevel.Pullback(values=w**2, along=theta * residual)
+        ...         return body, w**2 * residual, residual - (w**2 * theta - 1)
+        >>> strategy = bilevel.SingleLoop(0.01, 0.1, 0.5)
+        >>> solution = bilevel.solve(Scalar(), strategy, steps=200, seeds=2)
+        >>> bool(solution.history["objective"][-1].max() < 1e-4)
+        True
     """
 
     values: Tree

@@ -21,6 +21,13 @@ class Batch(NamedTuple):
     Attributes:
         inputs: (n, ...), one row per example.
         targets: (n,), or (n, K) for K outputs.
+
+    Examples:
+        >>> import torch, bilevel
+        >>> rows = bilevel.Batch(torch.ones(5, 3), torch.zeros(5))
+        >>> inputs, targets = rows
+        >>> inputs.shape, rows.targets.shape
+        (torch.Size([5, 3]), torch.Size([5]))
     """
 
     inputs: Tensor
@@ -53,6 +60,13 @@ class NumberedBatch:
         targets: (n,), or (n, K) for K outputs.
         row_numbers: int64 (n,), from 0: the places in the group that `data` returned. With `tasks`
             they count on from task to task.
+
+    Examples:
+        >>> import torch, bilevel
+        >>> rows = bilevel.NumberedBatch(torch.ones(2, 3), torch.zeros(2), torch.tensor([4, 0]))
+        >>> weights = torch.arange(5.0)    # one for each row of the group
+        >>> weights[rows.row_numbers]
+        tensor([4., 0.])
     """
 
     inputs: Tensor

@@ -9,6 +9,12 @@ class Curvature(NamedTuple):
     Attributes:
         smallest: $\mu$.
         largest: $L$; inf where it grows without bound.
+
+    Examples:
+        >>> import torch
+        >>> from problems.analytic import analytic
+        >>> analytic("A1").known_curvature(torch.tensor([2.0]))
+        Curvature(smallest=2.0, largest=2.0)
     """
 
     smallest: float
@@ -26,6 +32,13 @@ class Lipschitz(NamedTuple):
         cross: $L_{gwt}$, of $g_{w\theta}$.
         hessian: $L_{gtt}$, of $g_{\theta\theta}$.
         cross_norm: $B$, a bound on $\lVert g_{w\theta}\rVert$ itself.
+
+    Examples:
+        >>> import torch
+        >>> from problems.analytic import analytic
+        >>> w, theta = torch.tensor(2.0), torch.tensor(1.0)
+        >>> analytic("A5").known_lipschitz(w, theta, radius=1.0)
+        Lipschitz(body_gradient=1.0, head_gradient=0.0, cross=0.0, hessian=0.0, cross_norm=2.0)
     """
 
     body_gradient: float

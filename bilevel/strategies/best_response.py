@@ -71,6 +71,22 @@ class BestResponse(AbstractStrategy):
         gradient: how the body's gradient is obtained; None: `Envelope` where F is g, else
             `Implicit`.
         optimizer: turns the body's gradients into steps.
+
+    Raises:
+        ArgumentError: a rate is not positive.
+        IncompatibleError: from a training: no solver is exact for the heads, or the gradient would
+            be that of another function.
+
+    Source: Danskin's theorem where F is g; elsewhere Pedregosa 2016 (arXiv 1602.02355). Differs
+    from the source in: 1. an optimizer in the place of the plain step; 2. heads that are exact.
+
+    Examples:
+        >>> import bilevel
+        >>> from problems.toy import ScalarProduct
+        >>> strategy = bilevel.BestResponse(1.0, optimizer=bilevel.SGD())
+        >>> solution = bilevel.solve(ScalarProduct(), strategy, steps=40, seeds=2)
+        >>> solution.body    # the minimiser is 1.4705
+        tensor([1.4705, 1.4705])
     """
 
     body_lr: Rate

@@ -114,6 +114,15 @@ class SOBA(AbstractDirections):
     Source: Dagreou, Ablin, Vaiter and Moreau 2022 (arXiv 2201.13409), algorithm 1 with SGD
     directions. Differs from the source in: 1. the rows of the step serve all derivatives; 2. step
     sizes of head and auxiliary may differ.
+
+    Examples:
+        >>> import bilevel
+        >>> from bilevel.strategies.single_loop import SOBA
+        >>> from problems.analytic import analytic
+        >>> strategy = bilevel.SingleLoop(0.2, 0.5, 0.5, directions=SOBA())
+        >>> solution = bilevel.solve(analytic("A5"), strategy, steps=100, seeds=1)
+        >>> solution.body
+        tensor([1.])
     """
 
     cost = Cost(gradients=2, products=2)
@@ -167,6 +176,11 @@ class SingleLoop(AbstractStrategy):
             (of `bilevel.strategies`), for which the auxiliary variable is the adjoint.
 
     The auxiliary variable is in `solution.state.strategy.auxiliary`.
+
+    Raises:
+        ArgumentError: a rate is negative, or `order` is none of both.
+        IncompatibleError: from a training: the problem states no directions, or `SOBA` meets heads
+            in a set.
 
     Source: arXiv 2605.15530, Algorithm 1 (TDC with neural features); Dagreou et al. 2022 (SOBA).
     Differs from the source in: 1. an optimizer in the place of the plain step; 2. both orders.

@@ -77,6 +77,11 @@ class TwoTimescale(AbstractStrategy):
             "simultaneous": at the old one, both in one backward pass (Jacobi).
         head_steps: head steps per body step, all on the same rows.
 
+    Raises:
+        ArgumentError: a rate is not positive, `order` is none of both, or `head_steps` no positive
+            integer.
+        IncompatibleError: from a training where F is not g: the body needs `BestResponse` there.
+
     Source: arXiv 2605.15530, algorithm (2). Differs from the source in: 1. an optimizer in the
     place of the plain step (the paper's experiments use RMSProp); 2. both orders are offered, as
     the text and the proofs of the paper differ.
@@ -144,5 +149,27 @@ def uniform(
     order: Order = "alternating",
     head_steps: int = 1,
 ) -> TwoTimescale:
-    """The same step size at both levels: `TwoTimescale(lr, lr, ...)`, the usual baseline."""
+    r"""The same step size at both levels, $\alpha = \beta$: the usual baseline.
+
+    It is `TwoTimescale(lr, lr, ...)`.
+
+    Args:
+        lr: $\alpha = \beta$, a number or a schedule.
+        optimizer: turns gradients into steps, at both levels; None: `RMSProp()`.
+        order: as in `TwoTimescale`.
+        head_steps: likewise.
+
+    Returns:
+        The strategy, whose `is_uniform` is True.
+
+    Raises:
+        ArgumentError: see `TwoTimescale`.
+
+    Source: arXiv 2605.15530, section 5: the baselines. Differs from the source in: None.
+
+    Examples:
+        >>> import bilevel
+        >>> bilevel.uniform(1e-3).is_uniform, bilevel.TwoTimescale(1e-3, 1e-2).is_uniform
+        (True, False)
+    """
     return TwoTimescale(lr, lr, RMSProp() if optimizer is None else optimizer, order, head_steps)

@@ -157,5 +157,25 @@ def linear_network(
     noise: float = 0.0,
     ridge: float = 0.0,
 ) -> LinearNetwork:
-    """A deep linear network; the last layer is the head (arXiv 2606.00340)."""
+    """A deep linear network; the last layer is the head (arXiv 2606.00340).
+
+    Args:
+        depth: L, at least 2.
+        width: h, at most `inputs`.
+        inputs: d; None: h.
+        outputs: K, from 2 to `width`; None: one output.
+        rows: n; None: 4 d.
+        design: "whitened" or "gaussian" rows.
+        noise: variance of the noise of the training targets.
+        ridge: at least 0.
+
+    Raises:
+        ArgumentError: a size or a number is out of its range.
+
+    Examples:
+        >>> import bilevel
+        >>> problem = bilevel.load_problem("linear-network", depth=3, width=4)
+        >>> problem.data(0)["train"].inputs.shape
+        torch.Size([16, 4])
+    """
     return LinearNetwork(depth, width, inputs, outputs, rows, design, noise, ridge)

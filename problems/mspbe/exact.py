@@ -71,7 +71,7 @@ def sampled_moments(
 
 
 def mspbe(found: Moments, head: Tensor) -> Tensor:
-    r"""MSPBE, $(b - A \theta)^\top C^{-1} (b - A \theta)$, 0-dim; a pseudo-inverse if C is singular."""
+    r"""$(b - A \theta)^\top C^{-1} (b - A \theta)$, 0-dim; a pseudo-inverse where C is singular."""
     residual = found.b - found.a @ head
     return residual @ (inverse(found.c, hermitian=True) @ residual)
 

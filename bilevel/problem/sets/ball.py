@@ -30,6 +30,9 @@ class Ball(ConvexSet):
     Args:
         radius: positive.
 
+    Raises:
+        ArgumentError: `radius` is not positive and finite.
+
     Examples:
         >>> import torch
         >>> from bilevel import Ball
@@ -95,6 +98,9 @@ class L1Ball(ConvexSet):
 
     Args:
         radius: positive and finite.
+
+    Raises:
+        ArgumentError: `radius` is not positive and finite.
 
     Source: Duchi, Shalev-Shwartz, Singer, Chandra, Efficient projections onto the l1-ball (2008),
     figure 1. Differs from the source in: None.

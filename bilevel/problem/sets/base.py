@@ -21,6 +21,16 @@ class ConvexSet(abc.ABC):
     """A closed convex set W or Theta that a level must stay in.
 
     A problem states its sets for one run; projections work on trees with a leading run axis.
+
+    Examples:
+        >>> import torch, bilevel
+        >>> from bilevel import trees
+        >>> class Halfspace(bilevel.ConvexSet):    # numbers that sum to at most zero, leaf by leaf
+        ...     def project(self, tree):
+        ...         return trees.tree_map(lambda x: x - x.mean(-1, keepdim=True).clamp(min=0), tree)
+        >>> Halfspace().project(torch.tensor([[3.0, 1.0], [-3.0, 1.0]]))
+        tensor([[ 1., -1.],
+                [-3.,  1.]])
     """
 
     @abc.abstractmethod
@@ -138,7 +148,13 @@ class ConvexSet(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Everywhere(ConvexSet):
-    """The whole space: the projection is the identity."""
+    """The whole space: the projection is the identity.
+
+    Examples:
+        >>> import torch, bilevel
+        >>> bilevel.Everywhere().project(torch.tensor([[3.0, -4.0]]))
+        tensor([[ 3., -4.]])
+    """
 
     @override
     def project(self, tree: Tree) -> Tree:

@@ -27,6 +27,9 @@ class Box(ConvexSet):
         low: a float, or a tensor that broadcasts against every leaf of one run; may be -inf.
         high: the same; at least `low`; may be inf.
 
+    Raises:
+        ArgumentError: a bound is NaN, or a low one is above its high one.
+
     Examples:
         >>> import torch
         >>> from bilevel import Box
