@@ -31,45 +31,20 @@ SECONDS = 10.0
 """At most this much work is lost; saving more often would slow small trainings."""
 
 
-class Checkpoint:
-    """A folder in which the trainings of one comparison are kept.
+class KeptTrainings:
+    """Files of trainings in a folder.
 
     One file for each group of strategies that are trained together: its records and where it
     stands. Files are replaced as a whole, so that one is complete whatever happens.
 
     Args:
-        folder: empty, or of the same comparison.
-        description: everything the numbers depend on.
-        settings: anything else, written into a folder that is empty.
-
-    Raises:
-        ResultsError: the folder holds another comparison, or none.
+        folder: where they are.
+        digest: of what they belong to; they know it.
     """
 
-    def __init__(
-        self,
-        folder: HeldFolder,
-        description: Mapping[str, Any],
-        settings: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.folder = folder.path
+    def __init__(self, folder: Path, digest: str) -> None:
+        self.folder, self.digest = folder, digest
         self._saved = time.monotonic()
-        sweep(self.folder)
-        self._new: dict[str, Any] | None = None
-        if is_new(self.folder):  # described once there is something to keep
-            self._new = {"comparison": plain(description), "settings": settings or {}}
-        stored = (self._new or read_description(self.folder))["comparison"]
-        found, asked = _spelled(stored), _spelled(plain(description))
-        different = sorted(
-            key for key in found.keys() | asked.keys() if found.get(key) != asked.get(key)
-        )
-        if different:
-            raise ResultsError(
-                f"{self.folder} holds a comparison that differs in {', '.join(different)}. Ask for "
-                "the same one, or name another folder."
-            )
-        # of what is written there: the files of the trainings know it
-        self._digest = hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
 
     def restore(self, name: str, training: Training) -> None:
         """Put a training where it stood, if it was kept.
@@ -84,7 +59,7 @@ class Checkpoint:
         try:
             check_link(path)
             tensors, content = read_tensors(path)
-            if content.get("comparison") != self._digest or content.get("training") != name:
+            if content.get("comparison") != self.digest or content.get("training") != name:
                 raise ResultsError(f"{path} belongs to another comparison or training.")
             state, recorded = (
                 TrainingState.unpack(path, tensors, content, SCHEMA),
@@ -118,21 +93,22 @@ class Checkpoint:
         Raises:
             UnwritableError: it cannot be written.
         """
-        if self._new is not None:
-            write_json(self.folder / DESCRIPTION, self._new)
-            self._new = None
+        if not training.resumable and not finished:
+            return
+        if training.resumable and not now and time.monotonic() - self._saved < SECONDS:
+            return
+        self.describe()
         state = training.state
         if not training.resumable:
-            if not finished:
-                return
             state = state._replace(strategy=())
-        elif not now and time.monotonic() - self._saved < SECONDS:
-            return
         tensors, content = state.pack()
         records = {f"record.{key}": values for key, values in training.history().items()}
-        content |= {"recorded": training.recorded, "comparison": self._digest, "training": name}
+        content |= {"recorded": training.recorded, "comparison": self.digest, "training": name}
         write_tensors(self.folder / f"{name}.safetensors", tensors | records, content)
         self._saved = time.monotonic()
+
+    def describe(self) -> None:
+        """Say what the folder holds, where nothing else does; it has something to keep now."""
 
     @staticmethod
     def _check_start(path: Path, training: Training, records: Mapping[str, Tensor]) -> list[str]:
@@ -160,6 +136,52 @@ class Checkpoint:
                     "options that it had then, or name another folder."
                 )
         return list(fresh)
+
+
+class Checkpoint(KeptTrainings):
+    """A folder in which the trainings of one comparison are kept.
+
+    Args:
+        folder: empty, or of the same comparison.
+        description: everything the numbers depend on.
+        settings: anything else, written into a folder that is empty.
+
+    Raises:
+        ResultsError: the folder holds another comparison, or none.
+    """
+
+    def __init__(
+        self,
+        folder: HeldFolder,
+        description: Mapping[str, Any],
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        sweep(folder.path)
+        self._new: dict[str, Any] | None = None
+        if is_new(folder.path):  # described once there is something to keep
+            self._new = {"comparison": plain(description), "settings": settings or {}}
+        stored = (self._new or read_description(folder.path))["comparison"]
+        found, asked = _spelled(stored), _spelled(plain(description))
+        different = sorted(
+            key for key in found.keys() | asked.keys() if found.get(key) != asked.get(key)
+        )
+        if different:
+            raise ResultsError(
+                f"{folder.path} holds a comparison that differs in {', '.join(different)}. Ask for "
+                "the same one, or name another folder."
+            )
+        super().__init__(folder.path, digest_of(stored))
+
+    def describe(self) -> None:
+        """Say what the folder holds."""
+        if self._new is not None:
+            write_json(self.folder / DESCRIPTION, self._new)
+            self._new = None
+
+
+def digest_of(description: Any) -> str:
+    """What tells one description, as JSON has it, from another."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
 def digest(data: TrainingData) -> str:

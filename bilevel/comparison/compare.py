@@ -2,23 +2,22 @@
 
 import contextlib
 import os
-import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from bilevel.comparison.budget import Budget, BudgetKind
-from bilevel.comparison.checkpoint import Checkpoint, digest
+from bilevel.comparison.checkpoint import Checkpoint
+from bilevel.comparison.engines.sharded import Sharded, used
+from bilevel.comparison.plan import Plan, entries_of, identity, prepare, seeds_told
 from bilevel.comparison.references import references
 from bilevel.comparison.result import Comparison
 from bilevel.comparison.side_by_side import Options, Outcome, Progress, SideBySide
-from bilevel.comparison.statistics.judging import shown
 from bilevel.comparison.timing import seconds_per_step
 from bilevel.comparison.tuning import Tuning, tune_strategies
-from bilevel.core import parts
 from bilevel.core.checks import check_function, check_instance, check_names, float_type
 from bilevel.core.graph import ordinary
 from bilevel.core.progress import Show, training_shown
@@ -26,15 +25,14 @@ from bilevel.core.status import Status
 from bilevel.data.draws import Sampling
 from bilevel.data.sampler import BatchSize
 from bilevel.data.training_data import TrainingData
-from bilevel.errors import AllRunsFailedError, ArgumentError, check_name, counted
+from bilevel.errors import AllRunsFailedError, ArgumentError, counted
 from bilevel.problem.base import StackelbergProblem
 from bilevel.report.words import TUNED
 from bilevel.storage.environment import environment
 from bilevel.storage.folder import held
 from bilevel.storage.results import OWN_SETTINGS
-from bilevel.strategies import AbstractStrategy, OwnLoop, TwoTimescale
-from bilevel.strategies.presets import CONTROLS
-from bilevel.training.arguments import check_strategy, seed_list
+from bilevel.strategies import AbstractStrategy
+from bilevel.training.arguments import seed_list
 
 Array = NDArray[np.float64]
 
@@ -59,6 +57,7 @@ def compare(
     compile: bool = False,
     max_runs_at_once: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    engine: Any = None,
     settings: Mapping[str, object] | None = None,
     callback: Callable[[Progress], object] | None = None,
     progress: bool = False,
@@ -83,10 +82,11 @@ def compare(
         tune: factors to multiply the rates with, such as (0.1, 0.3, 1, 3, 10), or a `Tuning`: the
             best rates of every strategy, found on seeds of their own, take part as "NAME, tuned".
         baselines: names to compare the others with; None: the preset controls and uniform
-            strategies among them, or else the first strategy.
-        headline: the metric to judge by; None: the first that starts with "test_", else the first
-            that starts with "validation_", else F at the recorded point ("body_objective", which is
-            "objective" where F is g).
+            strategies among them, or else the first strategy; every pair where the problem is
+            `pairwise`.
+        headline: the metric to judge by; None: the problem's own, else the first that starts with
+            "test_", else the first that starts with "validation_", else F at the recorded point
+            ("body_objective", which is "objective" where F is g).
         name: of the problem, for the report; None: its class.
         device: where to compute.
         dtype: of the training.
@@ -95,6 +95,12 @@ def compare(
         checkpoint: a folder to keep the training in. If it holds this comparison, the training
             goes on from there, with the same numbers as if it had never stopped. One comparison at
             a time works in a folder.
+        engine: what computes: None, this process; a name such as "processes:4", which are processes
+            of this machine; or an executor, anything with `submit(function, *args)` whose futures
+            have `result()`. Work is cut into shards, some seeds of strategies of equal structure
+            each, and numbers are those of one process, up to rounding. A shard whose worker is lost
+            is submitted again, up to three times, and goes on from its checkpoint where the workers
+            see the folder `checkpoint`. A comparison may go on with another engine, or with none.
         settings: more entries for the report's settings, such as the command.
         callback: called with a `Progress` at every record.
         progress: show a bar, at records, with what is trained, the runs, the steps of all
@@ -107,6 +113,8 @@ def compare(
     Raises:
         AllRunsFailedError: every run of every strategy diverged.
         ResultsError: `checkpoint` holds another comparison, or a damaged file.
+        EngineError: a shard failed four times, or the engine is gone; what is done is kept in
+            `checkpoint`: call again to go on.
         ResultsInUseError: somebody else works in `checkpoint`; says which process.
         UnwritableError: the disk is full, say; call again to go on from what was kept.
         BilevelError: bad arguments, data or problems, before the training starts.
@@ -126,22 +134,79 @@ def compare(
     check_instance(settings, Mapping | None, "settings", '{"command": "..."}')
     if taken := sorted(map(str, (settings or {}).keys() & OWN_SETTINGS)):
         raise ArgumentError(f"`settings` are further ones: {', '.join(taken)} is said already.")
-    entries = _entries(strategies)
+    entries = entries_of(strategies)
     if baselines is not None:
         check_names(baselines, entries, "strategy", "baselines")
     keeping = contextlib.nullcontext() if checkpoint is None else held(checkpoint)
-    with keeping as folder, training_shown(progress, budget) as show:
+    with (
+        keeping as folder,
+        training_shown(progress, budget) as show,
+        used(engine, folder) as workers,
+    ):
         data = TrainingData(problem, seed_list(seeds), float_type(dtype), device)
         told = callback if show is None else _showing(show, len(data.seeds), callback)
         options = Options(batch_size, sampling, compile, max_runs_at_once, told)
-        plan = _prepare(
+        plan = prepare(
             SideBySide(entries, data, options), budget, steps, every, tune, headline, baselines
         )
-        kept = None if folder is None else Checkpoint(folder, _identity(plan), settings)
+        kept = None if folder is None else Checkpoint(folder, identity(plan), settings)
+        trainer: Trainer = Here(kept) if workers is None else Sharded(workers, kept)
         if plan.tuning is not None:
-            plan = _tuned(plan, plan.tuning, kept)
-        outcome = _train(plan, kept)
-        return _result(plan, outcome, name or type(problem).__name__, settings or {})
+            plan = _tuned(plan, plan.tuning, trainer)
+        outcome = _train(plan, trainer)
+        return _result(plan, outcome, trainer, name or type(problem).__name__, settings or {})
+
+
+class Trainer(Protocol):
+    """What trains the strategies of a comparison, here or elsewhere.
+
+    Attributes:
+        threads: of torch, where they are trained.
+    """
+
+    @property
+    def threads(self) -> int: ...  # noqa: D102
+
+    def train(self, side_by_side: SideBySide, budget: Budget) -> Outcome:
+        """Train all strategies, or those that Ctrl-C leaves time for."""
+
+    def seconds(
+        self, names: Sequence[str], side_by_side: SideBySide, data: TrainingData
+    ) -> dict[str, float]:
+        """See `seconds_per_step`."""
+
+    def noted(self) -> dict[str, Any]:
+        """More of the environment."""
+
+
+class Here:
+    """Training in this process.
+
+    Args:
+        kept: where it is kept.
+    """
+
+    def __init__(self, kept: Checkpoint | None) -> None:
+        self._kept = kept
+
+    @property
+    def threads(self) -> int:
+        """Of torch."""
+        return torch.get_num_threads()
+
+    def train(self, side_by_side: SideBySide, budget: Budget) -> Outcome:
+        """Train all strategies, in turn."""
+        return side_by_side.train(budget, self._kept)
+
+    def seconds(
+        self, names: Sequence[str], side_by_side: SideBySide, data: TrainingData
+    ) -> dict[str, float]:
+        """See `seconds_per_step`."""
+        return seconds_per_step(names, side_by_side, data)
+
+    def noted(self) -> dict[str, Any]:
+        """Nothing but what is noted in any case."""
+        return {}
 
 
 def _showing(
@@ -158,87 +223,12 @@ def _showing(
     return told
 
 
-class _Plan(NamedTuple):
-    """A comparison before its first step, all of it checked.
-
-    Attributes:
-        side_by_side: the strategies, on the seeds that are trained.
-        asked: the seeds that were asked for.
-        budget: how far, and where to record.
-        tuning: how rates are searched before, if they are.
-        headline: the metric to judge by.
-        baselines: names to compare the others with.
-        described: what the report tells of it.
-    """
-
-    side_by_side: SideBySide
-    asked: list[int]
-    budget: Budget
-    tuning: Tuning | None
-    headline: str
-    baselines: Sequence[str]
-    described: dict[str, Any]
-
-
-def _prepare(
-    side_by_side: SideBySide,
-    kind: BudgetKind,
-    steps: int,
-    every: int | None,
-    tune: Sequence[float] | Tuning | None,
-    headline: str | None,
-    baselines: Sequence[str] | None,
-) -> _Plan:
-    """Everything is checked and initialised before the first step of the first strategy."""
-    asked = side_by_side.data.seeds
-    side_by_side = side_by_side.of_distinct_runs()
-    names = side_by_side.recorded_names()
-    if headline is not None:
-        check_name(headline, names, "metric")
-    costs = side_by_side.gradients_per_step()
-    budget = Budget(kind, steps, every, max(costs.values()))
-    if kind == "gradients" and (free := [key for key, cost in costs.items() if not cost > 0]):
-        raise ArgumentError(
-            f"The steps of {', '.join(map(repr, free))} cost no gradients, so a budget of "
-            'gradients does not end them: use `budget="steps"`, or return the `cost` of a step.'
-        )
-    tuning = None if tune is None else Tuning.of(tune, asked, side_by_side.strategies)
-    data, batch_size = side_by_side.data, side_by_side.options.batch_size
-    described = {
-        **_seeds(data.seeds, asked),
-        "steps": steps,
-        "batch_size": dict(batch_size) if isinstance(batch_size, Mapping) else batch_size,
-        "every": budget.marks[1] - budget.marks[0],
-        "budget": kind,
-        "sampling": side_by_side.options.sampling,
-        "dtype": str(data.dtype).removeprefix("torch."),
-        "device": str(data.device),
-        **({"number_of_tasks": data.sizes["train"]} if data.tasks else {}),
-    }
-    baselines = _baselines(side_by_side) if baselines is None else baselines
-    return _Plan(
-        side_by_side, asked, budget, tuning, headline or shown(names), baselines, described
-    )
-
-
-def _identity(plan: _Plan) -> dict[str, Any]:
-    """Everything that the numbers depend on: what a checkpoint must be of."""
-    side_by_side, tuning = plan.side_by_side, plan.tuning
-    return plan.described | {
-        "problem": type(side_by_side.problem).__qualname__,
-        "data_sha256": digest(side_by_side.data),
-        # in their order, which is that of the runs
-        "strategies": [[key, parts.signature(strategy)]
-                       for key, strategy in side_by_side.strategies.items()],
-        "tune": None if tuning is None else [repr(tuning), plan.headline],
-        "compile": side_by_side.options.compile,
-    }  # fmt: skip
-
-
-def _tuned(plan: _Plan, tuning: Tuning, kept: Checkpoint | None) -> _Plan:
+def _tuned(plan: Plan, tuning: Tuning, trainer: Trainer) -> Plan:
     """The plan with the best rates of every strategy beside the rates as given."""
     side_by_side = plan.side_by_side
-    found, described = tune_strategies(side_by_side, tuning, plan.budget, plan.headline, kept)
+    found, described = tune_strategies(
+        side_by_side, tuning, plan.budget, plan.headline, trainer.train
+    )
     entries = {**side_by_side.strategies, **found}
     return plan._replace(
         side_by_side=SideBySide(entries, side_by_side.data, side_by_side.options),
@@ -247,9 +237,9 @@ def _tuned(plan: _Plan, tuning: Tuning, kept: Checkpoint | None) -> _Plan:
     )
 
 
-def _train(plan: _Plan, kept: Checkpoint | None) -> Outcome:
+def _train(plan: Plan, trainer: Trainer) -> Outcome:
     """What became of all strategies, some of which must have got somewhere."""
-    outcome = plan.side_by_side.train(plan.budget, kept)
+    outcome = trainer.train(plan.side_by_side, plan.budget)
     if all(Status[code].failed for codes in outcome.status.values() for code in codes):
         raise AllRunsFailedError(
             f"All runs of all strategies failed. {Status.DIVERGED.message}", outcome.solutions
@@ -257,9 +247,11 @@ def _train(plan: _Plan, kept: Checkpoint | None) -> Outcome:
     return outcome
 
 
-def _result(plan: _Plan, outcome: Outcome, name: str, settings: Mapping[str, object]) -> Comparison:
+def _result(
+    plan: Plan, outcome: Outcome, trainer: Trainer, name: str, settings: Mapping[str, object]
+) -> Comparison:
     """Everything that is known of the strategies that were trained, and what steps take."""
-    side_by_side, costs = plan.side_by_side, plan.side_by_side.gradients_per_step()
+    side_by_side, costs = plan.side_by_side, plan.side_by_side.costs
     trained = [key for key in side_by_side.strategies if key in outcome.history]
     missing = [key for key in side_by_side.strategies if key not in outcome.history]  # after Ctrl-C
     same = outcome.same
@@ -270,16 +262,15 @@ def _result(plan: _Plan, outcome: Outcome, name: str, settings: Mapping[str, obj
     seconds = dict.fromkeys(trained, np.nan)
     if not outcome.interrupted:
         with contextlib.suppress(KeyboardInterrupt):  # the trainings are worth more than the times
-            seconds = seconds_per_step(trained, side_by_side, data)
-    some = next(iter(outcome.solutions.values()))
-    records = max(len(solution.steps) for solution in outcome.solutions.values())
+            seconds = trainer.seconds(trained, side_by_side, data)
+    records = max(len(x) for table in outcome.history.values() for x in table.values())
     heads = {key: codes[counted] for key, codes in outcome.heads.items()}
-    threads = torch.get_num_threads()
+    bound_kind, bound_note = outcome.bound
     described = plan.described | {
-        **_seeds(data.seeds, plan.asked),
-        "threads": threads,
+        **seeds_told(data.seeds, plan.asked),
+        "threads": trainer.threads,
         "data_note": side_by_side.problem.note,
-        "bound_note": some.bound_note,
+        "bound_note": bound_note,
         **({"references": rules} if (rules := references(data)) else {}),
         **({"same_runs": same} if same else {}),
         **({"interrupted_heads": heads} if heads else {}),
@@ -301,45 +292,13 @@ def _result(plan: _Plan, outcome: Outcome, name: str, settings: Mapping[str, obj
         baselines=tuple(key for key in plan.baselines if key in trained),
         headline=plan.headline,
         environment=environment(
-            dtype=plan.described["dtype"], device=plan.described["device"], threads=threads
-        ),
-        bound_kind=some.bound_kind,
+            dtype=plan.described["dtype"], device=plan.described["device"], threads=trainer.threads
+        )
+        | trainer.noted(),
+        bound_kind=bound_kind,
     )
-
-
-def _seeds(counted: list[int], asked: list[int]) -> dict[str, list[int]]:
-    """The seeds of the numbers, and those that were asked for where all make the same run."""
-    return {"seeds": counted, **({"seeds_asked": asked} if asked != counted else {})}
-
-
-def _entries(strategies: object) -> dict[str, AbstractStrategy]:
-    """The strategies by name; generator functions become strategies."""
-    if not isinstance(strategies, Mapping) or not all(isinstance(key, str) for key in strategies):
-        raise ArgumentError("`strategies` must be a dict of strategies by name.")
-    if not strategies:
-        raise ArgumentError("`strategies` is empty: there is nothing to compare.")
-    if wrong := [key for key in strategies if not key.strip() or not key.isprintable()]:
-        raise ArgumentError(f"Names of strategies are printed on a line, got {wrong[0]!r}.")
-    entries = {
-        key: OwnLoop(value) if isinstance(value, types.FunctionType) else value
-        for key, value in strategies.items()
-    }
-    for strategy in entries.values():
-        check_strategy(strategy, 1)
-    return entries
 
 
 def _padded(values: Array, records: int) -> Array:
     """NaN for the records that an interrupted or ended strategy does not have."""
     return np.pad(values, ((0, records - len(values)), (0, 0)), constant_values=np.nan)
-
-
-def _baselines(side_by_side: SideBySide) -> list[str]:
-    """The controls and the uniform strategies, if there are others; else the first strategy."""
-    strategies = side_by_side.strategies
-    found = [
-        name
-        for name, strategy in strategies.items()
-        if name in CONTROLS or (isinstance(strategy, TwoTimescale) and strategy.is_uniform)
-    ]
-    return found if 0 < len(found) < len(strategies) else list(strategies)[:1]

@@ -22,8 +22,16 @@ REPORT, NEW_REPORT = "report", "report.new"
 """Of a comparison that was interrupted; and before it takes the place of an earlier one."""
 PARTIAL = ".partial"
 """What the folder of the command is called, after that of its results."""
+SHARDS, CUT = "shards", "shards.json"
+"""With an engine: the folder that has a folder for each shard, and how the work was cut."""
+ATTEMPT, BEAT, RESULT = "attempt", "beat.json", "result.safetensors"
+"""Of a shard: who computes it, how far that is, and what came of it."""
+STOP = "stop"
+"""What asks shards to end."""
+_SHARD = re.compile(r"(training|tuning)-\d+")
+_JOB = re.compile(r"job-[0-9a-f]{64}")
 _TRAINING = re.compile(r"(training|tuning)-\d+\.safetensors")
-_UNFINISHED = re.compile(r"\.[\w.-]+\.(safetensors|json)\.[0-9a-f]{8}\.partial")
+_UNFINISHED = re.compile(r"\.[\w-]+(\.safetensors|\.json)?\.[0-9a-f]{8}\.partial")
 """Files that were being written when their process was killed."""
 
 History = Mapping[str, Mapping[str, NDArray[np.float64]]]
@@ -82,9 +90,10 @@ def clear(folder: Path, result: Path | None = None) -> list[str]:
     """
     reported = [] if result is None else os.listdir(result)
     own = [folder / place / name for place in (REPORT, NEW_REPORT) for name in reported]
-    own += [path for path in folder.glob("*") if _TRAINING.fullmatch(path.name)]
+    own += trainings(folder)
+    _clear_shards(folder / SHARDS)
     with contextlib.suppress(OSError):  # not what comes after a file that cannot be removed
-        for path in [*own, folder / DESCRIPTION, folder / FINISHED]:
+        for path in [*own, folder / CUT, folder / DESCRIPTION, folder / FINISHED]:
             path.unlink(missing_ok=True)
     sweep(folder)
     for place in filter(None, (folder / NEW_REPORT, result)):
@@ -94,6 +103,31 @@ def clear(folder: Path, result: Path | None = None) -> list[str]:
         with contextlib.suppress(OSError):
             place.rmdir()
     return sorted(set(os.listdir(folder)) - {LOCK}) if folder.is_dir() else []
+
+
+def trainings(folder: Path) -> list[Path]:
+    """Files of trainings in a folder."""
+    return [path for path in folder.glob("*") if _TRAINING.fullmatch(path.name)]
+
+
+def _clear_shards(folder: Path) -> None:
+    """Remove what shards kept."""
+    if not folder.is_dir():
+        return
+    for shard in folder.glob("*"):
+        if _SHARD.fullmatch(shard.name) and shard.is_dir():
+            sweep(shard)
+            names = (ATTEMPT, BEAT, f".{BEAT}", RESULT)
+            with contextlib.suppress(OSError):
+                for path in [*trainings(shard), *(shard / name for name in names)]:
+                    path.unlink(missing_ok=True)
+                shard.rmdir()
+    sweep(folder)
+    with contextlib.suppress(OSError):
+        for path in folder.glob("*"):
+            if path.name == STOP or _JOB.fullmatch(path.name):
+                path.unlink()
+        folder.rmdir()
 
 
 def sweep(folder: Path) -> None:

@@ -1,14 +1,16 @@
 """Strategies that are trained side by side: those of equal structure are one training."""
 
 import functools
+import types
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bilevel.bounds.heads import BoundKind
 from bilevel.comparison.budget import Budget
-from bilevel.comparison.checkpoint import Checkpoint
+from bilevel.comparison.checkpoint import KeptTrainings
 from bilevel.core import parts
 from bilevel.core.status import Status
 from bilevel.data.draws import Sampling
@@ -33,6 +35,14 @@ class Progress(NamedTuple):
         total: how many there are.
         stage: "training", or "tuning" before it.
         unit: what is counted: "steps" or "gradients".
+        shards: with an engine, how many shards of the stage are finished, and how many there are;
+            `strategies` are all of the stage then, and `step` is the mean over their runs.
+
+    Examples:
+        >>> from bilevel import Progress
+        >>> at = Progress(("slow", "fast"), step=50, steps=200, done=0, total=2)
+        >>> at.step / at.steps, at.stage
+        (0.25, 'training')
     """
 
     strategies: Names
@@ -42,13 +52,17 @@ class Progress(NamedTuple):
     total: int
     stage: str = "training"
     unit: str = "steps"
+    shards: tuple[int, int] | None = None
 
     @property
     def what(self) -> str:
         """What is trained, in a few words."""
         several = "trials" if self.stage == "tuning" else "strategies"
         count = len(self.strategies)
-        return f"{count} {several} together" if count > 1 else self.strategies[0]
+        named = f"{count} {several}" if count > 1 else self.strategies[0]
+        if self.shards is not None:
+            return f"{named}, {self.shards[0]:,} of {self.shards[1]:,} shards"
+        return f"{named} together" if count > 1 else named
 
     @property
     def place(self) -> tuple[int, int]:
@@ -75,16 +89,38 @@ class Outcome(NamedTuple):
         status: name -> R names of `Status` members.
         heads: the same of the head solves of groups that were interrupted.
         same: names of strategies whose runs are one and the same for every seed.
-        solutions: of the groups.
+        bound: what kind `head_bound` is of, and where it comes from.
         interrupted: whether Ctrl-C ended it.
+        solutions: of the groups; none of what was trained elsewhere.
     """
 
     history: dict[str, dict[str, NDArray[np.float64]]]
     status: dict[str, list[str]]
     heads: dict[str, list[str]]
     same: list[str]
-    solutions: dict[Names, Solution]
+    bound: tuple[BoundKind, str]
     interrupted: bool
+    solutions: Mapping[Names, Solution] = types.MappingProxyType({})
+
+
+class Alike(NamedTuple):
+    """Names of strategies whose runs, of different seeds, start alike.
+
+    Attributes:
+        known: they stay together, whatever comes.
+        perhaps: they may.
+    """
+
+    known: list[str]
+    perhaps: list[str]
+
+    def turned_out(self, history: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> list[str]:
+        """Those whose runs are one, by all their records."""
+        return [
+            name
+            for name, table in history.items()
+            if name in self.known or (name in self.perhaps and turned_out_alike(table))
+        ]
 
 
 class SideBySide:
@@ -122,6 +158,8 @@ class SideBySide:
             for names in groups.values()
         }
         self.files = {names: f"{stage}-{number}" for number, names in enumerate(self.trainings)}
+        first = next(iter(self.trainings.values())).cohorts[0].recorder.certifier
+        self.bound = first.kind, first.note
         # the group of every strategy, and its runs there
         self.places: dict[str, tuple[Names, slice]] = {
             name: (names, slice(i * self.seeds, (i + 1) * self.seeds))
@@ -136,7 +174,8 @@ class SideBySide:
         first = self.data.part(slice(0, 1))
         return SideBySide(self.strategies, first, self.options, self.stage)
 
-    def gradients_per_step(self) -> dict[str, float]:
+    @functools.cached_property
+    def costs(self) -> dict[str, float]:
         """Gradient evaluations of one step of every strategy."""
         sizes, size = self.data.sizes, self.options.batch_size
         size = size.get("train") if isinstance(size, Mapping) else size
@@ -145,6 +184,12 @@ class SideBySide:
         batches = sizes["train"] / size if size and "train" in sizes else 1.0  # n / B
         trained = {name: self.trainings[self.places[name][0]] for name in self.strategies}
         return {name: one.cost.evaluations(batches) for name, one in trained.items()}
+
+    @property
+    def experience(self) -> str:
+        """What the rows of the steps are experienced by; "" where they are drawn."""
+        first = next(iter(self.trainings.values()))
+        return first.cohorts[0].sampler.description
 
     def recorded_names(self) -> list[str]:
         """What every record holds."""
@@ -155,19 +200,27 @@ class SideBySide:
         places = self.places.items()
         return [name for name, (names, runs) in places if test(self.trainings[names], runs)]
 
-    def train(self, budget: Budget, checkpoint: Checkpoint | None = None) -> Outcome:
+    def release(self) -> None:
+        """Let go of the trainings, which hold the starts of all runs, where others train them."""
+        assert self.costs
+        self.trainings = {}
+
+    def alike(self) -> Alike:
+        """Whose runs may be one and the same for every seed, by their initial points."""
+        if self.seeds == 1:  # a single seed says nothing about others
+            return Alike([], [])
+        return Alike(self._those(Training.one_run), self._those(Training.alike))
+
+    def train(self, budget: Budget, checkpoint: KeptTrainings | None = None) -> Outcome:
         """Train the groups in turn, kept in `checkpoint`; an interrupted one is the last."""
-        # of the initial points; a single seed says nothing about others
-        several = self.seeds > 1
-        known = self._those(Training.one_run) if several else []
-        alike = self._those(Training.alike) if several else []
+        same = self.alike()
         if checkpoint is not None:  # damage is found before hours of training
             for names, training in self.trainings.items():
                 checkpoint.restore(self.files[names], training)
         solutions: dict[Names, Solution] = {}
         for names, training in self.trainings.items():
             before = len(training.recorded), training.step
-            records = budget.steps(self.gradients_per_step()[names[0]])
+            records = budget.steps(self.costs[names[0]])
             report = functools.partial(
                 self._recorded, names, sum(map(len, solutions)), budget, checkpoint
             )
@@ -182,10 +235,10 @@ class SideBySide:
                 checkpoint.keep(self.files[names], training, now=True, finished=not interrupted)
             if interrupted:
                 break
-        return self._outcome(solutions, known, alike)
+        return self._outcome(solutions, same)
 
     def _recorded(
-        self, names: Names, done: int, budget: Budget, checkpoint: Checkpoint | None, *_: object
+        self, names: Names, done: int, budget: Budget, checkpoint: KeptTrainings | None, *_: object
     ) -> None:
         """At every record of a group: it is kept, and who asked for it is told."""
         training = self.trainings[names]
@@ -196,9 +249,7 @@ class SideBySide:
             place = (mark, budget.total, done, total, self.stage, budget.kind)
             self.options.callback(Progress(names, *place))
 
-    def _outcome(
-        self, solutions: Mapping[Names, Solution], known: list[str], alike: list[str]
-    ) -> Outcome:
+    def _outcome(self, solutions: Mapping[Names, Solution], same: Alike) -> Outcome:
         """What became of each strategy, from the runs of its group."""
         history, status, heads = {}, {}, {}
         for name, (names, runs) in self.places.items():
@@ -208,7 +259,6 @@ class SideBySide:
             status[name] = [code.name for code in solution.status[runs]]
             if Status.INTERRUPTED in solution.status:
                 heads[name] = self.trainings[names].head_status()[runs]
-        same = [name for name, table in history.items()
-                if name in known or (name in alike and turned_out_alike(table))]  # fmt: skip
         interrupted = bool(heads) or len(solutions) < len(self.trainings)
-        return Outcome(history, status, heads, same, dict(solutions), interrupted)
+        found = same.turned_out(history)
+        return Outcome(history, status, heads, found, self.bound, interrupted, solutions)

@@ -3,13 +3,12 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bilevel.comparison.budget import Budget
-from bilevel.comparison.checkpoint import Checkpoint
 from bilevel.comparison.side_by_side import Outcome, SideBySide
 from bilevel.comparison.statistics.judging import higher_is_better, selecting
 from bilevel.core.checks import single
@@ -27,17 +26,20 @@ from bilevel.training.arguments import seed_list
 class Tuning:
     """A search for the rates of every strategy, before strategies are compared.
 
-    With n factors, a strategy of two rates is tried at all n^2 pairs of them, and a strategy of one
-    rate at n^2 factors between the smallest and the largest: every strategy gets as many trials, on
-    the same seeds. The trial with the best mean at the last step wins, by the validation metric
-    that belongs to the headline, else by another validation metric, else by F at the recorded
-    point: never by the test rows, and never by g where F is not g.
+    With $n$ factors, a strategy of two rates is tried at all $n^2$ pairs of them, and a strategy of
+    one rate at $n^2$ factors between the smallest and the largest: every strategy gets as many
+    trials, on the same seeds. The trial with the best mean at the last step wins, by the validation
+    metric that belongs to the headline, else by another validation metric, else by F at the
+    recorded point: never by the test rows, and never by g where F is not g.
 
     Args:
         factors: what the rates are multiplied with, at least two; they should embrace 1.
         seeds: to train trials from: how many, after the largest seed of the comparison, or the
             seeds themselves, which must not be among those that are compared. One is enough where
             no seed makes a difference.
+
+    Raises:
+        ArgumentError: a factor is not positive, or there are none; `seeds` is no positive integer.
 
     Examples:
         >>> import bilevel
@@ -130,9 +132,9 @@ def tune_strategies(
     tuning: Tuning,
     budget: Budget,
     headline: str,
-    checkpoint: Checkpoint | None,
+    train: Callable[[SideBySide, Budget], Outcome],
 ) -> tuple[dict[str, AbstractStrategy], dict[str, Any]]:
-    """Train all trials of the strategies, each with the budget of the comparison, and choose.
+    """Have all trials of the strategies trained, with the budget of the comparison, and choose.
 
     Returns:
         "NAME, tuned" -> strategy; and what the report tells: metric, seeds, factors, and for every
@@ -147,7 +149,7 @@ def tune_strategies(
     search = SideBySide(entries, data, side_by_side.options, "tuning")
     search = search.of_distinct_runs()
     metric = selecting(search.recorded_names(), headline)
-    outcome = search.train(dataclasses.replace(budget, every=budget.total), checkpoint)
+    outcome = train(search, dataclasses.replace(budget, every=budget.total))
     if outcome.interrupted:
         raise KeyboardInterrupt
     found: dict[str, AbstractStrategy] = {}

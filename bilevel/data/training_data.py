@@ -33,7 +33,8 @@ class TrainingData:
     rows n; `seed_index` (R,) is the place of every run's seed among the `distinct` ones, in order.
     Training rows that are evaluated in `chunks` stay as they were given. `own` says whether the
     rows are those of the problem, not rounded ones: what it states of itself holds for them;
-    `given` whether they came as `groups`; `numbered` whether the problem asks for row numbers,
+    `given` whether they came as `groups`; `online` whether there are none, since `experience` of
+    the problem gives the rows of each step; `numbered` whether the problem asks for row numbers,
     which rows of its own then have. With `tasks` the leaves are (T, n, ...), and `sizes` the
     number of tasks T.
 
@@ -74,6 +75,8 @@ class TrainingData:
         self.problem, self.dtype, self.device = problem, dtype, device
         self._number(seeds)
         self.given = groups is not None
+        hook = getattr(problem.experience, "__func__", None)
+        self.online = not self.given and hook is not StackelbergProblem.experience
         self.tasks = getattr(problem, "tasks", False) is not False and has_tasks(problem)
         self.numbered = asks_row_numbers(problem)
         self.per_seed = problem.redraws_data and not self.given
@@ -114,6 +117,11 @@ class TrainingData:
 
     def _checked(self, raw: Groups) -> Groups:
         """The rows, if they are in order."""
+        if self.online and raw:
+            raise ProblemError(
+                f"{type(self.problem).__name__} has `experience`, which gives all of its rows: "
+                "its `data` must return {}."
+            )
         rows = raw if self.per_seed else check_groups(raw)
         if self.tasks:
             check_tasks(trees.take(rows, 0) if self.per_seed else rows)

@@ -10,8 +10,10 @@ where the factory takes keyword options and returns a problem; its docstring's f
 registered under `bilevel.commands` and take the list of their arguments.
 """
 
+import contextlib
 import importlib.util
 import inspect
+import weakref
 from collections.abc import Callable
 from importlib import metadata
 from importlib.machinery import ModuleSpec
@@ -106,9 +108,25 @@ def load_problem(name: str, /, **options: Any) -> Any:
             f"load_problem({name!r}, {', '.join(f'{option}=...' for option in lacking)})."
         )
     try:
-        return factory(**options)
+        made = factory(**options)
     except TypeError as error:
         raise ArgumentError(f"{name} refuses {options}: {error}") from error
+    with contextlib.suppress(TypeError):  # what knows no weak references
+        place = id(made)
+        _ORIGINS[place] = weakref.ref(made, lambda _: _ORIGINS.pop(place, None)), name, options
+    return made
+
+
+_ORIGINS: dict[int, tuple[weakref.ref[Any], str, dict[str, Any]]] = {}
+
+
+def origin(problem: object) -> tuple[str, dict[str, Any]] | None:
+    """The name and the options that `load_problem` made an object with; it may have been changed.
+
+    None: it was made otherwise.
+    """
+    found = _ORIGINS.get(id(problem))
+    return None if found is None or found[0]() is not problem else found[1:]
 
 
 def options_of(factory: Callable[..., Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def environment(
     """
     return {
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES},
         "commit": _commit(Path(__file__).resolve().parents[2]),
         "platform": f"{platform.system()} {platform.machine()}",
         "processors": os.cpu_count(),
@@ -34,7 +34,8 @@ def environment(
     }
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """The version of an installed package; None for what is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

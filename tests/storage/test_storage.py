@@ -206,7 +206,7 @@ def test_commit_is_unknown_without_git(tmp_path, monkeypatch):
     (tmp_path / ".git").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path))
     assert environment_module._commit(tmp_path) is None
-    assert environment_module._version("no-such-package-anywhere") is None
+    assert environment_module.version("no-such-package-anywhere") is None
 
 
 def test_tensors_are_on_the_disk_before_they_take_the_place_of_others(tmp_path, monkeypatch):
