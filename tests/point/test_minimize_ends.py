@@ -75,30 +75,6 @@ def test_rows_are_those_of_the_seed(seed):
     assert bool(found.at_bound["penalty"]) == (aim > mean / (1 + math.exp(-8)))
 
 
-class Weighed(Redrawn):
-    """theta* = (e^w t_1 + t_2 + ... + t_7) / (e^w + 6): a weight for the first row."""
-
-    def data(self, seed=None):
-        groups = super().data(seed)
-        ones, rows = groups["train"]
-        aims = (rows[0] + rows.mean()) / 2 + torch.tensor([-0.1, 0.1])
-        return {"train": groups["train"], "validation": bilevel.Batch(ones[:2], aims)}
-
-    def penalty(self, body):
-        return 0 * body["penalty"]
-
-    def row_weights(self, body, batch):
-        return (body["penalty"] * (batch["train"].row_numbers == 0)).exp()
-
-
-def test_rows_of_the_seed_know_their_numbers():
-    rows = 1 + 0.3 * doubles(5, 7)
-    aim = float((rows[0] + rows.mean()) / 2)
-    expected = math.log((float(rows[1:].sum()) - 6 * aim) / (aim - float(rows[0])))
-    found = bilevel.minimize(Weighed(), seed=5)
-    assert float(found.body["penalty"]) == pytest.approx(expected, rel=1e-6)
-
-
 def test_rows_that_are_given_are_taken():
     rows = {name: group for name, group in Redrawn().data(5).items() if name != "test"}
     given, drawn = bilevel.minimize(Redrawn(), batch=rows), bilevel.minimize(Redrawn(), seed=5)
