@@ -29,7 +29,6 @@ from bilevel.errors import AllRunsFailedError, ArgumentError, counted
 from bilevel.problem.base import StackelbergProblem
 from bilevel.report.words import TUNED
 from bilevel.storage.environment import environment
-from bilevel.storage.folder import held
 from bilevel.storage.results import OWN_SETTINGS
 from bilevel.strategies import AbstractStrategy
 from bilevel.training.arguments import seed_list
@@ -137,11 +136,9 @@ def compare(
     entries = entries_of(strategies)
     if baselines is not None:
         check_names(baselines, entries, "strategy", "baselines")
-    keeping = contextlib.nullcontext() if checkpoint is None else held(checkpoint)
     with (
-        keeping as folder,
+        used(engine, checkpoint) as (workers, folder),
         training_shown(progress, budget) as show,
-        used(engine, folder) as workers,
     ):
         kind = seed_list(seeds), float_type(dtype), device
         data = TrainingData(problem, *kind, experienced=True)

@@ -95,6 +95,8 @@ def solve(
     dtype = float_type(dtype)
     data = TrainingData(problem, seed_list(seeds), dtype, device, experienced=True)
     shared = check_strategy(strategy, len(data.seeds))
+    if data.online:
+        problem.room(len(data.seeds))  # refuses more than there is
     training = Training(
         strategy.fitted(problem),
         data,

@@ -249,6 +249,7 @@ class Unpacked:
         return SideBySide(some, self.data(seeds), options, self.job.stage)
 
 
+@functools.cache
 def versions() -> dict[str, str | None]:
     """What numbers, and pickles, depend on."""
     python = ".".join(platform.python_version_tuple()[:2])
