@@ -4,9 +4,10 @@
     python benchmarks/engines.py --only many     # a part: pool, many
 
 pool: a comparison in 200 shards of one second each on two processes, against the ideal of 100
-seconds. The steps sleep, so that the figure is that of the engine and not of a machine that others
-use too; all else is what it always is: shards are sent, checked, initialised, kept and put together.
-Beside it, what the start of the processes takes, which is mostly the import of torch, and the CPU time that each costs the process that submits them.
+seconds. Steps sleep, so that the figure is that of the engine, not of a machine that others use;
+all else is what it always is: shards are sent, checked, initialised, kept and put together. Beside
+it, what the start of the processes takes, which is mostly the import of torch, and the CPU time
+that each shard costs the process that submits it.
 
 many: a comparison in 10,000 shards (100 strategies, 100 seeds, 51 records) by an executor that
 answers at once: seconds, CPU time of a shard, and the most memory that the whole process held.
