@@ -2,7 +2,7 @@
 MAKEFLAGS += --no-print-directory
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help compare reproduce test mutants lint docs docs-serve docs-browser bench bench-peers clean
+.PHONY: help compare reproduce test mutants lint wheel docs docs-serve docs-browser bench bench-peers clean
 
 # The first Python that is new enough; another one: make PYTHON=/path/to/python compare
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
@@ -39,6 +39,11 @@ lint: $(LINT) ## check style, types, import directions and dependencies
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/deptry .
 
+wheel: $(RUN) ## build dist/bilevel-*.whl, which pip installs anywhere
+	@rm -f dist/bilevel-*.whl
+	@$(BIN)/python -m pip wheel -qq --disable-pip-version-check --no-deps --wheel-dir dist .
+	@ls dist/bilevel-*.whl
+
 docs: $(DOCS) ## build the documentation: open site/index.html, no server is needed
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "Open $(CURDIR)/site/index.html"
@@ -50,8 +55,8 @@ docs-serve: $(DOCS) ## show the documentation while you write it, at http://127.
 	@echo "In a moment http://$(ADDRESS)/ shows the documentation, and follows what you change. Ctrl-C ends it."
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --livereload --dev-addr $(ADDRESS)
 
-docs-browser: docs $(BROWSER) ## open every page from disk in headless Chromium: formulas, links, search
-	@$(BIN)/python -m pytest -q -rs -m browser tests/project/test_site.py $(ARGS)
+docs-browser: docs $(BROWSER) ## open every page in headless Chromium: formulas, links, search, contrast
+	@$(BIN)/python -m pytest -q -rs -m browser tests/project/test_site.py tests/project/test_site_search.py $(ARGS)
 
 BENCH ?= core large one_run grid memory streaming tdc best_response hypergradient point cvxpy_head linear_networks newton exact tasks loops advice
 bench: $(RUN) ## print speed and memory: make bench BENCH=core (or large, grid, memory, streaming, tdc)

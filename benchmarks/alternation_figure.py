@@ -49,7 +49,7 @@ def main() -> None:
         for label, (path, colour, style) in paths.items():
             left.plot(path, style, color=colour, label=label)
             right.plot([(w - 1) ** 2 for w in path], style, color=colour)
-        left.axhline(1, color="#999999", linewidth=0.8, zorder=0)
+        left.axhline(1, color="#808080", linewidth=0.8, zorder=0)
         left.set(xlabel="step", ylabel="body $w$", ylim=(-0.1, 2.2))
         right.set(xlabel="step", ylabel=r"$\Phi(w)$", ylim=(-0.06, 1.1))
         left.legend(frameon=False, loc="lower right")

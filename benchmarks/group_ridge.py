@@ -196,7 +196,7 @@ def draw(scores: Scores, seeds: int, place: pathlib.Path) -> None:
             4.3,
             common * 0.9,
             "one penalty for all (RidgeCV)",
-            color="#d55e00",
+            color="#b34f00",
             ha="right",
             va="top",
         )

@@ -1,4 +1,4 @@
-"""The bias of `PenaltyMethod` by its multiplier: the table of docs/hypergradients.md.
+"""The bias of `PenaltyMethod` by its multiplier: the table of docs/concepts/implicit-term.md.
 
     python benchmarks/penalty_method.py
 

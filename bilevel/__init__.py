@@ -10,6 +10,7 @@ _PUBLIC = {
     "problem.base": "StackelbergProblem Batch NumberedBatch",
     "problem.linear_head": "LinearHeadProblem",
     "problem.auxiliary": "AuxiliaryProblem Pullback",
+    "problem.experience": "AbstractExperience",
     "problem.network.split": "split SplitModule",
     "problem.network.written_back": "assign",
     "problem.criteria": "AbstractCriterion RowCurvature SquaredError LogisticLoss "

@@ -62,6 +62,7 @@ from bilevel.problem.criteria import LogisticLoss as LogisticLoss
 from bilevel.problem.criteria import RowCurvature as RowCurvature
 from bilevel.problem.criteria import SoftmaxLoss as SoftmaxLoss
 from bilevel.problem.criteria import SquaredError as SquaredError
+from bilevel.problem.experience import AbstractExperience as AbstractExperience
 from bilevel.problem.linear_head import LinearHeadProblem as LinearHeadProblem
 from bilevel.problem.network.split import SplitModule as SplitModule
 from bilevel.problem.network.split import split as split

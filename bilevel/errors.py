@@ -64,7 +64,25 @@ class UnknownNameError(BilevelError, LookupError):
 def unknown_name(
     kind: str, name: object, known: Iterable[str], where: str = ""
 ) -> UnknownNameError:
-    """The error for a name that is not among `known`, with the nearest one."""
+    """The error for a name that is not among `known`, with the nearest one.
+
+    Args:
+        kind: what is looked for, such as "problem".
+        name: what was given.
+        known: the names there are.
+        where: for the message, such as " in the table".
+
+    Returns:
+        The error, to be raised.
+
+    Raises:
+        nothing: what it makes is raised by the caller.
+
+    Examples:
+        >>> from bilevel.errors import unknown_name
+        >>> print(unknown_name("problem", "friedman", ["friedman1", "digits"]))
+        There is no problem 'friedman'. Did you mean 'friedman1'? Known: digits, friedman1.
+    """
     names = sorted(known)
     text = name[:LONGEST] if isinstance(name, str) else ""
     near = difflib.get_close_matches(text, names, n=1, cutoff=0.4)

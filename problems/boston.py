@@ -59,6 +59,13 @@ def boston(
 
     Source: D. Harrison, D. L. Rubinfeld, "Hedonic housing prices and the demand for clean air",
     J. Environ. Economics and Management 5 (1978).
+
+    Examples:
+        >>> import bilevel
+        >>> from bilevel.errors import MissingDataError
+        >>> try: bilevel.load_problem("boston", file="nowhere.csv")
+        ... except MissingDataError as error: print(type(error).__name__)
+        MissingDataError
     """
     check_flag(include_b, "include_b")
     check_instance(file, str | Path, "file", '"housing.csv"')

@@ -97,6 +97,15 @@ def digits(
         split: None: the rows are split anew for every seed; a number: one split for all seeds.
         standardise: False: pixels over 16; True: standardised with the training rows.
         weight_decay: of the hidden layers, at least 0.
+
+    Raises:
+        ArgumentError: a number is out of its range, or `activation` is not known.
+
+    Examples:
+        >>> import bilevel
+        >>> problem = bilevel.load_problem("digits")
+        >>> {group: tuple(rows.inputs.shape) for group, rows in problem.data(0).items()}
+        {'train': (1079, 64), 'test': (359, 64), 'validation': (359, 64)}
     """
     check_flag(standardise, "standardise")
     inputs, labels = load_digits(return_X_y=True)
@@ -125,6 +134,15 @@ def breast_cancer(
         test: share of the rows for testing.
         split: None: the rows are split anew for every seed; a number: one split for all seeds.
         weight_decay: of the hidden layers, at least 0.
+
+    Raises:
+        ArgumentError: a number is out of its range, or `activation` is not known.
+
+    Examples:
+        >>> import bilevel
+        >>> problem = bilevel.load_problem("breast-cancer")
+        >>> {group: tuple(rows.inputs.shape) for group, rows in problem.data(0).items()}
+        {'train': (341, 30), 'test': (114, 30), 'validation': (114, 30)}
     """
     inputs, labels = load_breast_cancer(return_X_y=True)
     note = (

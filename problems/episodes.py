@@ -142,6 +142,15 @@ def episodes(
         activation: one of relu, tanh, softplus, silu, gelu.
         ridge: lambda at the start, at least 0.
         inner_lr: of heads that are found by steps.
+
+    Raises:
+        ArgumentError: a size is no positive integer, or `head` is none of both.
+
+    Examples:
+        >>> import bilevel
+        >>> problem = bilevel.load_problem("episodes", width=4, train=6, test=2)
+        >>> problem.data(0)["train"].inputs.shape    # tasks, images, pixels
+        torch.Size([6, 5, 64])
     """
     network = Network(width, depth, activation)
     return Episodes(shots, queries, train, test, head, network, ridge, inner_lr)

@@ -292,7 +292,29 @@ def group_ridge(
     lowest: float = 1e-5,
     highest: float = 1e5,
 ) -> GroupRidge:
-    """Ridge regression with a penalty for each group of columns, chosen on other rows."""
+    """Ridge regression with a penalty for each group of columns, chosen on other rows.
+
+    Args:
+        rows: training and validation rows together.
+        scales: of the coefficients of each group.
+        columns: of each group.
+        targets: K; penalties are shared by them.
+        folds: 0: a quarter of the rows are for validation; else so many folds, whose heads are
+            tasks.
+        test: test rows.
+        start: of all penalties.
+        lowest: the least penalty.
+        highest: the largest.
+
+    Raises:
+        ArgumentError: a number is out of its range.
+
+    Examples:
+        >>> import bilevel, torch
+        >>> problem = bilevel.load_problem("group-ridge", rows=40, columns=3, targets=1, test=10)
+        >>> problem.init_body(torch.Generator()).shape    # a penalty for each group
+        torch.Size([5])
+    """
     return GroupRidge(rows, scales, columns, targets, folds, test, start, lowest, highest)
 
 
@@ -305,5 +327,24 @@ def logistic_penalties(
     lowest: float = 1e-7,
     highest: float = 1e3,
 ) -> LogisticPenalties:
-    """Logistic regression with a penalty for each feature, chosen on other rows."""
+    """Logistic regression with a penalty for each feature, chosen on other rows.
+
+    Args:
+        rows: training and validation rows together, half of them each.
+        inputs: features.
+        noise: standard deviation of that in the labels, at least 0.
+        test: further rows.
+        start: of all penalties.
+        lowest: of a penalty.
+        highest: of a penalty.
+
+    Raises:
+        ArgumentError: a number is out of its range.
+
+    Examples:
+        >>> import bilevel, torch
+        >>> problem = bilevel.load_problem("logistic-penalties", rows=40, inputs=4, test=10)
+        >>> problem.init_body(torch.Generator()).shape    # a penalty for each feature
+        torch.Size([4])
+    """
     return LogisticPenalties(rows, inputs, noise, test, start, lowest, highest)

@@ -35,6 +35,18 @@ def mnist(
     """MNIST: handwritten digits of 28 x 28 pixels; needs its files, or downloads them.
 
     Options: see `image_problem`.
+
+    Raises:
+        MissingDataError: the files are nowhere, and may not be, or cannot be, downloaded.
+        DataError: a file is damaged.
+        ArgumentError: an option is out of its range, or asks for more rows than there are.
+
+    Examples:
+        >>> from bilevel.errors import ArgumentError
+        >>> from problems.image_classification import mnist
+        >>> try: problem = mnist(train=1000, width=0)
+        ... except ArgumentError as error: print(error)
+        `width` must be a positive integer, got 0.
     """
     return image_problem(MNIST, locals())
 
@@ -55,6 +67,18 @@ def fashion_mnist(
     """Fashion-MNIST: clothes in 28 x 28 pixels; needs its files, or downloads them.
 
     Options: see `image_problem`.
+
+    Raises:
+        MissingDataError: the files are nowhere, and may not be, or cannot be, downloaded.
+        DataError: a file is damaged.
+        ArgumentError: an option is out of its range, or asks for more rows than there are.
+
+    Examples:
+        >>> from bilevel.errors import ArgumentError
+        >>> from problems.image_classification import fashion_mnist
+        >>> try: problem = fashion_mnist(train=1000, width=0)
+        ... except ArgumentError as error: print(error)
+        `width` must be a positive integer, got 0.
     """
     return image_problem(FASHION_MNIST, locals())
 
@@ -75,6 +99,18 @@ def cifar10(
     """CIFAR-10: things and animals in 32 x 32 colour pixels; needs its files, or downloads them.
 
     Options: see `image_problem`.
+
+    Raises:
+        MissingDataError: the files are nowhere, and may not be, or cannot be, downloaded.
+        DataError: a file is damaged.
+        ArgumentError: an option is out of its range, or asks for more rows than there are.
+
+    Examples:
+        >>> from bilevel.errors import ArgumentError
+        >>> from problems.image_classification import cifar10
+        >>> try: problem = cifar10(train=1000, width=0)
+        ... except ArgumentError as error: print(error)
+        `width` must be a positive integer, got 0.
     """
     return image_problem(CIFAR10, locals())
 

@@ -93,7 +93,31 @@ def friedman1(
     test: int = 1000,
     weight_decay: float = 0.0,
 ) -> Regression:
-    """Friedman 1: 10 inputs, 5 of them relevant, additive noise."""
+    """Friedman 1: 10 inputs, 5 of them relevant, additive noise.
+
+    Args:
+        width: units per hidden layer, one number for all or one for each.
+        depth: hidden layers.
+        activation: one of relu, tanh, softplus, silu, gelu.
+        ridge: lambda, at least 0.
+        noise: its standard deviation, at least 0.
+        train: rows of each seed.
+        validation: further rows; 0 for none.
+        test: further rows.
+        weight_decay: of the hidden layers, at least 0.
+
+    Raises:
+        ArgumentError: a number is out of its range, or `activation` is not known.
+
+    Source: J. H. Friedman, Multivariate adaptive regression splines, Ann. Statist. 19 (1991), as in
+    scikit-learn. Differs from the source in: None.
+
+    Examples:
+        >>> import bilevel
+        >>> problem = bilevel.load_problem("friedman1", width=8, train=50)
+        >>> {group: tuple(rows.inputs.shape) for group, rows in problem.data(0).items()}
+        {'train': (50, 10), 'test': (1000, 10), 'validation': (200, 10)}
+    """
     return _friedman(1, make_friedman1, locals())
 
 
@@ -108,7 +132,31 @@ def friedman2(
     test: int = 1000,
     weight_decay: float = 0.0,
 ) -> Regression:
-    """Friedman 2: 4 inputs of very different scales, a signal dominated by one product."""
+    """Friedman 2: 4 inputs of very different scales, a signal dominated by one product.
+
+    Args:
+        width: units per hidden layer, one number for all or one for each.
+        depth: hidden layers.
+        activation: one of relu, tanh, softplus, silu, gelu.
+        ridge: lambda, at least 0.
+        noise: its standard deviation, at least 0.
+        train: rows of each seed.
+        validation: further rows; 0 for none.
+        test: further rows.
+        weight_decay: of the hidden layers, at least 0.
+
+    Raises:
+        ArgumentError: a number is out of its range, or `activation` is not known.
+
+    Source: J. H. Friedman, Multivariate adaptive regression splines, Ann. Statist. 19 (1991), as in
+    scikit-learn. Differs from the source in: None.
+
+    Examples:
+        >>> import bilevel
+        >>> problem = bilevel.load_problem("friedman2", width=8, train=50)
+        >>> {group: tuple(rows.inputs.shape) for group, rows in problem.data(0).items()}
+        {'train': (50, 4), 'test': (1000, 4), 'validation': (200, 4)}
+    """
     return _friedman(2, make_friedman2, locals())
 
 
@@ -123,7 +171,31 @@ def friedman3(
     test: int = 1000,
     weight_decay: float = 0.0,
 ) -> Regression:
-    """Friedman 3: 4 inputs, the arc tangent of a ratio."""
+    """Friedman 3: 4 inputs, the arc tangent of a ratio.
+
+    Args:
+        width: units per hidden layer, one number for all or one for each.
+        depth: hidden layers.
+        activation: one of relu, tanh, softplus, silu, gelu.
+        ridge: lambda, at least 0.
+        noise: its standard deviation, at least 0.
+        train: rows of each seed.
+        validation: further rows; 0 for none.
+        test: further rows.
+        weight_decay: of the hidden layers, at least 0.
+
+    Raises:
+        ArgumentError: a number is out of its range, or `activation` is not known.
+
+    Source: J. H. Friedman, Multivariate adaptive regression splines, Ann. Statist. 19 (1991), as in
+    scikit-learn. Differs from the source in: None.
+
+    Examples:
+        >>> import bilevel
+        >>> problem = bilevel.load_problem("friedman3", width=8, train=50)
+        >>> {group: tuple(rows.inputs.shape) for group, rows in problem.data(0).items()}
+        {'train': (50, 4), 'test': (1000, 4), 'validation': (200, 4)}
+    """
     return _friedman(3, make_friedman3, locals())
 
 
@@ -136,7 +208,29 @@ def diabetes(
     test: float = 0.2,
     weight_decay: float = 0.0,
 ) -> Regression:
-    """Diabetes progression of 442 patients from 10 measurements (real data)."""
+    """Diabetes progression of 442 patients from 10 measurements (real data).
+
+    Args:
+        width: units per hidden layer, one number for all or one for each.
+        depth: hidden layers.
+        activation: one of relu, tanh, softplus, silu, gelu.
+        ridge: lambda, at least 0.
+        validation: share of the rows for validation; 0 for none.
+        test: share of the rows for testing.
+        weight_decay: of the hidden layers, at least 0.
+
+    Raises:
+        ArgumentError: a number is out of its range, or `activation` is not known.
+
+    Source: Efron, Hastie, Johnstone and Tibshirani, Least angle regression (2004), as in
+    scikit-learn.
+
+    Examples:
+        >>> import bilevel
+        >>> problem = bilevel.load_problem("diabetes", width=8)
+        >>> {group: tuple(rows.inputs.shape) for group, rows in problem.data(0).items()}
+        {'train': (266, 10), 'test': (88, 10), 'validation': (88, 10)}
+    """
     inputs, targets = load_diabetes(return_X_y=True, scaled=False)
     draw = random_split(inputs, targets, sizes_of_fractions(len(targets), validation, test))
     note = (

@@ -96,6 +96,15 @@ def sinusoid(
         activation: one of relu, tanh, softplus, silu, gelu.
         ridge: lambda at the start, at least 0.
         inner_lr: of heads that are found by steps.
+
+    Raises:
+        ArgumentError: a size is no positive integer, or a number is out of its range.
+
+    Examples:
+        >>> import bilevel
+        >>> problem = bilevel.load_problem("sinusoid", width=4, train=6, test=2)
+        >>> problem.data(0)["train"].inputs.shape    # tasks, points, inputs
+        torch.Size([6, 10, 1])
     """
     network = Network(width, activation=activation)
     return Sinusoid(shots, queries, train, test, test_points, network, ridge, inner_lr)

@@ -66,6 +66,15 @@ def table(
         DataError: the file cannot be used; the message says where and what to do.
         UnknownNameError: there is no such column; the nearest name is shown.
         ArgumentError: `drop` names the target.
+
+    Examples:
+        >>> import bilevel, pathlib, tempfile
+        >>> file = pathlib.Path(tempfile.mkdtemp()) / "rents.csv"
+        >>> rows = [f"{size},{size % 2},{7 * size}" for size in range(20, 100)]
+        >>> _ = file.write_text(chr(10).join(["size,floor,rent", *rows]))
+        >>> problem = bilevel.load_problem("table", file=file, target="rent", width=4)
+        >>> {group: len(rows.targets) for group, rows in problem.data(0).items()}
+        {'train': 48, 'test': 16, 'validation': 16}
     """
     path, target = located(file), str(target)
     cells = read_cells(path)

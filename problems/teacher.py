@@ -94,5 +94,23 @@ def teacher(
     start: Start = "default",
     test: int = 1000,
 ) -> Teacher:
-    """What another network computes, without noise: whose landscapes a paper draws."""
+    """What another network computes, without noise: whose landscapes a paper draws.
+
+    Args:
+        rows: n, training rows.
+        inputs: columns of X.
+        width: hidden units, of teacher and student.
+        ridge: lambda, at least 0.
+        start: "default" or "unit", see `Teacher`.
+        test: further rows.
+
+    Raises:
+        ArgumentError: a size is no positive integer, `ridge` is negative, or `start` is unknown.
+
+    Examples:
+        >>> import bilevel
+        >>> problem = bilevel.load_problem("teacher", rows=20, width=3, test=5)
+        >>> {group: tuple(rows.inputs.shape) for group, rows in problem.data(0).items()}
+        {'train': (20, 10), 'test': (5, 10)}
+    """
     return Teacher(rows, inputs, width, ridge, start, test)

@@ -80,5 +80,20 @@ class ScalarProduct(bilevel.StackelbergProblem):
 def scalar_product(
     ridge: float = 1.0, curvature: float = 0.1, noise_scale: float = 0.0
 ) -> ScalarProduct:
-    """Lemma 4.1: a scalar problem with a known optimum."""
+    """Lemma 4.1: a scalar problem with a known optimum.
+
+    Args:
+        ridge: lambda, positive.
+        curvature: mu, at least 0.
+        noise_scale: standard deviation of the noise that is added to both partial derivatives.
+
+    Raises:
+        ArgumentError: a number is out of its range.
+
+    Examples:
+        >>> import bilevel, torch
+        >>> problem = bilevel.load_problem("scalar-product", ridge=2.0)
+        >>> bilevel.best_response(problem, torch.tensor(1.0)).head    # w / (w^2 + ridge)
+        tensor(0.3333)
+    """
     return ScalarProduct(ridge, curvature, noise_scale)

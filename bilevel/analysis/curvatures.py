@@ -43,18 +43,29 @@ COLUMNS = {
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Curvatures:
-    """What `curvature` found at T steps of R runs.
+    r"""What `curvature` found at T steps of R runs.
 
     Attributes:
         seeds: of the runs.
         steps: of the iterates.
         values: name -> (T, R), float64, on the CPU; NaN where a run diverged or has no best
-            response. For each of the matrices "joint", "best" and "phi" (and "full") `_largest`
-            and `_smallest` are eigenvalues, `_residual` a bound on how far they are from one,
-            `_trace` is an estimate and `_trace_error` its standard error. `body_norm`, `head_norm`
-            and `best_norm` are |w|, |theta| and |theta*|, `head_gap` is |theta - theta*|;
-            `body_gradient_norm` and `head_gradient_norm` are those of g, `phi_gradient_norm` that
-            of Phi; `scale` is |theta*|^2 / |theta|^2.
+            response. For each of the matrices "joint", "best" and "phi" (and "full") `_largest` and
+            `_smallest` are eigenvalues, `_residual` a bound on how far they are from one, `_trace`
+            is an estimate and `_trace_error` its standard error. `body_norm`, `head_norm` and
+            `best_norm` are $\lVert w\rVert$, $\lVert\theta\rVert$ and $\lVert\theta^*\rVert$,
+            `head_gap` is $\lVert\theta - \theta^*\rVert$; `body_gradient_norm` and
+            `head_gradient_norm` are those of g, `phi_gradient_norm` that of $\Phi$; `scale` is
+            $\lVert\theta^*\rVert^2 / \lVert\theta\rVert^2$.
+
+    Examples:
+        >>> import bilevel
+        >>> from bilevel import analysis
+        >>> from problems.toy import ScalarProduct
+        >>> strategy = bilevel.TwoTimescale(0.01, 0.1)
+        >>> points = analysis.iterates(ScalarProduct(), strategy, at=(0, 5), seeds=2)
+        >>> found = analysis.curvature(points, probes=2)
+        >>> found.values["phi_largest"].shape, found.steps    # steps, runs
+        (torch.Size([2, 2]), (0, 5))
     """
 
     seeds: tuple[int, ...]
@@ -62,7 +73,9 @@ class Curvatures:
     values: dict[str, Tensor]
 
     def table(self) -> str:
-        """Medians over runs of the largest eigenvalues and of |theta*|^2 / |theta|^2.
+        r"""Medians over runs of the largest eigenvalues and of the squared norms' ratio.
+
+        The ratio is $\lVert\theta^*\rVert^2 / \lVert\theta\rVert^2$.
 
         In brackets: 95 % intervals, from six runs on.
         """
@@ -98,16 +111,22 @@ def curvature(
     products: int = 300,
     seed: int = 0,
 ) -> Curvatures:
-    """How the objectives curve in the body, before and after the head has answered.
+    r"""How the objectives curve in the body, before and after the head has answered.
 
-        joint   g_ww(w, theta)
-        best    g_ww(w, theta*(w))
-        phi     Phi''(w) = g_ww - g_wt g_tt^{-1} g_tw  at theta*(w)
-        full    the Hessian of g in body and head together, at (w, theta)
+    $$
+    \begin{aligned}
+    \text{joint} &: g_{ww}(w, \theta) \\
+    \text{best} &: g_{ww}(w, \theta^*(w)) \\
+    \text{phi} &: \Phi''(w) = g_{ww} - g_{w\theta}\, g_{\theta\theta}^{-1}\, g_{\theta w}
+        \text{ at } \theta^*(w) \\
+    \text{full} &: \text{the Hessian of } g \text{ in } (w, \theta)
+    \end{aligned}
+    $$
 
     On all training rows, in float64. Eigenvalues are found by Lanczos' method and traces by
-    Hutchinson's, from products of the matrices with vectors alone. Since g_tt is positive definite,
-    Phi'' is never above g_ww at theta*: v' Phi'' v <= v' g_ww(w, theta*) v for every v.
+    Hutchinson's, from products of the matrices with vectors alone. Since $g_{\theta\theta}$ is
+    positive definite, $\Phi''$ is never above $g_{ww}$ at $\theta^*$:
+    $v^\top \Phi'' v \le v^\top g_{ww}(w, \theta^*)\, v$ for every $v$.
 
     Args:
         points: of `iterates`.
@@ -124,6 +143,9 @@ def curvature(
         IncompatibleError: F is not g, or the problem has heads of tasks.
         SingularHeadError: a head has no unique minimiser.
         ArgumentError: bad arguments.
+
+    Source: Lanczos 1950; Hutchinson 1990. Differs from the source in: 1. products with the
+    curvature of Phi solve for the answer of the head.
 
     Examples:
         >>> import bilevel

@@ -29,19 +29,28 @@ ROUNDS = 6
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MoreauEnvelope:
-    """The Moreau envelope of Phi at one body.
+    r"""The Moreau envelope of $\Phi$ at one body.
 
     Attributes:
-        value: Phi_l(w).
+        value: $\Phi_l(w)$.
         gradient: (w - prox) / l, a tree like the body.
-        norm: |gradient|, the measure of stationarity of theorem 3.6.
+        norm: $\lVert\nabla\Phi_l(w)\rVert$, the measure of stationarity of theorem 3.6.
         prox: the proximal point, a tree like the body.
         l: of the envelope.
-        rho: the weak convexity of Phi that was seen, or given: l is below 1 / rho.
-        error: a bound on the distance between `prox` and the proximal point, as right as rho is;
+        rho: the weak convexity of $\Phi$ that was seen, or given: $l$ is below $1/\rho$.
+        error: a bound on the distance between `prox` and the proximal point, as right as $\rho$ is;
             divided by l it is one on the error of `gradient`.
-        converged: whether the error is as small as was asked for, or as rounding of Phi lets it be.
+        converged: whether the error is as small as was asked for, or as rounding of $\Phi$ lets it
+            be.
         steps: of L-BFGS and its cuts.
+
+    Examples:
+        >>> import torch
+        >>> from bilevel import analysis
+        >>> from problems.toy import ScalarProduct
+        >>> found = analysis.moreau(ScalarProduct(), torch.tensor(1.0))
+        >>> found.converged, found.norm > 0, found.l < 1 / found.rho
+        (True, True, True)
     """
 
     value: float
@@ -68,29 +77,36 @@ def moreau(
     tolerance: float = 1e-8,
     steps: int = 300,
 ) -> MoreauEnvelope:
-    """Phi_l(w) = min over v in W of Phi(v) + |v - w|^2 / (2 l), and its gradient (w - prox) / l.
+    r"""The Moreau envelope at a body, and its gradient.
 
-    |grad Phi_l| is small near points that are nearly stationary, also where Phi has kinks and
-    |grad Phi| says nothing; Phi is F at exact heads. The proximal point is found by L-BFGS with
-    Danskin's gradient where F is g, else the implicit one, in float64 on all rows.
+    $$
+    \Phi_l(w) = \min_{v \in W} \Phi(v) + \frac{1}{2l} \lVert v - w\rVert^2,
+    \qquad \nabla\Phi_l(w) = \frac{w - \mathrm{prox}(w)}{l}
+    $$
+
+    $\lVert\nabla\Phi_l\rVert$ is small near points that are nearly stationary, also where $\Phi$
+    has kinks and $\lVert\nabla\Phi\rVert$ says nothing; $\Phi$ is F at exact heads. The proximal
+    point is found by L-BFGS with Danskin's gradient where F is g, else the implicit one, in float64
+    on all rows.
 
     Args:
         problem: the problem.
         body: w, without a run axis.
-        l: positive and below 1 / rho; None: 1 / (2 rho).
-        rho: the weak convexity of Phi, such that Phi + rho |w|^2 / 2 is convex. None: it is
-            estimated, as -lambda_min(Phi'') near the body, then at the proximal point, between both
-            and beside them, and at least as a tenth of |Phi''|.
+        l: positive and below $1/\rho$; None: $1/(2\rho)$.
+        rho: the weak convexity of $\Phi$, such that $\Phi + \rho\lVert w\rVert^2/2$ is convex.
+            None: it is estimated, as $-\lambda_{\min}(\Phi'')$ near the body, then at the proximal
+            point, between both and beside them, and at least as a tenth of $\lVert\Phi''\rVert$.
         solver: of the heads; None: as in `best_response`.
         start: where the search begins, such as the `prox` of a body nearby; None: at the body.
         tolerance: on the error of the proximal point, relative to 1 or to the size of the body.
         steps: of L-BFGS and to minimisers of cuts, at most.
 
     Returns:
-        The envelope, with its l, the rho that was seen and a bound on its error.
+        The envelope, with its l, the $\rho$ that was seen and a bound on its error.
 
     Raises:
-        ArgumentError: l is not below 1 / rho: Phi(v) + |v - w|^2 / (2 l) may have many minimisers.
+        ArgumentError: $l$ is not below $1/\rho$: $\Phi(v) + \lVert v - w\rVert^2/(2l)$ may have
+            many minimisers.
         IncompatibleError: no solver is exact for the heads.
 
     Source: arXiv 2605.15530, theorem 3.6, for the measure. Differs from the source in: None.

@@ -37,16 +37,26 @@ ROUNDING = 1e-12
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Landscape:
-    """What `landscape` found around T iterates of one run.
+    r"""What `landscape` found around T iterates of one run.
 
     Attributes:
         seed: of the run.
         steps: of the iterates.
         places: the coordinates along both directions, (A,).
-        joint: F(w_k + a d1 + b d2, theta_k), (T, A, A), float64, on the CPU; the first axis of a
-            plane is a. NaN outside of the set of bodies.
-        phi: F(w_k + a d1 + b d2, theta*), likewise; NaN too where there is no best response.
+        joint: $F(w_k + a d_1 + b d_2, \theta_k)$, (T, A, A), float64, on the CPU; the first axis of
+            a plane is a. NaN outside of the set of bodies.
+        phi: $F(w_k + a d_1 + b d_2, \theta^*)$, likewise; NaN too where there is no best response.
         directions: for each iterate the two of them, leaves (2, ...).
+
+    Examples:
+        >>> import bilevel
+        >>> from bilevel import analysis
+        >>> from problems.teacher import teacher
+        >>> strategy = bilevel.TwoTimescale(5e-4, 5e-3)
+        >>> points = analysis.iterates(teacher(rows=20, width=3), strategy, at=(0,), seeds=1)
+        >>> found = analysis.landscape(points, size=3)
+        >>> found.joint.shape, bool((found.phi <= found.joint).all())    # the best head is below
+        (torch.Size([1, 3, 3]), True)
     """
 
     seed: int
@@ -82,14 +92,18 @@ def landscape(
     unit_axis: int = -1,
     seed: int = 0,
 ) -> Landscape:
-    """The joint and the reduced objective on planes through iterates (w_k, theta_k) of one run.
+    r"""The joint and the reduced objective on planes through iterates $(w_k, \theta_k)$ of a run.
 
-        joint  F(w_k + a d1 + b d2, theta_k)
-        phi    Phi(w_k + a d1 + b d2): the head is solved anew at every point
+    $$
+    \text{joint}: F(w_k + a d_1 + b d_2, \theta_k), \qquad
+    \text{phi}: \Phi(w_k + a d_1 + b d_2),
+    $$
+
+    the second with a head that is solved anew at every point.
 
     On all training rows, in float64; F is g unless the problem says otherwise. The grid is a batch
-    of runs. The directions d1 and d2 are random: the same normal numbers for all iterates, scaled
-    by each of them.
+    of runs. The directions $d_1$ and $d_2$ are random: the same normal numbers for all iterates,
+    scaled by each of them.
 
     Args:
         points: of `iterates`.
@@ -97,7 +111,8 @@ def landscape(
         size: A, of the A x A grid.
         span: a and b go from -span to span.
         normalise: "filter": the weights of each unit are scaled to the length that they have in
-            w_k, and leaves with one axis or none as a whole; "norm": d as a whole to |w_k|.
+            $w_k$, and leaves with one axis or none as a whole; "norm": d as a whole to
+            $\lVert w_k\rVert$.
         unit_axis: of the leaves, along which the units of a layer lie: -1 for `inputs @ weight`, 0
             for the weights of torch's modules.
         seed: of the directions.

@@ -41,6 +41,14 @@ class Iterates:
         bodies: for each of them the bodies, leaves (R, ...).
         heads: likewise.
         status: what became of each run, R members of `Status`.
+
+    Examples:
+        >>> import bilevel
+        >>> from bilevel import analysis
+        >>> from problems.toy import ScalarProduct
+        >>> solution = bilevel.solve(ScalarProduct(), bilevel.uniform(0.1), steps=5, seeds=2)
+        >>> analysis.Iterates.of(solution).steps
+        (5,)
     """
 
     problem: StackelbergProblem

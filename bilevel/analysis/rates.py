@@ -48,10 +48,17 @@ PROMISES = {(1.0, 2 / 3): (BODY, -2 / 3), (3 / 5, 2 / 5): (ENVELOPE, -2 / 5)}
 
 
 def theorem_schedules() -> dict[str, tuple[Polynomial, Polynomial]]:
-    """The schedules a (k + 20)^-e of theorems 3.7 and 3.6, and two uniform ones: (body, head).
+    r"""The schedules $a\,(k + 20)^{-e}$ of theorems 3.7 and 3.6, and two uniform ones.
 
     Returns:
         By name: exponents 1 and 2/3; 3/5 and 2/5; 1; 1/2.
+
+    Source: arXiv 2605.15530. Differs from the source in: 1. the factors, left open there.
+
+    Examples:
+        >>> from bilevel import analysis
+        >>> [one.exponent for one in analysis.theorem_schedules()["theorem 3.6"]]
+        [0.6, 0.4]
     """
     numbers = {
         "theorem 3.7": (20.0, 1.0, 2.0, 2 / 3),
@@ -67,7 +74,7 @@ def theorem_schedules() -> dict[str, tuple[Polynomial, Polynomial]]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Convergence:
-    """What `convergence` returns.
+    r"""What `convergence` returns.
 
     Attributes:
         problem: the name of its class.
@@ -76,9 +83,9 @@ class Convergence:
         curves: schedule -> quantity -> (T, R), the squares of all runs. The envelope's have as many
             runs as were asked for.
         slopes: one for each schedule and quantity.
-        optimum: w*, a tree like the body; None if none is known.
+        optimum: $w^*$, a tree like the body; None if none is known.
         l: of the envelope; NaN without one.
-        rho: what was taken for the weak convexity of Phi; likewise.
+        rho: what was taken for the weak convexity of $\Phi$; likewise.
         failed: schedule -> how many runs failed.
         notes: what was left out, and why.
     """
@@ -122,14 +129,17 @@ def convergence(
     compile: bool = True,
     callback: Callable[[int], object] | None = None,
 ) -> Convergence:
-    """Slopes on log-log axes of how fast body and head converge, under several schedules.
+    r"""Slopes on log-log axes of how fast body and head converge, under several schedules.
 
-        log mean |x_k|^2 = p log k + q    over records evenly spaced in log k, k > after
+    $$\log \operatorname{mean} \lVert x_k\rVert^2 = p \log k + q$$
+
+    over records evenly spaced in $\log k$, from step `after` on.
 
     The levels move simultaneously by plain projected steps (`TwoTimescale` with `SGD`), in float64,
-    and all schedules are one training. Squares of four lengths are followed: |w - w*|,
-    |theta - theta*(w)|, |grad Phi(w)| (with a set of bodies |w - Proj(w - grad Phi)|) and the
-    gradient of the Moreau envelope.
+    and all schedules are one training. Squares of four lengths are followed:
+    $\lVert w - w^*\rVert$, $\lVert\theta - \theta^*(w)\rVert$, $\lVert\nabla\Phi(w)\rVert$ (with a
+    set of bodies $\lVert w - \mathrm{Proj}(w - \nabla\Phi)\rVert$) and the gradient of the Moreau
+    envelope.
 
     Args:
         problem: where F is g. Without noise or batches nothing is random, and slopes are those of
@@ -139,18 +149,18 @@ def convergence(
         seeds: how many (0, 1, ...), or the seeds themselves; schedules share them.
         batch_size: see `solve`.
         after: the first steps, which are left out of the fits.
-        optimum: w*, a tree like the body. None: where proximal steps lead from the last bodies of
-            eight runs, if that is one point.
+        optimum: $w^*$, a tree like the body. None: where proximal steps lead from the last bodies
+            of eight runs, if that is one point.
         envelope_runs: for how many runs of each schedule the gradient of the envelope is found, to
-            1 %; 0: for none. Each record of a network takes hundreds of gradients of Phi.
+            1 %; 0: for none. Each record of a network takes hundreds of gradients of $\Phi$.
         compile: whether to compile the steps.
         callback: called as `callback(step)` after each record.
 
     Returns:
-        The curves, and slopes with intervals beside what is promised: |theta - theta*|^2 follows
-        beta_k; with exponents 1 and 2/3 |w - w*|^2 falls as k^(-2/3), and with 3/5 and 2/5 the
-        smallest squared gradient of the envelope as k^(-2/5). Those are upper bounds: the body may
-        be faster.
+        The curves, and slopes with intervals beside what is promised:
+        $\lVert\theta - \theta^*\rVert^2$ follows $\beta_k$; with exponents 1 and 2/3
+        $\lVert w - w^*\rVert^2$ falls as $k^{-2/3}$, and with 3/5 and 2/5 the smallest squared
+        gradient of the envelope as $k^{-2/5}$. Those are upper bounds: the body may be faster.
 
     Raises:
         ArgumentError: an argument cannot work.

@@ -11,8 +11,17 @@ from bilevel.problem import registry
 class Doctor:
     """Check the installation: versions, devices, registered problems, one gradient."""
 
+    engine: str = ""
+    """Check this engine of `compare --engine` instead: one tiny job is sent there."""
+    timeout: float = 60.0
+    """Seconds to wait for that job."""
+
     def run(self) -> int:
         """Print the findings; 1 if something is wrong."""
+        if self.engine:
+            from bilevel.commands.engine_check import check_engine
+
+            return check_engine(self.engine, self.timeout)
         import torch
 
         import bilevel

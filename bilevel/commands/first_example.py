@@ -1,6 +1,7 @@
 """What `bilevel compare` does where little or nothing is asked for."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 Command = TypeVar("Command", bound=Any)
@@ -15,10 +16,9 @@ PROBLEM, OPTION = "friedman1", "ridge=1e-2"
 def filled(command: Command) -> Command:
     """The command with everything said; the first example, if no problem is."""
     first = not command.problem and command.csv is None
-    numbers = {key: value for key, value in (FIRST if first else USUAL).items()
-               if getattr(command, key) is None}  # fmt: skip
-    if not first:
-        return dataclasses.replace(command, **numbers)
+    if not first:  # what is left out is asked of the problem
+        return command
+    numbers = {key: value for key, value in FIRST.items() if getattr(command, key) is None}
     return dataclasses.replace(command, problem=PROBLEM, set=(OPTION, *command.set), **numbers)
 
 
@@ -34,6 +34,10 @@ def spelled(command: Any) -> list[str]:
     return words
 
 
-def numbers(command: Any) -> tuple[float, float, int, int]:
-    """Rates, seeds and steps of a command that was filled."""
-    return command.body_lr, command.head_lr, command.seeds, command.steps
+def numbers(
+    command: Any, usual: Mapping[str, float] | None = None
+) -> tuple[float, float, int, int]:
+    """Rates, seeds and steps: as asked for, as they are `usual` for the problem, or for all."""
+    asked = {key: getattr(command, key) for key in USUAL}
+    known = {**USUAL, **(usual or {}), **{k: x for k, x in asked.items() if x is not None}}
+    return known["body_lr"], known["head_lr"], int(known["seeds"]), int(known["steps"])

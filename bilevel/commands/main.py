@@ -21,6 +21,7 @@ from bilevel.commands.ending import mute, say, unheard
 from bilevel.commands.exit_codes import FAILED, OK, SIGNAL, USAGE
 from bilevel.commands.landscape import Landscape
 from bilevel.commands.lists import Problems, Strategies
+from bilevel.commands.new import New
 from bilevel.commands.predict import Predict
 from bilevel.commands.report import Report
 from bilevel.errors import AllRunsFailedError, BilevelError, unknown_name
@@ -31,6 +32,7 @@ Command = (
     | Annotated[Predict, tyro.conf.subcommand("predict")]
     | Annotated[Problems, tyro.conf.subcommand("problems")]
     | Annotated[Strategies, tyro.conf.subcommand("strategies")]
+    | Annotated[New, tyro.conf.subcommand("new")]
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Advise, tyro.conf.subcommand("advise")]
     | Annotated[Convergence, tyro.conf.subcommand("convergence")]

@@ -93,14 +93,14 @@ class KeptTrainings:
         Raises:
             UnwritableError: it cannot be written.
         """
+        if not training.resumable and not finished:
+            return
+        if training.resumable and not now and time.monotonic() - self._saved < SECONDS:
+            return
         self.describe()
         state = training.state
         if not training.resumable:
-            if not finished:
-                return
             state = state._replace(strategy=())
-        elif not now and time.monotonic() - self._saved < SECONDS:
-            return
         tensors, content = state.pack()
         records = {f"record.{key}": values for key, values in training.history().items()}
         content |= {"recorded": training.recorded, "comparison": self.digest, "training": name}

@@ -81,10 +81,11 @@ def compare(
         tune: factors to multiply the rates with, such as (0.1, 0.3, 1, 3, 10), or a `Tuning`: the
             best rates of every strategy, found on seeds of their own, take part as "NAME, tuned".
         baselines: names to compare the others with; None: the preset controls and uniform
-            strategies among them, or else the first strategy.
-        headline: the metric to judge by; None: the first that starts with "test_", else the first
-            that starts with "validation_", else F at the recorded point ("body_objective", which is
-            "objective" where F is g).
+            strategies among them, or else the first strategy; every pair where the problem is
+            `pairwise`.
+        headline: the metric to judge by; None: the problem's own, else the first that starts with
+            "test_", else the first that starts with "validation_", else F at the recorded point
+            ("body_objective", which is "objective" where F is g).
         name: of the problem, for the report; None: its class.
         device: where to compute.
         dtype: of the training.
@@ -139,7 +140,8 @@ def compare(
         used(engine, checkpoint) as (workers, folder),
         training_shown(progress, budget) as show,
     ):
-        data = TrainingData(problem, seed_list(seeds), float_type(dtype), device)
+        kind = seed_list(seeds), float_type(dtype), device
+        data = TrainingData(problem, *kind, experienced=True)
         told = callback if show is None else _showing(show, len(data.seeds), callback)
         options = Options(batch_size, sampling, compile, max_runs_at_once, told)
         plan = prepare(

@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 
 from bilevel.comparison.budget import Budget, BudgetKind
 from bilevel.comparison.checkpoint import digest
+from bilevel.comparison.judged import baselines_of, headline_of
 from bilevel.comparison.side_by_side import SideBySide
-from bilevel.comparison.statistics.judging import shown
 from bilevel.comparison.tuning import Tuning
 from bilevel.core import parts
-from bilevel.errors import ArgumentError, check_name
-from bilevel.strategies import AbstractStrategy, OwnLoop, TwoTimescale
-from bilevel.strategies.presets import CONTROLS
+from bilevel.errors import ArgumentError
+from bilevel.strategies import AbstractStrategy, OwnLoop
 from bilevel.training.arguments import check_strategy
 
 
@@ -51,8 +50,7 @@ def prepare(
     asked = side_by_side.data.seeds
     side_by_side = side_by_side.of_distinct_runs()
     names = side_by_side.recorded_names()
-    if headline is not None:
-        check_name(headline, names, "metric")
+    headline = headline_of(side_by_side, headline, names)
     costs = side_by_side.costs
     budget = Budget(kind, steps, every, max(costs.values()))
     if kind == "gradients" and (free := [key for key, cost in costs.items() if not cost > 0]):
@@ -61,20 +59,29 @@ def prepare(
             'gradients does not end them: use `budget="steps"`, or return the `cost` of a step.'
         )
     tuning = None if tune is None else Tuning.of(tune, asked, side_by_side.strategies)
-    data, batch_size = side_by_side.data, side_by_side.options.batch_size
+    data = side_by_side.data
     described = {
         **seeds_told(data.seeds, asked),
         "steps": steps,
-        "batch_size": dict(batch_size) if isinstance(batch_size, Mapping) else batch_size,
+        **_rows(side_by_side),
         "every": budget.marks[1] - budget.marks[0],
         "budget": kind,
-        "sampling": side_by_side.options.sampling,
         "dtype": str(data.dtype).removeprefix("torch."),
         "device": str(data.device),
         **({"number_of_tasks": data.sizes["train"]} if data.tasks else {}),
     }
-    baselines = _baselines(side_by_side) if baselines is None else baselines
-    return Plan(side_by_side, asked, budget, tuning, headline or shown(names), baselines, described)
+    baselines = baselines_of(side_by_side) if baselines is None else baselines
+    return Plan(side_by_side, asked, budget, tuning, headline, baselines, described)
+
+
+def _rows(side_by_side: SideBySide) -> dict[str, Any]:
+    """What the rows of a step are, for the settings."""
+    batch_size, problem = side_by_side.options.batch_size, side_by_side.problem
+    size = dict(batch_size) if isinstance(batch_size, Mapping) else batch_size
+    found: dict[str, Any] = {"batch_size": size, "sampling": side_by_side.options.sampling}
+    if side_by_side.data.online:
+        found = {"experience": side_by_side.experience}
+    return found | ({"also_judged": list(problem.judged)} if problem.judged else {})
 
 
 def identity(plan: Plan) -> dict[str, Any]:
@@ -111,14 +118,3 @@ def entries_of(strategies: object) -> dict[str, AbstractStrategy]:
     for strategy in entries.values():
         check_strategy(strategy, 1)
     return entries
-
-
-def _baselines(side_by_side: SideBySide) -> list[str]:
-    """The controls and the uniform strategies, if there are others; else the first strategy."""
-    strategies = side_by_side.strategies
-    found = [
-        name
-        for name, strategy in strategies.items()
-        if name in CONTROLS or (isinstance(strategy, TwoTimescale) and strategy.is_uniform)
-    ]
-    return found if 0 < len(found) < len(strategies) else list(strategies)[:1]

@@ -34,7 +34,7 @@ def references(data: TrainingData) -> References:
     if not isinstance(problem, LinearHeadProblem) or problem.overrides("metrics"):
         return {}
     known = isinstance(problem.criterion, SquaredError | HuberLoss | LogisticLoss | SoftmaxLoss)
-    if not known or data.tasks or data.chunks is not None:
+    if not known or data.tasks or data.online or data.chunks is not None:
         return {}
     found: References = {}
     for place in range(len(data.distinct) if data.per_seed else 1):

@@ -202,7 +202,7 @@ class Comparison:
         results = [asdict(result) for result in self.paired()]
         by_pair = {(result["strategy"], result["baseline"]): result for result in results}
         beside = judging.accuracy_beside(self.headline, self.metrics)
-        same = self.settings.get("same_runs", ())
+        same, further = (self.settings.get(key, ()) for key in ("same_runs", "also_judged"))
         right = {} if beside is None else self._means(self.final(beside), beside)
         return {
             **vars(self),
@@ -227,6 +227,7 @@ class Comparison:
             "validation": self._means(best, self.headline),
             "paired": results,
             "paired_validation": [asdict(result) for result in self.paired(which="validation")],
+            "also_judged": {each: list(map(asdict, self.paired(each))) for each in further},
             "left_out": sum(len(each.possible) - len(each.pairs) for each in self._families),
             "families": families.family_results(self._families, by_pair),
             "tuning": families.tuning_results(self.settings.get("tuning"), self._families, by_pair),

@@ -37,6 +37,12 @@ class Progress(NamedTuple):
         unit: what is counted: "steps" or "gradients".
         shards: with an engine, how many shards of the stage are finished, and how many there are;
             `strategies` are all of the stage then, and `step` is the mean over their runs.
+
+    Examples:
+        >>> from bilevel import Progress
+        >>> at = Progress(("slow", "fast"), step=50, steps=200, done=0, total=2)
+        >>> at.step / at.steps, at.stage
+        (0.25, 'training')
     """
 
     strategies: Names
@@ -136,6 +142,8 @@ class SideBySide:
     ) -> None:
         self.problem, self.strategies, self.data = data.problem, strategies, data
         self.options, self.stage, self.seeds = options, stage, len(data.seeds)
+        if data.online:
+            data.problem.room(self.seeds * len(strategies))  # refuses more than there is
         self.fitted = {name: strategy.fitted(data.problem) for name, strategy in strategies.items()}
         groups: dict[object, list[str]] = {}
         for name, strategy in strategies.items():
@@ -178,6 +186,12 @@ class SideBySide:
         batches = sizes["train"] / size if size and "train" in sizes else 1.0  # n / B
         trained = {name: self.trainings[self.places[name][0]] for name in self.strategies}
         return {name: one.cost.evaluations(batches) for name, one in trained.items()}
+
+    @property
+    def experience(self) -> str:
+        """What the rows of the steps are experienced by; "" where they are drawn."""
+        first = next(iter(self.trainings.values()))
+        return first.cohorts[0].sampler.description
 
     def recorded_names(self) -> list[str]:
         """What every record holds."""

@@ -28,7 +28,8 @@ def seconds_per_step(
         made = Assembly.of(data, options.batch_size, options.sampling)
         if data.tasks:
             strategy = over_tasks(strategy, made.sampler)
-        compile = options.compile and strategy.compiles_on(data.problem.head_set)
+        compile = options.compile and not data.online
+        compile = compile and strategy.compiles_on(data.problem.head_set)
         cohorts[name] = Cohort(made, strategy, compile=compile)
     for cohort in cohorts.values():
         cohort.seconds_per_step(WARM_UP)

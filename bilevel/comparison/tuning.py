@@ -26,17 +26,20 @@ from bilevel.training.arguments import seed_list
 class Tuning:
     """A search for the rates of every strategy, before strategies are compared.
 
-    With n factors, a strategy of two rates is tried at all n^2 pairs of them, and a strategy of one
-    rate at n^2 factors between the smallest and the largest: every strategy gets as many trials, on
-    the same seeds. The trial with the best mean at the last step wins, by the validation metric
-    that belongs to the headline, else by another validation metric, else by F at the recorded
-    point: never by the test rows, and never by g where F is not g.
+    With $n$ factors, a strategy of two rates is tried at all $n^2$ pairs of them, and a strategy of
+    one rate at $n^2$ factors between the smallest and the largest: every strategy gets as many
+    trials, on the same seeds. The trial with the best mean at the last step wins, by the validation
+    metric that belongs to the headline, else by another validation metric, else by F at the
+    recorded point: never by the test rows, and never by g where F is not g.
 
     Args:
         factors: what the rates are multiplied with, at least two; they should embrace 1.
         seeds: to train trials from: how many, after the largest seed of the comparison, or the
             seeds themselves, which must not be among those that are compared. One is enough where
             no seed makes a difference.
+
+    Raises:
+        ArgumentError: a factor is not positive, or there are none; `seeds` is no positive integer.
 
     Examples:
         >>> import bilevel
@@ -139,7 +142,9 @@ def tune_strategies(
     """
     trials = tuning.trials(side_by_side.strategies)
     dtype, device = side_by_side.data.dtype, side_by_side.data.device
-    data = TrainingData(side_by_side.problem, seed_list(tuning.seeds), dtype, device)
+    data = TrainingData(
+        side_by_side.problem, seed_list(tuning.seeds), dtype, device, experienced=True
+    )
     entries = {
         f"{name} {i}": trial.strategy for name in trials for i, trial in enumerate(trials[name])
     }

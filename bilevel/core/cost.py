@@ -11,6 +11,13 @@ class Cost(NamedTuple):
         products: Hessian-vector and cross products.
         solves: exact head solves.
         passes: passes through all training rows, over and above those on batches.
+
+    Examples:
+        >>> from bilevel import Cost
+        >>> Cost(gradients=2, products=1).evaluations(batches=4)    # a product counts twice
+        4
+        >>> Cost(solves=1, passes=1).evaluations(batches=4)    # all rows are four batches
+        4
     """
 
     gradients: float = 0

@@ -22,7 +22,15 @@ from bilevel.errors import ArgumentError, spell
 
 
 class AbstractSchedule(abc.ABC):
-    """A step size for step k = 0, 1, 2, ...: positive, or 0 (`Frozen`, a `Cosine` at its end)."""
+    """A step size for step k = 0, 1, 2, ...: positive, or 0 (`Frozen`, a `Cosine` at its end).
+
+    Examples:
+        >>> import bilevel
+        >>> class Halving(bilevel.AbstractSchedule):
+        ...     def __call__(self, k): return 0.5 ** (k // 100)
+        >>> [Halving().scaled(0.1)(k) for k in (0, 99, 100)]
+        [0.1, 0.1, 0.05]
+    """
 
     @abc.abstractmethod
     def __call__(self, k: int) -> Number:
@@ -35,13 +43,20 @@ class AbstractSchedule(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Constant(AbstractSchedule):
-    """The same step size at every step. A float where a schedule is expected means this.
+    r"""The same step size at every step, $\alpha_k = c$.
+
+    A float where a schedule is expected means this.
 
     Args:
-        value: the step size, positive; a float or (R,) numbers.
+        value: the step size $c$, positive; a float or (R,) numbers.
 
     Raises:
         ArgumentError: the value is not positive and finite.
+
+    Examples:
+        >>> from bilevel import Constant, TwoTimescale
+        >>> Constant(0.1)(7), TwoTimescale(0.1, 0.5).body_lr
+        (0.1, Constant(0.1))
     """
 
     value: Number
@@ -76,15 +91,20 @@ class Frozen(AbstractSchedule):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Polynomial(AbstractSchedule):
-    """initial * (k + offset)^(-exponent), the schedule of two-timescale theory.
+    r"""A power of the step, the schedule of two-timescale theory.
+
+    $$\alpha_k = \text{initial} \cdot (k + \text{offset})^{-\text{exponent}}$$
 
     Theorem 3.6 of the paper uses the exponents 3/5 (body) and 2/5 (head), theorem 3.7 uses 1 and
     2/3.
 
     Args:
-        initial: the step size at k + offset = 1, positive.
+        initial: the step size at $k + \text{offset} = 1$, positive.
         exponent: how fast it falls, at least 0.
         offset: shifts the start, positive.
+
+    Raises:
+        ArgumentError: a number is not as said above.
 
     Source: arXiv 2605.15530, theorems 3.6 and 3.7. Differs from the source in: None.
 
@@ -115,10 +135,16 @@ class Polynomial(AbstractSchedule):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cosine(AbstractSchedule):
-    """final + (initial - final) (1 + cos(pi t)) / 2, t = (k - warmup) / (steps - warmup) in [0, 1].
+    r"""A fall along half a cosine, after a warm-up on a line.
 
-    In the first `warmup` steps it rises on a line instead: initial (k + 1) / (warmup + 1). From
-    step `steps` on it is `final`: with 0 a training that is longer stands still.
+    $$
+    \alpha_k = \text{final} + \tfrac12 (\text{initial} - \text{final}) (1 + \cos \pi t),
+    \quad t = \frac{k - \text{warmup}}{\text{steps} - \text{warmup}} \in [0, 1]
+    $$
+
+    In the first `warmup` steps it rises on a line instead:
+    $\text{initial}\,(k + 1) / (\text{warmup} + 1)$. From step `steps` on it is `final`: with 0 a
+    training that is longer stands still.
 
     Args:
         initial: the largest step size, positive.
@@ -174,7 +200,9 @@ class Cosine(AbstractSchedule):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Piecewise(AbstractSchedule):
-    """initial, and from step boundaries[i] on initial * factors[i].
+    r"""A step size that falls, or rises, at given steps.
+
+    $$\alpha_k = \text{initial} \cdot \text{factors}_i \quad\text{for } k \ge \text{boundaries}_i$$
 
     Args:
         initial: the step size of the first steps, positive.

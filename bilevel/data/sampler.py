@@ -44,6 +44,8 @@ class Drawn(NamedTuple):
 class Sampler:
     """Draws the rows, and the noise, of every step of every run.
 
+    `Experienced` takes its place where rows depend on bodies and heads; it overrides the hooks.
+
     Where the data are of tasks, their rows stay together: what is said of rows holds for tasks.
 
     Args:
@@ -111,6 +113,35 @@ class Sampler:
     def rows(self, k: int) -> Rows:
         """The batch of step `k` for all runs."""
         return self.assemble(self.draw(k))
+
+    @property
+    def first(self) -> Rows:
+        """What functions are tried on before the first step (a hook): the rows of step 0."""
+        return self.rows(0)
+
+    def at(self, k: int, body: Tree, head: Tree) -> Rows:
+        """The batch of step `k` at these bodies and heads (a hook), which it need not look at."""
+        return self.rows(k)
+
+    def everything(self, body: Tree, head: Tree) -> Rows:
+        """What a record at these is evaluated on (a hook): all rows of all groups, in float64."""
+        return self.data.everything(torch.float64)
+
+    @property
+    def description(self) -> str:
+        """Of an experience that gives the rows (a hook)."""
+        return ""
+
+    def recorded(self) -> dict[str, Tensor]:
+        """What a record tells of the source of the rows, name -> (R,) (a hook)."""
+        return {}
+
+    def snapshot(self) -> dict[str, Tensor] | None:
+        """All that evolves with the steps, leaves (R, ...) (a hook); None: nothing does."""
+        return None
+
+    def go_on_from(self, snapshot: dict[str, Tensor]) -> None:
+        """Stand where a snapshot was taken (a hook)."""
 
     def draw(self, k: int) -> Drawn:
         """Which rows, and what noise, step `k` sees."""

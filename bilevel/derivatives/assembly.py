@@ -9,6 +9,7 @@ from bilevel import trees
 from bilevel.core.generators import generator
 from bilevel.core.progress import RowCallback
 from bilevel.data.draws import Sampling
+from bilevel.data.experience import Experienced
 from bilevel.data.known import Known
 from bilevel.data.sampler import BatchSize, Sampler
 from bilevel.data.training_data import TrainingData
@@ -86,8 +87,11 @@ class Assembly:
         oracles.known = known
         body = _initial(data, "body") if body is None else body
         if known is None:
-            return cls(oracles, data, sampler, body, _initial(data, "head"))
-        head = trees.tree_map(torch.clone, _known_head(data, known))
+            head = _initial(data, "head")
+        else:
+            head = trees.tree_map(torch.clone, _known_head(data, known))
+        if data.online:
+            sampler = Experienced(data, body, head)
         return cls(oracles, data, sampler, body, head)
 
 

@@ -130,7 +130,7 @@ def _told(made: Assembly) -> Iterator[None]:
 def _looked_at(made: Assembly) -> Rows:
     """The rows of step 0, or all of tasks."""
     sampler = made.sampler
-    return sampler.full if made.oracles.tasks else sampler.rows(0).first(made.body)
+    return sampler.full if made.oracles.tasks else sampler.first.first(made.body)
 
 
 def _check_chunks(problem: LinearHeadProblem, body: Tree, rows: Rows) -> None:
@@ -218,6 +218,13 @@ def _evaluate(function: Callable[..., Any], called: str, groups: Groups, *argume
         return function(*arguments)
     except BilevelError:
         raise
+    except KeyError as error:
+        if error.args[0] in groups:
+            raise
+        raise ProblemError(
+            f"{called} asks for {error}, but the batch has {', '.join(groups) or 'no groups'}. "
+            "Return that group from `data`, and pass it where you pass a `batch` of your own."
+        ) from error
     except (AttributeError, IndexError, RuntimeError, TypeError) as error:
         kinds = {str(leaf.dtype).removeprefix("torch.") for leaf in trees.leaves(groups)}
         raise ProblemError(

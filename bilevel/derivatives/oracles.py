@@ -135,7 +135,7 @@ class Oracles:
 
     @in_chunks
     def head_gradient(self, body: Tree, head: Tree, rows: Rows) -> Tree:
-        """d_theta g."""
+        r"""$\partial_\theta g$."""
         if self.features is None and self.parts is not None and self.parts.structured:
             criterion = self.parts.problem.criterion
 
@@ -150,7 +150,7 @@ class Oracles:
 
     @of_body
     def direct_gradient(self, body: Tree, head: Tree, rows: Rows) -> Tree:
-        """d_w F: what is left of the body's gradient when the head is held fixed."""
+        r"""$\partial_w F$: what is left of the body's gradient when the head is held fixed."""
         return self._gradients(self.problem.body_objective, body, head, rows, "body")[0]
 
     @of_body
@@ -160,7 +160,7 @@ class Oracles:
 
     @of_body
     def body_gradients(self, body: Tree, head: Tree, rows: Rows) -> tuple[Tree, Tree]:
-        """d_w F and d_theta F."""
+        r"""$\partial_w F$ and $\partial_\theta F$."""
         return self.body_slopes(body, head, rows)[:2]
 
     @of_body
@@ -172,7 +172,7 @@ class Oracles:
 
     @in_chunks
     def joint_gradient(self, body: Tree, head: Tree, rows: Rows) -> tuple[Tree, Tree]:
-        """d_w g and d_theta g in one backward pass."""
+        r"""$\partial_w g$ and $\partial_\theta g$ in one backward pass."""
         return self._gradients(self.problem.head_objective, body, head, rows, "both")
 
     def directions(
@@ -213,7 +213,7 @@ class Oracles:
 
     @in_chunks
     def head_hvp(self, body: Tree, head: Tree, vector: Tree, rows: Rows) -> Tree:
-        """(d2_{theta theta} g) v; of heads that are not linear, reverse over reverse."""
+        r"""$g_{\theta\theta}\,v$; of heads that are not linear, reverse over reverse."""
         if self.parts is not None:
             criterion = self.parts.problem.criterion
             return linear_products.product(self.linear_parts(body, rows), head, vector, criterion)
@@ -221,7 +221,7 @@ class Oracles:
 
     @in_chunks
     def cross_vjp(self, body: Tree, head: Tree, vector: Tree, rows: Rows) -> Tree:
-        """(d2_{w theta} g) v for v shaped like the head; the result is shaped like the body."""
+        r"""$g_{w\theta}\,v$ for v shaped like the head; the result is shaped like the body."""
         if self.parts is not None:
             return self.parts.cross_vjp(body, head, vector, rows)
         return self._second(body, head, vector, rows, "body")
@@ -242,7 +242,7 @@ class Oracles:
 
     @in_chunks
     def head_hessian(self, body: Tree, head: Tree, rows: Rows) -> Tensor:
-        """d2_{theta theta} g as a matrix, (R, P, P) for a head of P numbers."""
+        r"""$g_{\theta\theta}$ as a matrix, (R, P, P) for a head of P numbers."""
 
         def hessian(one_body: Tree, vector: Tensor, groups: Groups) -> Tensor:
             def value(v: Tensor) -> Tensor:

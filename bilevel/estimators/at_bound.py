@@ -10,7 +10,14 @@ from bilevel.estimators.penalty_search import SPAN
 
 
 class PenaltyBoundWarning(ConvergenceWarning):
-    """Penalties ended at a bound of their box; `at_bound_` says which."""
+    """Penalties ended at a bound of their box; `at_bound_` says which.
+
+    Examples:
+        >>> import warnings
+        >>> from bilevel.estimators import PenaltyBoundWarning
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore", PenaltyBoundWarning)    # and fit: they are meant to
+    """
 
 
 def warn_at_bound(low: Any, high: Any) -> None:

@@ -25,14 +25,17 @@ FLAT = 1e-7
 
 
 class GroupLogistic(ClassifierMixin, BaseEstimator):
-    """Logistic regression whose penalties, one for each feature or group, are tuned by gradients.
+    r"""Logistic regression whose penalties, one for each feature or group, are tuned by gradients.
 
-    Coefficients W minimise sum_i c(z_i W + b, y_i) + 1/2 sum_j alpha_g(j) |W_j|^2, c minus the log
-    probability of a row's class (softmax for more than two classes), Z the columns of X around
-    their means and divided by their deviations, the biases b free. The penalties minimise the
-    mean c of rows that were left out, plus `shrink` / n sum_b (u_b - mean u)^2 of their logarithms
-    u, by implicit gradients: an evaluation costs little more than the heads of the folds, which
-    start from the last ones.
+    Coefficients $W$ minimise
+
+    $$\sum_i c(z_i W + b, y_i) + \tfrac12 \sum_j \alpha_{g(j)} \lVert W_j\rVert^2,$$
+
+    $c$ minus the log probability of a row's class (softmax for more than two classes), $Z$ the
+    columns of X around their means and divided by their deviations, the biases $b$ free. The
+    penalties minimise the mean $c$ of rows that were left out, plus
+    $\text{shrink}/n \sum_b (u_b - \bar u)^2$ of their logarithms $u$, by implicit gradients: an
+    evaluation costs little more than the heads of the folds, which start from the last ones.
 
     Args:
         groups: which columns share a penalty, as in `GroupRidge`.
@@ -59,6 +62,10 @@ class GroupLogistic(ClassifierMixin, BaseEstimator):
     Warns:
         PenaltyBoundWarning: penalties ended at a bound, 1e-5 n or 1e5 n times the mean square of a
             scaled column.
+
+    Source: Pedregosa 2016 (arXiv 1602.02355), section 4: penalties of logistic regression by
+    implicit gradients. Differs from the source in: 1. a penalty for each group; 2. exact heads and
+    a quasi-Newton method; 3. folds in the place of one split; 4. `shrink`.
 
     Examples:
         >>> import numpy as np

@@ -19,13 +19,17 @@ COMMON = 24
 
 
 class GroupRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
-    """Ridge regression whose penalties, one for each feature or group, are tuned by gradients.
+    r"""Ridge regression whose penalties, one for each feature or group, are tuned by gradients.
 
-    Coefficients W minimise |Z W - Y|^2 + sum_j alpha_g(j) |W_j|^2, with Z the columns of X around
-    their means and divided by their deviations. The penalties minimise F, the error of rows that
-    were left out or minus the log evidence, plus `shrink` / n sum_b (u_b - mean u)^2 of their
-    logarithms u. Derivatives of F are exact, so that hundreds of penalties cost little more than
-    one. All targets count alike, whatever their units.
+    Coefficients $W$ minimise
+
+    $$\lVert Z W - Y\rVert^2 + \sum_j \alpha_{g(j)} \lVert W_j\rVert^2,$$
+
+    with $Z$ the columns of X around their means and divided by their deviations. The penalties
+    minimise F, the error of rows that were left out or minus the log evidence, plus
+    $\text{shrink}/n \sum_b (u_b - \bar u)^2$ of their logarithms $u$. Derivatives of F are exact,
+    so that hundreds of penalties cost little more than one. All targets count alike, whatever their
+    units.
 
     Args:
         groups: which columns share a penalty. None: each has its own. A label for each column; or
@@ -49,7 +53,7 @@ class GroupRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         intercept_: a number, or (T,).
         alphas_: the penalties of the groups, (B,), or (T, B) with `per_target`: as the `alpha` of
             scikit-learn's `Ridge` on the scaled columns. In the units of X, column j has the
-            penalty alpha_g(j) times its variance.
+            penalty $\alpha_{g(j)}$ times its variance.
         groups_: the labels of the groups, in the order of `alphas_`: for groups None, the names or
             numbers of the columns.
         at_bound_: which penalties ended at a bound, or within a factor of e of it, of the shape of
@@ -62,6 +66,11 @@ class GroupRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
     Warns:
         PenaltyBoundWarning: penalties ended at a bound, 1e-5 n or 1e5 n times the mean square of a
             scaled column.
+
+    Source: Foo, Do and Ng, Efficient multiple hyperparameter learning for log-linear models
+    (NeurIPS 2007); banded ridge regression: Dupre la Tour et al. 2022 (himalaya). The evidence:
+    MacKay, Bayesian interpolation (1992). Differs from the source in: 1. exact derivatives over all
+    folds from one factor each; 2. `shrink`.
 
     Examples:
         >>> import numpy as np

@@ -39,6 +39,9 @@ def save_model(
             else x0, x1, ...
         target: the name of what is predicted, or of each output.
 
+    Returns:
+        The path of the file.
+
     Raises:
         ArgumentError: the names are not as many as columns and outputs, or the estimator is of
             another kind.

@@ -19,10 +19,13 @@ SMALL = 5000
 
 @dataclasses.dataclass(eq=False, repr=False)
 class StackelbergRegressor(MultiOutputMixin, RegressorMixin, NetworkEstimator):
-    """A network whose hidden layers learn while its linear head answers: regression.
+    r"""A network whose hidden layers learn while its linear head answers: regression.
 
-        min over w of g(w, theta*(w)),  theta*(w) = argmin g(w, .)
-        g = 1/(2n) |z(w) theta + b - y|^2 + ridge/2 |theta|^2
+    $$
+    \min_w g(w, \theta^*(w)), \quad \theta^*(w) = \arg\min_\theta g(w, \theta), \quad
+    g = \tfrac{1}{2n} \lVert z(w)\,\theta + b - y\rVert^2
+    + \tfrac12\,\text{ridge}\,\lVert\theta\rVert^2
+    $$
 
     z are the hidden layers on standardised columns, y standardised targets; what goes in and comes
     out has its own units. The head is the exact ridge regression on z in each step of the body, up
@@ -56,6 +59,9 @@ class StackelbergRegressor(MultiOutputMixin, RegressorMixin, NetworkEstimator):
             held out, at that step; None without such rows.
         n_features_in_: how many columns.
         feature_names_in_: their names, of a data frame.
+
+    Source: arXiv 2605.15530, section 5, for networks. Differs from the source in: 1. columns and
+    targets are standardised; 2. early stopping on rows that are held out.
 
     Examples:
         >>> import numpy as np
@@ -103,12 +109,12 @@ class StackelbergRegressor(MultiOutputMixin, RegressorMixin, NetworkEstimator):
 
 @dataclasses.dataclass(eq=False, repr=False)
 class StackelbergClassifier(ClassifierMixin, NetworkEstimator):
-    """A network whose hidden layers learn slower than its linear head: classification.
+    r"""A network whose hidden layers learn slower than its linear head: classification.
 
-    g is the cross-entropy of the labels plus ridge/2 |theta|^2, z the hidden layers on standardised
-    columns. The head is logistic regression on z for two classes, softmax regression for more, and
-    learns with a rate of its own; `strategy="best response"` solves it in each step instead, which
-    takes several times as long.
+    $g$ is the cross-entropy of the labels plus $\tfrac12\,\text{ridge}\,\lVert\theta\rVert^2$, $z$
+    the hidden layers on standardised columns. The head is logistic regression on z for two classes,
+    softmax regression for more, and learns with a rate of its own; `strategy="best response"`
+    solves it in each step instead, which takes several times as long.
 
     Args:
         hidden_layer_sizes: units of the hidden layers; one number is one layer.
@@ -138,6 +144,9 @@ class StackelbergClassifier(ClassifierMixin, NetworkEstimator):
             without such rows.
         n_features_in_: how many columns.
         feature_names_in_: their names, of a data frame.
+
+    Source: arXiv 2605.15530, section 5, for networks. Differs from the source in: 1. columns are
+    standardised; 2. early stopping on rows that are held out.
 
     Examples:
         >>> import numpy as np

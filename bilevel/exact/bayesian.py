@@ -16,18 +16,21 @@ from bilevel.exact.operators import RidgeAdjoint, RidgeHead
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BayesianHead:
-    """theta ~ N(theta*, sigma^2 H^{-1} / n): a linear head with its uncertainty, by `of`.
+    r"""$\theta \sim N(\theta^*, \sigma^2 H^{-1} / n)$: a linear head with its uncertainty, by `of`.
 
-    The targets are taken as t_i = z_i theta + e_i with independent e_i ~ N(0, sigma^2), and theta
-    as N(0, sigma^2 / (n p)) before they were seen; where p is 0, as uniform. Then n g / sigma^2 is
-    the negative logarithm of the posterior but for a constant, theta* is the ridge head and H, of
-    which it has a factor, the Hessian of g.
+    The targets are taken as $t_i = z_i\theta + e_i$ with independent $e_i \sim N(0, \sigma^2)$, and
+    $\theta$ as $N(0, \sigma^2 / (n p))$ before they were seen; where $p$ is 0, as uniform. Then
+    $n g / \sigma^2$ is the negative logarithm of the posterior but for a constant, $\theta^*$ is
+    the ridge head and $H$, of which it has a factor, the Hessian of $g$.
 
     All numbers are differentiable in features, targets, ridge and noise.
 
     Attributes:
-        head: theta*, (..., M[+ 1]) or (..., M[+ 1], K).
-        noise: sigma^2, a variance, (...) or (..., K).
+        head: $\theta^*$, (..., M[+ 1]) or (..., M[+ 1], K).
+        noise: $\sigma^2$, a variance, (...) or (..., K).
+
+    Source: Bishop, Pattern Recognition and Machine Learning (2006), sections 3.3 and 3.5. Differs
+    from the source in: 1. a penalty for each coefficient, 0 among them; 2. g is a mean over rows.
 
     Examples:
         >>> import torch

@@ -20,18 +20,23 @@ def softmax_head(
     classes: int | None = None,
     start: Tensor | None = None,
 ) -> Tensor:
-    """theta* = argmin of 1/n sum_i s_i c(z_i theta, y_i) + 1/2 theta' diag(p) theta, K classes.
+    r"""The exact head of a softmax regression, for labels of K classes.
 
-    c(u, y) = log sum_k e^(u_k) - u_y, as `bilevel.SoftmaxLoss`. Solved by `bilevel.Newton`, to
-    rounding, and differentiable once in features, penalties and row weights: a backward pass is a
-    solve with the last factor of Newton's method, refined to 1e-12. `vmap`, `torch.compile`,
-    `torch.autocast` and leading axes are as in `ridge_head`.
+    $$
+    \theta^* = \arg\min_\theta \frac1n \sum_i s_i\, c(z_i\theta, y_i)
+        + \tfrac12\, \theta^\top \operatorname{diag}(p)\, \theta
+    $$
+
+    with $c(u, y) = \log \sum_k e^{u_k} - u_y$, as `bilevel.SoftmaxLoss`. Solved by
+    `bilevel.Newton`, to rounding, and differentiable once in features, penalties and row weights: a
+    backward pass is a solve with the last factor of Newton's method, refined to 1e-12. `vmap`,
+    `torch.compile`, `torch.autocast` and leading axes are as in `ridge_head`.
 
     With a free bias the biases of the classes are determined but for their sum, which is made zero.
 
     Args:
         features: z, (..., n, M).
-        targets: int64 labels y, (..., n), from 0 to K - 1.
+        targets: int64 labels $y$, (..., n), from 0 to K - 1.
         ridge: p, as in `ridge_head`; the same for all classes.
         row_weights: s >= 0, (..., n); None: 1.
         fit_bias: whether a constant feature is added; its coefficients are the last row.
@@ -41,7 +46,7 @@ def softmax_head(
         start: a head near the answer, shaped like it: it saves time and changes nothing else.
 
     Returns:
-        theta*, (..., M[+ 1], K), in the type of the features.
+        $\theta^*$, (..., M[+ 1], K), in the type of the features.
 
     Raises:
         SingularHeadError: there is no unique minimiser: features depend on each other, or separate
@@ -52,6 +57,9 @@ def softmax_head(
             `vmap` and `compile`, too).
         ArgumentError: `ridge` is negative, or `classes` is missing where labels cannot be seen.
         IncompatibleError: from a second derivative, or its graph.
+
+    Source: Newton's method, Boyd and Vandenberghe, Convex Optimization (2004), section 9.5, and the
+    implicit function theorem. Differs from the source in: see `bilevel.Newton`.
 
     Examples:
         >>> import torch
@@ -80,9 +88,15 @@ def logistic_head(
     penalize_bias: bool = False,
     start: Tensor | None = None,
 ) -> Tensor:
-    """theta* = argmin of 1/n sum_i s_i c(z_i theta, y_i) + 1/2 theta' diag(p) theta, two classes.
+    r"""The exact head of a logistic regression, for labels of two classes.
 
-    c(u, y) = log(1 + e^u) - y u, as `bilevel.LogisticLoss`. All else is as in `softmax_head`.
+    $$
+    \theta^* = \arg\min_\theta \frac1n \sum_i s_i\, c(z_i\theta, y_i)
+        + \tfrac12\, \theta^\top \operatorname{diag}(p)\, \theta
+    $$
+
+    with $c(u, y) = \log(1 + e^u) - y u$, as `bilevel.LogisticLoss`. All else is as in
+    `softmax_head`.
 
     Args:
         features: z, (..., n, M).
@@ -94,13 +108,15 @@ def logistic_head(
         start: a head near the answer, shaped like it.
 
     Returns:
-        theta*, (..., M[+ 1]), in the type of the features.
+        $\theta^*$, (..., M[+ 1]), in the type of the features.
 
     Raises:
         SingularHeadError: there is no unique minimiser, see `softmax_head`.
         ShapeError: shapes do not fit each other.
         DataError: labels are not int64, or neither 0 nor 1, see `softmax_head`.
         ArgumentError: `ridge` is negative.
+
+    Source: see `softmax_head`. Differs from the source in: None.
 
     Examples:
         >>> import torch

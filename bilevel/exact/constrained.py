@@ -20,12 +20,14 @@ def constrained_head(
     fit_bias: bool = False,
     penalize_bias: bool = False,
 ) -> Tensor:
-    """The head of `ridge_head` between bounds: theta* = argmin of g over low <= theta <= high.
+    r"""The head of `ridge_head` between bounds.
+
+    $$\theta^* = \arg\min_{\text{low} \le \theta \le \text{high}} g(\theta)$$
 
     Solved by `bilevel.ProjectedNewton`, to rounding, and differentiable once in features, targets,
     penalties and row weights: numbers that a bound holds stay there, the others move. (Where a
-    number touches its bound without being pushed against it, theta* has a kink, and this is one of
-    its one-sided derivatives.) All else is as in `ridge_head`.
+    number touches its bound without being pushed against it, $\theta^*$ has a kink, and this is one
+    of its one-sided derivatives.) All else is as in `ridge_head`.
 
     Args:
         features: z, (..., n, M).
@@ -38,16 +40,20 @@ def constrained_head(
         penalize_bias: whether `ridge` covers it.
 
     Returns:
-        theta*, (..., M[+ 1]) or (..., M[+ 1], K), in the wider type of features and targets.
+        $\theta^*$, (..., M[+ 1]) or (..., M[+ 1], K), in the wider type of features and targets.
 
     Raises:
         IncompatibleError: the set has no bounds, or bounds that require gradients, which they would
             not get; or from a second derivative.
         ArgumentError: `ridge` is negative.
-        SingularHeadError: Z'SZ/n + diag(p) is numerically singular, or not finite; NaN instead
-            under `vmap` and `compile`.
+        SingularHeadError: $Z^\top S Z/n + \operatorname{diag}(p)$ is numerically singular, or not
+            finite; NaN instead under `vmap` and `compile`.
         ShapeError: shapes do not fit each other, or the bounds do not fit the head.
         DataError: a tensor is not floating point.
+
+    Source: Bertsekas, Projected Newton methods for optimization problems with simple constraints
+    (1982), and the implicit function theorem on the free numbers. Differs from the source in: see
+    `bilevel.ProjectedNewton`.
 
     Examples:
         >>> import torch, bilevel

@@ -19,7 +19,12 @@ def ridge_head(
     fit_bias: bool = False,
     penalize_bias: bool = False,
 ) -> Tensor:
-    """theta* = argmin of 1/n sum_i s_i 1/2 |z_i theta - t_i|^2 + 1/2 theta' diag(p) theta.
+    r"""The exact head of a ridge regression.
+
+    $$
+    \theta^* = \arg\min_\theta \frac{1}{2n} \sum_i s_i\, \lVert z_i\theta - t_i\rVert^2
+        + \tfrac12\, \theta^\top \operatorname{diag}(p)\, \theta
+    $$
 
     Differentiable in all four tensors, any number of times, in reverse mode: one Cholesky
     factorisation in float64 serves the head and its derivatives. Works under `torch.func.vmap`,
@@ -41,14 +46,18 @@ def ridge_head(
         penalize_bias: whether `ridge` covers it.
 
     Returns:
-        theta*, (..., M[+ 1]) or (..., M[+ 1], K), in the wider type of features and targets.
+        $\theta^*$, (..., M[+ 1]) or (..., M[+ 1], K), in the wider type of features and targets.
 
     Raises:
-        SingularHeadError: Z'SZ/n + diag(p) is numerically singular, or not finite. Under `vmap`
-            and `compile`, where values cannot raise, such heads are NaN.
+        SingularHeadError: $Z^\top S Z/n + \operatorname{diag}(p)$ is numerically singular, or not
+            finite. Under `vmap` and `compile`, where values cannot raise, such heads are NaN.
         ArgumentError: `ridge` is negative.
         ShapeError: shapes do not fit each other.
         DataError: a tensor is not floating point.
+
+    Source: Golub and Van Loan, Matrix Computations (4th ed. 2013), sections 4.2 and 5.3; as a layer
+    of a network: Bertinetto et al. 2019 (arXiv 1805.08136). Differs from the source in: 1. the
+    smaller of Gram matrix and kernel is factored.
 
     Examples:
         >>> import torch

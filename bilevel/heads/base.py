@@ -13,12 +13,12 @@ from bilevel.trees import Tree
 
 
 class HeadSolution(NamedTuple):
-    """Heads of R runs, or of R T tasks.
+    r"""Heads of R runs, or of R T tasks.
 
     Attributes:
-        head: theta, leaves (R, ...), in the type of the head that came in.
-        residual: |d_theta g| at the head, (R,); of a projected solver with a head set, the norm of
-            the gradient mapping.
+        head: $\theta$, leaves (R, ...), in the type of the head that came in.
+        residual: $\lVert\partial_\theta g\rVert$ at the head, (R,); of a projected solver with a
+            head set, the norm of the gradient mapping.
         status: a `Status` code per run, (R,).
         state: for the next call of the same solver.
         factor: of the Hessian, for adjoint solves: see `bilevel.linear.factor`; None if none.
@@ -34,9 +34,15 @@ class HeadSolution(NamedTuple):
 
 
 class AbstractHeadSolver(abc.ABC):
-    """Solves the head, theta ~ argmin g(w, .), for R runs at once.
+    r"""Solves the head, $\theta \approx \arg\min_\theta g(w, \theta)$, for R runs at once.
 
     Implementations are frozen dataclasses of hyper-parameters; what evolves is in the state.
+
+    Examples:
+        >>> import bilevel
+        >>> solver = bilevel.FastSGD(0.1, steps=5)    # what those around it ask of a solver
+        >>> isinstance(solver, bilevel.AbstractHeadSolver), solver.exact, solver.cost.gradients
+        (True, False, 0)
     """
 
     def check(self, problem: StackelbergProblem) -> None:  # noqa: B027 - a hook
@@ -86,7 +92,7 @@ class AbstractHeadSolver(abc.ABC):
 
     @property
     def exact(self) -> bool:
-        """Whether d_theta g vanishes at its heads, up to rounding and what their status says."""
+        r"""Whether $\partial_\theta g$ vanishes at its heads, but for rounding and their status."""
         return False
 
     @property

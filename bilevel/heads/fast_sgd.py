@@ -47,18 +47,35 @@ class Step(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FastSGD(AbstractHeadSolver):
-    """theta <- Proj(theta - lr_j d_theta g(w, theta)), `steps` times.
+    r"""Gradient steps on the head, a fixed number of them or to a tolerance.
+
+    $$\theta \leftarrow \mathrm{Proj}_\Theta[\theta - \eta_j\, \partial_\theta g(w, \theta)]$$
 
     Args:
-        lr: the step size, a schedule over the inner steps or a number; below 2 / L to converge.
+        lr: the step size $\eta_j$, a schedule over the inner steps or a number; below $2/L$ to
+            converge.
         steps: how many, at least 1.
         batch_size: rows of "train" per inner step, drawn like those of the training, but on their
             own; None: all rows.
-        tolerance: stop a run when |d_theta g|, or with a head set the norm of the gradient mapping
-            (theta - Proj(theta - lr d)) / lr, is at most this, None: never. Needs
-            `batch_size=None`: a sampled gradient does not vanish.
+        tolerance: stop a run when $\lVert\partial_\theta g\rVert$, or with a head set the norm of
+            the gradient mapping $(\theta - \mathrm{Proj}(\theta - \eta d)) / \eta$, is at most
+            this, None: never. Needs `batch_size=None`: a sampled gradient does not vanish.
         restart: whether each solve starts anew, at the problem's `head_start` or else at the
             initial head; False: from the last head.
+
+    Raises:
+        ArgumentError: a number is out of its range, or a tolerance goes with sampled rows.
+        IncompatibleError: from a training, where the problem has no rows to draw.
+
+    Source: stochastic gradient descent, Robbins and Monro 1951, projected. Differs from the source
+    in: 1. a fixed number of steps, or a tolerance.
+
+    Examples:
+        >>> import bilevel, torch
+        >>> from problems.toy import ScalarProduct
+        >>> solver = bilevel.FastSGD(0.1, steps=500, tolerance=1e-4)    # 2 / L is 0.4
+        >>> bilevel.best_response(ScalarProduct(), torch.tensor(2.0), solver).head
+        tensor(0.4000)
     """
 
     lr: Rate

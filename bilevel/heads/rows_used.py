@@ -84,7 +84,13 @@ class AbstractHeadData(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FullData(AbstractHeadData):
-    """The head is solved on all training rows; the body's gradient is taken on the step's batch."""
+    """The head is solved on all training rows; the body's gradient is taken on the step's batch.
+
+    Examples:
+        >>> import bilevel
+        >>> bilevel.ClosedForm(bilevel.FullData()).uses_batch, bilevel.ClosedForm().data
+        (False, FullData())
+    """
 
     uses_batch = False
 
@@ -122,11 +128,12 @@ class FullData(AbstractHeadData):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BatchData(AbstractHeadData):
-    """The head is solved on the rows of the step's batch, where the body's gradient is taken too.
+    r"""The head is solved on the rows of the step's batch, where the body's gradient is taken too.
 
-    That gradient is exactly the one of the batch's own Phi_B(w) = min_theta g_B(w, theta). Its mean
-    over batches is not grad Phi: a head fits the few rows it is solved on too well. The smaller the
-    batch is against the number of features, the stronger that is; a ridge tempers it.
+    That gradient is exactly the one of the batch's own $\Phi_B(w) = \min_\theta g_B(w, \theta)$.
+    Its mean over batches is not $\nabla\Phi$: a head fits the few rows it is solved on too well.
+    The smaller the batch is against the number of features, the stronger that is; a ridge tempers
+    it.
 
     Examples:
         >>> import bilevel
@@ -149,20 +156,22 @@ class BatchData(AbstractHeadData):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RunningData(AbstractHeadData):
-    """The head is solved on running averages over the batches seen so far.
+    r"""The head is solved on running averages over the batches seen so far.
 
-    theta = (S_k + diag(p) + extra_ridge I)^{-1} m_k with the averages, in float64,
+    $\theta = (S_k + \operatorname{diag}(p) + \text{extra\_ridge}\, I)^{-1} m_k$ with the averages,
+    in float64,
 
-        S_k = sum_i decay^(k-i) G_i / sum_i decay^(k-i)
+    $$S_k = \sum_{i \le k} \text{decay}^{k-i}\, G_i \Big/ \sum_{i \le k} \text{decay}^{k-i}$$
 
-    of G_i = Z'SZ/n on the rows of step i, i <= k, and m_k alike of Z'St/n. A batch is remembered
-    for about 1 / (1 - decay) steps.
+    of $G_i = Z^\top S Z/n$ on the rows of step $i$, and $m_k$ alike of $Z^\top S t/n$. A batch is
+    remembered for about $1 / (1 - \text{decay})$ steps.
 
-    This head is not exact. G_i has the features of the body of step i, so that S_k mixes those of
-    many bodies: the error is of the order of the body's movement over the last 1 / (1 - decay)
-    steps (with features that do not depend on the body there is none), and the sampling error of
-    as many batches. `extra_ridge` adds a bias of its own. The body's gradient is then no longer
-    exactly that of any Phi; `head_gap` and `head_bound` of the history say how far the head is off.
+    This head is not exact. $G_i$ has the features of the body of step $i$, so that $S_k$ mixes
+    those of many bodies: the error is of the order of the body's movement over the last
+    $1 / (1 - \text{decay})$ steps (with features that do not depend on the body there is none), and
+    the sampling error of as many batches. `extra_ridge` adds a bias of its own. The body's gradient
+    is then no longer exactly that of any $\Phi$; `head_gap` and `head_bound` of the history say how
+    far the head is off.
 
     At a single point there is one batch, all rows: what is left is the bias of `extra_ridge`.
 
@@ -173,6 +182,10 @@ class RunningData(AbstractHeadData):
 
     Raises:
         ArgumentError: one of them is out of its range.
+
+    Source: running averages of sufficient statistics, as in recursive least squares with
+    forgetting: Ljung, System Identification (2nd ed. 1999), section 11.2. Differs from the source
+    in: 1. the features move with the body. 2. The matrix is averaged and factored, not its inverse.
 
     Examples:
         >>> import bilevel

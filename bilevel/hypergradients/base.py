@@ -18,14 +18,21 @@ from bilevel.trees import Tree
 
 
 class Answer(NamedTuple):
-    """A head, and how it came about.
+    r"""A head, and how it came about.
 
     Attributes:
-        head: near theta*(w), leaves (R, ...).
+        head: near $\theta^*(w)$, leaves (R, ...).
         solver: what solved it.
         start: where the solver started from.
         k: the number it was called with.
         factor: what the solver factored, for adjoint solves; None if nothing.
+
+    Examples:
+        >>> import torch, bilevel
+        >>> head = torch.zeros(3, 2)    # of three runs
+        >>> answer = bilevel.Answer(head, solver=bilevel.ClosedForm(), start=head, k=0)
+        >>> answer.solver.exact, answer.factor is None
+        (True, True)
     """
 
     head: Tree
@@ -36,15 +43,22 @@ class Answer(NamedTuple):
 
 
 class BodyGradient(NamedTuple):
-    """Gradients of R bodies.
+    r"""Gradients of R bodies.
 
     Attributes:
-        body: grad Phi, a tree like the body.
+        body: $\nabla\Phi$, a tree like the body.
         status: a `Status` code per run, (R,).
-        adjoint: v, near H^{-1} d_theta F, like the head; None where none is computed.
-        residual: |H v - d_theta F|, (R,); None without an adjoint.
+        adjoint: v, near $H^{-1}\partial_\theta F$, like the head; None where none is computed.
+        residual: $\lVert Hv - \partial_\theta F\rVert$, (R,); None without an adjoint.
         state: for the next call of the same method.
         head: where it was taken, for methods that move the head; None: at the answer's.
+
+    Examples:
+        >>> import torch, bilevel
+        >>> codes = torch.zeros(3, dtype=torch.int64)
+        >>> found = bilevel.BodyGradient(body=torch.ones(3, 2), status=codes)    # of three runs
+        >>> [bilevel.Status(code).name for code in found.status.tolist()]
+        ['COMPLETED', 'COMPLETED', 'COMPLETED']
     """
 
     body: Tree
@@ -56,9 +70,15 @@ class BodyGradient(NamedTuple):
 
 
 class AbstractHypergradient(abc.ABC):
-    """The gradient of Phi(w) = F(w, theta*(w)), from a head close to theta*(w).
+    r"""The gradient of $\Phi(w) = F(w, \theta^*(w))$, from a head close to $\theta^*(w)$.
 
     Implementations are frozen dataclasses; what evolves is in the state.
+
+    Examples:
+        >>> import bilevel
+        >>> method = bilevel.Implicit(bilevel.CG())    # what those around it ask of a method
+        >>> isinstance(method, bilevel.AbstractHypergradient), method.cost, method.wants_factor
+        (True, Cost(gradients=1, products=3, solves=0, passes=0), False)
     """
 
     @abc.abstractmethod
@@ -73,12 +93,12 @@ class AbstractHypergradient(abc.ABC):
     def gradient(
         self, oracles: Oracles, body: Tree, answer: Answer, rows: Rows, state: Any
     ) -> BodyGradient:
-        """grad Phi at the bodies.
+        r"""$\nabla\Phi$ at the bodies.
 
         Args:
             oracles: of the problem.
             body: leaves (R, ...).
-            answer: the heads, near theta*(w).
+            answer: the heads, near $\theta^*(w)$.
             rows: the rows of the step; `rows.full` are all rows.
             state: of `init` or of the call before.
         """

@@ -17,11 +17,21 @@ from bilevel.trees import Tree
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Envelope(AbstractHypergradient):
-    """grad Phi(w) = d_w g(w, theta*(w)), exact if F is g, with or without a convex set of heads.
+    r"""Danskin's gradient, exact if F is g, with or without a convex set of heads.
 
-    At a head that is off by e the error is at most e times the norm of g_{w theta} between the two.
+    $$\nabla\Phi(w) = \partial_w g(w, \theta^*(w))$$
+
+    At a head that is off by $e$ the error is at most $e$ times the norm of $g_{w\theta}$ between
+    the two: $\lVert s - \nabla\Phi(w)\rVert \le \sup \lVert g_{w\theta}\rVert\, e$.
 
     Source: Danskin's theorem. Differs from the source in: None.
+
+    Examples:
+        >>> import bilevel, torch
+        >>> from problems.toy import ScalarProduct
+        >>> w = torch.tensor(1.0)
+        >>> bilevel.hypergradient(ScalarProduct(curvature=0.0), w, bilevel.Envelope()).body
+        tensor(-0.2500)
     """
 
     compilable = True

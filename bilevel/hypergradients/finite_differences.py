@@ -19,18 +19,23 @@ from bilevel.trees import Tree
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FiniteDifferences(AbstractHypergradient):
-    """(Phi(w + h e_i) - Phi(w - h e_i)) / (2 h) for every number i of the body.
+    r"""Central differences, for every number of the body.
+
+    $$s_i = \frac{\Phi(w + h e_i) - \Phi(w - h e_i)}{2h}$$
 
     The head is solved anew at both bodies, from the head at w, so this holds for any problem and
     any solver, and takes two solves for each number of the body: a reference for small bodies, not
-    a way to train. The error is of the order h^2 plus that of the two values divided by h, about
-    1e-10 relative in float64 where the heads are exact; at a kink it is the mean of both slopes. On
-    a set of heads that is no box `hypergradient` knows no bound for them, unless F is g: its kind
-    is "unknown".
+    a way to train. The error is of the order $h^2$ plus that of the two values divided by $h$,
+    about 1e-10 relative in float64 where the heads are exact; at a kink it is the mean of both
+    slopes. On a set of heads that is no box `hypergradient` knows no bound for them, unless F is g:
+    its kind is "unknown".
 
     Args:
-        step: h relative to max(1, |w_i|); None: the cube root of the machine precision, 6e-6 in
-            float64.
+        step: $h$ relative to $\max(1, |w_i|)$; None: the cube root of the machine precision, 6e-6
+            in float64.
+
+    Raises:
+        ArgumentError: `step` is not positive and finite.
 
     Source: central differences. Differs from the source in: None.
 

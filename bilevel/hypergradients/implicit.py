@@ -32,29 +32,40 @@ BEYOND, LEAST = 0.01, 1e-6
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Implicit(AbstractHypergradient):
-    """grad Phi = d_w F - (d2_{w theta} g) v with H v = d_theta F, H = d2_{theta theta} g.
+    r"""The gradient by the implicit function theorem: one linear system for the adjoint.
 
-    It differentiates the optimality condition d_theta g = 0 of the head and asks nothing of how
-    the head was solved. On a `Box` of heads the condition holds on the free coordinates, and v is
-    zero on those at a bound; where a coordinate touches its bound without being pushed against it
-    Phi has a kink, and this is one of its one-sided derivatives: `hypergradient` says so by a bound
-    of the kind "unknown" and a note that names the coordinate. H is taken on the rows that the
-    head answers to, the other derivatives on the rows of the step.
+    $$
+    \nabla\Phi = \partial_w F - g_{w\theta}\, v, \qquad H v = \partial_\theta F,
+    \qquad H = g_{\theta\theta}
+    $$
+
+    It differentiates the optimality condition $\partial_\theta g = 0$ of the head and asks nothing
+    of how the head was solved. On a `Box` of heads the condition holds on the free coordinates, and
+    v is zero on those at a bound; where a coordinate touches its bound without being pushed against
+    it $\Phi$ has a kink, and this is one of its one-sided derivatives: `hypergradient` says so by a
+    bound of the kind "unknown" and a note that names the coordinate. H is taken on the rows that
+    the head answers to, the other derivatives on the rows of the step.
 
     Args:
-        linear_solver: of H v = d_theta F. None: the factor that the head was solved with, or else
-            one that is made of the features of a linear head; that of H at a head nearby leads
-            conjugate gradients. Where there is neither, as on a box or for other heads, `Dense()`
-            for heads of up to 512 numbers and `CG()` for larger ones. CG and the like start from
-            the adjoint of the step before.
-        tolerance: of the head, which must satisfy the condition: |d_theta g| at the head relative
-            to |d_theta g| at the zero head; with a box, of the free coordinates. (Where the zero
-            head is nearly stationary itself, to 1e-8 of |d_theta g| at the head of ones.) Heads of
-            solvers that are `exact` are not looked at: their status tells.
+        linear_solver: of $Hv = \partial_\theta F$. None: the factor that the head was solved with,
+            or else one that is made of the features of a linear head; that of H at a head nearby
+            leads conjugate gradients. Where there is neither, as on a box or for other heads,
+            `Dense()` for heads of up to 512 numbers and `CG()` for larger ones. CG and the like
+            start from the adjoint of the step before.
+        tolerance: of the head, which must satisfy the condition: $\lVert\partial_\theta g\rVert$ at
+            the head relative to $\lVert\partial_\theta g\rVert$ at the zero head; with a box, of
+            the free coordinates. (Where the zero head is nearly stationary itself, to 1e-8 of
+            $\lVert\partial_\theta g\rVert$ at the head of ones.) Heads of solvers that are `exact`
+            are not looked at: their status tells.
         on_inexact: what to do with heads beyond the tolerance. "warn": the run's status becomes
-            `INEXACT_HEAD`; "raise": `InexactHeadError`; "refine": Newton steps theta - H^{-1}
-            d_theta g with the same linear solver, up to 20 of them. `hypergradient` then returns
-            the refined head and the value there, and `BestResponse` goes on from it.
+            `INEXACT_HEAD`; "raise": `InexactHeadError`; "refine": Newton steps
+            $\theta - H^{-1} \partial_\theta g$ with the same linear solver, up to 20 of them.
+            `hypergradient` then returns the refined head and the value there, and `BestResponse`
+            goes on from it.
+
+    Raises:
+        ArgumentError: `tolerance` is not positive, or `on_inexact` is none of the three.
+        IncompatibleError: from a training: the set of heads is neither everywhere nor a box.
 
     Source: Bengio 2000, Pedregosa 2016 (arXiv 1602.02355). Differs from the source in: 1. the
     active bounds of a box are held.

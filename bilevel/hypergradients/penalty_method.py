@@ -49,34 +49,44 @@ class PenaltyState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PenaltyMethod(AbstractHypergradient):
-    """d_w F(theta_s) + s (d_w g(theta_s) - d_w g(theta*)) with theta_s = argmin F + s g over heads.
+    r"""The gradient of a penalised problem, from first derivatives only.
 
-    It is the gradient of Phi_s(w) = min_theta [F(w, theta) + s g(w, theta)] - s min_theta g(w,
-    theta), which tends to Phi(w) as s grows, and takes no second derivative. Its bias falls as 1/s:
+    $$
+    \partial_w F(\theta_s) + s\, (\partial_w g(\theta_s) - \partial_w g(\theta^*)),
+    \qquad \theta_s = \arg\min_{\theta \in \Theta} F(w, \theta) + s\, g(w, \theta)
+    $$
 
-        theta_s - theta* = -H^{-1} d_theta F / s + O(1 / s^2),   |Phi_s' - Phi'| = O(1 / s)
+    It is the gradient of
+    $\Phi_s(w) = \min_\theta [F(w, \theta) + s\, g(w, \theta)] - s \min_\theta g(w, \theta)$, which
+    tends to $\Phi(w)$ as $s$ grows, and takes no second derivative. Its bias falls as $1/s$:
 
-    so that twice the multiplier is half the bias, as long as F + s g is strongly convex and
-    |H^{-1} d2_{theta theta} F| well below s. Rounding grows as s. Where F is g it is d_w g(theta*).
+    $$
+    \theta_s - \theta^* = -\tfrac1s H^{-1} \partial_\theta F + O(s^{-2}),
+    \qquad \lVert\nabla\Phi_s - \nabla\Phi\rVert = O(1/s)
+    $$
 
-    theta_s is found by first derivatives, from theta* or, with `inner_steps`, as far from it as the
-    last theta_s was from its own.
+    so that twice the multiplier is half the bias, as long as $F + s g$ is strongly convex and
+    $\lVert H^{-1} F_{\theta\theta}\rVert$ well below $s$. Rounding grows as $s$. Where F is g it is
+    $\partial_w g(\theta^*)$.
+
+    $\theta_s$ is found by first derivatives, from $\theta^*$ or, with `inner_steps`, as far from it
+    as the last $\theta_s$ was from its own.
 
     Args:
-        multiplier: s, positive: a number or (R,) numbers.
-        inner_steps: how many projected steps of g + F / s, of the length 1 / (1.1 l) with l the
+        multiplier: $s$, positive: a number or (R,) numbers.
+        inner_steps: how many projected steps of $g + F/s$, of the length $1/(1.1\,l)$ with $l$ the
             largest curvature that was seen: along the steps so far, and by 10 differences of
             gradients in the beginning. None: nonlinear conjugate gradients, led by the factor that
-            theta* was solved with if there is one, until the gradient of g + F / s is 1e-10 of that
-            at theta*; in float32, as small as rounding lets it be. Runs that do not get there in
-            1,000 steps are `NOT_CONVERGED`. Without a set of heads only.
+            $\theta^*$ was solved with if there is one, until the gradient of $g + F/s$ is 1e-10 of
+            that at $\theta^*$; in float32, as small as rounding lets it be. Runs that do not get
+            there in 1,000 steps are `NOT_CONVERGED`. Without a set of heads only.
 
     Raises:
         ArgumentError: an argument is out of its range.
 
     Source: Kwon et al., A fully first-order method for stochastic bilevel optimization (ICML 2023,
     arXiv 2301.10945), algorithm 1 (F2SA). Differs from the source in: 1. the multiplier is fixed.
-    2. theta* comes from the head solver. 3. The length of inner steps. 4. Inner solves to a
+    2. $\theta^*$ comes from the head solver. 3. The length of inner steps. 4. Inner solves to a
     tolerance.
 
     Examples:

@@ -21,25 +21,34 @@ from bilevel.trees import Tree
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Unrolled(AbstractHypergradient):
-    """The derivative of F(w, theta_K(w)) through the K steps theta_{j+1} = P(theta_j - lr_j d_j).
+    r"""The derivative through the K gradient steps that solved the head.
 
-    d_j = d_theta g(w, theta_j). The reverse recursion, with p_K = d_theta F(w, theta_K):
+    That of $F(w, \theta_K(w))$ with $\theta_{j+1} = P(\theta_j - \eta_j d_j)$,
+    $d_j = \partial_\theta g(w, \theta_j)$. The reverse recursion, with
+    $p_K = \partial_\theta F(w, \theta_K)$:
 
-        q_j = D_j p_{j+1}                                  (D_j: the derivative of P at its step)
-        p_j = q_j - lr_j (d2_{theta theta} g) q_j,    s = d_w F - sum_j lr_j (d2_{w theta} g) q_j
+    $$
+    q_j = D_j p_{j+1}, \qquad p_j = q_j - \eta_j\, g_{\theta\theta}\, q_j,
+    \qquad s = \partial_w F - \sum_j \eta_j\, g_{w\theta}\, q_j
+    $$
 
-    on the heads that `FastSGD` went through, which are computed again and held in memory: K of
-    them, each as large as the head. The start theta_0 counts as a constant, but where the solver
-    restarts at the problem's `head_start`, whose derivative then adds (d theta_0 / d w)' p_0. No
-    graph is built.
+    with $D_j$ the derivative of the projection $P$ at its step, on the heads that `FastSGD` went
+    through, which are computed again and held in memory: K of them, each as large as the head. The
+    start $\theta_0$ counts as a constant, but where the solver restarts at the problem's
+    `head_start`, whose derivative then adds $(d\theta_0/dw)^\top p_0$. No graph is built.
 
-    For plain steps of size eta on all rows, theta_0 at the best response and eta <= 1 / L, the
-    error against grad Phi is at most |d2_{w theta} g| |d_theta F| (1 - eta mu)^K / mu.
+    For plain steps of size $\eta$ on all rows, $\theta_0$ at the best response and $\eta \le 1/L$,
+    the error against $\nabla\Phi$ is at most
+    $\lVert g_{w\theta}\rVert\, \lVert\partial_\theta F\rVert\, (1 - \eta\mu)^K / \mu$.
 
     Args:
         steps: K, those of the `FastSGD` that solves the head.
         truncate: differentiate through the last so many steps only; None: all. Fewer heads are
             held, and the sum lacks the terms of earlier steps.
+
+    Raises:
+        ArgumentError: a number is no positive integer.
+        IncompatibleError: from a training: the head is not solved by as many plain steps.
 
     Source: Franceschi et al. 2017 (arXiv 1703.01785), algorithm 1; truncation: Shaban et al. 2019
     (arXiv 1810.10667). Differs from the source in: 1. projections onto a set of heads. Every set

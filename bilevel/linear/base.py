@@ -11,11 +11,12 @@ from bilevel.trees import Tree
 
 
 class LinearSolution(NamedTuple):
-    """Solutions of R linear systems H v = b.
+    r"""Solutions of R linear systems $Hv = b$.
 
     Attributes:
         value: v, like b; without a graph.
-        residual: |H v - b| of the v that is returned, computed from it at the end, (R,).
+        residual: $\lVert Hv - b\rVert$ of the v that is returned, computed from it at the end,
+            (R,).
         status: a `Status` code per run, (R,).
     """
 
@@ -25,10 +26,18 @@ class LinearSolution(NamedTuple):
 
 
 class AbstractLinearSolver(abc.ABC):
-    """Solves H v = b for R runs at once, H symmetric and meant to be positive definite.
+    """Solves $Hv = b$ for R runs at once, H symmetric and meant to be positive definite.
 
     Implementations are frozen dataclasses of hyper-parameters. They keep nothing between calls; a
     caller that solves similar systems in turn passes the last solution as `start`.
+
+    Examples:
+        >>> import torch, bilevel
+        >>> from bilevel.linear import Operator
+        >>> b = torch.tensor([[2.0, 4.0]])    # one run, two numbers
+        >>> found = bilevel.Dense().solve(Operator.from_matrix(2 * torch.eye(2).unsqueeze(0), b), b)
+        >>> found.value, found.residual, bilevel.Status(int(found.status[0])).name
+        (tensor([[1., 2.]]), tensor([0.]), 'CONVERGED')
     """
 
     @abc.abstractmethod

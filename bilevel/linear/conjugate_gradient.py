@@ -23,23 +23,27 @@ GOING = -1
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CG(AbstractLinearSolver):
-    """H v = b by conjugate gradients: P numbers take at most P steps but for rounding.
+    r"""$Hv = b$ by conjugate gradients: P numbers take at most P steps but for rounding.
 
-    A run stops when |b - H v| <= rtol |b|. Whenever the recursion says so, the residual is computed
-    from v itself, which takes a product; while it is larger, the run restarts from it. A run that
-    gains less than a factor of 2 by that has reached the rounding of its products. It counts as
-    converged if its residual is at most 10 eps |H| |v| and sqrt(eps) |b|, with |H| as seen in the
-    products. Of all iterates whose residual was computed, the best one is returned.
+    A run stops when $\lVert b - Hv\rVert \le \text{rtol}\, \lVert b\rVert$. Whenever the recursion
+    says so, the residual is computed from v itself, which takes a product; while it is larger, the
+    run restarts from it. A run that gains less than a factor of 2 by that has reached the rounding
+    of its products. It counts as converged if its residual is at most
+    $10\,\varepsilon\, \lVert H\rVert\, \lVert v\rVert$ and $\sqrt{\varepsilon}\, \lVert b\rVert$,
+    with $\varepsilon$ the precision of the type and $\lVert H\rVert$ as seen in the products. Of
+    all iterates whose residual was computed, the best one is returned.
 
     Statuses: `INDEFINITE` when a direction of negative curvature was met; `SINGULAR` when one of
     none was, up to rounding, and b cannot be reached; `ADJOINT_NOT_CONVERGED`; `DIVERGED`. A
     singular system that has solutions gives the shortest one (from zeros), and CG does not notice:
     it sees H only where b leads it. A b of zero gives exactly zero.
 
-    It computes in the type of b: in float32 the residual seldom falls below 1e-6 |b|.
+    It computes in the type of b: in float32 the residual seldom falls below
+    $10^{-6} \lVert b\rVert$.
 
     Args:
-        rtol: of the residual relative to |b|, between 0 and 1; a number or (R,) numbers.
+        rtol: of the residual relative to $\lVert b\rVert$, between 0 and 1; a number or (R,)
+            numbers.
         max_steps: the largest number of products, those of checks included, but for the product
             of a start and the check at the end; None: 10 P + 10 for heads of P numbers.
 
@@ -49,7 +53,7 @@ class CG(AbstractLinearSolver):
     Source: Hestenes and Stiefel, Methods of conjugate gradients for solving linear systems (1952),
     section 3. Differs from the source in: 1. b is scaled by a power of two, so that squares neither
     overflow nor vanish. 2. Restarts from the true residual, as above. 3. A start whose residual is
-    not below |b| is replaced by zeros.
+    not below $\lVert b\rVert$ is replaced by zeros.
 
     Examples:
         >>> import torch

@@ -21,15 +21,16 @@ LARGEST = 4096
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dense(AbstractLinearSolver):
-    """H v = b by a Cholesky factorisation of the explicit matrix, and one step of refinement.
+    r"""$Hv = b$ by a Cholesky factorisation of the explicit matrix, and one step of refinement.
 
     The matrix is symmetrised and factored in float64; the value has the type of b, and the residual
     is the one of the value in that type. A start is not needed and not used.
 
     Nothing is added to the matrix: a run with a pivot that is zero up to the rounding of its
     diagonal entry is `SINGULAR`, one with a negative eigenvalue is `INDEFINITE`, and both have the
-    value NaN. A residual above 1.5e-8 |b| in float64, also with every row divided by the root of
-    its diagonal entry, is `ADJOINT_NOT_CONVERGED`: the condition number is about 1e8 or more.
+    value NaN. A residual above $1.5 \cdot 10^{-8} \lVert b\rVert$ in float64, also with every row
+    divided by the root of its diagonal entry, is `ADJOINT_NOT_CONVERGED`: the condition number is
+    about 1e8 or more.
 
     Raises:
         IncompatibleError: from `solve`, for heads of more than 4,096 numbers.

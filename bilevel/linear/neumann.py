@@ -22,30 +22,34 @@ SAFETY = 1.1
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Neumann(AbstractLinearSolver):
-    """v_K = eta sum_{j<K} (I - eta H)^j b, which tends to H^{-1} b if 0 < eta < 2 / L.
+    r"""The first terms of a Neumann series.
 
-    It is K steps v <- v + eta (b - H v) from zeros, or from a start. So v_K - v* is
-    (I - eta H)^K (v_0 - v*), and with the eigenvalues of H in [mu, L] and eta <= 2 / (L + mu)
+    $$v_K = \eta \sum_{j<K} (I - \eta H)^j\, b \;\to\; H^{-1} b \quad\text{if}\quad 0 < \eta < 2/L$$
 
-        |v_K - v*| <= (1 - eta mu)^K |v_0 - v*|,
+    It is K steps $v \leftarrow v + \eta (b - Hv)$ from zeros, or from a start. So $v_K - v^*$ is
+    $(I - \eta H)^K (v_0 - v^*)$, and with the eigenvalues of $H$ in $[\mu, L]$ and
+    $\eta \le 2/(L + \mu)$
 
-    since then |1 - eta lambda| <= 1 - eta mu for every eigenvalue lambda.
+    $$\lVert v_K - v^*\rVert \le (1 - \eta\mu)^K \lVert v_0 - v^*\rVert,$$
 
-    The default of eta is 1 / (1.1 l), l the largest eigenvalue in size of H on the Krylov space of
-    10 products, from one fixed random vector. l never exceeds L; the factor makes up for what it
-    falls short. The rate needs l >= (L + mu) / 2.2. For mu << L, this is missed with a probability
-    below 2e-6 sqrt(P) over such vectors, P the numbers of the head.
+    since then $|1 - \eta\lambda| \le 1 - \eta\mu$ for every eigenvalue $\lambda$.
+
+    The default of $\eta$ is $1/(1.1\,l)$, $l$ the largest eigenvalue in size of $H$ on the Krylov
+    space of 10 products, from one fixed random vector. $l$ never exceeds $L$; the factor makes up
+    for what it falls short. The rate needs $l \ge (L + \mu)/2.2$. For $\mu \ll L$, this is missed
+    with a probability below $2 \cdot 10^{-6} \sqrt P$ over such vectors, $P$ the numbers of the
+    head.
 
     Statuses: `COMPLETED` when all steps were made, however large the residual is, which is the
-    reader's to judge; `NOT_CONTRACTING` when eta l > 2 or the residual grew in a step, neither of
-    which happens for eta in (0, 2 / L) and positive H (the value is what the steps gave, NaN if
-    that overflowed); `SINGULAR` when H is zero and b is not; `DIVERGED`.
+    reader's to judge; `NOT_CONTRACTING` when $\eta l > 2$ or the residual grew in a step, neither
+    of which happens for $\eta$ in $(0, 2/L)$ and positive $H$ (the value is what the steps gave,
+    NaN if that overflowed); `SINGULAR` when H is zero and b is not; `DIVERGED`.
 
     It computes in the type of b.
 
     Args:
         steps: K, at least 1.
-        step_size: eta, a number or (R,) numbers; None: as above. It has nothing to do
+        step_size: $\eta$, a number or (R,) numbers; None: as above. It has nothing to do
             with the step size of a head or a body.
 
     Raises:
@@ -54,7 +58,7 @@ class Neumann(AbstractLinearSolver):
     Source: Lorraine, Vicol and Duvenaud, Optimizing millions of hyperparameters by implicit
     differentiation (AISTATS 2020), algorithm 3. For l: Kuczynski and Wozniakowski, Estimating the
     largest eigenvalue by the power and Lanczos algorithms with a random start (1992), section 4.
-    Differs from the source in: 1. eta is not the step size of the head. 2. The series may start
+    Differs from the source in: 1. $\eta$ is not the step size of the head. 2. The series may start
     anywhere. 3. A series that does not contract is reported.
 
     Examples:

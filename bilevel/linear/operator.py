@@ -16,7 +16,7 @@ class Operator:
     """Symmetric matrices H of R runs, on trees shaped like the head.
 
     Args:
-        product: v to H v, both with leaves (R, ...). Linear in each run; runs do not interact.
+        product: v to $Hv$, both with leaves (R, ...). Linear in each run; runs do not interact.
         matrix: the explicit matrices (R, P, P), for heads of P numbers in the order of
             `trees.flatten`. Called only by solvers that need them.
 

@@ -8,7 +8,12 @@ from bilevel.loops.modules import bare, check_model, inner
 
 
 def balanced_rates(model: nn.Module, lr: float) -> dict[str, float]:
-    """rate_i = 2 |W_j|_F / (|W_1|_F + |W_2|_F) lr, j the other one of two layers.
+    r"""Rates of two layers from the norms of their weights.
+
+    $$
+    \eta_1 = \frac{2 \lVert W_2\rVert}{\lVert W_1\rVert + \lVert W_2\rVert}\,\text{lr},
+    \qquad \eta_2 = 2\,\text{lr} - \eta_1
+    $$
 
     The smaller layer moves faster; the rates are `lr` on average. To be asked at every step, as
     `bilevel.BalancedRates` does for problems:

@@ -79,11 +79,13 @@ def from_module(
     validation: float = 0.0,
     test: float = 0.0,
 ) -> ModuleProblem:
-    """A problem for `solve`, `compare` and `best_response` from a module and rows.
+    r"""A problem for `solve`, `compare` and `best_response` from a module and rows.
 
-    g = 1/n sum_i c(model(x_i), t_i) + ridge/2 |theta|^2, the last linear layer theta being the
-    head: a `LinearHeadProblem`, whose head all exact solvers know. `split` says what the module
-    must be; it is compared with its split form on three training rows, here.
+    $$g = \frac1n \sum_i c(\text{model}(x_i), t_i) + \frac{\text{ridge}}{2} \lVert\theta\rVert^2$$
+
+    with the last linear layer $\theta$ as the head: a `LinearHeadProblem`, whose head all exact
+    solvers know. `split` says what the module must be; it is compared with its split form on three
+    training rows, here.
 
     Args:
         make_model: makes a new module whenever it is called: a class, or `lambda: Net(...)`.

@@ -26,20 +26,22 @@ IGNORED = -100
 
 
 class HeadRefit:
-    """Every few steps of a loop in plain torch, the last layer is solved instead of trained.
+    r"""Every few steps of a loop in plain torch, the last layer is solved instead of trained.
 
-    theta* = argmin of the mean of c(z_i theta, t_i) over rows that were seen + ridge/2 |theta|^2,
-    with z_i what the head was given. Its bias is penalised only where a class has no row. Between
-    refits the loop is what it was: nothing but the head's weight and bias ever changes, neither
-    gradients nor random states, buffers, modes or the optimiser. Call `step` once after each
-    forward pass in training mode, and after its `backward`, which needs the head as it was.
+    $$\arg\min_\theta\, \operatorname{mean}_i c(z_i\theta, t_i) + \tfrac12 p \lVert\theta\rVert^2$$
 
-    With `SquaredError` it keeps Z'Z and Z't of the features as they were in training, in float64,
-    each step's sums times `decay` for every step after it; rows that are not finite are left out.
-    With the losses of classes it keeps what the model was called with for the last `rows` rows of
-    the head, calls the model again at the refit, in evaluation mode and without gradients, and
-    solves by Newton's method from the head that is there: a refit costs these calls. Labels -100
-    are left out.
+    over rows that were seen, $z_i$ what the head was given, $p$ the ridge. Its bias is penalised
+    only where a class has no row. Between refits the loop is what it was: nothing but the head's
+    weight and bias ever changes, neither gradients nor random states, buffers, modes or the
+    optimiser. Call `step` once after each forward pass in training mode, and after its `backward`,
+    which needs the head as it was.
+
+    With `SquaredError` it keeps $Z^\top Z$ and $Z^\top t$ of the features as they were in training,
+    in float64, each step's sums times `decay` for every step after it; rows that are not finite are
+    left out. With the losses of classes it keeps what the model was called with for the last `rows`
+    rows of the head, calls the model again at the refit, in evaluation mode and without gradients,
+    and solves by Newton's method from the head that is there: a refit costs these calls. Labels
+    -100 are left out.
 
     The optimiser's state of the head, its momentum, is of before the refit. With a large head rate
     forget it: `for p in refit.parameters: optimizer.state.pop(p, None)` when `step` returns True.
@@ -50,7 +52,7 @@ class HeadRefit:
         head: the name of its last `nn.Linear`, dots included, or that module. A forward pass calls
             it once, on (..., M).
         ridge: at least 0. (`nn.MSELoss` over K outputs is twice `SquaredError` over K: beside it
-            the penalty is ridge / K |theta|^2.)
+            the penalty is $\text{ridge}/K\, \lVert\theta\rVert^2$.)
         every: steps from one refit to the next, the first after as many.
         criterion: c: `SquaredError()`, `SoftmaxLoss()` or `LogisticLoss()`; None: the first for
             floating targets, for whole ones the second, or with one output the third.

@@ -24,9 +24,13 @@ class AdamState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Adam(AbstractOptimizer):
-    """x <- x - lr m^ / (sqrt(s^) + eps), m and s the running means of gradient and gradient^2.
+    r"""Steps along running means of the gradient, of about the size of the rate.
 
-    m^ = m / (1 - beta1^t) and s^ = s / (1 - beta2^t) remove the bias of the zero start.
+    $$x \leftarrow x - \text{lr}\, \hat m / (\sqrt{\hat s} + \epsilon)$$
+
+    with $m$ and $s$ the running means of the gradient and of its square;
+    $\hat m = m / (1 - \beta_1^t)$ and $\hat s = s / (1 - \beta_2^t)$ remove the bias of the zero
+    start.
 
     Args:
         beta1: in [0, 1).
@@ -35,7 +39,17 @@ class Adam(AbstractOptimizer):
 
     Arguments are given by name; the step size belongs to the strategy.
 
+    Raises:
+        ArgumentError: a number is out of its range.
+
     Source: Kingma and Ba 2015, algorithm 1, and torch.optim.Adam. Differs from the source in: None.
+
+    Examples:
+        >>> import torch, bilevel
+        >>> adam, x = bilevel.Adam(), torch.zeros(1, 2)
+        >>> x, state = adam.update(torch.tensor([[3.0, -0.1]]), adam.init(x), x, lr=0.1)
+        >>> x    # the first step has the size of the rate, whatever the gradient's
+        tensor([[-0.1000,  0.1000]])
     """
 
     beta1: Number = 0.9
@@ -96,9 +110,11 @@ def adam_step(
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class AdamW(AbstractOptimizer):
-    """x <- (1 - lr decay) x, then a step of `Adam`: a decay that the gradient's size leaves alone.
+    r"""`Adam` with a decay that the gradient's size leaves alone.
 
-    The decay is no part of F: where the body comes to rest, the gradient of Phi is not zero but
+    $$x \leftarrow (1 - \text{lr} \cdot \text{decay})\, x \quad \text{and then a step of Adam}$$
+
+    The decay is no part of F: where the body comes to rest, the gradient of $\Phi$ is not zero but
     balances it. A term of the objective is `body_penalty`, or the ridge of a head. Strategies that
     step both levels by their optimiser decay both.
 
@@ -109,6 +125,9 @@ class AdamW(AbstractOptimizer):
         weight_decay: at least 0.
 
     Arguments are given by name; the step size belongs to the strategy.
+
+    Raises:
+        ArgumentError: a number is out of its range.
 
     Source: Loshchilov and Hutter 2019, algorithm 2, and torch.optim.AdamW, which multiplies the
     decay by the step size. Differs from torch in: None.

@@ -14,10 +14,12 @@ from bilevel.trees import Tree, per_run
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Clipped(AbstractOptimizer):
-    """Another optimiser, fed with gradient * min(1, max_norm / |gradient|).
+    r"""Another optimiser, fed with gradients that are cut to a length.
 
-    |gradient| is the Euclidean norm over all leaves of one level of one run: body and head are
-    clipped separately, and so is every run. Shorter gradients are passed on bit for bit. A
+    $$d \leftarrow d\, \min(1, \text{max\_norm} / \lVert d\rVert)$$
+
+    $\lVert d\rVert$ is the Euclidean norm over all leaves of one level of one run: body and head
+    are clipped separately, and so is every run. Shorter gradients are passed on bit for bit. A
     gradient that is not finite, or too large for its norm to be, becomes NaN, so that the status of
     its run says DIVERGED.
 
@@ -29,8 +31,9 @@ class Clipped(AbstractOptimizer):
         ArgumentError: `max_norm` is not positive and finite, or `optimizer` is no optimiser.
 
     Source: Pascanu, Mikolov and Bengio 2013, algorithm 1; torch.nn.utils.clip_grad_norm_ and
-    optax.clip_by_global_norm. Differs from the source in: 1. torch divides by |gradient| + 1e-6,
-    which makes its gradients shorter by 1e-6 / |gradient|, relatively.
+    optax.clip_by_global_norm. Differs from the source in: 1. torch divides by
+    $\lVert d\rVert + 10^{-6}$, which makes its gradients shorter by $10^{-6} / \lVert d\rVert$,
+    relatively.
 
     Examples:
         >>> import torch, bilevel

@@ -14,16 +14,32 @@ from bilevel.trees import Tree, per_run
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class RMSProp(AbstractOptimizer):
-    """x <- x - lr gradient / (sqrt(s) + eps) with s <- smoothing s + (1 - smoothing) gradient^2.
+    r"""Gradient steps, each number over the running root mean square of its gradients.
+
+    $$
+    x \leftarrow x - \text{lr}\, d / (\sqrt s + \epsilon),
+    \qquad s \leftarrow \rho s + (1 - \rho)\, d^2
+    $$
+
+    entry by entry, for a gradient $d$ and the smoothing $\rho$.
 
     Args:
-        smoothing: in [0, 1); called `alpha` in torch.
+        smoothing: $\rho$ in [0, 1); called `alpha` in torch.
         eps: positive, outside of the root.
 
     Arguments are given by name; the step size belongs to the strategy.
 
+    Raises:
+        ArgumentError: a number is out of its range.
+
     Source: torch.optim.RMSprop, whose defaults these are. Differs from the source in: 1. not
     centred, no momentum, no weight decay.
+
+    Examples:
+        >>> import torch, bilevel
+        >>> rmsprop, x = bilevel.RMSProp(smoothing=0.75), torch.zeros(1, 2)
+        >>> rmsprop.update(torch.tensor([[3.0, -0.1]]), rmsprop.init(x), x, lr=0.1)[0]
+        tensor([[-0.2000,  0.2000]])
     """
 
     smoothing: Number = 0.99

@@ -14,13 +14,27 @@ from bilevel.trees import Tree, per_run
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SGD(AbstractOptimizer):
-    """x <- x - lr v with v <- momentum v + gradient (plain gradient steps without momentum).
+    r"""Gradient steps, with or without momentum.
+
+    $$x \leftarrow x - \text{lr}\, v, \qquad v \leftarrow \text{momentum} \cdot v + d$$
+
+    for a gradient $d$.
 
     Args:
         momentum: in [0, 1).
 
+    Raises:
+        ArgumentError: `momentum` is out of its range.
+
     Source: torch.optim.SGD. Differs from the source in: 1. no dampening, weight decay or Nesterov
     step.
+
+    Examples:
+        >>> import torch, bilevel
+        >>> sgd, x = bilevel.SGD(momentum=0.9), torch.zeros(1, 2)
+        >>> x, state = sgd.update(torch.ones(1, 2), sgd.init(x), x, lr=0.1)
+        >>> sgd.update(torch.ones(1, 2), state, x, lr=0.1)[0]    # -0.1 - 0.1 * 1.9
+        tensor([[-0.2900, -0.2900]])
     """
 
     momentum: Number = 0.0

@@ -27,26 +27,26 @@ PASSES = 6
 
 
 class GramAccumulator:
-    """Ridge regression on rows that arrive in pieces: it keeps Z'Z and Z't, never the rows.
+    r"""Ridge regression on rows that arrive in pieces, none of which is kept.
 
-    theta = (Z'Z/n + ridge I)^{-1} Z't/n minimises 1/(2n) |Z theta - t|^2 + ridge/2 |theta|^2. It is
-    the theta of all rows at once, in float64, whatever the type of the rows. (scikit-learn's
-    `Ridge(alpha)` is `ridge = alpha / n`.)
+    $\theta = (Z^\top Z/n + \lambda I)^{-1} Z^\top t/n$ minimises
+    $\frac{1}{2n} \lVert Z\theta - t\rVert^2 + \frac\lambda2 \lVert\theta\rVert^2$, with all rows at
+    once, in float64, whatever their type. (scikit-learn's `Ridge(alpha)` is `ridge = alpha / n`.)
 
     With a bias, columns are counted from the means of the first piece: they may lie far from zero.
-    Pieces are multiplied in float64. Memory maps of float32 numbers are never read as a whole;
-    they are multiplied in float32, which is twice as fast, 1,024 rows at a time, with products
-    added in float64. `solve` reads them again, three times as a rule, to take the gradient in
-    float64 and refine theta by it; where that does not converge quickly it multiplies them in
-    float64.
+    Pieces are multiplied in float64. Memory maps of float32 numbers are never read as a whole, but
+    multiplied in float32, twice as fast, 1,024 rows at a time, with products added in float64.
+    `solve` reads them again, three times as a rule, to take the gradient in float64 and refine
+    $\theta$ by it; where that does not converge quickly it multiplies them in float64.
 
     Args:
         fit_bias: whether a constant feature is added; its coefficient is the last one.
         penalize_bias: whether the ridge covers it.
 
+    Source: Higham 2002, chapters 12 and 20. Differs from the source in: 1. rows in pieces.
+
     Examples:
-        >>> import numpy as np
-        >>> import bilevel
+        >>> import bilevel, numpy as np
         >>> random = np.random.default_rng(0)
         >>> rows = bilevel.GramAccumulator(fit_bias=True)
         >>> for _ in range(10):
@@ -118,7 +118,7 @@ class GramAccumulator:
     @says_memory
     @ordinary()
     def solve(self, ridge: float = 0.0, *, progress: ShowProgress = False) -> HeadResponse:
-        """theta of all rows so far.
+        r"""$\theta$ of all rows so far.
 
         Args:
             ridge: at least 0.
@@ -126,12 +126,12 @@ class GramAccumulator:
 
         Returns:
             `head`, (M,) or (M, K), float64, with a row more for the bias; its residual
-            |Z'(Z theta - t)/n + ridge theta|, and a proven bound on |theta - theta*|, which counts
-            the rounding of sums.
+            $\lVert Z^\top (Z\theta - t)/n + \lambda\theta\rVert$, and a proven bound on
+            $\lVert\theta - \theta^*\rVert$, which counts the rounding of sums.
 
         Raises:
             ArgumentError: no rows were added, or `ridge` is negative.
-            SingularHeadError: Z'Z/n + ridge I is numerically singular.
+            SingularHeadError: $Z^\top Z/n + \lambda I$ is numerically singular.
         """
         ridge = single(ridge, "`ridge`", zero_allowed=True)
         if not self.rows:

@@ -20,10 +20,13 @@ from bilevel.core.graph import ordinary
 from bilevel.core.memory import says_memory
 from bilevel.core.progress import training_shown
 from bilevel.core.status import Status
+from bilevel.data.groups import check_groups
+from bilevel.data.numbered import asks_row_numbers, numbered
+from bilevel.data.tasks import has_tasks
 from bilevel.data.training_data import TrainingData
 from bilevel.errors import AllRunsFailedError, IncompatibleError, ShapeError, check_name
 from bilevel.heads import AbstractHeadSolver
-from bilevel.hypergradients import AbstractHypergradient
+from bilevel.hypergradients import AbstractHypergradient, Envelope, Implicit
 from bilevel.point.lowest import (
     METHODS,
     UNBOUNDED,
@@ -61,11 +64,13 @@ def minimize(
     progress: bool = False,
     throw: bool = True,
 ) -> Minimum:
-    """min over w of Phi(w) = F(w, theta*(w)), by `scipy.optimize.minimize` and exact gradients.
+    r"""The lowest point, by `scipy.optimize.minimize` and exact gradients.
 
-    No rates: for problems without noise whose Phi is smooth and whose body is small, penalties for
-    example. All rows are seen at every evaluation, which is that of `hypergradient`; heads start
-    from the last ones, with the factor that the solver kept. Where `body_set` is a `Box`,
+    $$\min_{w \in W} \Phi(w), \qquad \Phi(w) = F(w, \theta^*(w))$$
+
+    No rates: for problems without noise whose $\Phi$ is smooth and whose body is small, penalties
+    for example. All rows are seen at every evaluation, which is that of `hypergradient`; heads
+    start from the last ones, with the factor that the solver kept. Where `body_set` is a `Box`,
     `Nonnegative` or another set with `bounds`, these are scipy's bounds.
 
     A body whose head or value is not finite is avoided: line searches come back from it. Returned
@@ -81,8 +86,8 @@ def minimize(
         batch: row groups; None: all rows of `problem.data`.
         seed: of `init_body`, `init_head` and, if they are redrawn, the data.
         max_iterations: at most so many.
-        tolerance: of |w - P(w - grad Phi)|, P the projection onto `body_set`, relative to its value
-            at the start. What the rounding of F hides is not asked for.
+        tolerance: of $\lVert w - P(w - \nabla\Phi)\rVert$, $P$ the projection onto `body_set`,
+            relative to its value at the start. What the rounding of F hides is not asked for.
         dtype: of the computation.
         callback: called as `callback(iteration, values)` at the start and after each iteration,
             with "value" and "gradient_norm".
@@ -121,7 +126,11 @@ def minimize(
         trees.check(body, "body", ShapeError)
         device = trees.leaves(body)[0].device
     if batch is None and problem.redraws_data:
-        batch = {name: rows for name, rows in problem.data(seed).items() if name != "test"}
+        drawn = {name: rows for name, rows in problem.data(seed).items() if name != "test"}
+        # they are the problem's own rows, which know their numbers, unlike those of a caller
+        batch = check_groups(drawn)
+        if asks_row_numbers(problem):
+            batch = numbered(batch, tasks=has_tasks(problem))
     data = TrainingData(problem, [seed], dtype, device, groups=batch)
     walk = Walk(data, body, solver, gradient)
     bounds = _box(problem, walk.start, method)
@@ -213,6 +222,17 @@ def _certified(
     held = None
     if not isinstance(convex, Everywhere):
         held = trees.tree_map(lambda free: ~free[0], convex.free(one, push))
+    message, status = found.message, found.status
+    if (
+        status is Status.STALLED
+        and made.bound >= norm
+        and not isinstance(walk.method, Envelope | Implicit)
+    ):
+        message += (
+            f" {type(walk.method).__name__} is off by up to {made.bound:.2g}, which is more than "
+            "is left of the gradient: line searches see that F does not fall along it. Use "
+            "`gradient=None`, or a method with less error."
+        )
     doubtful = made.status > Status.COMPLETED and made.status is not Status.CONVERGED
     values, norms = (
         torch.tensor([record[i] for record in found.history], dtype=torch.float64) for i in (0, 1)
@@ -224,8 +244,8 @@ def _certified(
         gradient_norm=norm,
         gradient=made,
         at_bound=at_bounds(body, held),
-        status=made.status if doubtful else found.status,
-        message=found.message,
+        status=made.status if doubtful else status,
+        message=message,
         iterations=max(0, len(values) - 1),
         head_solves=walk.solves,
         history={"value": values, "gradient_norm": norms},

@@ -14,15 +14,16 @@ from bilevel.trees import Tree
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Minimum:
-    """The lowest point that `minimize` found, for one run.
+    r"""The lowest point that `minimize` found, for one run.
 
     Attributes:
         body: w, a tree without a run axis.
-        head: theta*(w).
-        value: Phi(w) = F(w, theta*(w)).
-        gradient_norm: |w - P(w - grad Phi)|, the norm of the projected gradient; P is the
-            projection onto `body_set`. `gradient.bound` bounds its error, too.
-        gradient: grad Phi(w), made anew at the end, with the bounds on its error and the head's.
+        head: $\theta^*(w)$.
+        value: $\Phi(w) = F(w, \theta^*(w))$.
+        gradient_norm: $\lVert w - P(w - \nabla\Phi)\rVert$, the norm of the projected gradient; P
+            is the projection onto `body_set`. `gradient.bound` bounds its error, too.
+        gradient: $\nabla\Phi(w)$, made anew at the end, with the bounds on its error and the
+            head's.
         at_bound: a tree of booleans like the body: which numbers are at a bound of `body_set` that
             the gradient pushes them against.
         status: CONVERGED, STALLED, OUT_OF_ITERATIONS or INTERRUPTED, whose numbers can be used; or
@@ -31,6 +32,13 @@ class Minimum:
         iterations: how many were made.
         head_solves: how often a head was solved on the way.
         history: "value" and "gradient_norm" at the start and after each iteration, (T,), float64.
+
+    Examples:
+        >>> import bilevel
+        >>> from problems.analytic import analytic
+        >>> found = bilevel.minimize(analytic("A5"))
+        >>> found.body, found.status.name, found.gradient.bound < 1e-6
+        (tensor(1., dtype=torch.float64), 'CONVERGED', True)
     """
 
     body: Tree

@@ -34,7 +34,9 @@ def best_response(
     bound: bool = True,
     progress: ShowProgress = False,
 ) -> HeadResponse:
-    """theta*(w) = argmin over theta of g(w, theta), with a bound on its error.
+    r"""The best response to a body, with a bound on its error.
+
+    $$\theta^*(w) = \arg\min_{\theta \in \Theta} g(w, \theta)$$
 
     Where a leaf of the body requires gradients, so does the head: a backward pass from it is one
     solve with its Hessian, by the solver's factor if it has one, whatever the solver did. First
@@ -42,7 +44,7 @@ def best_response(
 
     Args:
         problem: the problem.
-        body: w, a tree of floating tensors without a run axis; its type is the type of the
+        body: $w$,  a tree of floating tensors without a run axis; its type is the type of the
             computation.
         solver: None: what is exact for the criterion and the set of heads, as in `BestResponse`.
         batch: row groups; None: all rows of `problem.data`.
@@ -89,11 +91,13 @@ def adapt(
     targets: Tensor,
     solver: AbstractHeadSolver | None = None,
 ) -> HeadResponse:
-    """The head of a new task, or of several: `best_response` on its rows alone.
+    r"""The head of a new task, or of several: `best_response` on its rows alone.
+
+    $$\theta_t = \arg\min_\theta g_t(w, \theta)$$
 
     Args:
         problem: with `tasks`.
-        body: w, without a run axis.
+        body: $w$,  without a run axis.
         inputs: (n, ...), the rows that are known of the task; (T, n, ...) of several tasks.
         targets: (n,) or (n, K), or labels (n,); likewise.
         solver: None: what is exact for the heads. `FastSGD(lr, steps, restart=True)` starts at the
@@ -105,6 +109,16 @@ def adapt(
     Raises:
         IncompatibleError: the problem has no `tasks`, or the solver does not fit it.
         SingularHeadError: the head has no unique minimiser.
+
+    Examples:
+        >>> import bilevel, torch
+        >>> from problems.sinusoid import sinusoid
+        >>> problem = sinusoid(width=4, train=4, test=2)
+        >>> body = problem.init_body(torch.Generator())
+        >>> x = torch.linspace(-5, 5, 10, dtype=torch.float64).unsqueeze(1)
+        >>> head = bilevel.adapt(problem, body, x, x[:, 0].sin()).head
+        >>> problem.predict(body, head, x).shape
+        torch.Size([10])
     """
     groups, alone = new_task(problem, inputs, targets)
     found = best_response(problem, body, solver, batch=groups)
@@ -123,17 +137,23 @@ def hypergradient(
     bound: bool = True,
     progress: ShowProgress = False,
 ) -> Hypergradient:
-    """grad Phi(w), Phi(w) = F(w, theta*(w)), with a bound on its error.
+    r"""The gradient of $\Phi(w) = F(w, \theta^*(w))$ at a body, with a bound on its error.
 
-    With e the bound of the head, B the norm of d2_{w theta} g, v the adjoint, r its residual and L
-    the Lipschitz constants in theta of d_w F, d_theta F, d2_{w theta} g and d2_{theta theta} g:
+    With $e$ the bound of the head, $B$ the norm of $g_{w\theta}$, $v$ the adjoint, $r$ its residual
+    and $L$ the Lipschitz constants in $\theta$ of $\partial_w F$, $\partial_\theta F$,
+    $g_{w\theta}$ and $g_{\theta\theta}$:
 
-        Envelope:  B e
-        Implicit:  (L_Fw + |v| L_gwt) e + B [(L_Ft + |v| L_gtt) e + |r|] / mu
-        others:    their distance from the implicit gradient, plus its bound
+    $$
+    \begin{aligned}
+    \text{Envelope} &: B e \\
+    \text{Implicit} &: (L_{Fw} + \lVert v\rVert L_{gwt})\, e
+        + B\, [(L_{Ft} + \lVert v\rVert L_{gtt})\, e + \lVert r\rVert] / \mu \\
+    \text{others} &: \text{their distance from the implicit gradient, plus its bound}
+    \end{aligned}
+    $$
 
-    "proven" where these constants are known between theta and theta*, "estimated" elsewhere; see
-    `bilevel.bounds.gradients` for the derivation.
+    "proven" where these constants are known between $\theta$ and $\theta^*$, "estimated" elsewhere;
+    see `bilevel.bounds.gradients` for the derivation.
 
     A loop of one's own is quickest with one instance of the problem and one set of tensors: what no
     body changes (that data and functions are in order, the Gram matrix of body-free features) is
@@ -142,7 +162,7 @@ def hypergradient(
 
     Args:
         problem: the problem.
-        body: w, without a run axis.
+        body: $w$,  without a run axis.
         method: None: `Envelope` where F is g, else `Implicit`.
         solver: of the head; None: as in `best_response`.
         batch: row groups; None: all rows.
@@ -151,7 +171,7 @@ def hypergradient(
         progress: see `best_response`.
 
     Returns:
-        The gradient, Phi, the head and the bounds.
+        The gradient, $\Phi$, the head and the bounds.
 
     Raises:
         IncompatibleError: the method would give a wrong gradient for this problem.

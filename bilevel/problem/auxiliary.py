@@ -12,13 +12,31 @@ from bilevel.trees import Tree
 
 
 class Pullback(NamedTuple):
-    """The body's direction as a vector-Jacobian product: (d values / d body)^T along.
+    r"""The body's direction as a vector-Jacobian product.
+
+    $$d_w = (\partial\,\text{values} / \partial w)^\top \text{along}$$
 
     `along` counts as constant, whatever it was computed from.
 
     Attributes:
         values: what depends on the body, such as features: a tensor or a tree.
         along: of the same structure and shapes.
+
+    Examples:
+        >>> import torch, bilevel
+        >>> class Scalar(bilevel.AuxiliaryProblem):
+        ...     def data(self, seed=None): return {}
+        ...     def init_body(self, generator): return 1 + torch.rand((), generator=generator)
+        ...     def init_head(self, generator): return torch.zeros(())
+        ...     def init_auxiliary(self, generator): return torch.zeros(())
+        ...     def head_objective(self, w, theta, batch): return (w**2 * theta - 1) ** 2 / 2
+        ...     def directions(self, w, theta, residual, batch):
+        ...         body = bilevel.Pullback(values=w**2, along=theta * residual)
+        ...         return body, w**2 * residual, residual - (w**2 * theta - 1)
+        >>> strategy = bilevel.SingleLoop(0.01, 0.1, 0.5)
+        >>> solution = bilevel.solve(Scalar(), strategy, steps=200, seeds=2)
+        >>> bool(solution.history["objective"][-1].max() < 1e-4)
+        True
     """
 
     values: Tree
@@ -26,11 +44,12 @@ class Pullback(NamedTuple):
 
 
 class AuxiliaryProblem(StackelbergProblem):
-    """A problem that also states how its levels move on a batch: what `SingleLoop` follows.
+    r"""A problem that also states how its levels move on a batch: what `SingleLoop` follows.
 
-    TDC and its like: an auxiliary variable tracks what the gradients need and one batch cannot
-    give without bias, such as the solution of a linear system of expectations. `SingleLoop` moves
-    body, head and auxiliary at once, x <- Proj[x - lr * direction], each with its own step size.
+    TDC and its like: an auxiliary variable tracks what the gradients need and one batch cannot give
+    without bias, such as the solution of a linear system of expectations. `SingleLoop` moves body,
+    head and auxiliary at once, $x \leftarrow \mathrm{Proj}[x - \text{lr} \cdot d]$ with their
+    directions $d$, each with its own step size.
 
     All other strategies use the objectives, as on any problem.
 

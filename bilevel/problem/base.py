@@ -3,8 +3,8 @@
 import abc
 import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,13 @@ class Batch(NamedTuple):
     Attributes:
         inputs: (n, ...), one row per example.
         targets: (n,), or (n, K) for K outputs.
+
+    Examples:
+        >>> import torch, bilevel
+        >>> rows = bilevel.Batch(torch.ones(5, 3), torch.zeros(5))
+        >>> inputs, targets = rows
+        >>> inputs.shape, rows.targets.shape
+        (torch.Size([5, 3]), torch.Size([5]))
     """
 
     inputs: Tensor
@@ -53,6 +60,13 @@ class NumberedBatch:
         targets: (n,), or (n, K) for K outputs.
         row_numbers: int64 (n,), from 0: the places in the group that `data` returned. With `tasks`
             they count on from task to task.
+
+    Examples:
+        >>> import torch, bilevel
+        >>> rows = bilevel.NumberedBatch(torch.ones(2, 3), torch.zeros(2), torch.tensor([4, 0]))
+        >>> weights = torch.arange(5.0)    # one for each row of the group
+        >>> weights[rows.row_numbers]
+        tensor([4., 0.])
     """
 
     inputs: Tensor
@@ -80,7 +94,12 @@ Groups = dict[str, Any]
 
 
 class StackelbergProblem(abc.ABC):
-    """A bilevel problem: min_w F(w, theta*(w)) with theta*(w) = argmin_theta g(w, theta).
+    r"""A bilevel problem.
+
+    $$
+    \min_{w \in W} F(w, \theta^*(w)),
+    \qquad \theta^*(w) = \arg\min_{\theta \in \Theta} g(w, \theta)
+    $$
 
     Subclasses define the data, the initial points and g. Without `body_objective`, F is g: the
     Stackelberg reformulation. All methods are written for one run; the library adds the run axis,
@@ -110,6 +129,14 @@ class StackelbergProblem(abc.ABC):
     problem names `row_numbers`."""
     note: str = ""
     """One sentence on the data and its source, shown in reports."""
+    headline: str | None = None
+    """The metric that comparisons judge by; None: see `compare`."""
+    judged: tuple[str, ...] = ()
+    """Further metrics that strategies are compared by, each with a correction of its own."""
+    pairwise: bool = False
+    """Whether comparisons are of every pair of strategies, not with baselines alone."""
+    usual: ClassVar[Mapping[str, float]] = {}
+    """What `bilevel compare` asks for unless told: "body_lr", "head_lr", "seeds", "steps"."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse data that would hide a method: `penalty = 0.1`."""
@@ -171,7 +198,7 @@ class StackelbergProblem(abc.ABC):
         """Metrics in users' units (a hook): a dict of 0-dim tensors computed from all groups.
 
         A name starts with its group: "test_mse", "validation_accuracy". Names that end in
-        "accuracy", "r2", "f1" or "auc" are better when higher, all others when lower.
+        "accuracy", "r2", "f1", "auc" or "return" are better when higher, all others when lower.
         """
         return {}
 
@@ -186,6 +213,30 @@ class StackelbergProblem(abc.ABC):
         """
         return None
 
+    def experience(self, seeds: Sequence[int], body: Tree, head: Tree) -> Any:
+        """What gives the rows of every step, where they depend on what was learned (a hook).
+
+        None, the default: they are drawn from `data`. An `AbstractExperience` takes the place of
+        `data`, which returns `{}` then, and of the arguments `batch_size` and `sampling`.
+
+        Args:
+            seeds: of the R runs that are computed together; they may repeat, for strategies that
+                are trained together.
+            body: the initial bodies, leaves (R, ...), whose type and device are those of the rows.
+            head: the initial heads, likewise.
+        """
+        return None
+
+    def room(self, runs: int) -> str:
+        """What the `experience` of so many runs holds to the end, such as replay memories (a hook).
+
+        A sentence that the command shows before; "", the default: nothing to speak of.
+
+        Raises:
+            NotEnoughMemoryError: it does not fit in memory; the message says what does.
+        """
+        return ""
+
     def noise(self, generator: torch.Generator, steps: int) -> Tree | None:
         """Noise for `steps` steps (a hook): a tree with leading `steps`, or None for none.
 
@@ -195,7 +246,7 @@ class StackelbergProblem(abc.ABC):
         return None
 
     def known_curvature(self, body: Tree) -> Curvature | None:
-        """The eigenvalues of d2_{theta theta} g over all heads (a hook); None: not known.
+        r"""The eigenvalues of $g_{\theta\theta}$ over all heads (a hook); None: not known.
 
         What a problem states is taken as proven. It is asked for all rows of `data` only.
 
@@ -205,15 +256,15 @@ class StackelbergProblem(abc.ABC):
         return None
 
     def known_lipschitz(self, body: Tree, head: Tree, radius: float) -> Lipschitz | None:
-        """Lipschitz constants in the head (a hook); None: not known.
+        r"""Lipschitz constants in the head (a hook); None: not known.
 
-        They must hold for all heads between `head` and theta*(w), which are at most `radius`
+        They must hold for all heads between `head` and $\theta^*(w)$, which are at most `radius`
         apart. What a problem states is taken as proven. It is asked for all rows of `data` only.
 
         Args:
             body: one run's body, float64.
             head: one run's head, float64.
-            radius: a bound on |head - theta*(w)|.
+            radius: a bound on $\lVert\theta - \theta^*(w)\rVert$.
         """
         return None
 

@@ -4,11 +4,17 @@ from typing import NamedTuple
 
 
 class Curvature(NamedTuple):
-    """The eigenvalues of d2_{theta theta} g, over all heads.
+    r"""The eigenvalues of $g_{\theta\theta}$, over all heads.
 
     Attributes:
-        smallest: mu.
-        largest: L; inf where it grows without bound.
+        smallest: $\mu$.
+        largest: $L$; inf where it grows without bound.
+
+    Examples:
+        >>> import torch
+        >>> from problems.analytic import analytic
+        >>> analytic("A1").known_curvature(torch.tensor([2.0]))
+        Curvature(smallest=2.0, largest=2.0)
     """
 
     smallest: float
@@ -16,16 +22,23 @@ class Curvature(NamedTuple):
 
 
 class Lipschitz(NamedTuple):
-    """Constants in theta, for one body; inf where there is none.
+    r"""Constants in $\theta$, for one body; inf where there is none.
 
     Norms are Euclidean for gradients and spectral for second derivatives.
 
     Attributes:
-        body_gradient: L_Fw, of d_w F.
-        head_gradient: L_Ft, of d_theta F.
-        cross: L_gwt, of d2_{w theta} g.
-        hessian: L_gtt, of d2_{theta theta} g.
-        cross_norm: B, a bound on |d2_{w theta} g| itself.
+        body_gradient: $L_{Fw}$, of $\partial_w F$.
+        head_gradient: $L_{Ft}$, of $\partial_\theta F$.
+        cross: $L_{gwt}$, of $g_{w\theta}$.
+        hessian: $L_{gtt}$, of $g_{\theta\theta}$.
+        cross_norm: $B$, a bound on $\lVert g_{w\theta}\rVert$ itself.
+
+    Examples:
+        >>> import torch
+        >>> from problems.analytic import analytic
+        >>> w, theta = torch.tensor(2.0), torch.tensor(1.0)
+        >>> analytic("A5").known_lipschitz(w, theta, radius=1.0)
+        Lipschitz(body_gradient=1.0, head_gradient=0.0, cross=0.0, hessian=0.0, cross_norm=2.0)
     """
 
     body_gradient: float

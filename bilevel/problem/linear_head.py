@@ -15,14 +15,17 @@ from bilevel.trees import Tree
 
 
 class LinearHeadProblem(StackelbergProblem):
-    """A problem whose head is linear in features of the body.
+    r"""A problem whose head is linear in features of the body.
 
-    g = 1/n sum_i s_i c(z_i theta, t_i) + 1/2 (theta - q)' diag(p) (theta - q) + h(body)
+    $$
+    g = \frac1n \sum_i s_i\, c(z_i\theta, t_i)
+        + \tfrac12 (\theta - q)^\top \operatorname{diag}(p)\, (\theta - q) + h(w)
+    $$
 
-    over the n rows of `batch["train"]`, a `bilevel.Batch(inputs, targets)`; z = features(body,
-    inputs) has M columns, plus a constant one with `fit_bias`.
+    over the n rows of `batch["train"]`, a `bilevel.Batch(inputs, targets)`; $z$ = `features(body,
+    inputs)` has M columns, plus a constant one with `fit_bias`.
 
-    Hooks: `features` (required), `row_weights` s, `penalty` p, `prior` q, `body_penalty` h.
+    Hooks: `features` (required), `row_weights` $s$, `penalty` $p$, `prior` $q$, `body_penalty` $h$.
     `head_objective` is final: the library relies on this form to solve the head exactly.
 
     Shapes: `outputs=None` means targets (n,) and a head (M,); `outputs=K` means targets (n, K) and
@@ -97,7 +100,7 @@ class LinearHeadProblem(StackelbergProblem):
         return self.checked_features(body, inputs)
 
     def row_weights(self, body: Tree, batch: Groups) -> Tensor | None:
-        """Weights s >= 0 of the training rows, shape (n,) (a hook); None means 1.
+        r"""Weights $s \ge 0$ of the training rows, shape (n,) (a hook); None means 1.
 
         Numbers of the body that belong to rows are `numbers[batch["train"].row_numbers]`, in any
         batch: see `NumberedBatch`. Or (n, K), a weight for each row and output, with a criterion
@@ -106,14 +109,14 @@ class LinearHeadProblem(StackelbergProblem):
         return None
 
     def penalty(self, body: Tree) -> float | Tensor:
-        """The penalty p >= 0 (a hook): a scalar, or a tensor (M,) or (M, K).
+        r"""The penalty $p \ge 0$ (a hook): a scalar, or a tensor (M,) or (M, K).
 
         It covers the bias only with `penalize_bias`; a tensor then has a row for it (M + 1).
         """
         return self.ridge
 
     def prior(self, body: Tree, batch: Groups) -> Tensor | None:
-        """The head q that the penalty draws to (a hook), shaped like the head; None means 0.
+        """The head $q$ that the penalty draws to (a hook), shaped like the head; None means 0.
 
         It may depend on the body, which is differentiated through it then. What no penalty covers,
         such as a free bias, is drawn nowhere.
@@ -132,7 +135,7 @@ class LinearHeadProblem(StackelbergProblem):
 
     @final
     def predict(self, body: Tree, head: Tensor, inputs: Tensor) -> Tensor:
-        """Predictions z theta: (n,) or (n, K)."""
+        r"""Predictions $z\theta$: (n,) or (n, K)."""
         if self.chunk_rows is None:
             return self.predictions_of(self.checked_features(body, inputs), head)
         # cast chunk by chunk: inputs may be a file, of another type than the head

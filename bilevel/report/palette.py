@@ -4,15 +4,13 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from matplotlib import style
-
-# Told apart with every common colour vision; the last three are too pale for thin lines on white.
-COLOURS = style.library["tableau-colorblind10"]["axes.prop_cycle"].by_key()["color"][:7]
+# Told apart with every common colour vision, and of a contrast with white of at least 3 (WCAG AA).
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#444444", "#3A9AD9", "#8C6D00", "#CC79A7")
 # Of strategies with rates as given -> of tuned ones.
 DASHES: dict[tuple[float, ...], tuple[float, ...]] = {
     (): (4.5, 2), (5, 1.5): (1, 1), (2, 1.2): (8, 2.5), (6, 1.5, 1.2, 1.5): (4, 1, 1, 1, 1, 1),
 }  # fmt: skip
-# In the order of the colours: the same rate for both is blue, two rates are orange.
+# In the order of the colours: one rate for both is blue or green, two are orange or ochre.
 USUAL = ("uniform slow", "two-timescale", "uniform sqrt", "best response", "uniform fast",
          "swapped")  # fmt: skip
 
@@ -42,7 +40,7 @@ def lines(names: Sequence[str], tuned: Mapping[str, str] | None = None) -> dict[
 
     Examples:
         >>> lines(["two-timescale", "mine"])["two-timescale"].colour
-        '#FF800E'
+        '#D55E00'
     """
     tuned = tuned or {}
     found = {name: line for name, line in zip(USUAL, LINES, strict=False) if name in names}

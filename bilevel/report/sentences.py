@@ -260,9 +260,13 @@ def judged(content: Content) -> str:
     text = f"The {metric_name(headline)}"
     if headline.startswith("test_"):
         text += ", of rows that choose nothing"
-    elif not any(metric.startswith("test_") for metric in known):
+    elif not content["settings"].get("experience") and not any(
+        metric.startswith("test_") for metric in known
+    ):
         text += ", since there is no test metric"
     text += "."
+    if further := joined([f"the {metric_name(each)}" for each in content["also_judged"]]):
+        text += f" The same is asked of {further}, with a correction of its own."
     if content["body_objective"] != "objective":
         text += (
             " The body minimises its own objective F and the head another one, g. A better body "

@@ -25,6 +25,8 @@ RISES, SWING, STILL = 0.3, 2.0, 0.8
 in all, and it ends that half above this times where it was before."""
 GAIN = 1e-3
 """Of what Phi fell before: if it falls by no more in the second half, that has brought nothing."""
+LONGEST_RATE = 8
+"""Digits and all: longer ones, such as sqrt(alpha beta), are rounded."""
 LOWER = "lower the body's rate, or let it decay"
 FAULTS = {
     "goes up and down": LOWER,
@@ -148,4 +150,7 @@ def _restless(run: Array) -> bool:
 def _rate(name: str, written: str) -> str:
     """The strategy with the rate of its body, if it has a constant one."""
     found = re.search(r"\bbody_lr=Constant\(([^()]+)\)", written)
-    return f"{name} (body_lr = {found[1]})" if found else name
+    if not found:
+        return name
+    short = found[1] if len(found[1]) <= LONGEST_RATE else f"{float(found[1]):.3g}"
+    return f"{name} (body_lr = {short})"

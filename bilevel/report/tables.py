@@ -99,6 +99,8 @@ def paired(content: words.Content) -> Rows:
     results += [
         (words.stopped_at(content["score"]), result) for result in content["paired_validation"]
     ]
+    further = content["also_judged"].values()
+    results += [("final", result) for found in further for result in found]
     names = list(results[0][1]) if results else []
     return ["values", *names], [[which, *result.values()] for which, result in results]
 

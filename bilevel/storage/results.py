@@ -26,7 +26,7 @@ SETTINGS: Schema = {
     "seeds": [NATURAL], "seeds_asked?": [NATURAL], "steps?": NATURAL, "every?": NATURAL,
     "batch_size?": (NATURAL, None, {"*": (NATURAL, None)}), "budget?": ("steps", "gradients"),
     "sampling?": str, "dtype?": str, "device?": str, "threads?": NATURAL, "data_note?": (str, None),
-    "number_of_tasks?": NATURAL,
+    "number_of_tasks?": NATURAL, "experience?": str, "also_judged?": [str],
     "bound_note?": str, "same_runs?": [str], "not_trained?": [str],
     "interrupted_heads?": {"*": [str]}, "references?": {"*": {"*": [(float, None)]}},
     "why?": {"seeds": [NATURAL], "steps": {"*": [NATURAL]},

@@ -25,13 +25,16 @@ from bilevel.trees import Tree
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BalancedRates(AbstractStrategy):
-    """Gradient steps at rates from the norms of the body's layer and the head, at every step.
+    r"""Gradient steps at rates from the norms of the body's layer and the head, at every step.
 
-        alpha_k = 2 |theta|_F / (|W|_F + |theta|_F) lr,    beta_k = 2 |W|_F / (|W|_F + |theta|_F) lr
+    $$
+    \alpha_k = \frac{2 \lVert\theta\rVert}{\lVert W\rVert + \lVert\theta\rVert}\,\text{lr},
+    \qquad \beta_k = \frac{2 \lVert W\rVert}{\lVert W\rVert + \lVert\theta\rVert}\,\text{lr}
+    $$
 
     Each layer moves the faster the smaller it is beside the other one; their rates are `lr` on
-    average. For a body of one layer: one matrix (or kernel of a convolution) W, and vectors such as
-    biases, which move at its rate and do not count in the norms; nor does the bias of the head.
+    average. For a body of one layer: one matrix (or kernel of a convolution) $W$, and vectors such
+    as biases, which move at its rate and do not count in the norms; nor does the bias of the head.
 
     Args:
         lr: a number or a schedule.

@@ -26,6 +26,12 @@ class AbstractStrategy(abc.ABC):
     Implementations are frozen dataclasses; the state is a NamedTuple with `body` and `head`. Its
     leaves have the run axis first. `fitted` is asked for first: what it returns is checked, makes
     the steps, and says what they cost.
+
+    Examples:
+        >>> import bilevel
+        >>> strategy = bilevel.TwoTimescale(5e-4, 5e-3)    # what trainings ask of a strategy
+        >>> isinstance(strategy, bilevel.AbstractStrategy), strategy.rates, strategy.draws
+        (True, (('body_lr',), ('head_lr',)), False)
     """
 
     head_fields: ClassVar[tuple[str, ...]] = ()

@@ -27,19 +27,20 @@ def preset_strategies(
     optimizer: AbstractOptimizer | None = None,
     names: Sequence[str] | None = None,
 ) -> dict[str, AbstractStrategy]:
-    """Two-timescale training, exact best response, and four controls.
+    r"""Two-timescale training, exact best response, and four controls.
 
-    uniform slow (alpha, alpha) · uniform fast (beta, beta) · two-timescale (alpha, beta) ·
-    swapped (beta, alpha) · uniform sqrt, both sqrt(alpha beta) · best response, body alpha. By
-    name only: best response running, body alpha, the head from `RunningData()`; balanced, for
-    bodies of one layer, `BalancedRates` of sqrt(alpha beta), the rate of uniform sqrt.
+    uniform slow $(\alpha, \alpha)$ · uniform fast $(\beta, \beta)$ · two-timescale
+    $(\alpha, \beta)$ · swapped $(\beta, \alpha)$ · uniform sqrt, both $\sqrt{\alpha\beta}$ · best
+    response, body $\alpha$. By name only: best response running, body $\alpha$, the head from
+    `RunningData()`; balanced, for bodies of one layer, `BalancedRates` of $\sqrt{\alpha\beta}$, the
+    rate of uniform sqrt.
 
     The last two controls make the question fair: they have the same pair of rates the other way
     round, and a single rate with the same geometric mean.
 
     Args:
-        body_lr: alpha, positive.
-        head_lr: beta, above alpha.
+        body_lr: $\alpha$, positive.
+        head_lr: $\beta$, above $\alpha$.
         order: of the two-timescale strategies.
         optimizer: of all; None: `RMSProp()`, as in the paper.
         names: which ones, in this order; None: the first six.
@@ -48,7 +49,7 @@ def preset_strategies(
         Name -> strategy, in the order of `names`.
 
     Raises:
-        ArgumentError: If alpha is not below beta: the names would say what is not so.
+        ArgumentError: If $\alpha$ is not below $\beta$: the names would say what is not so.
         UnknownNameError: If there is no strategy of a name.
 
     Source: arXiv 2605.15530, section 5. Differs from the source in: 1. the controls swapped and

@@ -100,18 +100,29 @@ class OwnDirections(AbstractDirections):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SOBA(AbstractDirections):
-    """The implicit gradient with an adjoint v that is tracked, not solved for.
+    r"""The implicit gradient with an adjoint $v$ that is tracked, not solved for.
 
-        head:       d_theta g
-        auxiliary:  (d2_{theta theta} g) v - d_theta F
-        body:       d_w F - (d2_{w theta} g) v
+    $$
+    \text{head}: \partial_\theta g,
+    \qquad \text{auxiliary}: g_{\theta\theta}\, v - \partial_\theta F,
+    \qquad \text{body}: \partial_w F - g_{w\theta}\, v
+    $$
 
-    v starts at zero. At theta*(w) and v = H^{-1} d_theta F the expected direction of the body is
-    grad Phi. All are linear in the derivatives on the batch, so none is biased.
+    $v$ starts at zero. At $\theta^*(w)$ and $v = H^{-1} \partial_\theta F$ the expected direction
+    of the body is $\nabla\Phi$. All are linear in the derivatives on the batch, so none is biased.
 
     Source: Dagreou, Ablin, Vaiter and Moreau 2022 (arXiv 2201.13409), algorithm 1 with SGD
     directions. Differs from the source in: 1. the rows of the step serve all derivatives; 2. step
     sizes of head and auxiliary may differ.
+
+    Examples:
+        >>> import bilevel
+        >>> from bilevel.strategies.single_loop import SOBA
+        >>> from problems.analytic import analytic
+        >>> strategy = bilevel.SingleLoop(0.2, 0.5, 0.5, directions=SOBA())
+        >>> solution = bilevel.solve(analytic("A5"), strategy, steps=100, seeds=1)
+        >>> solution.body
+        tensor([1.])
     """
 
     cost = Cost(gradients=2, products=2)
@@ -145,14 +156,18 @@ OWN, ADJOINT = OwnDirections(), SOBA()  # made once: the compiler does not make 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SingleLoop(AbstractStrategy):
-    """Body, head and auxiliary variable move together, each with its own step size.
+    r"""Body, head and auxiliary variable move together, each with its own step size.
 
-        x <- Proj[ x - lr_k direction_x(body, head, auxiliary; xi_k) ]      for each of the three
+    $$
+    x \leftarrow \mathrm{Proj}[x - \eta_k\, d_x(w, \theta, h; \xi_k)]
+    \quad \text{for each of the three, } x = w, \theta, h
+    $$
 
     Args:
-        body_lr: alpha, a number or a schedule; 0.0 freezes the body.
-        head_lr: beta, a number or a schedule.
-        auxiliary_lr: zeta, a number or a schedule; `Polynomial(b, 0.4).scaled(c)` is c beta_k.
+        body_lr: $\alpha$, a number or a schedule; 0.0 freezes the body.
+        head_lr: $\beta$, a number or a schedule.
+        auxiliary_lr: $\zeta$, a number or a schedule; `Polynomial(b, 0.4).scaled(c)` is
+            $c \beta_k$.
         optimizer: turns directions into steps, for all three.
         order: "simultaneous": all directions at the old point (Jacobi). "alternating": first the
             auxiliary variable moves, then the head at the new auxiliary variable, then the body at
@@ -161,6 +176,11 @@ class SingleLoop(AbstractStrategy):
             (of `bilevel.strategies`), for which the auxiliary variable is the adjoint.
 
     The auxiliary variable is in `solution.state.strategy.auxiliary`.
+
+    Raises:
+        ArgumentError: a rate is negative, or `order` is none of both.
+        IncompatibleError: from a training: the problem states no directions, or `SOBA` meets heads
+            in a set.
 
     Source: arXiv 2605.15530, Algorithm 1 (TDC with neural features); Dagreou et al. 2022 (SOBA).
     Differs from the source in: 1. an optimizer in the place of the plain step; 2. both orders.

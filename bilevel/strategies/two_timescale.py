@@ -60,18 +60,27 @@ class Moves(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TwoTimescale(AbstractStrategy):
-    """Gradient steps on both levels, small ones for the body and large ones for the head.
+    r"""Gradient steps on both levels, small ones for the body and large ones for the head.
 
-        w     <- Proj_W    [ w     - alpha_k d_w g(w, theta; xi_k) ]
-        theta <- Proj_Theta[ theta - beta_k  d_theta g(w, theta; xi_k) ]
+    $$
+    \begin{aligned}
+    w &\leftarrow \mathrm{Proj}_W[w - \alpha_k\, \partial_w g(w, \theta; \xi_k)] \\
+    \theta &\leftarrow \mathrm{Proj}_\Theta[\theta - \beta_k\, \partial_\theta g(w, \theta; \xi_k)]
+    \end{aligned}
+    $$
 
     Args:
-        body_lr: alpha, a number or a schedule.
-        head_lr: beta, a number or a schedule.
+        body_lr: $\alpha$, a number or a schedule.
+        head_lr: $\beta$, a number or a schedule.
         optimizer: turns gradients into steps, at both levels.
         order: "alternating": the head's gradient is taken at the new body (Gauss-Seidel);
             "simultaneous": at the old one, both in one backward pass (Jacobi).
         head_steps: head steps per body step, all on the same rows.
+
+    Raises:
+        ArgumentError: a rate is not positive, `order` is none of both, or `head_steps` no positive
+            integer.
+        IncompatibleError: from a training where F is not g: the body needs `BestResponse` there.
 
     Source: arXiv 2605.15530, algorithm (2). Differs from the source in: 1. an optimizer in the
     place of the plain step (the paper's experiments use RMSProp); 2. both orders are offered, as
@@ -140,5 +149,27 @@ def uniform(
     order: Order = "alternating",
     head_steps: int = 1,
 ) -> TwoTimescale:
-    """The same step size at both levels: `TwoTimescale(lr, lr, ...)`, the usual baseline."""
+    r"""The same step size at both levels, $\alpha = \beta$: the usual baseline.
+
+    It is `TwoTimescale(lr, lr, ...)`.
+
+    Args:
+        lr: $\alpha = \beta$, a number or a schedule.
+        optimizer: turns gradients into steps, at both levels; None: `RMSProp()`.
+        order: as in `TwoTimescale`.
+        head_steps: likewise.
+
+    Returns:
+        The strategy, whose `is_uniform` is True.
+
+    Raises:
+        ArgumentError: see `TwoTimescale`.
+
+    Source: arXiv 2605.15530, section 5: the baselines. Differs from the source in: None.
+
+    Examples:
+        >>> import bilevel
+        >>> bilevel.uniform(1e-3).is_uniform, bilevel.TwoTimescale(1e-3, 1e-2).is_uniform
+        (True, False)
+    """
     return TwoTimescale(lr, lr, RMSProp() if optimizer is None else optimizer, order, head_steps)

@@ -48,6 +48,19 @@ class Model:
         head: (M + 1, K), the last row for the bias, float64; of two classes K is 1.
         classes: the labels, sorted; None: numbers are predicted.
         about: where it is from, in texts and numbers.
+
+    Examples:
+        >>> import numpy as np, tempfile
+        >>> from sklearn.linear_model import Ridge
+        >>> from bilevel.estimators import save_model
+        >>> from bilevel.tables import Model
+        >>> X = np.arange(8.0).reshape(4, 2)
+        >>> fitted = Ridge().fit(X, X.sum(1))
+        >>> model = Model.load(save_model(fitted, f"{tempfile.mkdtemp()}/sum.safetensors"))
+        >>> [column.name for column in model.columns]
+        ['x0', 'x1']
+        >>> bool(np.allclose(model.predict(X), fitted.predict(X)))
+        True
     """
 
     columns: tuple[Column, ...]

@@ -39,6 +39,18 @@ class Predicted(NamedTuple):
         values: (n,) or (n, K), in the units of the targets, or labels.
         probabilities: (n, number of classes); None where numbers are predicted.
         inputs: (n, D), as the model read them.
+
+    Examples:
+        >>> import numpy as np, pathlib, tempfile
+        >>> from sklearn.linear_model import Ridge
+        >>> from bilevel.estimators import save_model
+        >>> from bilevel.tables import Model, Predicted
+        >>> folder, X = pathlib.Path(tempfile.mkdtemp()), np.arange(8.0).reshape(4, 2)
+        >>> fitted = Ridge(1e-9).fit(X, X.sum(1))
+        >>> path = save_model(fitted, folder / "sum.safetensors", names=["a", "b"])
+        >>> _ = (folder / "new.csv").write_text(chr(10).join(["id,a,b", "first,2,3"]))
+        >>> Predicted.of(Model.load(path), folder / "new.csv").values.round(6)
+        array([5.])
     """
 
     cells: Cells

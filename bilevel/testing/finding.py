@@ -19,6 +19,11 @@ class Finding(NamedTuple):
     Attributes:
         what: was looked at.
         found: what was seen, with numbers.
+
+    Examples:
+        >>> from bilevel import SGD, testing
+        >>> [what for what, found in testing.check_optimizer(SGD())]
+        ['form', 'descent', 'runs', 'a run that is no number']
     """
 
     what: str

@@ -48,18 +48,19 @@ def check_head_solver(
     *,
     tolerance: float = 1e-6,
 ) -> list[Finding]:
-    """Check a head solver, in float64 and with all rows.
+    r"""Check a head solver, in float64 and with all rows.
 
-    The residual must be |d_theta g| at the head that is returned, and small where the status says
-    CONVERGED; no head may be worse than the start. Many runs must equal single runs, a run that is
-    not a number must harm no other, arguments must be left as they are, and a solve that starts
-    from its own solution must keep it.
+    The residual must be $\lVert\partial_\theta g\rVert$ at the head that is returned, and small
+    where the status says CONVERGED; no head may be worse than the start. Many runs must equal
+    single runs, a run that is not a number must harm no other, arguments must be left as they are,
+    and a solve that starts from its own solution must keep it.
 
     Args:
         solver: with plain numbers; one that draws rows on its own needs `batch_size=None` here.
         problem: what to solve; None: small quadratic heads (a number, vectors, a tree, two linear
             heads), those that the solver does not refuse.
-        tolerance: the largest |d_theta g| of heads called CONVERGED, relative to the start.
+        tolerance: the largest $\lVert\partial_\theta g\rVert$ of heads called CONVERGED, relative
+            to the start.
 
     Returns:
         What was looked at.

@@ -38,9 +38,9 @@ def check_hypergradient(
     problems: Iterable[StackelbergProblem] | None = None,
     tolerance: float = 1e-6,
 ) -> list[Finding]:
-    """Check a hypergradient against central differences of Phi, in float64 and with all rows.
+    r"""Check a hypergradient against central differences of $\Phi$, in float64 and with all rows.
 
-    Phi(w) = F(w, theta*(w)), the head solved again at every point: by the library's own exact
+    $\Phi(w) = F(w, \theta^*(w))$, the head solved again at every point: by the library's own exact
     solver where there is one for the problem, else by `solver`. Many runs must equal single runs,
     a run that is not a number must harm no other, arguments must be left as they are.
 

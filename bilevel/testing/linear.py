@@ -30,7 +30,7 @@ GOOD = (Status.COMPLETED, Status.CONVERGED)
 def check_linear_solver(
     solver: AbstractLinearSolver, *, condition: float = 1e4, tolerance: float = 1e-6
 ) -> list[Finding]:
-    """Check a linear solver on random systems, in float64.
+    r"""Check a linear solver on random systems, in float64.
 
     Symmetric positive definite ones with eigenvalues in [2 / condition, 2], an isotropic one, heads
     of one number with and without an axis, trees, a right side of zeros, a start; a run that is not
@@ -40,8 +40,9 @@ def check_linear_solver(
     Args:
         solver: the solver.
         condition: the largest condition number it is meant for.
-        tolerance: the largest |H v - b| / |b| it should leave on those systems; 1 for a truncated
-            one, which is then checked for being honest, not for being accurate.
+        tolerance: the largest $\lVert Hv - b\rVert / \lVert b\rVert$ it should leave on those
+            systems; 1 for a truncated one, which is then checked for being honest, not for being
+            accurate.
 
     Returns:
         What was looked at.

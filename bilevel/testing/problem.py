@@ -41,7 +41,7 @@ LARGEST_HESSIAN = 256
 
 @ordinary()
 def check_problem(problem: StackelbergProblem) -> list[Finding]:
-    """Check what the library relies on and cannot see from the outside.
+    r"""Check what the library relies on and cannot see from the outside.
 
     In float64 and at random points: the shapes; values that are finite; values of many runs at once
     against those of single runs; derivatives by autograd against central differences; initial
@@ -49,12 +49,12 @@ def check_problem(problem: StackelbergProblem) -> list[Finding]:
     in the head (by the eigenvalues of its Hessian for heads of up to 256 numbers, along random
     segments for all); objectives that are means over rows in whatever order, give one value for the
     same arguments, change none in place, and take no predictions (n, 1) against targets (n,); the
-    directions of an `AuxiliaryProblem`; whether Phi depends on the body at all; data that are not
-    constant; noise of mean zero; derivatives of a criterion and constants that the problem states;
-    metrics whose values their names allow.
+    directions of an `AuxiliaryProblem`; whether $\Phi$ depends on the body at all; data that are
+    not constant; noise of mean zero; derivatives of a criterion and constants that the problem
+    states; metrics whose values their names allow.
 
-    What theorems assume is estimated and told, not judged: where the strong convexity mu of a
-    linear head comes from, the weak convexity rho of Phi, the variance of both gradients over
+    What theorems assume is estimated and told, not judged: where the strong convexity $\mu$ of a
+    linear head comes from, the weak convexity $\rho$ of $\Phi$, the variance of both gradients over
     batches of 64 rows (assumption 3.4), how fast gradients change on pairs of points (assumption
     3.5), kinks, whether the sets are bounded, and numbers that no gradient reaches. Estimates
     at a few points are lower bounds of such constants. Told, too, is what may be meant: an F that

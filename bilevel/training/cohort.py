@@ -43,7 +43,7 @@ class Cohort:
         self.recorder = Recorder(made, new)
         codes = torch.full((len(data.seeds),), ACTIVE, device=data.device)
         unknown = torch.full_like(codes, torch.nan, dtype=torch.float64)
-        first = self.strategy.init(self.oracles, made.body, made.head, self.sampler.rows(0))
+        first = self.strategy.init(self.oracles, made.body, made.head, self.sampler.first)
         self.state = TrainingState(0, tuple(data.seeds), first, codes, unknown, described)
         self.compiled = None
         if compile:
@@ -55,6 +55,17 @@ class Cohort:
         """Take the place of `state`, one of such a training."""
         self.state = state
         self._frozen = state.strategy if bool((state.codes != ACTIVE).any()) else None
+
+    @property
+    def standing(self) -> TrainingState:
+        """Where the runs stand, with what the source of their rows has seen."""
+        return self.state._replace(experience=self.sampler.snapshot())
+
+    def take_up(self, state: TrainingState) -> None:
+        """Go on from what `standing` was."""
+        if state.experience is not None:
+            self.sampler.go_on_from(state.experience)
+        self.go_on_from(state._replace(experience=None))
 
     @property
     def ended(self) -> bool:
@@ -73,7 +84,8 @@ class Cohort:
     def step(self) -> None:
         """One eager step of all runs."""
         k = self.state.step
-        made = self.strategy.step(self.oracles, self.state.strategy, self.sampler.rows(k), k)
+        at = self.state.strategy
+        made = self.strategy.step(self.oracles, at, self.sampler.at(k, at.body, at.head), k)
         self.state = self.state._replace(step=k + 1, strategy=made)
 
     def seconds_per_step(self, steps: int) -> float:

@@ -18,9 +18,9 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.core import parts
 from bilevel.data.sampler import Drawn, Sampler
+from bilevel.data.training_data import TrainingData
 from bilevel.derivatives.oracles import Oracles
 from bilevel.errors import ProblemError
-from bilevel.problem.sets import ConvexSet
 from bilevel.strategies import AbstractStrategy
 from bilevel.training import recalled
 from bilevel.training.recalled import Recalled, watched
@@ -139,17 +139,18 @@ def _sums_up(heads: Tree) -> bool:
     return math.isfinite(sum(leaf.sum() for leaf in trees.leaves(heads)))
 
 
-def can_compile(strategy: AbstractStrategy, head_set: ConvexSet, *, chunked: bool = False) -> bool:
+def can_compile(strategy: AbstractStrategy, data: TrainingData) -> bool:
     """Whether to compile, where asked to; says so if not.
 
     Args:
         strategy: whose steps.
-        head_set: of the heads.
-        chunked: whether all rows are evaluated in chunks: each would be compiled anew.
+        data: of the runs. Each chunk of their rows would be compiled anew.
     """
-    if chunked and strategy.cost.passes:
+    if data.chunks is not None and strategy.cost.passes:
         why = "goes through all rows in chunks at every step"
-    elif not strategy.compiles_on(head_set):
+    elif data.online:
+        why = "sees rows that depend on each of its steps"
+    elif not strategy.compiles_on(data.problem.head_set):
         why = "is more than tensor operations"
     else:
         return True

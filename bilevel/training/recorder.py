@@ -71,7 +71,7 @@ class Recorder:
         self.stated = data.own and hook and not data.tasks
         body, head = (trees.cast(x, torch.float64) for x in (made.body, made.head))
         first = trees.part(body, one), self._heads(trees.part(head, one))
-        rows = self._rows(data.part(one).everything(torch.float64))
+        rows = self._rows(self._everything(one, made.body, made.head))
         try:
             with oracles.sharing():  # as in records
                 oracles.head_value(*first, rows.first(first[0]))
@@ -84,10 +84,10 @@ class Recorder:
         needed = self._bytes(*first, rows) + response_bytes(oracles, first[1], rows)
         self.parts = turns(len(data.seeds), int(at_once(RECORD_BYTES, data.device) // needed))
         # rows are looked at, those of a part suffice; of quadratic heads where they are few
-        if not oracles.quadratic_linear_head or data.per_seed:
+        if not oracles.quadratic_linear_head or data.per_seed or data.online:
             part = self.parts[0]
             body, head = trees.part(body, part), trees.part(head, part)
-            rows = self._rows(data.part(part).everything(torch.float64))
+            rows = self._rows(self._everything(part, made.body, made.head))
         point = HeadPoint(oracles, body, self._heads(head), rows)
         self.certifier = Certifier.for_problem(point, stated=data.own and not data.tasks)
         self.responses = BestResponses.for_problem(self.certifier, body, point.head, rows)
@@ -97,6 +97,12 @@ class Recorder:
     def _heads(self, head: Tree) -> Tree:
         """Heads of runs as the oracles take them."""
         return trees.fold(head) if self.oracles.tasks else head
+
+    def _everything(self, part: slice, body: Tree, head: Tree, shared: Rows | None = None) -> Rows:
+        """All rows of some of the runs, whose bodies and heads are all given."""
+        if self.sampler.data.per_seed:
+            return self.sampler.data.part(part).everything(torch.float64)
+        return (shared or self.sampler.everything(body, head)).take(part)
 
     def _rows(self, everything: Rows) -> Rows:
         """The rows of both objectives."""
@@ -124,11 +130,11 @@ class Recorder:
             respond: whether what needs theta* is computed even if that is dear; NaN otherwise.
         """
         data, found = self.sampler.data, []
-        shared = None if data.per_seed else data.everything(torch.float64)
+        shared = None if data.per_seed else self.sampler.everything(body, head)
         for part in self.parts:
             here, there = (trees.cast(trees.part(x, part), torch.float64) for x in (body, head))
             there = self._heads(there)
-            everything = shared or data.part(part).everything(torch.float64)
+            everything = self._everything(part, body, head, shared)
             # nothing is left of a chunk when it is asked for again
             with self.oracles.sharing() if data.chunks is None else nullcontext():
                 found.append(self._values(here, there, everything, respond))
@@ -136,7 +142,21 @@ class Recorder:
             if self.new is not None and rows is not None:
                 at = HeadPoint(self.oracles, here, self.new.heads(part), self._rows(rows))
                 found[-1] |= self.new.metrics(at, rows, part)
-        return joined(found)
+        return self._told(joined(found), len(trees.leaves(body)[0]))
+
+    def _told(self, values: dict[str, Tensor], runs: int) -> dict[str, Tensor]:
+        """With what the source of the rows tells of the runs."""
+        for name, told in self.sampler.recorded().items():
+            if name in values:
+                raise ProblemError(f"`recorded` tells {name!r}, the name of another record.")
+            if not isinstance(told, Tensor) or told.shape != (runs,):
+                got = tuple(told.shape) if isinstance(told, Tensor) else type(told).__name__
+                raise ProblemError(
+                    f"`recorded` must return a number for each of the {runs} runs, but {name!r} is "
+                    f"{got}."
+                )
+            values[name] = told.detach().double()
+        return values
 
     def _values(self, body: Tree, head: Tree, everything: Rows, respond: bool) -> dict[str, Tensor]:
         """The values of some of the runs, in float64."""

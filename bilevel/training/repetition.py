@@ -50,6 +50,8 @@ def same_steps(sampler: Sampler, data: TrainingData) -> bool:
         sampler: of these runs, or of some of them.
         data: of all of them.
     """
+    if data.online:
+        return False
     for name, size in sampler.batch_sizes.items():
         rows = data.sizes[name]
         if size is None or rows == 1 or sampler.sampling == "sequential":

@@ -59,6 +59,16 @@ class Solution:
         bound_kind: of `history["head_bound"]`: "proven", "estimated" or "unknown".
         bound_note: where the bound comes from.
         state: pass it as `solve(state=...)` to go on with the numbers of an uninterrupted training.
+
+    Examples:
+        >>> import bilevel
+        >>> from problems.toy import ScalarProduct
+        >>> strategy = bilevel.TwoTimescale(0.01, 0.1)
+        >>> solution = bilevel.solve(ScalarProduct(), strategy, steps=20, seeds=3)
+        >>> solution.body.shape, solution.steps.tolist(), solution.status[0].name
+        (torch.Size([3]), [0, 20], 'COMPLETED')
+        >>> solution.history["objective"].shape    # records, runs
+        torch.Size([2, 3])
     """
 
     problem: StackelbergProblem

@@ -42,7 +42,7 @@ def solve(
     progress: bool = False,
     throw: bool = True,
 ) -> Solution:
-    """Train one strategy from many seeds at once.
+    r"""Train one strategy from many seeds at once.
 
     A seed fixes the initial point, the data (if they are redrawn) and the rows of every step, for
     every strategy, alone or together with others.
@@ -54,9 +54,9 @@ def solve(
         batch_size: rows per step: an int for all groups, a dict by group, None: all rows.
         seeds: how many (0, 1, ...), or the seeds themselves.
         every: steps between records; step 0 and the last step are always recorded.
-        tolerance: stop a run when |projected grad Phi| falls below this times its first value;
-            looked at in records only. A run that has not come there by the last step ends as
-            `NOT_STATIONARY`. None: never.
+        tolerance: stop a run when the norm of the projected $\nabla\Phi$ falls below this times its
+            first value; looked at in records only. A run that has not come there by the last step
+            ends as `NOT_STATIONARY`. None: never.
         sampling: "iid": rows are drawn with replacement; "epochs": without, in random
             permutations; "sequential": in the order of the data, over and over (trajectories).
         compile: compile the steps: several times faster after 10 to 60 s of compilation, the same
@@ -92,8 +92,11 @@ def solve(
     """
     check_flag(throw, "throw")
     check_flag(progress, "progress")
-    data = TrainingData(problem, seed_list(seeds), float_type(dtype), device)
+    dtype = float_type(dtype)
+    data = TrainingData(problem, seed_list(seeds), dtype, device, experienced=True)
     shared = check_strategy(strategy, len(data.seeds))
+    if data.online:
+        problem.room(len(data.seeds))  # refuses more than there is
     training = Training(
         strategy.fitted(problem),
         data,

@@ -32,6 +32,7 @@ class TrainingState(NamedTuple):
         first_norm: the first |projected grad Phi|, the scale of `tolerance`, (R,), float64; NaN
             where none is known.
         structure: of the strategy: its class, its parts and their settings, without the numbers.
+        experience: what was experienced, where rows depend on it: a snapshot, leaves (R, ...).
     """
 
     step: int
@@ -40,6 +41,7 @@ class TrainingState(NamedTuple):
     codes: Tensor
     first_norm: Tensor
     structure: str
+    experience: dict[str, Tensor] | None = None
 
     @classmethod
     def join(cls, states: "Sequence[TrainingState]") -> "TrainingState":
@@ -51,6 +53,7 @@ class TrainingState(NamedTuple):
             strategy=trees.join([state.strategy for state in states]),
             codes=torch.cat([state.codes for state in states]),
             first_norm=torch.cat([state.first_norm for state in states]),
+            experience=joined([state.experience for state in states]),
         )
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -60,6 +63,8 @@ class TrainingState(NamedTuple):
         tensors["codes"] = self.codes
         if not bool(self.first_norm.isnan().all()):
             tensors["first_norm"] = self.first_norm
+        for name, leaf in (self.experience or {}).items():
+            tensors[f"experience.{name}"] = leaf
         content = {"step": self.step, "seeds": list(self.seeds), "structure": self.structure}
         return tensors, {**content, "plain": stored.plain}
 
@@ -86,6 +91,7 @@ class TrainingState(NamedTuple):
             codes,
             tensors.get("first_norm", unknown),
             parts.without_modules(content["structure"]),
+            under("experience.", tensors) or None,
         )
 
     def part(self, runs: slice) -> "TrainingState":
@@ -95,4 +101,23 @@ class TrainingState(NamedTuple):
             strategy=trees.part(self.strategy, runs),
             codes=self.codes[runs],
             first_norm=self.first_norm[runs],
+            experience=trees.part(self.experience, runs) if self.experience else None,
         )
+
+
+def joined(parts: Sequence[dict[str, Tensor] | None]) -> dict[str, Tensor] | None:
+    """The snapshots of experiences as one; shorter leaves are padded with zeros at their ends."""
+    given = [part for part in parts if part is not None]
+    if not given:
+        return None
+    found = {}
+    for name in given[0]:
+        leaves = [part[name] for part in given]
+        shape = [max(sizes) for sizes in zip(*(leaf.shape[1:] for leaf in leaves), strict=True)]
+        whole = leaves[0].new_zeros(sum(map(len, leaves)), *shape)
+        start = 0
+        for leaf in leaves:
+            whole[(slice(start, start + len(leaf)), *map(slice, leaf.shape[1:]))] = leaf
+            start += len(leaf)
+        found[name] = whole
+    return found

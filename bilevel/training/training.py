@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from bilevel import trees
 from bilevel.core.checks import check_flag, check_function, check_positive_integer, single
 from bilevel.core.memory import at_once, says_memory
+from bilevel.core.signals import uninterrupted
 from bilevel.core.status import Status
 from bilevel.data.draws import Sampling
 from bilevel.data.sampler import BatchSize
@@ -79,9 +81,7 @@ class Training:
         needed = _bytes(first, all_rows=self.cost.passes > 0)
         budget = at_once(STEP_BYTES, data.device)
         self.parts = turns(runs, max_runs_at_once or budget // max(1, needed))
-        compile = compile and can_compile(
-            strategy, data.problem.head_set, chunked=data.chunks is not None
-        )
+        compile = compile and can_compile(strategy, data)
         self.cohorts = [
             Cohort(
                 Assembly.of(data.part(part), batch_size, sampling),
@@ -106,7 +106,12 @@ class Training:
     @property
     def state(self) -> TrainingState:
         """Where all runs stand."""
-        return TrainingState.join([cohort.state for cohort in self.cohorts])
+        return TrainingState.join([cohort.standing for cohort in self.cohorts])
+
+    @property
+    def _made(self) -> Any:
+        """The states of the strategy alone."""
+        return TrainingState.join([cohort.state for cohort in self.cohorts]).strategy
 
     def recorded_names(self) -> list[str]:
         """What every record holds."""
@@ -116,7 +121,7 @@ class Training:
 
     def alike(self, runs: slice = slice(None)) -> bool:
         """Whether some runs, of different seeds, start alike on the same data."""
-        made = self.state.strategy
+        made = self._made
         return same_data(self.data) and start_alike((made.body, made.head), runs)
 
     def one_run(self, runs: slice = slice(None)) -> bool:
@@ -124,7 +129,7 @@ class Training:
         cohort = self.cohorts[0]
         if cohort.strategy.draws or not same_data(self.data):
             return False
-        return same_steps(cohort.sampler, self.data) and start_alike(self.state.strategy, runs)
+        return same_steps(cohort.sampler, self.data) and start_alike(self._made, runs)
 
     def head_status(self) -> list[str]:
         """Names of what became of each run's heads so far; COMPLETED where nothing is known."""
@@ -165,7 +170,7 @@ class Training:
             )
         whole = check_state(state, self.state)
         for part, cohort in zip(self.parts, self.cohorts, strict=True):
-            cohort.go_on_from(whole.part(part))
+            cohort.take_up(whole.part(part))
 
     @says_memory
     def run(
@@ -210,6 +215,12 @@ class Training:
 
     def _advance(self, count: int) -> None:
         """Steps of all runs; interrupted ones are undone if runs take turns."""
+        if self.data.online:  # which nothing can undo
+            for _ in range(count):
+                with uninterrupted():
+                    for cohort in self.cohorts:
+                        cohort.advance(1)
+            return
         before = [cohort.state for cohort in self.cohorts]
         try:
             for cohort in self.cohorts:
@@ -242,7 +253,7 @@ def _bytes(made: Assembly, *, all_rows: bool) -> int:
     """The memory that a step of the runs in `made` takes."""
     heads, rows = made.heads, made.sampler.full
     if not made.data.tasks:
-        rows = made.sampler.rows(0)
+        rows = made.sampler.first
         rows = rows.full if all_rows else rows
     small = trees.flatten(heads).shape[1] <= LARGEST_GENERAL_HEAD
     at = (made.body, heads, rows)

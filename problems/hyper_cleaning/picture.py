@@ -9,7 +9,7 @@ from bilevel.report.svg import style, to_svg
 from problems.hyper_cleaning.experiment import BILEVEL, METHODS, NOISY, ORACLE
 from problems.hyper_cleaning.table import Line
 
-LEARNED, OTHERS, LIMITS = "#0072b2", "#9aa3ad", "#d55e00"
+LEARNED, OTHERS, LIMITS = "#0072b2", "#78818c", "#d55e00"
 
 
 def picture(tables: Mapping[int, Sequence[Line]], file: Path, title: str) -> None:

@@ -165,6 +165,17 @@ def hyper_cleaning(
         ridge: at first, positive; it is learned with the weights.
         data_dir: see `problems.images.load`.
         download: likewise.
+
+    Raises:
+        ArgumentError: a number is out of its range.
+        UnknownNameError: there is no such source, or there are no such weights.
+        MissingDataError: the files of the source are nowhere.
+
+    Examples:
+        >>> import bilevel, torch
+        >>> problem = bilevel.load_problem("hyper-cleaning", rows=60, clean=20)
+        >>> sorted(problem.data(0)), problem.is_stackelberg
+        (['test', 'train', 'validation'], False)
     """
     draw = reader(source, rows, clean, noise, data_dir, download=download)
     n = rows or DATA[source].rows

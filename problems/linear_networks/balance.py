@@ -44,16 +44,18 @@ class Window(NamedTuple):
 
 
 def equal_window(h: int, signal_only: bool = True) -> Window:
-    """Budgets for which the equal pair, used at two steps, is a local minimum among pairs.
+    r"""Budgets for which the equal pair, used at two steps, is a local minimum among pairs.
 
-    At a fixed sum the loss depends on the pair through P = mu_1 mu_2 alone, and equal rates are the
-    largest P: they are a local minimum where dL/dP < 0. For the surrogate that is, with
-    sigma = S / h^(3/2), P = sigma^2 / 4 and eps = h^(-1/2),
+    At a fixed sum the loss depends on the pair through $P = \mu_1 \mu_2$ alone, and equal rates are
+    the largest $P$: they are a local minimum where $dL/dP < 0$. For the surrogate that is, with
+    $\sigma = S / h^{3/2}$, $P = \sigma^2 / 4$ and $\varepsilon = h^{-1/2}$,
 
-        [4 (1 + P)^3 + 32 P + (16 P (1 + P) + 8 (1 + P)^2) / h] / h
-            + 4 eps sigma (2 eps sigma (1 + P) - 1)  <  0,
+    $$
+    [4 (1 + P)^3 + 32 P + (16 P (1 + P) + 8 (1 + P)^2) / h] / h
+        + 4 \varepsilon \sigma\, (2 \varepsilon \sigma (1 + P) - 1) < 0,
+    $$
 
-    a convex function of sigma: the window is one interval, or empty. For exact descent the two
+    a convex function of $\sigma$: the window is one interval, or empty. For exact descent the two
     changes of sign are those of the second derivative in the share of the first layer.
 
     Args:
@@ -125,11 +127,11 @@ def best_equal(h: int, T: int, *, signal_only: bool = False) -> EqualPair:
 def cumulative_balance(
     mu: tuple[float | Tensor, float | Tensor], S2: float | Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The second step's rates that balance the sums over both steps, for a budget S2.
+    r"""The second step's rates that balance the sums over both steps, for a budget S2.
 
     With the first step's rates fixed, the signal gained in two signal-only steps is largest where
-    mu_1 + nu_1 = mu_2 + nu_2, if nu >= 0 allows it: an equal second step follows an equal first
-    one only.
+    $\mu_1 + \nu_1 = \mu_2 + \nu_2$, if $\nu \ge 0$ allows it: an equal second step follows an equal
+    first one only.
 
     Args:
         mu: the first step's pair; any unit.

@@ -17,24 +17,30 @@ from problems.linear_networks.step_polynomial import Constraint, OptimalRates, S
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DeepLinearProblem:
-    """f(x) = kappa x W_1 ... W_L, trained on quadratic moments of the data by gradient descent.
+    r"""$f(x) = \kappa x W_1 \dots W_L$, trained on moments of the data by gradient descent.
 
-        train loss  1/2 tr(W' kappa^2 Sigma W) - tr(kappa W' C) + constant     (1/(2n) |f(X) - Y|^2)
-        test loss   tr(E' Sigma_test E),  E = kappa W - beta                   (no 1/2, no noise)
+    $$
+    \begin{aligned}
+    \text{train loss} &: \tfrac12 \operatorname{tr}(W^\top \kappa^2 \Sigma W)
+        - \operatorname{tr}(\kappa W^\top C) + \text{constant}
+        = \tfrac{1}{2n} \lVert f(X) - Y\rVert^2 \\
+    \text{test loss} &: \operatorname{tr}(E^\top \Sigma_{\text{test}} E), \quad E = \kappa W - \beta
+    \end{aligned}
+    $$
 
-    with W = W_1 ... W_L. The gradient of the train loss in W_k, with A = W_1 ... W_{k-1} and
-    B = W_{k+1} ... W_L, is
+    with $W = W_1 \dots W_L$. (The test loss has no 1/2 and no noise.) The gradient of the train
+    loss in $W_k$, with $A = W_1 \dots W_{k-1}$ and $B = W_{k+1} \dots W_L$, is
 
-        kappa A' (kappa Sigma W - C) B'  =  signal + self-interaction
+    $$\kappa A^\top (\kappa \Sigma W - C) B^\top = \text{signal} + \text{self-interaction}$$
 
-    where the signal is -kappa A' C B' and the self-interaction kappa^2 A' Sigma W B'. All layers
-    move at once. A frozen layer is one with rate 0.
+    where the signal is $-\kappa A^\top C B^\top$ and the self-interaction
+    $\kappa^2 A^\top \Sigma W B^\top$. All layers move at once. A frozen layer is one with rate 0.
 
     Args:
         weights: W_1 (d, h_1), ..., W_L (h_{L-1}, K).
-        Sigma: X'X / n, (d, d).
-        C: X'Y / n, (d, K). It holds the noise of the targets, if there is any.
-        beta: the map to learn, (d, K): the noiseless targets are X beta.
+        Sigma: $X^\top X / n$, (d, d).
+        C: $X^\top Y / n$, (d, K). It holds the noise of the targets, if there is any.
+        beta: the map to learn, (d, K): the noiseless targets are $X \beta$.
         kappa: the prefactor, positive.
         Sigma_test: the covariance of the test inputs, (d, d); None: the identity.
 
@@ -112,7 +118,7 @@ class DeepLinearProblem:
         kappa: float = 1.0,
         Sigma_test: Tensor | None = None,
     ) -> "DeepLinearProblem":
-        """From rows: Sigma = X'X / n and C = X'Y / n.
+        r"""From rows: $\Sigma = X^\top X / n$ and $C = X^\top Y / n$.
 
         Args:
             inputs: X, (n, d).
@@ -136,7 +142,7 @@ class DeepLinearProblem:
         return self._gradients(self.weights, signal_only=True)
 
     def self_interaction(self) -> list[Tensor]:
-        """kappa^2 A' Sigma W B' for each layer."""
+        r"""$\kappa^2 A^\top \Sigma W B^\top$ for each layer."""
         return self._to_layers(self.weights, self.kappa * self.Sigma @ self.product())
 
     def gradients(self, signal_only: bool = False) -> list[Tensor]:
@@ -152,7 +158,7 @@ class DeepLinearProblem:
         return self._loss(self.weights)
 
     def train_loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """1/(2n) |f(X) - Y|^2 on rows X, (n, d), and Y, (n, K)."""
+        r"""$\tfrac{1}{2n} \lVert f(X) - Y\rVert^2$ on rows X, (n, d), and Y, (n, K)."""
         x, y = _matrix("inputs", inputs), _matrix("targets", targets)
         expected = (len(x), self.beta.shape[1])
         if x.shape[1] != len(self.beta) or tuple(y.shape) != expected:
@@ -185,8 +191,8 @@ class DeepLinearProblem:
     ) -> StepPolynomial:
         """The test loss after one step as a polynomial in the rates of two layers.
 
-        With G the gradients, E = E0 - x D_i - y D_j + x y D_ij, where D_i has W_i in the product
-        replaced by G_i. The other layers stay as they are.
+        With $G$ the gradients, $E = E_0 - x D_i - y D_j + x y D_{ij}$, where $D_i$ has $W_i$ in the
+        product replaced by $G_i$. The other layers stay as they are.
 
         Args:
             layers: two different layers, counted from 0.

@@ -33,12 +33,13 @@ def paper_network(
     weights: Weights = "orthogonal",
     noise: float = 0.0,
 ) -> DeepLinearProblem:
-    """A network of the paper at its initial weights, with drawn data.
+    r"""A network of the paper at its initial weights, with drawn data.
 
-        depth 2:  f(x) = x W_1 W_2 / h, h outputs, beta = Q / sqrt(d)
-        deeper:   f(x) = x W_1 ... W_{depth-1} a / sqrt(h), one output, beta ~ N(0, I_d / h)
+        Of depth 2 $f(x) = x W_1 W_2 / h$ with h outputs and $\beta = Q / \sqrt{d}$; deeper ones
+        have one output, $f(x) = x W_1 \dots W_{L-1} a / \sqrt{h}$, and $\beta \sim N(0, I_d / h)$.
 
-    The last factor a ~ N(0, I_h / h) is the last of the weights, and the paper freezes it: rate 0.
+    The last factor $a \sim N(0, I_h / h)$ is the last of the weights, and the paper freezes it:
+    rate 0.
 
     Args:
         depth: 2, or more.

@@ -22,15 +22,21 @@ from problems.linear_networks.initial import (
 
 
 class LinearNetwork(bilevel.LinearHeadProblem):
-    """g = 1/(2n) |kappa X W_1 ... W_L - Y|^2 + ridge/2 |W_L|^2: the last layer is the head.
+    r"""A deep linear network whose last layer is the head.
 
-    The body is a dict of the (d, h) and (h, h) matrices "weight1", ..., the head W_L: (h,) for one
-    output, (h, K) for K. Everything is drawn anew for every seed: rows, a target beta and noise in
-    `data`, orthonormal layers at the start.
+    $$
+    g = \tfrac{1}{2n} \lVert \kappa X W_1 \dots W_L - Y\rVert^2
+    + \tfrac12 \text{ridge}\, \lVert W_L\rVert^2
+    $$
 
-    With depth 2 this is the paper's three-layer network for one output (its W_2 and fixed a act as
-    the head W_2 a) and its two-layer network for `outputs` = `width` = `inputs`. The test rows are
-    whitened and noiseless, so that `test_mse` is the exact population loss |kappa W - beta|^2.
+    The body is a dict of the (d, h) and (h, h) matrices "weight1", ..., the head $W_L$: (h,) for
+    one output, (h, K) for K. Everything is drawn anew for every seed: rows, a target $\beta$ and
+    noise in `data`, orthonormal layers at the start.
+
+    With depth 2 this is the paper's three-layer network for one output (its $W_2$ and fixed $a$ act
+    as the head $W_2 a$) and its two-layer network for `outputs` = `width` = `inputs`. The test rows
+    are whitened and noiseless, so that `test_mse` is the exact population loss
+    $\lVert \kappa W - \beta\rVert^2$.
 
     Args:
         depth: L, at least 2.
@@ -151,5 +157,25 @@ def linear_network(
     noise: float = 0.0,
     ridge: float = 0.0,
 ) -> LinearNetwork:
-    """A deep linear network; the last layer is the head (arXiv 2606.00340)."""
+    """A deep linear network; the last layer is the head (arXiv 2606.00340).
+
+    Args:
+        depth: L, at least 2.
+        width: h, at most `inputs`.
+        inputs: d; None: h.
+        outputs: K, from 2 to `width`; None: one output.
+        rows: n; None: 4 d.
+        design: "whitened" or "gaussian" rows.
+        noise: variance of the noise of the training targets.
+        ridge: at least 0.
+
+    Raises:
+        ArgumentError: a size or a number is out of its range.
+
+    Examples:
+        >>> import bilevel
+        >>> problem = bilevel.load_problem("linear-network", depth=3, width=4)
+        >>> problem.data(0)["train"].inputs.shape
+        torch.Size([16, 4])
+    """
     return LinearNetwork(depth, width, inputs, outputs, rows, design, noise, ridge)

@@ -34,7 +34,9 @@ class OptimalRates(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StepPolynomial:
-    """L(x, y) = sum_{i, j <= 2} C_ij x^i y^j, a sum of squares, in the rates x and y of two layers.
+    r"""A loss after one step as a polynomial in the rates x and y of two layers: a sum of squares.
+
+    $$L(x, y) = \sum_{i, j \le 2} C_{ij}\, x^i y^j \ge 0$$
 
     Args:
         coefficients: C, (3, 3), float64.
@@ -69,16 +71,16 @@ class StepPolynomial:
 
     def minimise(self, constraint: Constraint = "nonneg", budget: float | None = None
                  ) -> OptimalRates:  # fmt: skip
-        """The rates with the lowest loss.
+        r"""The rates with the lowest loss.
 
-        "free": eliminating x = -N / (2 D) from the stationarity conditions, with C0, N and D the
-        polynomials in y of the rows of C, leaves a quintic,
+        "free": eliminating $x = -N / (2D)$ from the stationarity conditions, with $C_0$, $N$ and
+        $D$ the polynomials in $y$ of the rows of C, leaves a quintic,
 
-            4 D^2 C0' - 2 N N' D + N^2 D' = 0.
+        $$4 D^2 C_0' - 2 N N' D + N^2 D' = 0.$$
 
         Its real roots are polished by Newton's method on both conditions. "nonneg" adds the edges
-        x = 0 and y = 0. "budget" restricts L to x + y = S, x, y >= 0: the roots of a cubic and the
-        two ends.
+        $x = 0$ and $y = 0$. "budget" restricts $L$ to $x + y = S$, $x, y \ge 0$: the roots of a
+        cubic and the two ends.
 
         Args:
             constraint: "free", "nonneg" or "budget".

@@ -49,13 +49,13 @@ def conditional_loss(
     signal_only: bool = False,
     outside: float | Tensor = 0.0,
 ) -> Tensor:
-    """The test loss given the initial weights, before the first step and after each.
+    r"""The test loss given the initial weights, before the first step and after each.
 
     Args:
         h: width.
-        A: |a|^2.
-        B: |beta|^2.
-        c: beta' W_1 W_2 a; c^2 is at most A (B - outside).
+        A: $\lVert a\rVert^2$.
+        B: $\lVert \beta\rVert^2$.
+        c: $\beta^\top W_1 W_2 a$; $c^2$ is at most $A (B - \text{outside})$.
         lrs: T steps of a pair of rates each; tensors are broadcast against each other and A, B, c.
         signal_only: descend along the signal alone.
         outside: the squared length of what of beta is orthogonal to the range of W_1: 0 for d = h.
@@ -84,16 +84,17 @@ def expected_loss(
     signal_only: bool = False,
     inputs: int | None = None,
 ) -> Tensor:
-    """The test loss in expectation over Haar weights, before the first step and after each: exact.
+    r"""The test loss in expectation over Haar weights, before the first step and after each: exact.
 
-    c = sqrt(A B) t with t a coordinate on the sphere. The loss is a polynomial of t, of the share
-    of |beta|^2 inside the range of W_1 (d > h) and, in the Gaussian ensemble, of A and B; Gauss
-    rules of as many points as its degree asks for give the expectation.
+    $c = \sqrt{A B}\, t$ with $t$ a coordinate on the sphere. The loss is a polynomial of $t$, of
+    the share of $\lVert \beta\rVert^2$ inside the range of $W_1$ (d > h) and, in the Gaussian
+    ensemble, of A and B; Gauss rules of as many points as its degree asks for give the expectation.
 
     Args:
         h: width, at least 2.
         lrs: T steps of a pair of rates each; tensors are broadcast against each other.
-        ensemble: "unit" (|a| = |beta| = 1) or "gaussian" (a ~ N(0, I_h / h), beta ~ N(0, I_d / h)).
+        ensemble: "unit" ($\lVert a\rVert = \lVert \beta\rVert = 1$) or "gaussian"
+            ($a \sim N(0, I_h / h)$, $\beta \sim N(0, I_d / h)$).
         signal_only: descend along the signal alone.
         inputs: d, at least h; None: h.
 
@@ -124,18 +125,19 @@ def closed_form(
     step1: Sequence[Any] | Tensor,
     step2: Sequence[Any] | Tensor | None = None,
 ) -> Tensor:
-    """The loss after one or two exact steps, d = h, written out.
+    r"""The loss after one or two exact steps, d = h, written out.
 
-    With q = A / sqrt(h) - c, R = A / h - 2 c / sqrt(h) + B and lam = (1 - A eta_1 / h)
-    (1 - A eta_2 / h) - A c eta_1 eta_2 / h^(3/2), the loss is lam^2 R after one step and
-    lam^2 (kap^2 R + 2 kap tau q + tau^2 A) after two.
+    With $q = A / \sqrt{h} - c$, $R = A / h - 2 c / \sqrt{h} + B$ and
+    $\lambda = (1 - A \eta_1 / h) (1 - A \eta_2 / h) - A c\, \eta_1 \eta_2 / h^{3/2}$, the loss is
+    $\lambda^2 R$ after one step and $\lambda^2 (\kappa^2 R + 2 \kappa \tau q + \tau^2 A)$ after
+    two, $\kappa$ and $\tau$ from the second pair of rates.
 
     Args:
         h: width.
-        A: |a|^2.
-        B: |beta|^2.
-        c: beta' W_1 W_2 a.
-        step1: (eta_1, eta_2) of the first step.
+        A: $\lVert a\rVert^2$.
+        B: $\lVert \beta\rVert^2$.
+        c: $\beta^\top W_1 W_2 a$.
+        step1: $(\eta_1, \eta_2)$ of the first step.
         step2: those of the second; None: one step only.
     """
     e1, e2 = checked_step("step1", step1, 2)
@@ -164,16 +166,17 @@ def surrogate(
     step1: Sequence[Any] | Tensor,
     step2: Sequence[Any] | Tensor | None = None,
 ) -> Tensor:
-    """The loss after one or two signal-only steps, d = h: k^2 A / h + 2 k b c / sqrt(h) + b^2 B.
+    r"""The loss after one or two signal-only steps, d = h.
 
-    After one step k = 1 and b = A S / h - 1 + A c eta_1 eta_2 / h^(3/2).
+    It is $k^2 A / h + 2 k b c / \sqrt{h} + b^2 B$, after one step with $k = 1$ and
+    $b = A S / h - 1 + A c\, \eta_1 \eta_2 / h^{3/2}$, $S = \eta_1 + \eta_2$.
 
     Args:
         h: width.
-        A: |a|^2.
-        B: |beta|^2.
-        c: beta' W_1 W_2 a.
-        step1: (eta_1, eta_2) of the first step.
+        A: $\lVert a\rVert^2$.
+        B: $\lVert \beta\rVert^2$.
+        c: $\beta^\top W_1 W_2 a$.
+        step1: $(\eta_1, \eta_2)$ of the first step.
         step2: those of the second; None: one step only.
     """
     e1, e2 = checked_step("step1", step1, 2)
@@ -190,10 +193,10 @@ def surrogate(
 
 
 def script_formula(h: int, eta1: float | Tensor, eta2: float | Tensor, step: int) -> Tensor:
-    """The test loss of the authors' scripts after step 1 or 2, the same pair at both, verbatim.
+    r"""The test loss of the authors' scripts after step 1 or 2, the same pair at both, verbatim.
 
     It is for A = B = 1 in expectation. The script leaves out of step 1 the cross term
-    2 eta_1 eta_2 / h^3, as the script of two layers does; `surrogate` has it.
+    $2 \eta_1 \eta_2 / h^3$, as the script of two layers does; `surrogate` has it.
 
     Args:
         h: width.

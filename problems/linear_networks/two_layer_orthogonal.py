@@ -31,10 +31,10 @@ ORTHOGONAL = 1e-10  # largest entry of U'U - I
 
 
 def conditional_loss(spectrum: Tensor, lrs: Steps, *, signal_only: bool = False) -> Tensor:
-    """The test loss given the initial weights, before the first step and after each.
+    r"""The test loss given the initial weights, before the first step and after each.
 
     Args:
-        spectrum: the phases theta of the eigenvalues of U, (h,), or U itself, (h, h).
+        spectrum: the phases $\theta$ of the eigenvalues of U, (h,), or U itself, (h, h).
         lrs: T steps of a pair of rates each; tensors are broadcast against each other.
         signal_only: descend along the signal alone.
 
@@ -56,10 +56,10 @@ def conditional_loss(spectrum: Tensor, lrs: Steps, *, signal_only: bool = False)
 
 
 def expected_loss(h: int, lrs: Steps, *, signal_only: bool = False) -> Tensor:
-    """The test loss in expectation over Haar weights, before the first step and after each: exact.
+    r"""The test loss in expectation over Haar weights, before the first step and after each: exact.
 
-    |rho|^2 after t steps is a trigonometric polynomial of degree at most 3^t, whose mean over the
-    circle is that over equally spaced points.
+    $\lVert \rho\rVert^2$ after $t$ steps is a trigonometric polynomial of degree at most $3^t$,
+    whose mean over the circle is that over equally spaced points.
 
     Args:
         h: width.
@@ -92,13 +92,15 @@ def expected_loss(h: int, lrs: Steps, *, signal_only: bool = False) -> Tensor:
 
 
 def expected_one_step(h: int, step: Sequence[Any] | Tensor) -> Tensor:
-    """(1 + 1/h) (g^2 + 2 g P / h + P^2 / h): the expected loss after one exact step.
+    r"""The expected loss after one exact step.
 
-    g = (1 - eta_1 / h^2) (1 - eta_2 / h^2) and P = eta_1 eta_2 / h^3.
+    $$(1 + 1/h)\, (g^2 + 2 g P / h + P^2 / h)$$
+
+    with $g = (1 - \eta_1 / h^2) (1 - \eta_2 / h^2)$ and $P = \eta_1 \eta_2 / h^3$.
 
     Args:
         h: width.
-        step: (eta_1, eta_2).
+        step: $(\eta_1, \eta_2)$.
     """
     width = float(checked_size("h", h))
     first, second = checked_step("step", step, 2)
@@ -110,18 +112,24 @@ def expected_one_step(h: int, step: Sequence[Any] | Tensor) -> Tensor:
 def surrogate(
     h: int, step1: Sequence[Any] | Tensor, step2: Sequence[Any] | Tensor | None = None
 ) -> Tensor:
-    """The expected loss after one or two signal-only steps.
+    r"""The expected loss after one or two signal-only steps.
 
-        one:  (S / h^2 - 1)^2 + (1 + P^2) / h + 2 P / h^2,   S = eta_1 + eta_2, P = mu_1 mu_2
-        two:  (eps B - 1)^2 + (A^2 + C^2 + 2 A C / h) / h
+    $$
+    \begin{aligned}
+    \text{one} &: (S / h^2 - 1)^2 + (1 + P^2) / h + 2 P / h^2,
+        \quad S = \eta_1 + \eta_2, \; P = \mu_1 \mu_2 \\
+    \text{two} &: (\varepsilon B - 1)^2 + (A^2 + C^2 + 2 A C / h) / h
+    \end{aligned}
+    $$
 
-    with k_1 = 1 + nu_1 mu_2, k_2 = 1 + nu_2 mu_1, A = k_1 k_2, B = k_1 (mu_2 + nu_2) +
-    k_2 (mu_1 + nu_1), C = (mu_1 + nu_1)(mu_2 + nu_2), where nu are the rates of the second step
-    over h^(3/2). With nu = mu the second line is `script_formula(..., step=2)`.
+    with $k_1 = 1 + \nu_1 \mu_2$, $k_2 = 1 + \nu_2 \mu_1$, $A = k_1 k_2$,
+    $B = k_1 (\mu_2 + \nu_2) + k_2 (\mu_1 + \nu_1)$, $C = (\mu_1 + \nu_1)(\mu_2 + \nu_2)$,
+    $\varepsilon = h^{-1/2}$, where $\mu$ and $\nu$ are the rates of the two steps over $h^{3/2}$.
+    With $\nu = \mu$ the second line is `script_formula(..., step=2)`.
 
     Args:
         h: width.
-        step1: (eta_1, eta_2) of the first step.
+        step1: $(\eta_1, \eta_2)$ of the first step.
         step2: those of the second; None: one step only.
     """
     checked_size("h", h)
@@ -140,10 +148,10 @@ def surrogate(
 
 
 def script_formula(h: int, eta1: float | Tensor, eta2: float | Tensor, step: int) -> Tensor:
-    """The test loss of the authors' scripts after step 1 or 2, the same pair at both, verbatim.
+    r"""The test loss of the authors' scripts after step 1 or 2, the same pair at both, verbatim.
 
-    The script leaves out of step 1 the cross term 2 eta_1 eta_2 / h^5, which `surrogate` and, as
-    reported, theorem 5.3 of the paper have.
+    The script leaves out of step 1 the cross term $2 \eta_1 \eta_2 / h^5$, which `surrogate` and,
+    as reported, theorem 5.3 of the paper have.
 
     Args:
         h: width.

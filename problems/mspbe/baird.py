@@ -6,15 +6,15 @@ from problems.mspbe.process import MarkovRewardProcess
 
 
 def baird(discount: float = 0.99) -> MarkovRewardProcess:
-    """Seven states, eight features, rewards 0; the target policy always goes to the seventh state.
+    r"""Seven states, eight features, rewards 0; the target policy always goes to the seventh state.
 
     The behaviour goes to every state with probability 1/7, so the ratio is 7 towards the seventh
-    state and 0 else. phi_i = e_1 + 2 e_{i+1} for i <= 6, phi_7 = 2 e_1 + e_8, and theta starts at
-    (1, 1, 1, 1, 1, 1, 1, 10): RMSPBE 8.22140759585. C has rank 7 of 8, so minimisers are many.
-    TD(0) diverges; TDC with small steps converges for eta > 0.1424.
+    state and 0 else. $\phi_i = e_1 + 2 e_{i+1}$ for $i \le 6$, $\phi_7 = 2 e_1 + e_8$, and $\theta$
+    starts at (1, 1, 1, 1, 1, 1, 1, 10): RMSPBE 8.22140759585. C has rank 7 of 8, so minimisers are
+    many. TD(0) diverges; TDC with small steps converges for $\eta > 0.1424$.
 
     Args:
-        discount: gamma, below 1.
+        discount: $\gamma$, below 1.
 
     Source: Baird (1995) as in Sutton and Barto (2018), section 11.2. Differs from the source in:
     None.

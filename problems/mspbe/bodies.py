@@ -47,9 +47,9 @@ class Body(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
-    """phi = sigma(... sigma(x W_1) W_2 ...), without biases.
+    r"""$\phi = \sigma(\dots \sigma(x W_1) W_2 \dots)$, without biases.
 
-    W_1 is standard normal, for inputs of norm about 1; the others are standard normal divided by
+    $W_1$ is standard normal, for inputs of norm about 1; the others are standard normal divided by
     the root of their fan-in.
 
     Args:
@@ -104,7 +104,9 @@ class Layers:
     def closed_form(
         self, body: dict[str, Tensor], inputs: Tensor
     ) -> tuple[Tensor, PullBack] | None:
-        """The derivative of dense layers by hand: D_u(x) = x (u o sigma'(W^T x))^T, and so on.
+        r"""The derivative of dense layers by hand.
+
+        That of one layer along u is $x\, (u \circ \sigma'(W^\top x))^\top$, and so on.
 
         None for activations whose slope is no function of their value.
         """

@@ -11,10 +11,10 @@ ROWS = 12
 
 
 def boyan() -> MarkovRewardProcess:
-    """Twelve states in a row with four features in which the values are linear.
+    r"""Twelve states in a row with four features in which the values are linear.
 
     State i goes one or two further, each with probability 1/2 and reward -3; the last goes to the
-    end with reward -2. gamma = 1, V = (-24, -22, ..., -2), theta* = (-24, -16, -8, 0).
+    end with reward -2. $\gamma = 1$, $V = (-24, -22, \dots, -2)$, $\theta^* = (-24, -16, -8, 0)$.
 
     Source: Boyan (2002). Differs from the source in: None. (A published matrix of this chain has a
     row that sums to 1.5; here rows are checked.)
@@ -43,9 +43,9 @@ def boyan() -> MarkovRewardProcess:
 def restarting_chain(
     discount: float = 0.95, seed: int = 0, scale: float = 1 / 3
 ) -> MarkovRewardProcess:
-    """Boyan's chain whose end is a thirteenth state that leads back to the first: no episode ends.
+    r"""Boyan's chain whose end is a thirteenth state that leads back to the first: no episode ends.
 
-    Inputs are 8 standard normals / sqrt 8 for each state.
+    Inputs are 8 standard normals over $\sqrt 8$ for each state.
 
     Args:
         discount: gamma, below 1.

@@ -64,6 +64,12 @@ def policy_evaluation(
 
     Raises:
         UnknownNameError: there is no such process, or no such kind of experience.
+
+    Examples:
+        >>> import bilevel
+        >>> problem = bilevel.load_problem("policy-evaluation", process="boyan", length=100)
+        >>> list(problem.strategies(0.01, 0.1))
+        ['TD', 'GTD2', 'TDC', 'TDRC', 'LSTD', 'LSTD ridge']
     """
     return LinearEvaluation(Known(_process(process, discount), kind, length))  # type: ignore[arg-type]
 
@@ -93,6 +99,12 @@ def neural_policy_evaluation(
 
     Raises:
         UnknownNameError: there is no such process, objective, kind or activation.
+
+    Examples:
+        >>> import bilevel
+        >>> problem = bilevel.load_problem("neural-policy-evaluation", objective="msve", length=100)
+        >>> problem.is_stackelberg    # F is the value error, g that of the LSTD head
+        False
     """
     source = Known(_process(process, discount), kind, length)  # type: ignore[arg-type]
     check_positive_integer(depth, "`depth`")

@@ -43,7 +43,7 @@ LEAST_SQUARES, ALGORITHM, FROZEN = "least squares", "Algorithm 1", "frozen body"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DirectGradient(bilevel.AbstractHypergradient):
-    """d_w F at theta*(w), without the implicit term: what is wrong where F is not g.
+    r"""$\partial_w F$ at $\theta^*(w)$, without the implicit term: what is wrong where F is not g.
 
     Source: none; a control.
     """
@@ -199,7 +199,7 @@ def draw(
     start = histories["MSVE, implicit"]["test_lstd_msve"][0]
     shown = {
         ALGORITHM: ("Algorithm 1 on MSPBE", "#d55e00", "-"),
-        FROZEN: ("the same, body frozen", "#999999", "--"),
+        FROZEN: ("the same, body frozen", "#808080", "--"),
         "MSBE, implicit": ("LSTD head, MSBE on top", "#009e73", "-."),
         "MSVE, implicit": ("LSTD head, MSVE on top", "#0072b2", "-"),
     }

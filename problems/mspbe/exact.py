@@ -19,9 +19,12 @@ Singular = Literal["error", "least norm"]
 
 
 class Moments(NamedTuple):
-    """What MSPBE is made of.
+    r"""What MSPBE is made of.
 
-        A = E[rho phi (phi - gamma phi')^T],   b = E[rho r phi],   C = E[phi phi^T]
+    $$
+    A = \mathbb{E}[\rho\, \phi\, (\phi - \gamma \phi')^\top],
+    \qquad b = \mathbb{E}[\rho\, r\, \phi], \qquad C = \mathbb{E}[\phi \phi^\top]
+    $$
 
     Attributes:
         a: A, (M, M).
@@ -35,14 +38,14 @@ class Moments(NamedTuple):
 
 
 def moments(features: Tensor, model: Model, discount: float) -> Moments:
-    """The moments of a known model.
+    r"""The moments of a known model.
 
-        A = Z^T D (I - gamma P) Z,   b = Z^T D r,   C = Z^T D Z
+    $$A = Z^\top D (I - \gamma P) Z, \qquad b = Z^\top D r, \qquad C = Z^\top D Z$$
 
     Args:
         features: Z, (S, M), one row for each state.
         model: of the process.
-        discount: gamma.
+        discount: $\gamma$.
     """
     weighted = model.weights.unsqueeze(1) * features
     ahead = features - discount * model.transitions @ features
@@ -52,13 +55,13 @@ def moments(features: Tensor, model: Model, discount: float) -> Moments:
 def sampled_moments(
     features: Tensor, next_features: Tensor, rows: Transitions, discount: float
 ) -> Moments:
-    """The moments of transitions: averages over n rows with their weights.
+    r"""The moments of transitions: averages over n rows with their weights.
 
     Args:
         features: phi, (n, M).
         next_features: phi', (n, M), whatever they are where an episode ended.
         rows: the transitions.
-        discount: gamma.
+        discount: $\gamma$.
     """
     n = len(features)
     weighted = (rows.weights / n).unsqueeze(1) * features
@@ -68,18 +71,20 @@ def sampled_moments(
 
 
 def mspbe(found: Moments, head: Tensor) -> Tensor:
-    """(b - A theta)^T C^-1 (b - A theta), 0-dim; the pseudo-inverse where C is singular."""
+    r"""$(b - A \theta)^\top C^{-1} (b - A \theta)$, 0-dim; a pseudo-inverse where C is singular."""
     residual = found.b - found.a @ head
     return residual @ (inverse(found.c, hermitian=True) @ residual)
 
 
 def best_auxiliary(found: Moments, head: Tensor, *, singular: Singular = "least norm") -> Tensor:
-    """omega* = C^-1 (b - A theta), (M,); by default of least norm where C is singular."""
+    r"""$\omega^* = C^{-1} (b - A \theta)$, (M,); by default of least norm where C is singular."""
     return _solved(found.c, found.b - found.a @ head, "C = E[phi phi^T]", singular)
 
 
 def lstd(found: Moments, ridge: float | Tensor = 0.0, *, singular: Singular = "error") -> Tensor:
-    """The least-squares TD head theta* = (A + ridge I)^-1 b, (M,): without ridge its MSPBE is 0.
+    r"""The least-squares TD head, (M,): without ridge its MSPBE is 0.
+
+    $$\theta^* = (A + \text{ridge} \cdot I)^{-1} b$$
 
     Args:
         found: the moments.
@@ -95,19 +100,19 @@ def lstd(found: Moments, ridge: float | Tensor = 0.0, *, singular: Singular = "e
 
 
 def msve(features: Tensor, head: Tensor, model: Model) -> Tensor:
-    """The value error sum_s d_s (V(s) - V^pi(s))^2, 0-dim."""
+    r"""The value error $\sum_s d_s (V(s) - V^\pi(s))^2$, 0-dim."""
     return (model.weights * (features @ head - model.values).square()).sum()
 
 
 def msbe(features: Tensor, head: Tensor, model: Model, discount: float) -> Tensor:
-    """The Bellman error sum_s d_s (r + gamma P V - V)^2, 0-dim."""
+    r"""The Bellman error $\sum_s d_s (r + \gamma P V - V)_s^2$, 0-dim."""
     values = features @ head
     ahead = model.rewards + discount * model.transitions @ values
     return (model.weights * (ahead - values).square()).sum()
 
 
 def errors(features: Tensor, head: Tensor, model: Model, discount: float) -> dict[str, Tensor]:
-    """What is reported of every head: value error first, the objective of TDC after it.
+    r"""What is reported of every head: value error first, the objective of TDC after it.
 
     `test_msve`, and `test_lstd_msve` for the LSTD head (of least norm) on the same features;
     `test_mspbe` and its root `test_rmspbe`; `test_msbe`.
@@ -116,7 +121,7 @@ def errors(features: Tensor, head: Tensor, model: Model, discount: float) -> dic
         features: (S, M), one row for each state.
         head: (M,).
         model: of the process.
-        discount: gamma.
+        discount: $\gamma$.
     """
     found = moments(features, model, discount)
     objective = mspbe(found, head)
@@ -130,11 +135,11 @@ def errors(features: Tensor, head: Tensor, model: Model, discount: float) -> dic
 
 
 def inverse(matrix: Tensor, *, hermitian: bool = False) -> Tensor:
-    """The pseudo-inverse, with singular values up to `RANK` times the largest taken as 0.
+    r"""The pseudo-inverse, with singular values up to `RANK` times the largest taken as 0.
 
-    Its derivatives come from two steps X <- 2 X - X A X, which leave it as it is and are several
-    digits more accurate than those of `pinv`; they are those of the inverse, in the range of A.
-    NaN where the matrix is not finite, so that one bad run does not stop all others.
+    Its derivatives come from two steps $X \leftarrow 2 X - X A X$, which leave it as it is and are
+    several digits more accurate than those of `pinv`; they are those of the inverse, in the range
+    of A. NaN where the matrix is not finite, so that one bad run does not stop all others.
     """
     fine = matrix.isfinite().all()
     safe = torch.where(fine, matrix.detach(), torch.zeros_like(matrix))

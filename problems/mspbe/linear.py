@@ -15,9 +15,9 @@ from problems.mspbe.transitions import Transitions
 
 
 class LinearEvaluation(NeuralMSPBE):
-    """The values of a process whose inputs are the features: V = x^T theta.
+    r"""The values of a process whose inputs are the features, $V = x^\top \theta$.
 
-        g(theta) = MSPBE = (b - A theta)^T C^-1 (b - A theta)
+    $$g(\theta) = \text{MSPBE} = (b - A \theta)^\top C^{-1} (b - A \theta)$$
 
     There is nothing for a body to learn. `problems.mspbe.methods` holds the linear methods;
     `SingleLoop` on its own follows TDC. The head starts at the process's `initial_head`, else at 0.

@@ -155,6 +155,17 @@ def logged_transitions(file: str | Path, discount: float = 0.99) -> LinearEvalua
     Args:
         file: `.npz` or CSV, as `load_transitions` takes it; the states are the features.
         discount: gamma.
+
+    Raises:
+        MissingDataError: there is no such file.
+        DataError: it cannot be used; the message says why.
+
+    Examples:
+        >>> import bilevel
+        >>> from bilevel.errors import BilevelError
+        >>> try: bilevel.load_problem("transitions", file="nowhere.npz")
+        ... except BilevelError as error: print(type(error).__name__)
+        MissingDataError
     """
     rows, returns = load_transitions(file)
     return LinearEvaluation(Logged(rows, discount, returns, Path(str(file)).name))

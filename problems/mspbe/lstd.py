@@ -30,7 +30,9 @@ class LSTDState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LSTD(AbstractStrategy):
-    """The head that solves (A + ridge I) theta = b on all rows so far: no step size.
+    r"""The least-squares TD head on all rows so far: no step size.
+
+    $$(A + \text{ridge} \cdot I)\, \theta = b$$
 
     On all rows (`batch_size=None`) this is the exact best response, from the first step on; on
     batches A and b are averages over the steps. Where the matrix is singular the solution of least

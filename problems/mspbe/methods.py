@@ -78,7 +78,7 @@ class TD(LinearDirections):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GTD2(LinearDirections):
-    """GTD2: A^T h."""
+    r"""GTD2: $A^\top h$."""
 
     def head(self, parts: Parts) -> Tensor:
         """The features' differences times the predictions of h."""
@@ -87,7 +87,10 @@ class GTD2(LinearDirections):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TDC(LinearDirections):
-    """TDC, TD with gradient correction: E[rho delta phi] - gamma E[rho phi' phi^T] h."""
+    r"""TDC, TD with gradient correction.
+
+    $$\mathbb{E}[\rho\, \delta\, \phi] - \gamma\, \mathbb{E}[\rho\, \phi' \phi^\top]\, h$$
+    """
 
     def head(self, parts: Parts) -> Tensor:
         """The semi-gradient, corrected."""
@@ -114,10 +117,10 @@ class TDRC(TDC):
 
 
 def td(lr: Number | AbstractSchedule) -> SingleLoop:
-    """TD(0), the semi-gradient method: shown as a reference.
+    r"""TD(0), the semi-gradient method: shown as a reference.
 
     Args:
-        lr: alpha, a number or a schedule.
+        lr: $\alpha$, a number or a schedule.
 
     Source: Sutton (1988). Differs from the source in: batches.
     """
@@ -125,11 +128,11 @@ def td(lr: Number | AbstractSchedule) -> SingleLoop:
 
 
 def gtd2(lr: Number | AbstractSchedule, eta: float = 1.0) -> SingleLoop:
-    """GTD2: a gradient method of MSPBE.
+    r"""GTD2: a gradient method of MSPBE.
 
     Args:
-        lr: alpha, a number or a schedule.
-        eta: the step size of h over alpha, positive.
+        lr: $\alpha$, a number or a schedule.
+        eta: the step size of $h$ over $\alpha$, positive.
 
     Source: Sutton et al. (2009), equations 8 and 9. Differs from the source in: batches, ratios.
     """
@@ -137,11 +140,11 @@ def gtd2(lr: Number | AbstractSchedule, eta: float = 1.0) -> SingleLoop:
 
 
 def tdc(lr: Number | AbstractSchedule, eta: float = 1.0) -> SingleLoop:
-    """TDC: TD with gradient correction, a gradient method of MSPBE.
+    r"""TDC: TD with gradient correction, a gradient method of MSPBE.
 
     Args:
-        lr: alpha, a number or a schedule.
-        eta: the step size of h over alpha, positive.
+        lr: $\alpha$, a number or a schedule.
+        eta: the step size of $h$ over $\alpha$, positive.
 
     Source: Sutton et al. (2009), equation 10. Differs from the source in: batches, ratios.
     """
@@ -149,11 +152,11 @@ def tdc(lr: Number | AbstractSchedule, eta: float = 1.0) -> SingleLoop:
 
 
 def tdrc(lr: Number | AbstractSchedule, eta: float = 1.0, *, beta: Number = 1.0) -> SingleLoop:
-    """TDRC: TDC with a regularised correction; h no longer tracks omega*, fixed points stay.
+    r"""TDRC: TDC with a regularised correction; h no longer tracks omega*, fixed points stay.
 
     Args:
-        lr: alpha, a number or a schedule.
-        eta: the step size of h over alpha, positive.
+        lr: $\alpha$, a number or a schedule.
+        eta: the step size of $h$ over $\alpha$, positive.
         beta: the regularisation, at least 0.
 
     Source: Ghiassian et al. (2020), section 4. Differs from the source in: batches.
@@ -167,10 +170,10 @@ def tdrc(lr: Number | AbstractSchedule, eta: float = 1.0, *, beta: Number = 1.0)
 
 
 def default_methods(head_lr: float, *, ridge: float = 1e-3) -> dict[str, AbstractStrategy]:
-    """What `bilevel compare` compares on a problem with fixed features.
+    r"""What `bilevel compare` compares on a problem with fixed features.
 
     Args:
-        head_lr: alpha, of all iterative methods, with eta = 1.
+        head_lr: $\alpha$, of all iterative methods, with $\eta = 1$.
         ridge: of the second LSTD head.
     """
     return {

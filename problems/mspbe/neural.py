@@ -25,15 +25,19 @@ DEGENERATE = (
 
 
 class Evaluation(bilevel.StackelbergProblem):
-    """What all policy-evaluation problems share: rows, features, the head's objective and metrics.
+    r"""What all policy-evaluation problems share: rows, features, the head's objective and metrics.
 
-        V(s) = phi(w, x_s)^T theta,      g = (b - A theta)^T (C + shift I)^{-1} (b - A theta)
+    $$
+    V(s) = \phi(w, x_s)^\top \theta,
+    \qquad g = (b - A \theta)^\top (C + \text{shift} \cdot I)^{-1} (b - A \theta)
+    $$
 
-    with A = E[rho phi (phi - gamma phi')^T] + ridge I, b = E[rho r phi] and C = E[phi phi^T] over
-    the rows of the batch: MSPBE. LSTD's condition A theta = b is not the gradient of a
-    convex function, for A is not symmetric; its solution is the minimiser of this g, which is. The
-    price is conditioning: the Hessian A^T C^{-1} A has about the square of the condition number of
-    C^{-1/2} A C^{-1/2}, so exact heads want float64.
+    with $A = \mathbb{E}[\rho\, \phi\, (\phi - \gamma \phi')^\top] + \text{ridge} \cdot I$,
+    $b = \mathbb{E}[\rho\, r\, \phi]$ and $C = \mathbb{E}[\phi \phi^\top]$ over the rows of the
+    batch: MSPBE. LSTD's condition $A \theta = b$ is not the gradient of a convex function, for A is
+    not symmetric; its solution is the minimiser of this g, which is. The price is conditioning: the
+    Hessian $A^\top C^{-1} A$ has about the square of the condition number of
+    $C^{-1/2} A C^{-1/2}$, so exact heads want float64.
 
     Metrics, from a `Model` in the group "test", each at the head as it is: test_msve (value error),
     test_mspbe, test_rmspbe (its root) and test_msbe (Bellman error); and test_lstd_msve, the value
@@ -99,7 +103,7 @@ class Evaluation(bilevel.StackelbergProblem):
         return exact.mspbe(self.regularised(self.moments(body, batch["train"])), head)
 
     def lstd_head(self, body: Tree, rows: Transitions | Model) -> Tensor:
-        """(A + ridge I)^{-1} b, (M,)."""
+        r"""$(A + \text{ridge} \cdot I)^{-1} b$, (M,)."""
         return exact.lstd(self.moments(body, rows), self.ridge, singular="least norm")
 
     @override
@@ -118,17 +122,23 @@ class Evaluation(bilevel.StackelbergProblem):
 
 
 class NeuralMSPBE(bilevel.AuxiliaryProblem, Evaluation):
-    """MSPBE over head and body: F is g. `SingleLoop` on it is neural TDC.
+    r"""MSPBE over head and body: F is g. `SingleLoop` on it is neural TDC.
 
-    The directions of a batch, with delta = r + gamma V(x') - V(x), q = phi^T omega, D_u(x) the
-    vector-Jacobian product of the features of x with u, and V = 0 after the end of an episode:
+    The directions of a batch, with $\delta = r + \gamma V(x') - V(x)$, $q = \phi^\top \omega$,
+    $D_u(x)$ the vector-Jacobian product of the features of $x$ with $u$, and $V = 0$ after the end
+    of an episode:
 
-        omega:  E[(q - rho delta) phi] + shift omega
-        theta:  -E[rho (delta phi - gamma phi' q)] + shift omega
-        body:   E[(rho delta - q) D_omega(x) + rho q (gamma D_theta(x') - D_theta(x))]
+    $$
+    \begin{aligned}
+    \omega &: \mathbb{E}[(q - \rho \delta)\, \phi] + \text{shift} \cdot \omega \\
+    \theta &: -\mathbb{E}[\rho\, (\delta \phi - \gamma \phi' q)] + \text{shift} \cdot \omega \\
+    \text{body} &: \mathbb{E}[(\rho \delta - q)\, D_{\omega}(x)
+        + \rho q\, (\gamma D_{\theta}(x') - D_{\theta}(x))]
+    \end{aligned}
+    $$
 
-    At omega* = (C + shift I)^{-1} (b - A theta) those of theta and the body are half of the
-    gradients of g.
+    At $\omega^* = (C + \text{shift} \cdot I)^{-1} (b - A \theta)$ those of $\theta$ and the body
+    are half of the gradients of g.
 
     Args:
         source: of the rows; for the expectations of a known process pass `batch_size=None`.

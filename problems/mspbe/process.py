@@ -19,14 +19,14 @@ UNITS = 4
 
 
 class Model(NamedTuple):
-    """A process as rows, one for each of its S states: all that exact objectives need.
+    r"""A process as rows, one for each of its S states: all that exact objectives need.
 
     Attributes:
         inputs: (S, D), what features are computed from.
         transitions: (S, S), P of the target policy.
         rewards: (S,), the expected reward of the next step under the target policy.
         weights: (S,), d, how much each state counts.
-        values: (S,), V^pi.
+        values: (S,), $V^\pi$.
     """
 
     inputs: Tensor
@@ -38,9 +38,9 @@ class Model(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MarkovRewardProcess:
-    """A finite chain with rewards, whose values are to be learned, perhaps off-policy.
+    r"""A finite chain with rewards, whose values are to be learned, perhaps off-policy.
 
-        V^pi = r + gamma P V^pi,      rho(s, s') = P(s, s') / P_b(s, s')
+    $$V^\pi = r + \gamma P V^\pi, \qquad \rho(s, s') = P(s, s') / P_b(s, s')$$
 
     Tensors are copied as float64. Probabilities in single precision, converted or not, whose sum is
     1 but for their rounding are divided by that sum. An episode ends with the probability that a
@@ -158,7 +158,7 @@ class MarkovRewardProcess:
 
     @property
     def values(self) -> Tensor:
-        """V^pi, (S,)."""
+        r"""$V^\pi$, (S,)."""
         return self.model.values
 
     @property

@@ -19,7 +19,9 @@ def random_process(
     seed: int = 0,
     input_width: int = 8,
 ) -> MarkovRewardProcess:
-    """Each state has a few random successors: P <- 0.95 P + 0.05 / S, rewards standard normal.
+    r"""Each state has a few random successors, rewards are standard normal.
+
+    Then $P \leftarrow 0.95 P + 0.05 / S$.
 
     Args:
         states: S, at least 2.
@@ -27,7 +29,7 @@ def random_process(
             Dirichlet(1, ..., 1).
         discount: gamma, below 1.
         seed: of everything that is drawn.
-        input_width: D; inputs are D standard normals / sqrt D for each state.
+        input_width: D; inputs are D standard normals over $\sqrt D$ for each state.
 
     Source: random ergodic processes ("Garnets": Bhatnagar et al. 2009). Differs from the source in:
     the uniform part of the transitions.

@@ -18,7 +18,7 @@ Method = Literal["td", "gtd2", "tdc", "tdrc"]
 
 
 class ExpectedUpdate(NamedTuple):
-    """z <- z + alpha (f - G z).
+    r"""An expected step $z \leftarrow z + \alpha (f - G z)$.
 
     Attributes:
         matrix: G, (M, M) for TD(0), else (2M, 2M).
@@ -32,21 +32,25 @@ class ExpectedUpdate(NamedTuple):
 def expected_update(
     found: Moments, method: str, *, eta: float = 1.0, beta: float = 1.0
 ) -> ExpectedUpdate:
-    """The expected update of a method from the moments.
+    r"""The expected update of a method from the moments.
 
-        TD     theta += alpha (b - A theta)
-        GTD2   theta += alpha A^T h
-        TDC    theta += alpha (b - A theta - (C - A^T) h)
-        TDRC   as TDC
-        h += eta alpha (b - A theta - C h - beta h),   beta = 0 but for TDRC
+    $$
+    \begin{aligned}
+    \text{TD} &: \theta \mathrel{+}= \alpha\, (b - A \theta) \\
+    \text{GTD2} &: \theta \mathrel{+}= \alpha\, A^\top h \\
+    \text{TDC, TDRC} &: \theta \mathrel{+}= \alpha\, (b - A \theta - (C - A^\top)\, h) \\
+    &\phantom{:} \; h \mathrel{+}= \eta \alpha\, (b - A \theta - C h - \beta h),
+        \quad \beta = 0 \text{ but for TDRC}
+    \end{aligned}
+    $$
 
-    Off-policy C - A^T stands for gamma E[rho phi' phi^T], which is the same only where the ratios
-    of each state average to 1, as they do here.
+    Off-policy $C - A^\top$ stands for $\gamma\, \mathbb{E}[\rho\, \phi' \phi^\top]$, which is the
+    same only where the ratios of each state average to 1, as they do here.
 
     Args:
         found: A, b and C.
         method: "td", "gtd2", "tdc" or "tdrc".
-        eta: the ratio of the step sizes of h and theta.
+        eta: the ratio of the step sizes of $h$ and $\theta$.
         beta: the regularisation of TDRC.
 
     Examples:

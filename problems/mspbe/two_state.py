@@ -6,14 +6,15 @@ from problems.mspbe.process import MarkovRewardProcess
 
 
 def two_state(discount: float = 0.99) -> MarkovRewardProcess:
-    """Two states with features 1 and 2, both followed by the second; all rewards are 0.
+    r"""Two states with features 1 and 2, both followed by the second; all rewards are 0.
 
-    A = (5 - 6 gamma) / 2, b = 0, C = 5/2 and MSPBE = A^2 theta^2 / C. TD(0) diverges if and only
-    if gamma > 5/6; TDC converges if and only if eta > (3 gamma - 2.5) / 2.5; TDRC with eta = 1 if
-    and only if beta < 3 gamma - 2.5, where 3 gamma > 2.5.
+    $A = (5 - 6 \gamma) / 2$, $b = 0$, $C = 5/2$ and $\text{MSPBE} = A^2 \theta^2 / C$. TD(0)
+    diverges if and only if $\gamma > 5/6$; TDC converges if and only if
+    $\eta > (3 \gamma - 2.5) / 2.5$; TDRC with $\eta = 1$ if and only if $\beta < 3 \gamma - 2.5$,
+    where $3 \gamma > 2.5$.
 
     Args:
-        discount: gamma, below 1: the process has no end.
+        discount: $\gamma$, below 1: the process has no end.
 
     Source: Tsitsiklis and Van Roy (1997), section 9; Sutton and Barto (2018), section 11.2. Both
     states count 1/2, which is not how often the process visits them. Differs from the source in:

@@ -19,13 +19,16 @@ Upper = Literal["msve", "msbe", "return error"]
 
 
 class LSTDValues(Evaluation):
-    """A true bilevel problem: the head is LSTD's, the body minimises an error of its values.
+    r"""A true bilevel problem: the head is LSTD's, the body minimises an error of its values.
 
-        min_w F(w, theta*(w)),      (A + ridge I) theta* = b
-
-        msve          F = sum_s d_s (V(s) - V^pi(s))^2
-        msbe          F = sum_s d_s (r(s) + gamma (P V)(s) - V(s))^2
-        return error  F = mean of (V(x) - G)^2 over Monte-Carlo returns G
+    $$
+    \begin{aligned}
+    & \min_w F(w, \theta^*(w)), \qquad (A + \text{ridge} \cdot I)\, \theta^* = b \\
+    \text{msve} &: F = \sum_s d_s (V(s) - V^\pi(s))^2 \\
+    \text{msbe} &: F = \sum_s d_s (r(s) + \gamma (P V)(s) - V(s))^2 \\
+    \text{return error} &: F = \text{the mean of } (V(x) - G)^2 \text{ over Monte-Carlo returns } G
+    \end{aligned}
+    $$
 
     F is not g, so `BestResponse` takes `Implicit`. On `SingleLoop` it follows SOBA's directions.
 
@@ -96,11 +99,11 @@ class LSTDValues(Evaluation):
 
 
 class LeastSquaresValues(Evaluation):
-    """The reference: a least-squares head on the true values, so that F is g.
+    r"""The reference: a least-squares head on the true values, so that F is g.
 
-        g = sum_s d_s (V(s) - V^pi(s))^2 + ridge |theta|^2
+    $$g = \sum_s d_s (V(s) - V^\pi(s))^2 + \text{ridge}\, \lVert \theta\rVert^2$$
 
-    It needs V^pi and is no method of learning; it shows which features there are to be found.
+    It needs $V^\pi$ and is no method of learning; it shows which features there are to be found.
 
     Args:
         source: of known processes, "expected".

@@ -292,7 +292,7 @@ def test_numbers_beyond_float64_are_counted_from_the_first(tmp_path, capsys):
 def test_the_tutorial_prints_what_its_page_shows(tmp_path, monkeypatch, capsys):
     """But for digits, which libraries of other machines round otherwise."""
     docs = Path(__file__).parents[2] / "docs"
-    page = (docs / "problems/table.md").read_text()
+    page = (docs / "start/your-table.md").read_text()
     commands = re.findall(r"^bilevel ((?:compare|predict) .*rents.*)$", page, re.MULTILINE)[:3]
     assert [command.split()[0] for command in commands] == ["compare", "compare", "predict"]
     monkeypatch.chdir(tmp_path)

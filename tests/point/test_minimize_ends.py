@@ -12,6 +12,7 @@ from bilevel.errors import (
     AllRunsFailedError,
     ArgumentError,
     IncompatibleError,
+    ProblemError,
     ShapeError,
     UnknownNameError,
 )
@@ -198,6 +199,24 @@ def test_inexact_heads_are_said():
     exact = bilevel.minimize(problem, solver=bilevel.FastSGD(0.2, 500, tolerance=1e-13))
     assert exact.status in (Status.CONVERGED, Status.STALLED)
     assert abs(float(exact.body)) <= 1e-7
+
+
+def test_a_method_with_a_bias_is_named_where_it_stalls():
+    problem = RandomQuadratic(body=3, head=4, seed=0)
+    found = bilevel.minimize(problem, gradient=bilevel.PenaltyMethod(10.0))
+    assert found.status is Status.STALLED
+    assert found.gradient.bound >= found.gradient_norm
+    assert "PenaltyMethod is off by up to" in found.message
+    exact = bilevel.minimize(problem)
+    assert "off by" not in exact.message
+    assert exact.value < found.value
+
+
+def test_a_batch_without_the_rows_of_f_is_told():
+    problem = Redrawn()
+    rows = {"train": problem.data(0)["train"]}
+    with pytest.raises(ProblemError, match=r"asks for 'validation', but the batch has train"):
+        bilevel.minimize(problem, batch=rows)
 
 
 def test_iterations_that_are_not_enough_are_said():

@@ -1,97 +1,74 @@
-"""The built site in a browser, opened from disk: `make docs-browser` builds it and runs these."""
+"""The built site in a browser: `make docs-browser` builds it and runs these.
 
-import shutil
+Each page is read twice, by one tab that goes through all of them: from disk in the light scheme,
+and from a server in the dark one. What is measured: `tests/support/site_measures.js`.
+"""
+
+import re
 from pathlib import Path
+from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 import pytest
+from built_site import DESK, PAGES, PHONE, ROOT, SITE, chromium, reading, served
 
 import bilevel
 
 pytestmark = pytest.mark.browser
 
-ROOT = Path(__file__).parents[2]
-SITE = ROOT / "site"
-PAGES = [path.relative_to(ROOT / "docs") for path in sorted((ROOT / "docs").rglob("*.md"))]
-PHONE = {"width": 390, "height": 844}
-SEARCHES = [
-    ("index.html", "Danskin", "api/hypergradients.html"),
-    ("index.html", "rate grid", "scale.html"),
-    ("how-to-choose.html", "timescale", "api/strategies.html"),
-    ("api/extending.html", "ClosedForm", "api/heads.html"),
-    ("extend/loop.html", "csv", "problems/table.html"),
-    ("problems/policy-evaluation.html", "Neumann", "api/linear.html"),
-    ("problems/toy.html", "ridge", "api/problem.html"),
-    ("faq.html", "BilevelError", "api/errors.html"),
-    ("design.html", "resume", "scale.html"),
-    ("api/errors.html", "hypergradient", "extend/hypergradient.html"),
-]
-"""Where one looks, for what, and a page that is to be among the first results."""
-FIRST = 5
+FIGURES = sorted((ROOT / "docs").rglob("*.svg"))
+GROUNDS = [[255, 255, 255], [30, 33, 41]]
+"""Of the two schemes: what lies behind a figure that has no ground of its own."""
+LARGEST = 1_000_000
+"""Bytes of a page, of its pictures, and of the scripts and styles that all pages share."""
 LEFT_OVER = r"""() => {
   const article = document.querySelector("article").cloneNode(true);
   article.querySelectorAll("code, pre, .katex-mathml").forEach((element) => element.remove());
-  return article.textContent.match(/.{0,20}\\[a-z([].{0,20}|.{0,20}\$\$.{0,20}/gi) || [];
+  const text = article.textContent;
+  return text.match(/.{0,20}\\[a-z([].{0,20}|.{0,20}\$[^$]+[\\^_][^$]*\$.{0,20}/gi) || [];
 }"""
 """TeX that is seen: outside of formulas, or in one, where KaTeX does not know a command."""
 
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
-    if not (SITE / "index.html").is_file():
-        pytest.skip("needs the built site: make docs-browser")
-    with playwright.sync_playwright() as started:
-        names = ("chromium", "chromium-browser", "google-chrome")
-        found = next(filter(None, map(shutil.which, names)), started.chromium.executable_path)
-        if not Path(found).is_file():
-            pytest.skip(
-                "needs Chromium: Debian's package chromium, or `playwright install chromium`"
-            )
-        chromium = started.chromium.launch(executable_path=found)
-        yield chromium
-        chromium.close()
+    with chromium() as started:
+        yield started
 
 
-class Visit:
-    """A page that is open, with what it asked for and what it complained of."""
-
-    def __init__(self, browser):
-        self.page = browser.new_page()
-        self.page.set_default_timeout(20_000)  # a browser that two cores share
-        self.requests, self.complaints = [], []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("requestfailed", lambda request: self.complaints.append(request.url))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("console", self.heard)
-
-    def heard(self, message):
-        if message.type in ("error", "warning"):
-            self.complaints.append(message.text)
-
-    def outside(self):
-        inside = (SITE.as_uri() + "/", "data:", "blob:", "about:")
-        return [url for url in self.requests if not url.startswith(inside)]
+@pytest.fixture(scope="module")
+def disk(browser):
+    with reading(browser, SITE.as_uri(), scheme="light", viewport=DESK) as reader:
+        yield reader
 
 
-@pytest.fixture
-def visit(browser):
-    visit = Visit(browser)
-    yield visit
-    visit.page.close()
-    assert visit.requests
-    assert visit.outside() == []
-    assert visit.complaints == []
+@pytest.fixture(scope="module")
+def web(browser):
+    with served() as address, reading(browser, address, scheme="dark", viewport=PHONE) as reader:
+        yield reader
 
 
-def opened(visit, path):
-    visit.page.goto((SITE / path).as_uri())
-    return visit.page
+def opened(reader, source, viewport):
+    reader.page.set_viewport_size(viewport)
+    return reader.open(source.with_suffix(".html").as_posix())
+
+
+def assert_quiet(reader):
+    assert reader.requests
+    assert reader.outside() == []
+    assert reader.complaints == []
+
+
+def assert_readable(reader):
+    """Text has the contrast of WCAG AA."""
+    found = reader.measure("faint")
+    assert found["seen"] > 20
+    assert found["faint"] == []
 
 
 @pytest.mark.parametrize("source", PAGES, ids=str)
-def test_a_page_is_whole(visit, source):
-    page = opened(visit, source.with_suffix(".html"))
+def test_a_page_is_whole_from_disk(disk, source):
+    page = opened(disk, source, DESK)
     formulas = page.locator(".arithmatex")
     assert formulas.count() == page.locator(".arithmatex:has(.katex)").count()
     assert page.locator(".katex-error").all_text_contents() == []
@@ -103,30 +80,67 @@ def test_a_page_is_whole(visit, source):
     assert [
         link for link in own if not Path(url2pathname(link.removeprefix("file://"))).is_file()
     ] == []
+    assert_readable(disk)
     page.set_viewport_size(PHONE)
-    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    assert disk.measure("wide") == []
+    assert_quiet(disk)
+
+
+@pytest.mark.parametrize("source", PAGES, ids=str)
+def test_a_page_is_whole_from_a_server(web, source):
+    page = opened(web, source, PHONE)
+    assert page.locator(".katex-error").all_text_contents() == []
+    assert web.measure("wide") == []
+    assert_readable(web)
+    page.set_viewport_size(DESK)
+    assert_readable(web)
+    assert_quiet(web)
+
+
+@pytest.mark.parametrize("source", PAGES, ids=str)
+def test_a_page_is_small(source):
+    """Without fonts and the index of the search, which is fetched once, beside the first page."""
+    page = SITE / source.with_suffix(".html")
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"<(?:img|script|link)\b[^>]*?(?:src|href)=\"?([^\"\s>]+)", text)
+    files = {(page.parent / urlparse(name).path).resolve() for name in named}
+    shared = {path for path in files if path.suffix in {".js", ".css"}}
+    pictures = {path for path in files if path.suffix in {".svg", ".png", ".jpg", ".webp"}}
+    sizes = {path.name: path.stat().st_size for path in shared if "search" not in path.parts}
+    assert len(sizes) >= 5
+    assert sum(sizes.values()) < LARGEST, sizes
+    own = {path.name: path.stat().st_size for path in {page, *pictures}}
+    assert sum(own.values()) < LARGEST, own
+
+
+@pytest.mark.parametrize("figure", FIGURES, ids=lambda path: path.stem)
+def test_a_figure_is_readable(browser, figure):
+    """Text, lines and points have the contrast of WCAG AA, on the ground of both schemes."""
+    room = {"width": 1600, "height": 2400}
+    with reading(browser, figure.parent.as_uri(), viewport=room) as reader:
+        reader.open(figure.name)
+        found = reader.measure("faintInFigure", GROUNDS)
+    assert found["seen"] > 3
+    assert found["faint"] == []
+
+
+def test_what_is_measured_is_seen(disk):
+    """Faint text, a box that is cut and an element beyond the edge are put in: each is found."""
+    page = opened(disk, Path("notation.md"), PHONE)
+    page.evaluate("""() => document.querySelector("article").insertAdjacentHTML("beforeend",
+      '<p style="color: #999; background: #fff">faint</p>' +
+      '<div style="overflow-x: auto; width: 100px"><p style="width: 900px">cut</p></div>' +
+      '<p style="width: 900px">wide</p>')""")
+    assert [line.split(":")[0] for line in disk.measure("faint")["faint"]] == [
+        "2.85 #999999 on #ffffff"
+    ]
+    kinds = [line.partition(":")[0] for line in disk.measure("wide")]
+    assert {"cut or unmarked", "beyond the edge", "the page"} == set(kinds)
 
 
 def test_formulas_are_there():
     """So that a page without a single one cannot pass for one whose formulas are all rendered."""
     assert (SITE / "notation.html").read_text().count('class="arithmatex"') >= 20
-
-
-@pytest.mark.parametrize(("start", "word", "wanted"), SEARCHES)
-def test_search_finds(visit, start, word, wanted):
-    page = opened(visit, start)
-    page.locator(".md-search__input").click()
-    page.locator(".md-search__input").press_sequentially(word)  # key by key: `fill` presses none
-    target = (SITE / wanted).as_uri()
-    results = ".md-search-result__item > a.md-search-result__link"
-    # a page is listed above those of its sections that have the word: these mark it
-    marking = f'{results}[href^="{target}?h="]:not([href$="?h="]):not([href*="?h=#"])'
-    page.locator(marking).first.wait_for()
-    links = page.locator(results).evaluate_all("links => links.map(a => a.href.split('?')[0])")
-    assert target in list(dict.fromkeys(links))[:FIRST]
-    page.locator(marking).first.click()
-    page.wait_for_url(f"{target}?*")
-    page.locator("article mark").first.wait_for()
 
 
 def test_signatures_are_formatted():

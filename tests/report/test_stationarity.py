@@ -39,6 +39,11 @@ def written(rate):
     return f"BestResponse(body_lr=Constant({rate}), solver=None)"
 
 
+def test_a_rate_with_many_digits_is_rounded():
+    strategies = {"sqrt": (written(0.0015811388300841897), falling(2.5))}
+    assert "for sqrt (body_lr = 0.00158):" in stationarity.fall(content(strategies))
+
+
 def test_the_median_over_seeds_of_the_last_over_the_first_is_told():
     values = falling(0.03)
     values[-1] *= [10.0, 1.0, 1.0]

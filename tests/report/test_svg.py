@@ -29,8 +29,10 @@ def test_without_its_legend_a_figure_ends_below_its_axes():
     assert "legend" in drawn
     assert "legend" not in alone
     assert f'viewBox="0 0 280.8 {72 * figures.CURVES:g}"' in alone
-    heights = re.findall(r"^(?: *<path d=\"M|L) [\d.]+ ([\d.]+)", alone, re.MULTILINE)
-    assert max(map(float, heights)) == 72 * figures.CURVES  # the background's, and nothing is below
+    points = " ".join(re.findall(r"\b[ML] ([-\d. ]+)", alone)).split()  # x, y, x, y, ...
+    assert (
+        max(map(float, points[1::2])) == 72 * figures.CURVES
+    )  # the background's, and nothing is below
     axes = re.compile(r'<g id="axes_1">.*^  </g>', re.DOTALL | re.MULTILINE)
     assert (
         axes.search(alone)[0] == axes.search(drawn)[0].partition('  <g id="legend_1">')[0].rstrip()

@@ -115,7 +115,7 @@ def test_records_stay_within_their_budget(kind, monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_steps_on_all_rows_stay_near_their_budget(kind, monkeypatch):
-    """By half of it, as 2**29 stands for the gigabyte that docs/scale.md tells of."""
+    """By half of it, as 2**29 stands for the gigabyte that docs/how-to/many-runs.md tells of."""
     monkeypatch.setattr("bilevel.training.training.STEP_BYTES", BUDGET // 2)
     training = loop(KINDS[kind](), bilevel.BestResponse(1e-3)).cohorts[0]
     with LiveBytes() as live:

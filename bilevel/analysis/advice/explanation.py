@@ -23,11 +23,11 @@ TOLERANCE, PRODUCTS = 1e-2, 60
 
 
 class HeadGap(NamedTuple):
-    """How far heads are from the exact ones of their bodies.
+    r"""How far heads are from the exact ones of their bodies.
 
     Attributes:
         steps: of the records.
-        values: medians over seeds of |theta - theta*(w)|.
+        values: medians over seeds of $\lVert\theta - \theta^*(w)\rVert$.
     """
 
     steps: list[int]

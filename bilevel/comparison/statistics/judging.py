@@ -26,7 +26,17 @@ def higher_is_better(metric: str) -> bool:
         >>> higher_is_better("test_accuracy"), higher_is_better("test_mse")
         (True, False)
     """
-    return metric.endswith(("accuracy", "r2", "f1", "auc"))
+    return metric.endswith(("accuracy", "r2", "f1", "auc", "return"))
+
+
+def by_difference(metric: str) -> bool:
+    """Whether two values are compared by their difference even if both are positive.
+
+    Examples:
+        >>> by_difference("last_return"), by_difference("test_mse")
+        (True, False)
+    """
+    return metric.endswith(("r2", "return"))
 
 
 def bounds(metric: str, history: Mapping[str, Mapping[str, Array]]) -> tuple[float, float]:

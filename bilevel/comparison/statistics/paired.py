@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bilevel.comparison.statistics.judging import higher_is_better
+from bilevel.comparison.statistics.judging import by_difference, higher_is_better
 from bilevel.report.sentences import FEWEST
 
 Array = NDArray[Any]
@@ -135,7 +135,7 @@ def compare_pairs(
     """Compare strategies with baselines seed by seed.
 
     Where every value is positive the effect is the geometric mean of strategy / baseline, else
-    (and for r2) the mean of strategy - baseline. The kind is the same for all pairs.
+    (and for r2 and returns) the mean of strategy - baseline. The kind is the same for all pairs.
 
     Args:
         values: Name -> (R,) values, in the same order of seeds for every name.
@@ -157,7 +157,7 @@ def compare_pairs(
     used = {name for pair in pairs for name in pair}
     positive = all((_finite(values[name]) > 0).all() for name in used)
     kind: Literal["ratio", "difference"] = (
-        "ratio" if positive and not metric.endswith("r2") else "difference"
+        "ratio" if positive and not by_difference(metric) else "difference"
     )
     results = []
     for pair in pairs:

@@ -50,7 +50,9 @@ TIGHT: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cvxpy(AbstractHeadSolver):
-    """theta* = argmin of g(w, .) over `head_set` and `constraints`, by a solver of cvxpy.
+    r"""The head over `head_set` and `constraints`, by a solver of cvxpy.
+
+    $$\theta^*(w) = \arg\min_{\theta \in \Theta} g(w, \theta)$$
 
     For linear heads with a criterion that has a cvxpy `atom`, on all rows. The problem is compiled
     once, with parameters, and solved again for every run and step. With squared error the data
@@ -65,8 +67,8 @@ class Cvxpy(AbstractHeadSolver):
     `constraints` of your own, or a set that does not know its faces, the accuracy is the solver's.
 
     `constraints` are the solver's, not the problem's: bounds, and the gaps in a history, still tell
-    the distance to the head without them. `Envelope` is exact all the same for Phi over the heads
-    they allow (Danskin); `Implicit` refuses them. To be certified, state them as `head_set`.
+    the distance to the head without them. `Envelope` is exact all the same for $\Phi$ over the
+    heads they allow (Danskin); `Implicit` refuses them. To be certified, state them as `head_set`.
 
     Args:
         constraints: a function of the head, a `cvxpy.Variable` of shape (M,) or (M, K), that

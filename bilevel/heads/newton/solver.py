@@ -38,9 +38,14 @@ class NewtonState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Newton(AbstractHeadSolver):
-    """theta*(w) by damped Newton steps on all training rows, to max |d_theta g| <= tolerance.
+    r"""The exact head by damped Newton steps on all training rows.
 
-    theta <- theta - t H^{-1} d_theta g, in float64 whatever the training's type. The factor of H is
+    $$
+    \theta \leftarrow \theta - t H^{-1} \partial_\theta g
+    \quad\text{until}\quad \max |\partial_\theta g| \le \text{tolerance}
+    $$
+
+    In float64 whatever the training's type. The factor of H is
     kept, also from one body to the next: it is made anew where a step by it leaves more than a
     quarter of the gradient, or more than half where a factor costs as much as many steps. The first
     time that the gradient grows, or a step of a new factor falls short, the run starts again where
@@ -62,9 +67,9 @@ class Newton(AbstractHeadSolver):
     which is made zero.
 
     Args:
-        tolerance: of the largest entry of d_theta g; a number or (R,) numbers. A run that cannot
-            reach it for rounding converges too, as near as it gets. With 1e-9 or less, a solve that
-            factored goes on to a hundredth of it, which then costs little.
+        tolerance: of the largest entry of $\partial_\theta g$; a number or (R,) numbers. A run that
+            cannot reach it for rounding converges too, as near as it gets. With 1e-9 or less, a
+            solve that factored goes on to a hundredth of it, which then costs little.
         max_steps: the most steps of one solve.
 
     Raises:

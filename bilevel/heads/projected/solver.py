@@ -36,7 +36,9 @@ CVXPY = Cvxpy()  # made once: the compiler does not make parts
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ProjectedNewton(AbstractHeadSolver):
-    """theta* = argmin of g(w, .) over low <= theta <= high, on all rows, to rounding.
+    r"""The exact head between bounds, on all training rows.
+
+    $$\theta^*(w) = \arg\min_{\text{low} \le \theta \le \text{high}} g(w, \theta)$$
 
     For a `head_set` that is a `Box`, `Nonnegative` or a set of your own with the hook `bounds`, and
     any strongly convex g. Each step guesses which numbers end at a bound, sends them there and
@@ -59,8 +61,8 @@ class ProjectedNewton(AbstractHeadSolver):
     installed and the criterion and the set have a form there; `words` of the answer then say so.
 
     Args:
-        tolerance: of the largest entry of d_theta g on what no bound holds; a number or (R,)
-            numbers. With 1e-9 or less a run goes on to where the slope is rounding.
+        tolerance: of the largest entry of $\partial_\theta g$ on what no bound holds; a number or
+            (R,) numbers. With 1e-9 or less a run goes on to where the slope is rounding.
         max_steps: the most steps of one solve, and guesses before them.
 
     Raises:

@@ -11,11 +11,20 @@ from bilevel.errors import IncompatibleError
 
 
 class RowCurvature(NamedTuple):
-    """The second derivative of every row in its prediction: diag(diagonal) - outer outer'.
+    r"""The second derivative of a row in its prediction, $\operatorname{diag}(d) - o o^\top$.
 
     Attributes:
-        diagonal: (n,), or (n, K) for K predictions a row.
-        outer: (n, K); None: nothing is subtracted.
+        diagonal: $d$, (n,), or (n, K) for K predictions a row.
+        outer: $o$, (n, K); None: nothing is subtracted.
+
+    Examples:
+        >>> import torch, bilevel
+        >>> of_rows = bilevel.SoftmaxLoss().curvature(torch.zeros(1, 2), torch.tensor([0]))
+        >>> of_rows.diagonal, of_rows.outer    # the second derivative of one row, (K, K), is
+        (tensor([[0.5000, 0.5000]]), tensor([[0.5000, 0.5000]]))
+        >>> torch.diag(of_rows.diagonal[0]) - torch.outer(of_rows.outer[0], of_rows.outer[0])
+        tensor([[ 0.2500, -0.2500],
+                [-0.2500,  0.2500]])
     """
 
     diagonal: Tensor
@@ -23,12 +32,22 @@ class RowCurvature(NamedTuple):
 
 
 class AbstractCriterion(abc.ABC):
-    """A loss c(prediction, target) per row, convex in the prediction.
+    """A loss $c(u, t)$ of prediction and target per row, convex in the prediction.
 
     `rows`, `metrics` and `check_targets` are required. `slope`, `curvature` and the two constants
     make heads quick to solve and their bounds proven: without them derivatives are taken by
     automatic differentiation and bounds are estimated. `majorant` leads `Newton` where the second
     derivative vanishes, `rising` tells heads without a minimiser, `atom` is what `Cvxpy` needs.
+
+    Examples:
+        >>> import torch, bilevel
+        >>> class Quartic(bilevel.AbstractCriterion):
+        ...     def rows(self, predictions, targets): return (predictions - targets) ** 4
+        ...     def metrics(self, predictions, targets):
+        ...         return {"error": self.rows(predictions, targets).mean()}
+        ...     def check_targets(self, targets, outputs): pass
+        >>> Quartic().rows(torch.tensor([2.0, 0.5]), torch.zeros(2))
+        tensor([16.0000,  0.0625])
     """
 
     quadratic: bool = False

@@ -15,14 +15,19 @@ from bilevel.problem.criteria.squared_error import SquaredError, difference
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HuberLoss(AbstractCriterion):
-    """1/2 r^2 where |r| <= delta, else delta (|r| - delta / 2); r = prediction - target.
+    r"""Squared near the target, absolute far from it.
 
-    Squared near the target, absolute far from it, so that outliers pull with a force of at most
-    delta. For K outputs the losses are added up. Its second derivative is 1 or 0 and jumps: heads
-    that have rows exactly at the jump are still unique, with a penalty, but have no derivative.
+    $$
+    c(u, t) = \tfrac12 r^2 \text{ where } |r| \le \delta, \text{ else }
+    \delta\,(|r| - \tfrac12\delta), \qquad r = u - t
+    $$
 
-    Metrics: `mse` and `r2` as those of `SquaredError`, and `mae`, the mean over rows of |r|, summed
-    over outputs.
+    Outliers pull with a force of at most $\delta$. For K outputs the losses are added up. Its
+    second derivative is 1 or 0 and jumps: heads that have rows exactly at the jump are still
+    unique, with a penalty, but have no derivative.
+
+    Metrics: `mse` and `r2` as those of `SquaredError`, and `mae`, the mean over rows of $|r|$,
+    summed over outputs.
 
     Args:
         delta: where it changes, positive, in the units of the targets.

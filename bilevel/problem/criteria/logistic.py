@@ -18,9 +18,11 @@ from bilevel.problem.criteria.labels import check_labels, check_shapes, check_va
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LogisticLoss(AbstractCriterion):
-    """log(1 + e^u) - y u for a prediction u and a label y in {0, 1}: -log of the probability of y.
+    r"""Minus the log probability of a label 0 or 1.
 
-    Computed as log(1 + e^(-s u)) with s = 2 y - 1, in a form that never overflows and loses no
+    $$c(u, y) = \log(1 + e^u) - y u$$
+
+    Computed as $\log(1 + e^{-s u})$ with $s = 2y - 1$, in a form that never overflows and loses no
     digits. Targets are int64 (n,), `outputs` is None, the head (M,). The probability of class 1 is
     sigmoid(u).
 

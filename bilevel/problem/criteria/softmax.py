@@ -24,11 +24,13 @@ from bilevel.problem.criteria.labels import check_labels, check_shapes, check_va
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SoftmaxLoss(AbstractCriterion):
-    """log sum_k e^(u_k) - u_y for predictions u (K,) and a label y: -log of the probability of y.
+    r"""Minus the log probability of a label of K classes.
+
+    $$c(u, y) = \log \sum_k e^{u_k} - u_y$$
 
     Never overflows. Targets are int64 (n,) in 0 ... K - 1, `outputs` is K, the head (M, K). The
-    probabilities are softmax(u). Adding one number to all u of a row changes nothing, so without a
-    penalty the head is not unique.
+    probabilities are $\operatorname{softmax}(u)$. Adding one number to all $u$ of a row changes
+    nothing, so without a penalty the head is not unique.
 
     Args:
         class_weights: what the losses of rows with the label 0, ..., K - 1 are multiplied with,

@@ -14,10 +14,15 @@ from bilevel.problem.criteria.base import AbstractCriterion, RowCurvature
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SquaredError(AbstractCriterion):
-    """Half the squared distance: 1/2 |prediction - target|^2, summed over outputs.
+    r"""Half the squared distance of prediction and target, summed over outputs.
+
+    $$c(u, t) = \tfrac12 \lVert u - t\rVert^2$$
 
     Metrics leave the 1/2 out: `mse` is the mean over rows of the squared errors summed over
     outputs, `r2` is 1 - (sum of squared errors) / (sum of squared deviations from the mean target).
+
+    Source: the definition, half of torch.nn.MSELoss for one output. Differs from the source in:
+    None.
 
     Examples:
         >>> import torch

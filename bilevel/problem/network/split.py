@@ -33,6 +33,16 @@ class SplitModule:
         fit_bias: whether the head has a bias, as in `LinearHeadProblem.fit_bias`.
         outputs: K; None for one output, without an axis, as in `LinearHeadProblem.outputs`.
         head_shape: (M,), (M + 1,), (M, K) or (M + 1, K).
+
+    Examples:
+        >>> import bilevel, torch
+        >>> make = lambda: torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+        >>> parts = bilevel.split(make, head="1")
+        >>> parts.fit_bias, parts.outputs, parts.head_shape
+        (True, 2, (5, 2))
+        >>> body, head = (draw(torch.Generator()) for draw in (parts.init_body, parts.init_head))
+        >>> parts.predict(body, head, torch.ones(5, 3)).shape
+        torch.Size([5, 2])
     """
 
     def __init__(

@@ -17,7 +17,7 @@ def assign(
     Args:
         module: of the architecture that was split.
         body: of one run; of all runs, (R, ...), with `run`.
-        head: of the same.
+        head: of the same, in the shape of `SplitModule.head_shape`, with `run` (R, ...).
         run: which run to take from bodies and heads with a run axis; None: they have none.
 
     Returns:

@@ -23,10 +23,15 @@ LARGEST = 2**53
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ball(ConvexSet):
-    """|x| <= radius, the norm taken over all leaves together: x min(1, radius / |x|).
+    r"""$\lVert x\rVert \le \text{radius}$, the norm taken over all leaves together.
+
+    It projects by $x \min(1, \text{radius} / \lVert x\rVert)$.
 
     Args:
         radius: positive.
+
+    Raises:
+        ArgumentError: `radius` is not positive and finite.
 
     Examples:
         >>> import torch
@@ -86,13 +91,16 @@ class Ball(ConvexSet):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class L1Ball(ConvexSet):
-    """sum_i |x_i| <= radius over all numbers of all leaves together.
+    r"""$\sum_i |x_i| \le \text{radius}$ over all numbers of all leaves together.
 
-    The projection of a point outside is sign(x) times that of |x| onto the numbers that are not
-    negative and sum to the radius: it sets small numbers to zero.
+    The projection of a point outside is $\operatorname{sign}(x)$ times that of $|x|$ onto the
+    numbers that are not negative and sum to the radius: it sets small numbers to zero.
 
     Args:
         radius: positive and finite.
+
+    Raises:
+        ArgumentError: `radius` is not positive and finite.
 
     Source: Duchi, Shalev-Shwartz, Singer, Chandra, Efficient projections onto the l1-ball (2008),
     figure 1. Differs from the source in: None.

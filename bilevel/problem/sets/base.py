@@ -21,11 +21,21 @@ class ConvexSet(abc.ABC):
     """A closed convex set W or Theta that a level must stay in.
 
     A problem states its sets for one run; projections work on trees with a leading run axis.
+
+    Examples:
+        >>> import torch, bilevel
+        >>> from bilevel import trees
+        >>> class Halfspace(bilevel.ConvexSet):    # numbers that sum to at most zero, leaf by leaf
+        ...     def project(self, tree):
+        ...         return trees.tree_map(lambda x: x - x.mean(-1, keepdim=True).clamp(min=0), tree)
+        >>> Halfspace().project(torch.tensor([[3.0, 1.0], [-3.0, 1.0]]))
+        tensor([[ 1., -1.],
+                [-3.,  1.]])
     """
 
     @abc.abstractmethod
     def project(self, tree: Tree) -> Tree:
-        """The nearest point of the set, per run.
+        r"""The nearest point of the set, $\arg\min_{y} \lVert y - x\rVert$, per run.
 
         Args:
             tree: leaves of shape (R, ...).
@@ -91,7 +101,7 @@ class ConvexSet(abc.ABC):
         return projected, lambda vector: trees.tree_map(torch.mul, vector, kept)
 
     def bounds(self, tree: Tree) -> tuple[Tree, Tree] | None:
-        """low and high of a set that is low <= x <= high, entry by entry (a hook).
+        r"""The bounds of a set $\text{low} \le x \le \text{high}$, entry by entry (a hook).
 
         `ProjectedNewton` solves the heads of such a set, and `Implicit` differentiates them.
 
@@ -111,7 +121,7 @@ class ConvexSet(abc.ABC):
         Args:
             tree: points of the set, leaves (R, ...).
             slope: the gradient there.
-            step: a length, (R,): the face is that of the projection of tree - step slope.
+            step: a length, (R,): the face is that of the projection of `tree - step * slope`.
 
         Returns:
             None if it is not known.
@@ -138,7 +148,13 @@ class ConvexSet(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Everywhere(ConvexSet):
-    """The whole space: the projection is the identity."""
+    """The whole space: the projection is the identity.
+
+    Examples:
+        >>> import torch, bilevel
+        >>> bilevel.Everywhere().project(torch.tensor([[3.0, -4.0]]))
+        tensor([[ 3., -4.]])
+    """
 
     @override
     def project(self, tree: Tree) -> Tree:

@@ -21,11 +21,14 @@ from bilevel.trees import Tree
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Box(ConvexSet):
-    """low <= x <= high, entry by entry: the projection clips.
+    r"""$\text{low} \le x \le \text{high}$, entry by entry: the projection clips.
 
     Args:
         low: a float, or a tensor that broadcasts against every leaf of one run; may be -inf.
         high: the same; at least `low`; may be inf.
+
+    Raises:
+        ArgumentError: a bound is NaN, or a low one is above its high one.
 
     Examples:
         >>> import torch
@@ -90,7 +93,7 @@ class Box(ConvexSet):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Nonnegative(Box):
-    """x >= 0, entry by entry: the projection is the positive part.
+    r"""$x \ge 0$, entry by entry: the projection is the positive part.
 
     Examples:
         >>> import torch

@@ -16,11 +16,11 @@ from bilevel.trees import Tree
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Simplex(ConvexSet):
-    """x >= 0 and sum_i x_i = 1 over all numbers of all leaves together.
+    r"""$x \ge 0$ and $\sum_i x_i = 1$ over all numbers of all leaves together.
 
-    The projection is max(x - t, 0) with the t that makes the sum 1, found from the sorted numbers.
-    A head of shape (M, K), or with a bias, is one vector of weights: its numbers sum to 1 all
-    together, not column by column.
+    The projection is $\max(x - t, 0)$ with the $t$ that makes the sum 1, found from the sorted
+    numbers. A head of shape (M, K), or with a bias, is one vector of weights: its numbers sum to 1
+    all together, not column by column.
 
     Source: Duchi, Shalev-Shwartz, Singer, Chandra, Efficient projections onto the l1-ball (2008),
     figure 1. Differs from the source in: 1. the largest number is subtracted first, so that no

@@ -1,0 +1,1 @@
+"""Deep Q-learning with a body and a head, all runs at once."""
