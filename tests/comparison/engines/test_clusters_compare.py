@@ -32,7 +32,7 @@ ELSEWHERE = ("shards",)
 
 @pytest.fixture(scope="module")
 def cluster():
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
     with (
         config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}),
         LocalCluster(**options, silence_logs=60) as made,

@@ -37,7 +37,7 @@ def engines(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
-        options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+        options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
         with LocalCluster(**options, silence_logs=60) as cluster:
             yield {
                 "processes": "processes:2",
