@@ -141,7 +141,8 @@ def test_a_scheduler_that_is_started_anew_is_waited_for(tmp_path, monkeypatch):
         commands.worker()
         assert engine.renew(error) is True
         assert engine.submit(max, 3, 4).result(SECONDS) == 4
-        monkeypatch.setattr(dask, "PATIENCE", 0.3)
+        for patience in ("PATIENCE", "CONNECT", "ANSWER"):
+            monkeypatch.setattr(dask, patience, 0.3)
         commands.end()
         error = engine.submit(max, 3, 4).exception(SECONDS)
         with pytest.raises(EngineError, match=r"is gone, and was not back within 0 seconds"):
