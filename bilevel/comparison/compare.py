@@ -140,7 +140,8 @@ def compare(
         used(engine, checkpoint) as (workers, folder),
         training_shown(progress, budget) as show,
     ):
-        data = TrainingData(problem, seed_list(seeds), float_type(dtype), device)
+        kind = seed_list(seeds), float_type(dtype), device
+        data = TrainingData(problem, *kind, experienced=True)
         told = callback if show is None else _showing(show, len(data.seeds), callback)
         options = Options(batch_size, sampling, compile, max_runs_at_once, told)
         plan = prepare(
