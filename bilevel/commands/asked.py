@@ -3,12 +3,15 @@
 A `command` is a `Compare` that was filled; its file imports this one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import bilevel
 from bilevel.commands.first_example import numbers
 from bilevel.comparison.best_run import best_run, trained_again
+from bilevel.comparison.engines.base import AbstractEngine
+from bilevel.comparison.engines.named import engine_of
 from bilevel.comparison.result import Comparison
 from bilevel.core.checks import check_instance
 from bilevel.errors import AllRunsFailedError
@@ -17,6 +20,23 @@ from bilevel.problem.base import StackelbergProblem
 from bilevel.strategies import AbstractStrategy
 from bilevel.strategies.presets import by_name
 from bilevel.tables.model import MakesModels, Model
+
+HERE = "none"
+"""The engine of who goes on in this process with what another one left."""
+
+
+@contextmanager
+def engine_used(name: str, threads: int) -> Iterator[AbstractEngine | None]:
+    """The engine of that name, with so many threads in every worker; None: this process."""
+    if name in ("", HERE):
+        yield None
+        return
+    engine = engine_of(name)
+    engine.threads = threads
+    try:
+        yield engine
+    finally:
+        engine.close()
 
 
 def problem_of(command: Any, options: Mapping[str, Any]) -> StackelbergProblem:
@@ -33,7 +53,7 @@ def strategies_of(command: Any, problem: StackelbergProblem) -> dict[str, Abstra
     optimizer: bilevel.AbstractOptimizer = by_word[command.optimizer]()
     if command.clip is not None:
         optimizer = bilevel.Clipped(command.clip, optimizer)
-    body_lr, head_lr, _, _ = numbers(command, problem)
+    body_lr, head_lr, _, _ = numbers(command, problem.usual)
     strategies = problem.strategies(body_lr, head_lr)
     if strategies is None:
         return bilevel.preset_strategies(

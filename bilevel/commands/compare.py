@@ -18,6 +18,7 @@ from bilevel.commands.options import options_of, set_threads
 from bilevel.errors import (
     AllRunsFailedError,
     ArgumentError,
+    EngineError,
     ResultsError,
     ResultsExistError,
     UnwritableError,
@@ -77,6 +78,8 @@ class Compare:
     """A new folder for the results; results/PROBLEM-TIME by default."""
     threads: int = 1
     """Threads of torch; one is fastest for small problems."""
+    engine: str = ""
+    """Who trains: processes:4, dask:tcp://host:8786 or slurm:PARTITION,time=60,mem=8, say."""
     compile: bool = False
     """Compile the training steps: worth it from about a million steps of all runs."""
     device: str = "cpu"
@@ -124,7 +127,7 @@ class Compare:
                 how = how_to_go_on(partial)
                 say(f"Interrupted. {how}" if how else nothing, sys.stderr)
                 return SIGNAL + told[-1]
-            except UnwritableError as error:
+            except (UnwritableError, EngineError) as error:
                 say(f"bilevel: {error}\n{how_to_go_on(partial)}".rstrip(), sys.stderr)
                 return FAILED
 
@@ -205,18 +208,20 @@ class Compare:
         import torch
 
         import bilevel
-        from bilevel.commands.asked import problem_of, strategies_of
+        from bilevel.commands.asked import engine_used, problem_of, strategies_of
 
         set_threads(self.threads)
         options = self.options()
         problem = problem_of(self, options)
-        _, _, seeds, steps = numbers(self, problem)
+        _, _, seeds, steps = numbers(self, problem.usual)
         if self.explain:
             from bilevel.analysis import why
 
             why.check_explainable(problem)
         strategies = strategies_of(self, problem)
-        with displayed() as show:
+        if room := problem.room(seeds * len(strategies)):
+            say(room, sys.stderr)
+        with displayed() as show, engine_used(self.engine, self.threads) as engine:
             found = bilevel.compare(
                 problem,
                 strategies,
@@ -229,6 +234,7 @@ class Compare:
                 tune=self.tune or None,
                 max_runs_at_once=self.max_runs_at_once,
                 checkpoint=partial,
+                engine=engine,
                 name=self.name,
                 compile=self.compile,
                 device=self.device,
@@ -273,17 +279,17 @@ def as_plain(command: Compare) -> dict[str, Any]:
 
 
 def resumed(command: Compare, partial: Path) -> Compare:
-    """The interrupted command that left the folder `partial`; only its output may be asked anew."""
+    """The interrupted command that left the folder; output and engine may be asked anew."""
     from bilevel.comparison.checkpoint import read_description
     from bilevel.comparison.kept import DESCRIPTION, PARTIAL
     from bilevel.storage.reading import REMEDY
     from bilevel.storage.schema import ANYTHING, check
 
     asked = {key for key, value in as_plain(command).items() if value != as_plain(Compare())[key]}
-    if further := asked - {"resume", "output"}:
+    if further := asked - {"resume", "output", "engine"}:
         raise ArgumentError(
             f"--resume goes on with what was asked for then: leave out {', '.join(sorted(further))}"
-            ". Only --output may be named anew."
+            ". Only --output and --engine may be named anew."
         )
     settings = read_description(partial)["settings"]
     found = settings.get("arguments")
@@ -302,7 +308,7 @@ def resumed(command: Compare, partial: Path) -> Compare:
     then = Compare(**{**found, **paths, **lists})
     beside = partial.with_name(partial.name.removesuffix(PARTIAL))  # wherever it was moved
     output = command.output or (beside if beside != partial else then.output)
-    return dataclasses.replace(then, output=output)
+    return dataclasses.replace(then, output=output, engine=command.engine or then.engine)
 
 
 def _stored(hint: Any) -> Any:

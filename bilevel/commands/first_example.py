@@ -1,6 +1,7 @@
 """What `bilevel compare` does where little or nothing is asked for."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 Command = TypeVar("Command", bound=Any)
@@ -33,8 +34,10 @@ def spelled(command: Any) -> list[str]:
     return words
 
 
-def numbers(command: Any, problem: Any) -> tuple[float, float, int, int]:
-    """Rates, seeds and steps: as asked for, as the problem has them, or the usual ones."""
+def numbers(
+    command: Any, usual: Mapping[str, float] | None = None
+) -> tuple[float, float, int, int]:
+    """Rates, seeds and steps: as asked for, as they are `usual` for the problem, or for all."""
     asked = {key: getattr(command, key) for key in USUAL}
-    known = {**USUAL, **problem.usual, **{k: x for k, x in asked.items() if x is not None}}
+    known = {**USUAL, **(usual or {}), **{k: x for k, x in asked.items() if x is not None}}
     return known["body_lr"], known["head_lr"], int(known["seeds"]), int(known["steps"])

@@ -20,6 +20,9 @@ from bilevel.core.graph import ordinary
 from bilevel.core.memory import says_memory
 from bilevel.core.progress import training_shown
 from bilevel.core.status import Status
+from bilevel.data.groups import check_groups
+from bilevel.data.numbered import asks_row_numbers, numbered
+from bilevel.data.tasks import has_tasks
 from bilevel.data.training_data import TrainingData
 from bilevel.errors import AllRunsFailedError, IncompatibleError, ShapeError, check_name
 from bilevel.heads import AbstractHeadSolver
@@ -123,7 +126,11 @@ def minimize(
         trees.check(body, "body", ShapeError)
         device = trees.leaves(body)[0].device
     if batch is None and problem.redraws_data:
-        batch = {name: rows for name, rows in problem.data(seed).items() if name != "test"}
+        drawn = {name: rows for name, rows in problem.data(seed).items() if name != "test"}
+        # they are the problem's own rows, which know their numbers, unlike those of a caller
+        batch = check_groups(drawn)
+        if asks_row_numbers(problem):
+            batch = numbered(batch, tasks=has_tasks(problem))
     data = TrainingData(problem, [seed], dtype, device, groups=batch)
     walk = Walk(data, body, solver, gradient)
     bounds = _box(problem, walk.start, method)

@@ -17,7 +17,7 @@ NAMES = {
     "head_bound": "certified bound on that distance",
     "gradient_gap": "distance of the body's gradient from that of Φ",
     "gradient_bound": "bound on the distance of the body's gradient",
-    "last_return": "mean return of the last fifth",
+    "last_return": "return of the last fifth",
     "area_return": "return averaged over all steps",
     "latest_return": "return of the latest episode",
     "mean_max_q": "mean of max Q",

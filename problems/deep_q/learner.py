@@ -58,7 +58,7 @@ class Learner(AbstractExperience):
         self.network, self.settings = network, settings
         self.environment = environment(seeds, head.dtype)
         self.observations = self.environment.reset()
-        self.replay = replay(self.observations, settings.capacity)
+        self.replay = replay(self.environment, self.observations, settings.capacity)
         self.streams, self.episodes = Streams(seeds), Episodes(len(seeds))
         self.target = trees.tree_map(torch.clone, (body, head))
         self._updates, self._at = 0, (body, head)

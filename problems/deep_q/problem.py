@@ -13,7 +13,7 @@ from problems.deep_q.configurations import configurations
 from problems.deep_q.environment import MakesEnvironment
 from problems.deep_q.learner import GIVEN, Learner
 from problems.deep_q.network import QNetwork
-from problems.deep_q.replay import MakesReplay, WholeReplay
+from problems.deep_q.replay import MakesReplay, whole
 from problems.deep_q.settings import Settings
 
 
@@ -57,7 +57,7 @@ class DeepQ(LinearHeadProblem):
         actions: int,
         settings: Settings,
         *,
-        replay: MakesReplay = WholeReplay,
+        replay: MakesReplay = whole,
         note: str = "",
     ) -> None:
         self.environment, self.network, self.settings = environment, network, settings

@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from problems.deep_q.environment import Moved
+from problems.deep_q.environment import Environment, Moved
 
 
 class Transitions(NamedTuple):
@@ -59,10 +59,16 @@ class Replay(Protocol):
 
 
 class MakesReplay(Protocol):
-    """How a replay memory is made: called with the first observations (R, ...) and a capacity."""
+    """How a replay memory is made."""
 
-    def __call__(self, observations: Tensor, capacity: int) -> Replay:
-        """An empty one."""
+    def __call__(self, environment: Environment, observations: Tensor, capacity: int) -> Replay:
+        """An empty one.
+
+        Args:
+            environment: that it remembers, whose snapshot is taken up before its own.
+            observations: the first ones, (R, ...).
+            capacity: how many transitions of each run are kept.
+        """
 
 
 class WholeReplay:
@@ -130,3 +136,8 @@ class WholeReplay:
         rows = snapshot["rows"].transpose(0, 1).flatten(0, 1)
         self._rows[: len(rows)] = rows
         self._pushed = snapshot["pushed"].clone()
+
+
+def whole(environment: Environment, observations: Tensor, capacity: int) -> WholeReplay:
+    """A memory of whole observations, for any environment."""
+    return WholeReplay(observations, capacity)

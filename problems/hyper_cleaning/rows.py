@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from bilevel.core.checks import check_positive_integer
+from bilevel.core.checks import check_positive_integer, single
 from bilevel.errors import ArgumentError, check_name
 from problems.hyper_cleaning.labels import with_wrong_labels
 from problems.images import load
@@ -132,7 +132,8 @@ def reader(
     data = DATA[name]
     check_positive_integer(rows, "`rows`", zero_allowed=True)
     check_positive_integer(clean, "`clean`")
-    if not 0 <= noise <= 0.9 or clean < 2 * FOLDS:
+    noise = single(noise, "`noise`", zero_allowed=True)
+    if not noise <= 0.9 or clean < 2 * FOLDS:
         raise ArgumentError(
             f"`noise` is a share from 0 to 0.9 and `clean` at least {2 * FOLDS} rows, got "
             f"{noise!r} and {clean!r}."

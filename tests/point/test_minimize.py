@@ -12,6 +12,7 @@ import bilevel
 from bilevel import Box, Status
 from problems.analytic import RandomQuadratic, RidgePenalty, analytic
 from problems.toy import ScalarProduct
+from tests.support.small_problems import doubles
 
 
 def at(problem, convex):
@@ -157,3 +158,40 @@ def test_a_seed_is_that_of_solve():
             float(starts.history["phi"][0, seed]), rel=1e-10
         )
         assert bool(found.body == bilevel.minimize(still, seed=seed).body)
+
+
+class Weighed(bilevel.LinearHeadProblem):
+    """theta* = (e^w t_1 + t_2 + ... + t_7) / (e^w + 6) on rows of the seed; F has an aim."""
+
+    redraws_data = True
+    body_free_features = True
+
+    def data(self, seed=None):
+        rows = 1 + 0.3 * doubles(seed or 0, 7)
+        aims = (rows[0] + rows.mean()) / 2 + torch.tensor([-0.1, 0.1])
+        ones = torch.ones(7, 1).double()
+        return {"train": bilevel.Batch(ones, rows), "validation": bilevel.Batch(ones[:2], aims)}
+
+    def init_body(self, generator):
+        return torch.zeros(())
+
+    def init_head(self, generator):
+        return torch.zeros(1)
+
+    def features(self, inputs):
+        return inputs
+
+    def row_weights(self, body, batch):
+        return (body * (batch["train"].row_numbers == 0)).exp()
+
+    def body_objective(self, body, head, batch):
+        rows = batch["validation"]
+        return 0.5 * (rows.inputs @ head - rows.targets).square().mean()
+
+
+def test_rows_of_the_seed_know_their_numbers():
+    rows = 1 + 0.3 * doubles(5, 7)
+    aim = float((rows[0] + rows.mean()) / 2)
+    expected = math.log((float(rows[1:].sum()) - 6 * aim) / (aim - float(rows[0])))
+    found = bilevel.minimize(Weighed(), seed=5)
+    assert float(found.body) == pytest.approx(expected, rel=1e-6)

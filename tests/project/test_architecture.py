@@ -34,7 +34,8 @@ MOST_ENTRIES = 26
 NO_LAYER = {"__pycache__", "py.typed", "__init__.pyi"}
 MANY_OPTIONS = {"advise", "solve", "compare", "minimize", "table"}
 PUBLIC = """
-    AbstractCriterion AbstractHeadSolver AbstractHypergradient AbstractLinearSolver
+    AbstractCriterion AbstractExperience AbstractHeadSolver AbstractHypergradient
+    AbstractLinearSolver
     AbstractOptimizer AbstractSchedule AbstractStrategy Adam AdamW Advice Answer AuxiliaryProblem
     BalancedRates Ball Batch BatchData BestResponse BodyGradient Box CG Clipped ClosedForm
     Comparison Constant ConvexSet Cosine Cost Curvature Cvxpy Dense Envelope Everywhere FastSGD

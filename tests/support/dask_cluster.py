@@ -5,6 +5,9 @@ import os
 import socket
 import subprocess
 import sys
+import warnings
+
+from distributed import Client
 
 
 def free_port():
@@ -31,10 +34,26 @@ class Cluster:
                    "--local-directory", str(self.folder)]  # fmt: skip
         return self._start("distributed.cli.dask_worker", self.address, *options, more=environment)
 
+    def answers(self):
+        """Whether the scheduler does."""
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            return True
+        return False
+
+    def workers(self):
+        """How many there are."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about versions
+            with Client(self.address, set_as_default=False) as client:
+                return len(client.nthreads())
+
     def _start(self, *command, more=()):
         log = (self.folder / f"{len(self.started)}.log").open("w")
         process = subprocess.Popen(
-            [sys.executable, "-m", *command], stderr=log, env=self.environment | dict(more)
+            [sys.executable, "-m", *command],
+            stderr=log,
+            env=self.environment | dict(more),
+            cwd=self.folder,  # which Python looks into first
         )
         log.close()
         self.started.append(process)

@@ -32,6 +32,7 @@ PARTS = (
     bilevel.AbstractOptimizer, bilevel.AbstractSchedule, bilevel.ConvexSet,
     bilevel.AbstractHeadSolver, bilevel.AbstractHypergradient, bilevel.AbstractLinearSolver,
     bilevel.AbstractCriterion, bilevel.AbstractStrategy, bilevel.StackelbergProblem,
+    bilevel.AbstractExperience,
     AbstractHeadData, AbstractDirections, AbstractSource, Layers, Module, Operator,
     bilevel.Tuning, bilevel.SplitModule,
     GroupLogistic, GroupRidge,  # scikit-learn checks the rows they are given: tests/estimators

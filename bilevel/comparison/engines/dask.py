@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pickle
 import re
 import threading
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bilevel.comparison.engines.alone import alone
+from bilevel.comparison.engines.alone import Call
 from bilevel.comparison.engines.base import AbstractEngine, Beat
 from bilevel.comparison.engines.within import within
 from bilevel.core.checks import check_positive_integer
@@ -92,7 +93,8 @@ class Dask(AbstractEngine):
         mine: Future[Any] = Future()
         # a key of its own: a shard that failed would be the same task, which has failed already
         key = f"bilevel-shard-{uuid.uuid4().hex}"
-        theirs = self._client.submit(alone, function, *args, key=key, **self._options)
+        content = Call(function, *args).pickled()
+        theirs = self._client.submit(pickle.loads, content, key=key, **self._options)
         self._theirs[mine] = theirs
         theirs.add_done_callback(lambda _: self._settle(mine))
         return mine
@@ -176,6 +178,8 @@ class Dask(AbstractEngine):
             with contextlib.suppress(Exception):
                 given = within(ANSWER, self._client.processing)
                 busy = sum(map(bool, given.values()))
+                if not given:
+                    return f"no worker has joined the scheduler at {self._address}"
                 return f"{counted(len(given), 'worker')} of Dask, {busy} with something to do"
         if not isinstance(error, _distributed().KilledWorker):
             return said

@@ -7,7 +7,7 @@ from problems.deep_q.environment import Moved
 from problems.deep_q.episodes import Episodes
 from problems.deep_q.learner import GIVEN, Learner
 from problems.deep_q.network import Layers, values
-from problems.deep_q.replay import WholeReplay
+from problems.deep_q.replay import whole
 from problems.deep_q.settings import Settings
 
 GAMMA, ACTIONS = 0.5, 3
@@ -54,7 +54,7 @@ def learner(line, rewards=None, runs=2):
     body = {k: x.expand(runs, *x.shape).clone() for k, x in network.init_body(source).items()}
     head = network.init_head(ACTIONS, source).expand(runs, 5, ACTIONS).clone()
     settings = Settings(**{**vars(SETTINGS), "start": len(line), "every": 1, "target_every": 99})
-    made = Learner(Script(line, rewards), network, WholeReplay, settings, range(runs), body, head)
+    made = Learner(Script(line, rewards), network, whole, settings, range(runs), body, head)
     rows = made.rows(0, body, head)
     best = values(network.features_of_runs(body, rows["train"].inputs + 0.5), head).amax(2)
     return made, rows, best
@@ -115,7 +115,7 @@ def test_before_the_first_step_rows_weigh_nothing():
     source = torch.Generator().manual_seed(0)
     body = {k: x.unsqueeze(0) for k, x in network.init_body(source).items()}
     head = network.init_head(ACTIONS, source).unsqueeze(0)
-    made = Learner(Script("...."), network, WholeReplay, SETTINGS, [3], body, head)
+    made = Learner(Script("...."), network, whole, SETTINGS, [3], body, head)
     rows = made.evaluated(body, head)
     assert not rows[GIVEN]["weights"].any()
     assert torch.equal(rows[GIVEN]["prior"], head)
