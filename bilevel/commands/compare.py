@@ -219,6 +219,8 @@ class Compare:
 
             why.check_explainable(problem)
         strategies = strategies_of(self, problem)
+        if room := problem.room(seeds * len(strategies)):
+            say(room, sys.stderr)
         with displayed() as show, engine_used(self.engine, self.threads) as engine:
             found = bilevel.compare(
                 problem,

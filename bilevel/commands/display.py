@@ -10,6 +10,9 @@ from bilevel.commands.ending import Lossy, say
 if TYPE_CHECKING:
     from bilevel.comparison.side_by_side import Progress
 
+LINES = 20
+"""As many tell of the shards of a stage where there is no terminal."""
+
 
 @contextmanager
 def displayed() -> Iterator[Callable[["Progress"], None]]:
@@ -19,7 +22,20 @@ def displayed() -> Iterator[Callable[["Progress"], None]]:
 
     console = Console(file=Lossy(sys.stderr))  # type: ignore[arg-type]  # it writes and flushes
     if not console.is_terminal:
-        yield _print
+        said: list[tuple[str, int]] = []
+
+        def tell(progress: "Progress") -> None:
+            if progress.shards is None:
+                _print(progress)
+                return
+            finished, total = progress.shards
+            place = progress.stage, LINES * finished // max(1, total)
+            if finished and place not in said:
+                said.append(place)
+                verb = "tuned" if progress.stage == "tuning" else "trained"
+                say(f"{verb} {finished:,} of {total:,} shards", sys.stderr)
+
+        yield tell
         return
     with Bar(console=console, transient=True) as bar:
         task = bar.add_task("training", total=None)

@@ -29,7 +29,6 @@ from bilevel.errors import AllRunsFailedError, ArgumentError, counted
 from bilevel.problem.base import StackelbergProblem
 from bilevel.report.words import TUNED
 from bilevel.storage.environment import environment
-from bilevel.storage.folder import held
 from bilevel.storage.results import OWN_SETTINGS
 from bilevel.strategies import AbstractStrategy
 from bilevel.training.arguments import seed_list
@@ -137,13 +136,12 @@ def compare(
     entries = entries_of(strategies)
     if baselines is not None:
         check_names(baselines, entries, "strategy", "baselines")
-    keeping = contextlib.nullcontext() if checkpoint is None else held(checkpoint)
     with (
-        keeping as folder,
+        used(engine, checkpoint) as (workers, folder),
         training_shown(progress, budget) as show,
-        used(engine, folder) as workers,
     ):
-        data = TrainingData(problem, seed_list(seeds), float_type(dtype), device)
+        kind = seed_list(seeds), float_type(dtype), device
+        data = TrainingData(problem, *kind, experienced=True)
         told = callback if show is None else _showing(show, len(data.seeds), callback)
         options = Options(batch_size, sampling, compile, max_runs_at_once, told)
         plan = prepare(

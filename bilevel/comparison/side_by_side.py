@@ -142,6 +142,8 @@ class SideBySide:
     ) -> None:
         self.problem, self.strategies, self.data = data.problem, strategies, data
         self.options, self.stage, self.seeds = options, stage, len(data.seeds)
+        if data.online:
+            data.problem.room(self.seeds * len(strategies))  # refuses more than there is
         self.fitted = {name: strategy.fitted(data.problem) for name, strategy in strategies.items()}
         groups: dict[object, list[str]] = {}
         for name, strategy in strategies.items():

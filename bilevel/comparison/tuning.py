@@ -142,7 +142,9 @@ def tune_strategies(
     """
     trials = tuning.trials(side_by_side.strategies)
     dtype, device = side_by_side.data.dtype, side_by_side.data.device
-    data = TrainingData(side_by_side.problem, seed_list(tuning.seeds), dtype, device)
+    data = TrainingData(
+        side_by_side.problem, seed_list(tuning.seeds), dtype, device, experienced=True
+    )
     entries = {
         f"{name} {i}": trial.strategy for name in trials for i, trial in enumerate(trials[name])
     }

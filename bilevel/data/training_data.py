@@ -16,7 +16,7 @@ from bilevel.data.numbered import asks_row_numbers, numbered
 from bilevel.data.packed import PackedRows
 from bilevel.data.rows import Chunks, Rows, chunks_of
 from bilevel.data.tasks import by_tasks, check_tasks, has_tasks
-from bilevel.errors import ArgumentError, ProblemError, ShapeError, spell
+from bilevel.errors import ArgumentError, IncompatibleError, ProblemError, ShapeError, spell
 from bilevel.problem.base import Groups, StackelbergProblem
 from bilevel.problem.linear_head import LinearHeadProblem
 from bilevel.problem.sets import ConvexSet
@@ -46,9 +46,11 @@ class TrainingData:
         groups: rows in the place of the problem's, for all runs.
         chunked: False: all rows are read, whatever `chunk_rows` of the problem says.
         known: of the problem, from earlier calls: tensors that were looked at are not again.
+        experienced: whether who asks can train on rows that depend on what was learned.
 
     Raises:
         ArgumentError: `problem` is no problem, one of its sets no set, or `device` no device.
+        IncompatibleError: rows depend on what was learned, and who asks cannot have such.
         DataError: a group is empty, unknown, not finite or not made of tensors; targets are
             constant or of the wrong type, or labels out of range.
         ShapeError: rows of a group differ in number, shapes depend on the seed, or targets do not
@@ -66,6 +68,7 @@ class TrainingData:
         groups: Groups | None = None,
         chunked: bool = True,
         known: Known | None = None,
+        experienced: bool = False,
     ) -> None:
         check_instance(problem, StackelbergProblem, "problem", "an instance of your problem")
         for name in ("body_set", "head_set"):
@@ -77,6 +80,12 @@ class TrainingData:
         self.given = groups is not None
         hook = getattr(problem.experience, "__func__", None)
         self.online = not self.given and hook is not StackelbergProblem.experience
+        if self.online and not experienced:
+            raise IncompatibleError(
+                f"{type(problem).__name__} has `experience`: its rows depend on what was learned, "
+                "and there are none before. Train it by `solve` or `compare`; at a single point "
+                "pass rows as `batch=`."
+            )
         self.tasks = getattr(problem, "tasks", False) is not False and has_tasks(problem)
         self.numbered = asks_row_numbers(problem)
         self.per_seed = problem.redraws_data and not self.given

@@ -227,6 +227,16 @@ class StackelbergProblem(abc.ABC):
         """
         return None
 
+    def room(self, runs: int) -> str:
+        """What the `experience` of so many runs holds to the end, such as replay memories (a hook).
+
+        A sentence that the command shows before; "", the default: nothing to speak of.
+
+        Raises:
+            NotEnoughMemoryError: it does not fit in memory; the message says what does.
+        """
+        return ""
+
     def noise(self, generator: torch.Generator, steps: int) -> Tree | None:
         """Noise for `steps` steps (a hook): a tree with leading `steps`, or None for none.
 

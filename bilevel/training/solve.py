@@ -92,8 +92,11 @@ def solve(
     """
     check_flag(throw, "throw")
     check_flag(progress, "progress")
-    data = TrainingData(problem, seed_list(seeds), float_type(dtype), device)
+    dtype = float_type(dtype)
+    data = TrainingData(problem, seed_list(seeds), dtype, device, experienced=True)
     shared = check_strategy(strategy, len(data.seeds))
+    if data.online:
+        problem.room(len(data.seeds))  # refuses more than there is
     training = Training(
         strategy.fitted(problem),
         data,

@@ -10,8 +10,10 @@ from dask_cluster import dask_cluster
 from worker_tasks import wait_for
 
 from bilevel.commands import engine_check
+from bilevel.commands.display import displayed
 from bilevel.comparison.engines import dask, named
 from bilevel.comparison.engines.base import AbstractEngine
+from bilevel.comparison.side_by_side import Progress
 
 FAKE = {"bilevel": "0.0.9", "torch": "2.0.0"}
 
@@ -123,3 +125,15 @@ def test_workers_of_dask_with_other_versions_are_named(tmp_path, capsys):
             assert commands.workers() == 1  # it is still there
             worker.terminate()
             wait_for(lambda: commands.workers() == 0)
+
+
+def test_shards_are_told_of_in_few_lines_where_there_is_no_terminal(capsys):
+    with displayed() as show:
+        for finished in range(101):
+            for _ in range(2):
+                show(Progress(("a", "b"), finished, 100, 0, 2, shards=(finished, 100)))
+        show(Progress(("a",), 0, 100, 0, 1, "tuning", shards=(1, 3)))
+    said = capsys.readouterr().err.splitlines()
+    assert said[:2] == ["trained 1 of 100 shards", "trained 5 of 100 shards"]
+    assert said[-2:] == ["trained 100 of 100 shards", "tuned 1 of 3 shards"]
+    assert len(said) == 22

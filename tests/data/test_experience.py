@@ -8,6 +8,7 @@ from bilevel import trees
 from bilevel.comparison import checkpoint as checkpoint_module
 from bilevel.errors import (
     ArgumentError,
+    BilevelError,
     IncompatibleError,
     ProblemError,
     ResultsError,
@@ -219,3 +220,27 @@ def test_a_problem_with_experience_has_no_data_of_its_own():
 
     with pytest.raises(ProblemError, match="its `data` must return"):
         bilevel.solve(Both(), TWO, steps=2, seeds=2)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda problem: bilevel.best_response(problem, torch.ones(2, 1)),
+        lambda problem: bilevel.check_problem(problem),
+        lambda problem: bilevel.minimize(problem),
+        lambda problem: bilevel.advise(problem, steps=10),
+    ],
+)
+def test_what_looks_at_all_rows_says_that_there_are_none(asked):
+    with pytest.raises(BilevelError, match="Train it by `solve` or `compare`"):
+        asked(Online())
+
+
+def test_at_a_single_point_rows_can_be_given():
+    rows = bilevel.Batch(torch.rand(5, 2), torch.rand(5))
+    problem = Online()
+    problem.prior = lambda body, groups: None
+    found = bilevel.best_response(problem, torch.ones(2, 1), batch={"train": rows})
+    z, t = torch.tanh(rows.inputs).double(), rows.targets.double()
+    expected = torch.linalg.solve(z.T @ z / 5 + 0.5 * torch.eye(2), z.T @ t / 5)
+    assert torch.allclose(found.head.double(), expected, atol=1e-6)

@@ -90,8 +90,12 @@ class Dispatch:
         except KeyboardInterrupt:
             self._end()
             return False
+        except BaseException:
+            self._work.ask_to_stop()
+            with contextlib.suppress(Exception):  # the first one is said
+                self._collect()
+            raise
         finally:
-            self._collect()
             self._give_up(list(self._flights))
         if self._failed:
             raise self._failure()
@@ -198,6 +202,7 @@ class Dispatch:
 
     def _crashed(self, flight: Flight, error: BaseException) -> None:
         """A worker is lost, or all of them."""
+        self._hear(flight)
         words = self._engine.last_words(error, flight.beat)
         if flight.beat is not None:
             words += f" (last heard at step {flight.beat.step:,})"
@@ -240,11 +245,7 @@ class Dispatch:
             flight = self._ring.popleft()
             if flight not in under_way:
                 continue
-            said = self._work.heard(flight.shard, flight.attempt)
-            if said is not None and said[0] != flight.count:
-                self._beats, flight.heard = True, now
-                flight.count, flight.beat = said
-            elif self._timed_out(flight, now):
+            if not self._hear(flight) and self._timed_out(flight, now):
                 silent.append(flight)
         self._give_up(silent)
         for flight in silent:
@@ -253,13 +254,27 @@ class Dispatch:
             said_nothing = f"it gave no sign of life for {self._engine.timeout:g} seconds{last}"
             self._count(flight.shard, said_nothing)
 
+    def _hear(self, flight: Flight) -> bool:
+        """Whether it gave a sign of life since the last look."""
+        said = self._work.heard(flight.shard, flight.attempt)
+        if said is None or said[0] == flight.count:
+            return False
+        self._beats, flight.heard = True, time.monotonic()
+        flight.count, flight.beat = said
+        return True
+
     def _timed_out(self, flight: Flight, now: float) -> bool:
         """Whether it should have been heard since; who may wait for its turn need not."""
         limit, engine = self._engine.timeout, self._engine
         if limit is None or now - flight.heard <= limit:
             return False
         at_once = engine.window is not None and engine.window <= engine.workers
-        return flight.beat is not None or (at_once and self._beats)
+        if flight.beat is None and not (at_once and self._beats):
+            return False
+        if engine.waits(flight.future, flight.beat):
+            flight.heard = now
+            return False
+        return True
 
     def _give_up(self, flights: list[Flight]) -> None:
         """Wait for some no more, and free their workers."""

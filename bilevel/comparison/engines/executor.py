@@ -26,7 +26,7 @@ class Executor(AbstractEngine):
         self.name, self._executor, self._made = type(executor).__name__, executor, False
         self.workers = getattr(executor, "_max_workers", None) or self.workers
         if isinstance(executor, ProcessPoolExecutor):
-            self.window = self.workers
+            self.window, self.local = self.workers, True
             context = getattr(executor, "_mp_context", None)
             if context is not None and context.get_start_method() == "fork":
                 raise ArgumentError(

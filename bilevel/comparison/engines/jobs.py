@@ -234,9 +234,10 @@ class Unpacked:
         """The data of some of the seeds, which follow one another in the job."""
         job, problem = self.job, self.problem
         if problem.redraws_data:  # those of other seeds are not needed
-            return TrainingData(problem, seeds, job.dtype, job.device)
+            return TrainingData(problem, seeds, job.dtype, job.device, experienced=True)
         if self._data is None:
-            self._data = TrainingData(problem, job.seeds, job.dtype, job.device)
+            kind = job.seeds, job.dtype, job.device
+            self._data = TrainingData(problem, *kind, experienced=True)
         first = job.seeds.index(seeds[0])
         return self._data.part(slice(first, first + len(seeds)))
 
@@ -248,6 +249,7 @@ class Unpacked:
         return SideBySide(some, self.data(seeds), options, self.job.stage)
 
 
+@functools.cache
 def versions() -> dict[str, str | None]:
     """What numbers, and pickles, depend on."""
     python = ".".join(platform.python_version_tuple()[:2])

@@ -2,6 +2,8 @@
 
 import contextlib
 import math
+import os
+import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -23,7 +25,7 @@ from bilevel.comparison.side_by_side import Outcome, SideBySide
 from bilevel.data.training_data import TrainingData
 from bilevel.errors import ResultsError
 from bilevel.problem.base import StackelbergProblem
-from bilevel.storage.folder import HeldFolder, write_json
+from bilevel.storage.folder import HeldFolder, held, write_json
 from bilevel.storage.reading import read_json
 from bilevel.storage.schema import NATURAL, Schema
 from bilevel.storage.tensors import read_tensors, write_tensors
@@ -35,21 +37,23 @@ PATIENCE = 600.0
 
 
 @contextlib.contextmanager
-def used(engine: Any, folder: HeldFolder | None) -> Iterator[AbstractEngine | None]:
-    """The engine that is meant; None where this process is to train as ever.
+def used(
+    engine: Any, checkpoint: str | os.PathLike[str] | None
+) -> Iterator[tuple[AbstractEngine | None, HeldFolder | None]]:
+    """The engine that is meant, None where this process is to train as ever; and the folder.
 
     What another engine left in shards, this process goes on with in shards.
     """
-    if engine is None:
-        cut = folder is not None and (folder.path / CUT).is_file()
-        yield Inline() if cut else None
-        return
-    made = engine_of(engine)
-    try:
-        yield made
-    finally:
-        if made is not engine:
-            made.close()
+    with contextlib.ExitStack() as stack:
+        made = None if engine is None else engine_of(engine)
+        if made is not None and made is not engine:
+            stack.callback(made.close)
+        if checkpoint is None and made is not None and made.local:
+            checkpoint = stack.enter_context(tempfile.TemporaryDirectory(prefix="bilevel-"))
+        folder = None if checkpoint is None else stack.enter_context(held(checkpoint))
+        if made is None and folder is not None and (folder.path / CUT).is_file():
+            made = Inline()
+        yield made, folder
 
 
 class Sharded:

@@ -213,7 +213,7 @@ def trouble(error: BaseException) -> Trouble:
     return Trouble(
         type(error).__name__,
         str(error),
-        "".join(traceback.format_exception(error)[-6:]),
+        "".join(traceback.format_exception(error)[-4:]),
         isinstance(error, BilevelError) and not passing,
         isinstance(error, NotEnoughMemoryError | MemoryError),
     )

@@ -22,7 +22,7 @@ SECONDS = 60
 
 @pytest.fixture(scope="module")
 def cluster():
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
     # else it takes workers for lost that are started anew several times within 15 seconds
     with (
         config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}),
