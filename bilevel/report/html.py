@@ -14,6 +14,7 @@ from bilevel.report import (
     figures,
     first_page,
     palette,
+    processors,
     sentences,
     shown,
     stationarity,
@@ -115,6 +116,7 @@ def page(content: Content, drawn: Mapping[str, tuple[str, str]]) -> str:
         few=shown.note(content),
         failures=_first_failures(content),
         status_messages=_messages(content),
+        processors=processors.kinds(content),
         untimed="seconds" not in content["positions"],
     )  # fmt: skip
 

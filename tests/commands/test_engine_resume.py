@@ -9,8 +9,9 @@ import pytest
 from command_line import PAIR, TINY, run
 
 from bilevel.commands import asked
+from bilevel.comparison import compare
+from bilevel.comparison.engines import work
 from bilevel.comparison.engines.base import AbstractEngine
-from bilevel.comparison.result import Comparison
 from bilevel.errors import EngineError
 
 ASKED = ["compare", "diabetes", *TINY, *PAIR]
@@ -42,7 +43,13 @@ def engine(monkeypatch):
     names = []
     monkeypatch.setattr(asked, "engine_of", lambda name: names.append(name) or found)
     found.names = names
+    monkeypatch.setattr(compare, "seconds_per_step", untimed)
+    monkeypatch.setattr(work, "seconds_per_step", untimed)
     return found
+
+
+def untimed(strategies, *_):
+    return dict.fromkeys(strategies, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -53,8 +60,9 @@ def engine(monkeypatch):
         pytest.param(KeyboardInterrupt(), 130, ["--engine", "other:1"], marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.usefixtures("undrawn")
-def test_what_is_missing_is_submitted_and_no_more(what, code, other, engine, tmp_path, capsys):
+def test_what_is_missing_is_submitted_and_no_more(
+    what, code, other, engine, reports, tmp_path, capsys
+):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert run(*ASKED, "--output", whole) == 0
     engine.at, engine.what = 2, what
@@ -67,7 +75,7 @@ def test_what_is_missing_is_submitted_and_no_more(what, code, other, engine, tmp
     assert engine.names[1:] == again[" ".join(other)]
     if engine.names[1:]:
         assert engine.submitted == before + 2  # one shard, and the times
-    found, expected = Comparison.load(cut), Comparison.load(whole)
+    found, expected = reports[cut], reports[whole]
     for name, table in expected.history.items():
         for metric, values in table.items():
             assert found.history[name][metric].tobytes() == values.tobytes()

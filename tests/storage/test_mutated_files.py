@@ -20,17 +20,18 @@ import bilevel
 from bilevel import Comparison, Solution
 from bilevel.commands.main import main
 from bilevel.comparison import compare
+from bilevel.comparison.engines.inline import Inline
 from bilevel.errors import BilevelError
 from bilevel.tables.csv_file import read_cells
 from bilevel.tables.model import Model
 from problems.table import table
 from problems.toy import ScalarProduct
 
-SAMPLE = {"report": 40, "rules": 20, "checkpoint": 6, "partial": 3, "solution": 20,
+SAMPLE = {"report": 40, "rules": 20, "checkpoint": 6, "partial": 3, "shards": 4, "solution": 20,
           "model": 30}  # fmt: skip
 """How many mutations of each file the default suite looks at."""
 MANY = {"report": 3000, "rules": 3000, "checkpoint": 300, "partial": 200, "solution": 600,
-        "model": 1000}  # fmt: skip
+        "shards": 200, "model": 1000}  # fmt: skip
 """How many are looked at with `-m slow`; those of checkpoints train a little each."""
 FREE = re.compile(
     r"^\.settings\.(options|arguments|command|batch_size)"  # whatever the caller gave
@@ -60,8 +61,9 @@ def read_checkpoint(folder):
     compare_({"two": STRATEGIES["two"]}, folder)
 
 
-def compare_(strategies, folder):
-    return bilevel.compare(ScalarProduct(), strategies, checkpoint=folder, **OPTIONS)
+def compare_(strategies, folder, engine=None):
+    options = {"checkpoint": folder, "engine": engine, **OPTIONS}
+    return bilevel.compare(ScalarProduct(), strategies, **options)
 
 
 def read_partial(folder):
@@ -72,6 +74,19 @@ def read_partial(folder):
             raise BilevelError("said on the command line")
     finally:
         shutil.rmtree(target, ignore_errors=True)
+
+
+def shards_folder(folder):
+    """What an engine left of a comparison whose process was killed: two shards of four."""
+    engine = Inline()
+    engine.workers = 2
+    compare_(STRATEGIES, folder, engine=engine)
+    for number in (1, 2):
+        shutil.rmtree(folder / "shards" / f"training-{number}")
+
+
+def read_shards(folder):
+    compare_(STRATEGIES, folder, engine=Inline())
 
 
 def read_solution(folder):
@@ -140,6 +155,8 @@ READERS = {
     "checkpoint": (checkpoint_folder, read_checkpoint,
                    ["comparison.json", "training-0.safetensors"]),
     "partial": (partial_folder, read_partial, ["comparison.json", "tuning-0.safetensors"]),
+    "shards": (shards_folder, read_shards,
+               ["shards.json", "shards/training-0/result.safetensors"]),
     "solution": (solution_folder, read_solution, ["run.safetensors"]),
     "model": (model_folder, read_model, ["model.safetensors"]),
 }  # fmt: skip
@@ -202,7 +219,7 @@ def checked(made, kind, file, tmp_path, count=None):
                 print(kind, file, name, "->", outcome, file=log)
     accepted = [name for name, outcome in found.items() if outcome == "accepted"]
     swapped = [name for name in accepted if " for " in name and not FREE.search(name)]
-    assert kind in ("checkpoint", "partial") or not swapped, swapped
+    assert kind in ("checkpoint", "partial", "shards") or not swapped, swapped
     bare = {k: v for k, v in found.items() if v not in ("refused", "accepted")}
     assert not bare, f"{len(bare)} bare errors of {len(found)}: {dict(list(bare.items())[:20])}"
 

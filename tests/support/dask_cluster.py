@@ -61,13 +61,8 @@ class Cluster:
 
     def end(self):
         for process in self.started:
-            process.terminate()
-        for process in self.started:
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.kill()  # processes of workers end with the nanny that started them
+            process.wait()
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """A stage of a comparison, seen from the process that has its shards computed."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,9 @@ from bilevel.comparison.engines.jobs import Fingerprint, Packed, fingerprint
 from bilevel.comparison.engines.shards import Shard
 from bilevel.comparison.side_by_side import Progress, SideBySide
 from bilevel.core import parts
+
+OFTEN = 0.1
+"""Seconds between what is told of shards that are done."""
 
 
 class Place(NamedTuple):
@@ -68,6 +72,9 @@ class Stage:
             self._packed = packed.beside(place.folder)
         self._shared: Fingerprint | None = None
         self._running: dict[Shard, int] = {}
+        self._finished = self._runs = 0
+        self._total = sum(map(_runs, shards))
+        self._told = 0.0
         self.results: dict[Shard, Result] = {}
 
     def missing(self) -> list[Shard]:
@@ -75,7 +82,7 @@ class Stage:
         for shard in self._shards:
             files = self._place.files(shard)
             if files is not None and (found := files.result(self.digest(shard))) is not None:
-                self.results[shard] = found
+                self._take(shard, found)
         return [shard for shard in self._shards if shard not in self.results]
 
     def digest(self, shard: Shard) -> str:
@@ -122,11 +129,18 @@ class Stage:
         """Take a result; the first one counts."""
         if shard in self.results and not self.results[shard].interrupted:
             return
-        self.results[shard] = result
+        self._take(shard, result)
         files = self._place.files(shard)
         if files is not None and not kept and not result.interrupted:
             files.keep(result, self.digest(shard))
-        self.tell(self._running)
+        last = self._finished == len(self._shards)
+        if last or time.monotonic() - self._told > OFTEN:
+            self.tell(self._running)
+
+    def _take(self, shard: Shard, result: Result) -> None:
+        self.results[shard] = result
+        if not result.interrupted:
+            self._finished, self._runs = self._finished + 1, self._runs + _runs(shard)
 
     def lacks(self) -> None:
         """Send all from now on."""
@@ -137,15 +151,13 @@ class Stage:
         self._running = running
         if self._callback is None:
             return
-        made, total, steps = 0, 0, self._budget.total
-        for shard in self._shards:
-            runs = len(shard.strategies) * len(shard.seeds)
-            finished = shard in self.results and not self.results[shard].interrupted
-            made += runs * (steps if finished else running.get(shard, 0))
-            total += runs
-        names = tuple(self._signatures)
-        counts = sum(not result.interrupted for result in self.results.values()), len(self._shards)
-        place = (made // total, steps, 0, len(names), self._stage, self._budget.kind, counts)
+        self._told, steps = time.monotonic(), self._budget.total
+        under_way = sum(
+            _runs(shard) * step for shard, step in running.items() if shard not in self.results
+        )
+        mean = (self._runs * steps + under_way) // self._total
+        names, counts = tuple(self._signatures), (self._finished, len(self._shards))
+        place = (mean, steps, 0, len(names), self._stage, self._budget.kind, counts)
         self._callback(Progress(names, *place))
 
     def ask_to_stop(self) -> None:
@@ -153,3 +165,7 @@ class Stage:
         self._callback = None
         if self._place.folder is not None:
             ShardFiles(self._place.folder, "").ask_to_stop(self._place.session)
+
+
+def _runs(shard: Shard) -> int:
+    return len(shard.strategies) * len(shard.seeds)

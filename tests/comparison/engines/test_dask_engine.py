@@ -126,13 +126,14 @@ def test_what_is_queued_has_not_timed_out(engine, tmp_path):
 def test_a_scheduler_that_is_started_anew_is_waited_for(tmp_path, monkeypatch):
     with dask_cluster(tmp_path) as commands:
         scheduler = commands.scheduler()
+        wait_for(commands.answers)
         with pytest.warns(UserWarning, match="No worker has joined the Dask scheduler at tcp"):
             engine = engine_of(f"dask:{commands.address}")
         commands.worker()
-        lost = [engine.submit(noted, str(tmp_path / f"{i}"), 600) for i in range(2)]
-        wait_for(lambda: processes(tmp_path / "0") or processes(tmp_path / "1"))
+        lost = engine.submit(noted, str(tmp_path / "seen"), 3)
+        wait_for(lambda: processes(tmp_path / "seen"))
         scheduler.kill()
-        error = lost[0].exception(SECONDS)
+        error = lost.exception(SECONDS)
         assert isinstance(error, ConnectionError)
         assert "scheduler-connection-lost" in str(error)
         scheduler.wait()
@@ -140,7 +141,8 @@ def test_a_scheduler_that_is_started_anew_is_waited_for(tmp_path, monkeypatch):
         commands.worker()
         assert engine.renew(error) is True
         assert engine.submit(max, 3, 4).result(SECONDS) == 4
-        monkeypatch.setattr(dask, "PATIENCE", 0.3)
+        for patience in ("PATIENCE", "CONNECT", "ANSWER"):
+            monkeypatch.setattr(dask, patience, 0.3)
         commands.end()
         error = engine.submit(max, 3, 4).exception(SECONDS)
         with pytest.raises(EngineError, match=r"is gone, and was not back within 0 seconds"):
