@@ -40,6 +40,7 @@ class New:
         words = {
             "Name": "".join(word.capitalize() for word in file.stem.split("_")),
             "file": file.name,
+            "test": test.name,
             "stem": file.stem,
             "module": module(file),
             "gradient": "Implicit" if self.kind == "validation" else "Envelope",
@@ -51,7 +52,7 @@ class New:
         for path, template in ((file, self.kind), (test, "test")):
             path.write_text(filled(template, words), encoding="utf-8")
         print(f"{file}: {KINDS[self.kind]}.")
-        print(f"Next:\n    pytest {test}   # it passes: run it again after each change")
+        print(f"Next:\n    python {test}   # it passes: run it again after each change")
         print(f"    python {file}   # compares strategies and writes a report")
         return OK
 

@@ -94,12 +94,13 @@ def compare(
         checkpoint: a folder to keep the training in. If it holds this comparison, the training
             goes on from there, with the same numbers as if it had never stopped. One comparison at
             a time works in a folder.
-        engine: what computes: None, this process; a name such as "processes:4", which are processes
-            of this machine; or an executor, anything with `submit(function, *args)` whose futures
-            have `result()`. Work is cut into shards, some seeds of strategies of equal structure
-            each, and numbers are those of one process, up to rounding. A shard whose worker is lost
-            is submitted again, up to three times, and goes on from its checkpoint where the workers
-            see the folder `checkpoint`. A comparison may go on with another engine, or with none.
+        engine: what computes: None, this process; a name such as "processes:4" (processes of this
+            machine), "dask:tcp://host:8786" or "slurm:PARTITION"; or an executor, anything with
+            `submit(function, *args)` whose futures have `result()`. Work is cut into shards, some
+            seeds of strategies of equal structure each, and numbers are those of one process, up to
+            rounding. A shard whose worker is lost is submitted again, up to three times, and goes
+            on from its checkpoint where workers see the folder `checkpoint`. A comparison may go on
+            with another engine, or with none.
         settings: more entries for the report's settings, such as the command.
         callback: called with a `Progress` at every record.
         progress: show a bar, at records, with what is trained, the runs, the steps of all

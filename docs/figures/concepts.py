@@ -49,7 +49,7 @@ def contours(axes: Axes, widths: tuple[float, float], heights: tuple[float, floa
     """Level lines of g, evenly spaced in its logarithm."""
     w, theta = np.meshgrid(np.linspace(*widths, 200), np.linspace(*heights, 200))
     levels = np.geomspace(0.27, 8, 14)
-    axes.contour(w, theta, g(w, theta), levels, colors="#c3c8d0", linewidths=0.8)
+    axes.contour(w, theta, g(w, theta), levels, colors="#868e9c", linewidths=0.8)
     axes.set(xlim=widths, ylim=heights, xlabel="body w", ylabel=r"head $\theta$")
 
 
@@ -79,7 +79,7 @@ def best_response() -> Figure:
     axes = figure.subplots()
     w = np.linspace(0.2, 3, 300)
     for at in (0.35, 0.6, 1.47, 2.1, 2.8):
-        axes.plot(w, g(w, best(at)), color="#c3c8d0", linewidth=1)
+        axes.plot(w, g(w, best(at)), color="#868e9c", linewidth=1)
     body = 0.9
     axes.plot(w, g(w, best(body)), color=ORANGE, label=r"$g(w, \theta^*(0.9))$: the head is held")
     axes.plot(w, phi(w), color=BLUE, linewidth=2.4, label=r"$\Phi(w)$: the head answers")
@@ -103,7 +103,7 @@ def implicit_term() -> Figure:
     left.set(xlabel="body w", ylabel="objective", xlim=(-0.2, 3), ylim=(-0.3, 4.4))
     left.set_title("two slopes at one body")
     left.legend(loc="upper center", frameon=False)
-    right.axhline(0, color="#c3c8d0", linewidth=1)
+    right.axhline(0, color="#868e9c", linewidth=1)
     right.plot(w, 2 * w - 2, color=BLUE, linewidth=2.4, label=r"slope of $\Phi$: both terms")
     right.plot(w, w - 2, color=ORANGE, label=r"slope of $F$, held: one")
     right.plot([1, 2], [0, 0], "o", color=GREY)

@@ -62,7 +62,7 @@ def curves(found: bilevel.Comparison) -> pyplot.Figure:
             panel.fill_between(steps, low, high, color=colour, alpha=0.13, linewidth=0)
             panel.plot(steps, values.mean(1), color=colour, label=name)
         panel.set_xlabel("agent steps")
-        panel.legend(loc="upper left", frameon=False, fontsize=8)
+        panel.legend(loc="lower right", frameon=False, fontsize=8)
     axes[0].set_ylabel("return of the latest episode")
     return figure
 

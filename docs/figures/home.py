@@ -9,8 +9,20 @@ from pathlib import Path
 
 ASSETS = Path(__file__).parents[1] / "assets"
 SCHEMES = {
-    "light": {"text": "#1f2937", "line": "#9aa3b2", "body": "#3949ab", "head": "#b93c0a"},
-    "dark": {"text": "#e8eaf0", "line": "#7c869b", "body": "#aab4f0", "head": "#fdba74"},
+    "light": {
+        "ground": "#ffffff",
+        "text": "#1f2937",
+        "line": "#8a93a3",
+        "body": "#3949ab",
+        "head": "#b93c0a",
+    },
+    "dark": {
+        "ground": "#1e2129",
+        "text": "#e8eaf0",
+        "line": "#7c869b",
+        "body": "#aab4f0",
+        "head": "#fdba74",
+    },
 }
 FONT = "font-family='-apple-system, Segoe UI, Roboto, Helvetica, Arial, sans-serif'"
 LAYERS = [(30, 4), (110, 5), (190, 5)]
@@ -104,6 +116,7 @@ def picture(colours: dict[str, str]) -> str:
     return (
         f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 480 332' {FONT}>"
         "<title>A network: the layers of its body move slowly, its head fast</title>"
+        f"<rect width='480' height='332' fill='{colours['ground']}'/>"
         + "".join(lines + dots + clocks + words)
         + "</svg>\n"
     )

@@ -54,7 +54,7 @@ def fairness() -> tuple[Figure, str]:
     figure = Figure(figsize=(6.4, 3.2))
     left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
     for one, other in zip(first, second, strict=True):
-        left.plot([0, 1], [one, other], color="#c3c8d0", linewidth=1)
+        left.plot([0, 1], [one, other], color="#868e9c", linewidth=1)
     for place, values, colour in ((0, first, ORANGE), (1, second, BLUE)):
         left.plot(np.full(len(values), place), values, "o", color=colour)
     left.set_xticks([0, 1], names)

@@ -160,6 +160,7 @@ def cartpole(
         epsilon=epsilon,
         ridge=ridge,
     )
-    note = "CartPole-v1 of gymnasium; an episode ends after 500 steps at the latest."
+    how = "scaled" if scaled else "raw"
+    note = f"CartPole-v1 of gymnasium, {how} observations; 500 steps are the most of an episode."
     environment = functools.partial(CartPole, scaled=scaled)
     return DeepQ(environment, Layers(NUMBERS, (width, width)), ACTIONS, settings, note=note)

@@ -43,6 +43,7 @@ class Learner(AbstractExperience):
         seeds: of the R runs.
         body: the initial bodies, leaves (R, ...).
         head: the initial heads, (R, M + 1, A).
+        note: what is to be told of the environment and its options.
     """
 
     def __init__(
@@ -54,8 +55,10 @@ class Learner(AbstractExperience):
         seeds: Sequence[int],
         body: Tree,
         head: Tensor,
+        *,
+        note: str = "",
     ) -> None:
-        self.network, self.settings = network, settings
+        self.network, self.settings, self.note = network, settings, note
         self.environment = environment(seeds, head.dtype)
         self.observations = self.environment.reset()
         self.replay = replay(self.environment, self.observations, settings.capacity)
@@ -67,7 +70,7 @@ class Learner(AbstractExperience):
     @property
     @override
     def description(self) -> str:
-        return f"{self.network}, {self.settings}"
+        return f"{self.note} {self.network}, {self.settings}".strip()
 
     @property
     def steps(self) -> int:

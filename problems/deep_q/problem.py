@@ -33,7 +33,8 @@ class DeepQ(LinearHeadProblem):
         actions: how many columns the head has.
         settings: the numbers.
         replay: how the memory is made.
-        note: one sentence on the environment, shown in reports.
+        note: one sentence on the environment and its options, shown in reports; a checkpoint is of
+            one note.
 
     Source: arXiv 2605.15530, section 5.4. Differs from the source in: 1. the ridge, which the exact
     heads need; 2. widths, exploration and frames, which are not published.
@@ -94,7 +95,7 @@ class DeepQ(LinearHeadProblem):
     def experience(self, seeds: Sequence[int], body: Tree, head: Tree) -> Learner:
         """The learners, which have done nothing yet."""
         make = self.environment, self.network, self.replay, self.settings
-        return Learner(*make, seeds, body, head)
+        return Learner(*make, seeds, body, head, note=self.note)
 
     def metrics(self, body: Tree, head: Tensor, data: Groups) -> dict[str, Tensor]:
         """Of the transitions of a record: the mean of max Q, and the rank of the features."""

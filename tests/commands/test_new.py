@@ -34,7 +34,7 @@ def test_what_is_written_passes_its_test(tmp_path, capsys):
         path, test = written(tmp_path, kind, name)
         printed = capsys.readouterr().out
         assert KINDS[kind] in printed
-        assert f"pytest {test}" in printed
+        assert f"python {test}" in printed
         assert f"python {path}" in printed
         assert not re.search(r"@\w+@", path.read_text() + test.read_text())
         assert max(map(len, path.read_text().splitlines())) <= 100
@@ -43,6 +43,10 @@ def test_what_is_written_passes_its_test(tmp_path, capsys):
     done = subprocess.run([*command, *tests], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     assert "9 passed" in done.stdout
+    alone = [sys.executable, "-W", "error", tests[0]]  # where pytest is not installed
+    done = subprocess.run(alone, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "strong convexity" in done.stdout
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -45,9 +45,10 @@ def contrast(colour, ground):
 
 def test_its_words_can_be_read_in_both_schemes(script):
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
-    for scheme, ground in {"light": "#ffffff", "dark": "#1e2129"}.items():
-        colours = script("home").SCHEMES[scheme]
+    for colours in script("home").SCHEMES.values():
+        ground = colours["ground"]
         assert min(contrast(colours[name], ground) for name in ("text", "body", "head")) >= 4.5
+        assert contrast(colours["line"], ground) >= 3
 
 
 def test_figures_of_the_concepts(script):

@@ -34,19 +34,28 @@ def test_it_shows_one_figure_with_words_for_it(name):
 
 
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+TIMED = re.compile(r" [\d.]+ +(?=\d+ completed)")
+"""Seconds of a run in the table of a comparison."""
+NAMES = re.compile(r"<desc>.*?</desc>|\b[mp][0-9a-f]{10}\b")
+"""In a figure: the digest, and names that are made of numbers."""
+
+
+def numbers_and_rest(text):
+    return [float(x) for x in NUMBER.findall(text)], NUMBER.sub("", text)
 
 
 @pytest.mark.slow
 @pages
 def test_its_code_makes_them_again(name):
-    """`python -m pytest -m slow tests/project/test_tutorials.py`, half a minute."""
-    page, svg = tutorials.ran(tutorials.PAGES[name].read_text(), name)
-    shown = tutorials.PAGES[name].read_text()
-    there = tutorials.target(name).read_text()
-    assert NUMBER.sub("", page) == NUMBER.sub("", shown)
-    found, wanted = ([float(x) for x in NUMBER.findall(text)] for text in (page, shown))
+    """`python -m pytest -m slow tests/project/test_tutorials.py`, a minute."""
+    there = tutorials.PAGES[name].read_text(), tutorials.target(name).read_text()
+    page, svg = tutorials.ran(there[0], name)
+    found, rest = numbers_and_rest(TIMED.sub("", page))
+    wanted, as_shown = numbers_and_rest(TIMED.sub("", there[0]))
+    assert rest == as_shown
     assert found == pytest.approx(wanted, rel=0.02, abs=0.005)
-    there = re.sub(r"\n <desc>.*?</desc>", "", there)
-    assert NUMBER.sub("", svg) == NUMBER.sub("", there)
-    found, wanted = ([float(x) for x in NUMBER.findall(text)] for text in (svg, there))
-    assert found == pytest.approx(wanted, abs=0.5)  # points: a tick of rounding is not seen
+    made, drawn = (NAMES.sub("", text) for text in (svg, there[1]))
+    found, rest = numbers_and_rest(made)
+    wanted, as_drawn = numbers_and_rest(drawn)
+    assert rest == as_drawn
+    assert found == pytest.approx(wanted, rel=0.01, abs=1)

@@ -13,7 +13,7 @@ from command_line import run
 import bilevel
 from bilevel.commands.compare import Compare
 from bilevel.comparison import checkpoint as checkpoint_module
-from bilevel.errors import ArgumentError, MissingPackageError
+from bilevel.errors import ArgumentError, MissingPackageError, ResultsError
 from bilevel.storage.folder import write_atomically
 from bilevel.storage.results import write_results
 from bilevel.training.cohort import Cohort
@@ -170,6 +170,15 @@ def test_what_is_not_said_is_asked_of_the_problem():
 def test_numbers_out_of_range_are_refused(options, match):
     with pytest.raises(ArgumentError, match=match):
         cartpole(**options)
+
+
+def test_a_checkpoint_is_of_one_environment_network_and_settings(tmp_path):
+    pair = {"two": cartpole().strategies(1e-3, 5e-3)["two-timescale"]}
+    options = {"seeds": 2, "steps": 4, "checkpoint": tmp_path / "kept"}
+    bilevel.compare(cartpole(), pair, **options)
+    for other in ({"scaled": False}, {"gamma": 0.9}, {"width": 32}):
+        with pytest.raises(ResultsError, match="differs in experience"):
+            bilevel.compare(cartpole(**other), pair, **options)
 
 
 def test_updates_and_steps_are_counted_alike():

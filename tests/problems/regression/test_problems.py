@@ -36,10 +36,12 @@ EVALUATION = {"policy-evaluation", "neural-policy-evaluation"}  # likewise
 FEW_SHOT = {"sinusoid", "episodes"}  # likewise
 TEACHER = {"teacher"}  # likewise
 TRUE_BILEVEL = {"group-ridge", "logistic-penalties", "hyper-cleaning"}  # likewise
+ONLINE = {"cartpole"}  # likewise
 
 
 def test_every_registered_problem_is_tested():
     elsewhere = NEED_A_FILE | CLASSIFICATION | EVALUATION | FEW_SHOT | TEACHER | TRUE_BILEVEL
+    elsewhere |= ONLINE
     assert sorted(elsewhere | set(TINY)) == registry.names()
 
 
