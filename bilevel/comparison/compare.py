@@ -41,10 +41,10 @@ def compare(
     problem: StackelbergProblem,
     strategies: Mapping[str, AbstractStrategy | Callable[..., Any]],
     *,
-    seeds: int | Sequence[int] = 20,
     steps: int = 2000,
     budget: BudgetKind = "steps",
     batch_size: BatchSize = 64,
+    seeds: int | Sequence[int] = 20,
     every: int | None = None,
     sampling: Sampling = "iid",
     tune: Sequence[float] | Tuning | None = None,
@@ -69,13 +69,13 @@ def compare(
     Args:
         problem: what to solve.
         strategies: by name. A generator function is a training loop of your own, see `OwnLoop`.
-        seeds: how many (0, 1, ...), or the seeds themselves. Where the starts, the data and the
-            rows of the steps do not depend on the seed, all runs are one: the first seed alone is
-            trained, and there is no interval and no p-value.
         steps: body steps of every strategy; with `budget="gradients"` its gradient evaluations.
         budget: what is equal for all: "steps", or "gradients", which makes strategies with dear
             steps take fewer; `Cost.evaluations` says what a step counts.
         batch_size: rows per step; None: all rows.
+        seeds: how many (0, 1, ...), or the seeds themselves. Where the starts, the data and the
+            rows of the steps do not depend on the seed, all runs are one: the first seed alone is
+            trained, and there is no interval and no p-value.
         every: steps (or gradient evaluations) between records; None: about 50 records.
         sampling: how rows are drawn, see `solve`.
         tune: factors to multiply the rates with, such as (0.1, 0.3, 1, 3, 10), or a `Tuning`: the
@@ -124,7 +124,7 @@ def compare(
         >>> from problems.toy import ScalarProduct
         >>> sgd = bilevel.SGD()
         >>> pair = {"slow": bilevel.uniform(0.01, sgd), "two": bilevel.TwoTimescale(0.01, 0.1, sgd)}
-        >>> comparison = bilevel.compare(ScalarProduct(), pair, seeds=3, steps=100)
+        >>> comparison = bilevel.compare(ScalarProduct(), pair, steps=100, seeds=3)
         >>> sorted(comparison.final("body_error"))
         ['slow', 'two']
     """

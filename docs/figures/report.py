@@ -13,7 +13,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 ASSETS = Path(__file__).parents[1] / "assets"
-SIZE = {"width": 1000, "height": 1120}
+SIZE = {"width": 1000, "height": 1064}
 
 
 def shrunk(path: Path) -> None:
