@@ -56,7 +56,7 @@ docs-serve: $(DOCS) ## show the documentation while you write it, at http://127.
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --livereload --dev-addr $(ADDRESS)
 
 docs-browser: docs $(BROWSER) ## open every page in headless Chromium: formulas, links, search, contrast
-	@$(BIN)/python -m pytest -q -rs -m browser tests/project/test_site.py tests/project/test_site_search.py $(ARGS)
+	@$(BIN)/python -m pytest -q -rs -n 2 -m browser $(wildcard tests/project/test_site*.py) $(ARGS)
 
 BENCH ?= core large one_run grid memory streaming tdc best_response hypergradient point cvxpy_head linear_networks newton exact tasks loops advice
 bench: $(RUN) ## print speed and memory: make bench BENCH=core (or large, grid, memory, streaming, tdc)

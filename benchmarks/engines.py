@@ -26,6 +26,7 @@ from bilevel.comparison.engines import sharded
 from bilevel.comparison.engines.answers import Answer, Result
 from bilevel.comparison.engines.base import AbstractEngine
 from bilevel.comparison.engines.processes import Processes
+from bilevel.comparison.engines.worker import introduced
 from problems.toy import ScalarProduct
 
 STEPS = 10
@@ -43,12 +44,6 @@ def sleeping(seconds):
     return loop
 
 
-def imported(seconds):
-    """Import what trains, and stay for so long that no process does it for another."""
-    time.sleep(seconds)
-    return bilevel.compare.__name__
-
-
 def pool(shards, seconds, workers):
     """Shards that sleep, on processes of this machine."""
     engine = Processes(workers)
@@ -56,7 +51,7 @@ def pool(shards, seconds, workers):
     options = {"seeds": shards, "steps": STEPS, "every": STEPS, "max_runs_at_once": 1}
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        for started in [engine.submit(imported, 0.5) for _ in range(workers)]:
+        for started in [engine.submit(introduced) for _ in range(workers)]:
             started.result()
         starting, began, cpu = time.perf_counter() - began, time.perf_counter(), time.process_time()
         found = bilevel.compare(

@@ -138,8 +138,8 @@ def iterates(
     strategy: AbstractStrategy,
     *,
     at: Sequence[int] = (0, 10, 50, 200, 1000),
-    seeds: int | Sequence[int] = 20,
     batch_size: BatchSize = 64,
+    seeds: int | Sequence[int] = 20,
     sampling: Sampling = "iid",
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
@@ -150,9 +150,9 @@ def iterates(
         problem: the problem.
         strategy: how the levels move.
         at: numbers of steps, distinct; 0 is the start.
+        batch_size: see `bilevel.solve`.
         seeds: a count, or the seeds themselves.
-        batch_size: this and what follows: see `bilevel.solve`.
-        sampling: likewise.
+        sampling: see `bilevel.solve`.
         device: likewise.
         dtype: of the training; what looks at the points does so in float64.
 

@@ -121,8 +121,8 @@ def convergence(
     schedules: Schedules | None = None,
     *,
     steps: int = 60_000,
-    seeds: int | Sequence[int] = 400,
     batch_size: BatchSize = 64,
+    seeds: int | Sequence[int] = 400,
     after: int = 2000,
     optimum: Tree | None = None,
     envelope_runs: int = 50,
@@ -146,8 +146,9 @@ def convergence(
             deterministic descent.
         schedules: name -> (of the body, of the head); None: `theorem_schedules()`.
         steps: how many.
-        seeds: how many (0, 1, ...), or the seeds themselves; schedules share them.
         batch_size: see `solve`.
+        seeds: how many (0, 1, ...), or the seeds themselves; schedules share them. Slopes of means
+            need more of them than comparisons do.
         after: the first steps, which are left out of the fits.
         optimum: $w^*$, a tree like the body. None: where proximal steps lead from the last bodies
             of eight runs, if that is one point.

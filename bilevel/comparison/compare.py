@@ -41,10 +41,10 @@ def compare(
     problem: StackelbergProblem,
     strategies: Mapping[str, AbstractStrategy | Callable[..., Any]],
     *,
-    seeds: int | Sequence[int] = 20,
     steps: int = 2000,
     budget: BudgetKind = "steps",
     batch_size: BatchSize = 64,
+    seeds: int | Sequence[int] = 20,
     every: int | None = None,
     sampling: Sampling = "iid",
     tune: Sequence[float] | Tuning | None = None,
@@ -69,13 +69,13 @@ def compare(
     Args:
         problem: what to solve.
         strategies: by name. A generator function is a training loop of your own, see `OwnLoop`.
-        seeds: how many (0, 1, ...), or the seeds themselves. Where the starts, the data and the
-            rows of the steps do not depend on the seed, all runs are one: the first seed alone is
-            trained, and there is no interval and no p-value.
         steps: body steps of every strategy; with `budget="gradients"` its gradient evaluations.
         budget: what is equal for all: "steps", or "gradients", which makes strategies with dear
             steps take fewer; `Cost.evaluations` says what a step counts.
         batch_size: rows per step; None: all rows.
+        seeds: how many (0, 1, ...), or the seeds themselves. Where the starts, the data and the
+            rows of the steps do not depend on the seed, all runs are one: the first seed alone is
+            trained, and there is no interval and no p-value.
         every: steps (or gradient evaluations) between records; None: about 50 records.
         sampling: how rows are drawn, see `solve`.
         tune: factors to multiply the rates with, such as (0.1, 0.3, 1, 3, 10), or a `Tuning`: the
@@ -94,12 +94,13 @@ def compare(
         checkpoint: a folder to keep the training in. If it holds this comparison, the training
             goes on from there, with the same numbers as if it had never stopped. One comparison at
             a time works in a folder.
-        engine: what computes: None, this process; a name such as "processes:4", which are processes
-            of this machine; or an executor, anything with `submit(function, *args)` whose futures
-            have `result()`. Work is cut into shards, some seeds of strategies of equal structure
-            each, and numbers are those of one process, up to rounding. A shard whose worker is lost
-            is submitted again, up to three times, and goes on from its checkpoint where the workers
-            see the folder `checkpoint`. A comparison may go on with another engine, or with none.
+        engine: what computes: None, this process; a name such as "processes:4" (processes of this
+            machine), "dask:tcp://host:8786" or "slurm:PARTITION"; or an executor, anything with
+            `submit(function, *args)` whose futures have `result()`. Work is cut into shards, some
+            seeds of strategies of equal structure each, and numbers are those of one process, up to
+            rounding. A shard whose worker is lost is submitted again, up to three times, and goes
+            on from its checkpoint where workers see the folder `checkpoint`. A comparison may go on
+            with another engine, or with none.
         settings: more entries for the report's settings, such as the command.
         callback: called with a `Progress` at every record.
         progress: show a bar, at records, with what is trained, the runs, the steps of all
@@ -123,7 +124,7 @@ def compare(
         >>> from problems.toy import ScalarProduct
         >>> sgd = bilevel.SGD()
         >>> pair = {"slow": bilevel.uniform(0.01, sgd), "two": bilevel.TwoTimescale(0.01, 0.1, sgd)}
-        >>> comparison = bilevel.compare(ScalarProduct(), pair, seeds=3, steps=100)
+        >>> comparison = bilevel.compare(ScalarProduct(), pair, steps=100, seeds=3)
         >>> sorted(comparison.final("body_error"))
         ['slow', 'two']
     """

@@ -46,7 +46,7 @@ class Tuning:
         >>> from problems.toy import ScalarProduct
         >>> pair = {"slow": bilevel.uniform(0.01), "two": bilevel.TwoTimescale(0.01, 0.1)}
         >>> tuning = bilevel.Tuning((0.1, 1, 10), seeds=2)
-        >>> tuned = bilevel.compare(ScalarProduct(), pair, seeds=3, steps=50, tune=tuning)
+        >>> tuned = bilevel.compare(ScalarProduct(), pair, steps=50, seeds=3, tune=tuning)
         >>> list(tuned.strategies)
         ['slow', 'two', 'slow, tuned', 'two, tuned']
     """

@@ -55,7 +55,7 @@ class BalancedRates(AbstractStrategy):
         >>> from problems.linear_networks import linear_network
         >>> strategies = {"uniform": bilevel.uniform(0.1, bilevel.SGD()),
         ...               "balanced": bilevel.BalancedRates(0.1, bilevel.SGD())}
-        >>> comparison = bilevel.compare(linear_network(), strategies, seeds=2, steps=5)
+        >>> comparison = bilevel.compare(linear_network(), strategies, steps=5, seeds=2)
     """
 
     lr: Rate

@@ -24,6 +24,7 @@ LOOK = {
     "ytick.color": GREY,
     "figure.facecolor": "white",
     "figure.figsize": (6.4, 3.0),
+    "figure.constrained_layout.use": True,
     "lines.linewidth": 1.8,
     "lines.markersize": 5,
 }

@@ -77,7 +77,9 @@ def ran(page: str, name: str) -> tuple[str, str]:
     """
     names: dict[str, object] = {"__name__": "__main__"}
     parts, end, printed = [], 0, ""
-    with mpl.rc_context(LOOK), warnings.catch_warnings():
+    # figures of the library's reports have a layout of their own; pages ask for one
+    look = {**LOOK, "figure.constrained_layout.use": False}
+    with mpl.rc_context(look), warnings.catch_warnings():
         warnings.simplefilter("error")
         for block in blocks(page):
             parts.append(page[end : block.start])

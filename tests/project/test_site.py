@@ -1,7 +1,8 @@
 """The built site in a browser: `make docs-browser` builds it and runs these.
 
-Each page is read twice, by one tab that goes through all of them: from disk in the light scheme,
-and from a server in the dark one. What is measured: `tests/support/site_measures.js`.
+Each page is read twice, by one tab that goes through all of them: here from disk in the light
+scheme, in `test_site_served.py` from a server in the dark one. What is measured:
+`tests/support/site_measures.js`.
 """
 
 import re
@@ -10,7 +11,7 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 import pytest
-from built_site import DESK, PAGES, PHONE, ROOT, SITE, chromium, reading, served
+from built_site import DESK, PAGES, PHONE, ROOT, SITE, chromium, reading
 
 import bilevel
 
@@ -42,33 +43,9 @@ def disk(browser):
         yield reader
 
 
-@pytest.fixture(scope="module")
-def web(browser):
-    with served() as address, reading(browser, address, scheme="dark", viewport=PHONE) as reader:
-        yield reader
-
-
-def opened(reader, source, viewport):
-    reader.page.set_viewport_size(viewport)
-    return reader.open(source.with_suffix(".html").as_posix())
-
-
-def assert_quiet(reader):
-    assert reader.requests
-    assert reader.outside() == []
-    assert reader.complaints == []
-
-
-def assert_readable(reader):
-    """Text has the contrast of WCAG AA."""
-    found = reader.measure("faint")
-    assert found["seen"] > 20
-    assert found["faint"] == []
-
-
 @pytest.mark.parametrize("source", PAGES, ids=str)
 def test_a_page_is_whole_from_disk(disk, source):
-    page = opened(disk, source, DESK)
+    page = disk.turn_to(source, DESK)
     formulas = page.locator(".arithmatex")
     assert formulas.count() == page.locator(".arithmatex:has(.katex)").count()
     assert page.locator(".katex-error").all_text_contents() == []
@@ -80,21 +57,10 @@ def test_a_page_is_whole_from_disk(disk, source):
     assert [
         link for link in own if not Path(url2pathname(link.removeprefix("file://"))).is_file()
     ] == []
-    assert_readable(disk)
+    disk.assert_readable()
     page.set_viewport_size(PHONE)
     assert disk.measure("wide") == []
-    assert_quiet(disk)
-
-
-@pytest.mark.parametrize("source", PAGES, ids=str)
-def test_a_page_is_whole_from_a_server(web, source):
-    page = opened(web, source, PHONE)
-    assert page.locator(".katex-error").all_text_contents() == []
-    assert web.measure("wide") == []
-    assert_readable(web)
-    page.set_viewport_size(DESK)
-    assert_readable(web)
-    assert_quiet(web)
+    disk.assert_quiet()
 
 
 @pytest.mark.parametrize("source", PAGES, ids=str)
@@ -126,7 +92,7 @@ def test_a_figure_is_readable(browser, figure):
 
 def test_what_is_measured_is_seen(disk):
     """Faint text, a box that is cut and an element beyond the edge are put in: each is found."""
-    page = opened(disk, Path("notation.md"), PHONE)
+    page = disk.turn_to(Path("notation.md"), PHONE)
     page.evaluate("""() => document.querySelector("article").insertAdjacentHTML("beforeend",
       '<p style="color: #999; background: #fff">faint</p>' +
       '<div style="overflow-x: auto; width: 100px"><p style="width: 900px">cut</p></div>' +

@@ -99,6 +99,22 @@ class Reader:
         self.page.goto(f"{self.base}/{path}")
         return self.page
 
+    def turn_to(self, source, viewport):
+        """Open the page of a source, in a window of a size."""
+        self.page.set_viewport_size(viewport)
+        return self.open(source.with_suffix(".html").as_posix())
+
+    def assert_quiet(self):
+        assert self.requests
+        assert self.outside() == []
+        assert self.complaints == []
+
+    def assert_readable(self):
+        """Text has the contrast of WCAG AA."""
+        found = self.measure("faint")
+        assert found["seen"] > 20
+        assert found["faint"] == []
+
     def outside(self):
         inside = (self.base + "/", "data:", "blob:", "about:")
         return [url for url in self.requests if not url.startswith(inside)]

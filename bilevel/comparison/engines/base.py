@@ -54,8 +54,8 @@ class AbstractEngine(abc.ABC):
         window: how many shards may be submitted and not finished. None: all of them, which wait
             there until it is their turn. As many as workers: a shard that was submitted is being
             computed, so that one that gives no sign of life at all has timed out, too.
-        local: whether workers are processes of this machine, which see its temporary files: a
-            comparison that is kept nowhere has its checkpoints, and signs of life, there.
+        same_machine: whether workers are processes of this machine, which see its temporary files:
+            a comparison that is kept nowhere has its checkpoints, and signs of life, there.
         threads: of torch, in every worker.
         timeout: seconds after which a shard counts as lost that began and gave no sign of life
             since; None: never.
@@ -64,7 +64,7 @@ class AbstractEngine(abc.ABC):
     name: str
     workers: int = 8
     window: int | None = None
-    local: bool = False
+    same_machine: bool = False
     threads: int = 1
     timeout: float | None = 300.0
 

@@ -3,9 +3,10 @@
 import contextlib
 import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
+from bilevel.comparison.engines.alone import alone
 from bilevel.comparison.engines.base import AbstractEngine, Beat, Future
 from bilevel.errors import ArgumentError
 
@@ -13,7 +14,8 @@ from bilevel.errors import ArgumentError
 class Executor(AbstractEngine):
     """Anything with `submit(function, *args)`, such as those of `concurrent.futures`.
 
-    A `ProcessPoolExecutor` that a killed worker broke is made anew, with as many workers.
+    A `ProcessPoolExecutor` that a killed worker broke is made anew, with as many workers. Threads
+    compute one shard at a time, since settings of torch belong to the process.
 
     Args:
         executor: it stays the user's, who shuts it down.
@@ -26,7 +28,7 @@ class Executor(AbstractEngine):
         self.name, self._executor, self._made = type(executor).__name__, executor, False
         self.workers = getattr(executor, "_max_workers", None) or self.workers
         if isinstance(executor, ProcessPoolExecutor):
-            self.window, self.local = self.workers, True
+            self.window, self.same_machine = self.workers, True
             context = getattr(executor, "_mp_context", None)
             if context is not None and context.get_start_method() == "fork":
                 raise ArgumentError(
@@ -37,6 +39,8 @@ class Executor(AbstractEngine):
 
     def submit(self, function: Callable[..., Any], /, *args: Any) -> Future:
         """Have a function called by the executor."""
+        if isinstance(self._executor, ThreadPoolExecutor):
+            return self._executor.submit(alone, function, *args)
         return self._executor.submit(function, *args)  # type: ignore[no-any-return]
 
     def renew(self, error: BaseException) -> bool:

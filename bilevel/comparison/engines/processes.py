@@ -41,7 +41,7 @@ class Processes(AbstractEngine):
         check_positive_integer(workers, "`workers`")
         check_positive_integer(threads, "`threads`")
         self.name, self.workers, self.threads = f"processes:{workers}", workers, threads
-        self.window, self.local = workers, True
+        self.window, self.same_machine = workers, True
         self._slots = [_Slot(threads) for _ in range(workers)]
 
     @classmethod

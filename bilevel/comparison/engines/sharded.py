@@ -48,7 +48,7 @@ def used(
         made = None if engine is None else engine_of(engine)
         if made is not None and made is not engine:
             stack.callback(made.close)
-        if checkpoint is None and made is not None and made.local:
+        if checkpoint is None and made is not None and made.same_machine:
             checkpoint = stack.enter_context(tempfile.TemporaryDirectory(prefix="bilevel-"))
         folder = None if checkpoint is None else stack.enter_context(held(checkpoint))
         if made is None and folder is not None and (folder.path / CUT).is_file():

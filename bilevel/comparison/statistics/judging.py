@@ -98,7 +98,8 @@ def selecting(metrics: Sequence[str], headline: str) -> str:
     """What chooses rates and records where `headline` is shown; never the test rows.
 
     The validation metric that belongs to the headline, else the first validation metric, else F at
-    the recorded point. A headline that is a validation metric or F chooses for itself.
+    the recorded point. A headline that is a validation metric or F chooses for itself, and so do
+    returns, which are those of the training: an objective says nothing about them.
 
     Examples:
         >>> names = ["objective", "validation_mse", "validation_r2", "test_r2", "test_mae"]
@@ -106,10 +107,12 @@ def selecting(metrics: Sequence[str], headline: str) -> str:
         ('validation_r2', 'validation_mse')
         >>> selecting(["objective", "body_objective", "test_mse"], "test_mse")
         'body_objective'
+        >>> selecting(["objective", "last_return"], "last_return")
+        'last_return'
     """
     objective = body_objective(metrics)
     known = [metric for metric in metrics if metric.startswith("validation_")]
-    if headline in (*known, objective):
+    if headline in (*known, objective) or headline.endswith("return"):
         return headline
     twin = f"validation_{headline.partition('_')[2]}"
     if headline.startswith(("test_", "train_")) and twin in known:

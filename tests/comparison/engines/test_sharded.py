@@ -270,7 +270,7 @@ def test_ctrl_c_keeps_what_is_done(tmp_path):
 
 
 def test_threads_will_do():
-    with ThreadPoolExecutor(1) as executor:
+    with ThreadPoolExecutor(3) as executor:
         found = compare(Smooth(), PAIR, engine=executor, **OPTIONS)
     assert_equal(compare(Smooth(), PAIR, **OPTIONS), found)
 

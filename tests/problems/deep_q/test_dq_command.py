@@ -190,3 +190,14 @@ def test_updates_and_steps_are_counted_alike():
     assert settings.exploring(3750) == pytest.approx(0.525)
     assert settings.exploring(10**6) == 0.05
     assert dataclasses.replace(settings, every=2).updates(502) == 2
+
+
+@pytest.mark.usefixtures("untimed")
+def test_rates_are_tuned_by_returns_and_not_by_the_objective():
+    problem = cartpole()
+    pair = {"two": problem.strategies(1e-3, 5e-3)["two-timescale"]}
+    found = bilevel.compare(problem, pair, seeds=2, steps=6, every=3, tune=(0.5, 1, 2))
+    tuning = found.settings["tuning"]
+    assert tuning["metric"] == "last_return"
+    assert list(found.strategies) == ["two", "two, tuned"]
+    assert found.score() is None
