@@ -1,5 +1,7 @@
 """Rows that depend on what was learned: the door for experiences, by a small one."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -213,6 +215,22 @@ def test_data_that_are_redrawn_are_none_either():
     problem.tasks = True
     with pytest.raises(IncompatibleError, match="has `tasks` and `experience`"):
         bilevel.solve(problem, TWO, steps=3, seeds=2)
+
+
+def test_room_is_asked_for_where_it_is_trained():
+    """By other machines, whose memory is not known here, each shard where it is computed."""
+    asked = []
+    problem = Online()
+    problem.room = lambda runs: asked.append(runs) or ""
+    pair = {"two": TWO, "alternating": bilevel.TwoTimescale(0.05, 0.2, SGD)}
+    options = {"seeds": 2, "steps": 2}
+    bilevel.compare(problem, pair, **options)
+    assert asked == [4]
+    asked.clear()
+    with ThreadPoolExecutor(2) as executor:
+        problem.room = lambda runs: "" if runs < 4 else pytest.fail("asked for all runs")
+        found = bilevel.compare(problem, pair, engine=executor, **options)
+    assert all(seconds > 0 for seconds in found.seconds_per_step.values())
 
 
 def test_what_cannot_be_explained_is_said_before_it_is_trained():
