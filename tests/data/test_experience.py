@@ -284,6 +284,21 @@ class Repeating(Walk):
         return {"objective": self.at[:, 0, 0]}
 
 
+class Nameless(Walk):
+    def recorded(self):
+        return {3: self.at[:, 0, 0]}
+
+
+class Doubled(Walk):
+    def rows(self, k, body, head):
+        return trees.cast(super().rows(k, body, head), torch.float64)
+
+
+class Whole(Walk):
+    def snapshot(self):
+        return {"at": self.at[0]}
+
+
 @pytest.mark.parametrize(
     ("made", "error", "match"),
     [
@@ -291,6 +306,9 @@ class Repeating(Walk):
         (Groupless, ProblemError, "must return a dict of groups"),
         (Telling, ProblemError, "a number for each of the . runs, but 'distance'"),
         (Repeating, ProblemError, "'objective', the name of another record"),
+        (Nameless, ProblemError, "must return a dict of tensors by names"),
+        (Doubled, ProblemError, r"`rows` of Doubled .*, got torch.float64, not torch.float32, at"),
+        (Whole, ShapeError, r"`snapshot` of Whole .* axis of the 3 runs, got \(4, 2\) at"),
         (lambda *_: None, ArgumentError, "experience of Online"),
     ],
 )
