@@ -54,7 +54,7 @@ def strategies_of(command: Any, problem: StackelbergProblem) -> dict[str, Abstra
     Raises:
         ArgumentError: an option was asked for that the problem would not look at.
     """
-    if is_online(problem):
+    if is_online(problem.experience):
         _refuse(command, ("batch_size", "sampling"), "makes the rows of its steps itself")
     optimizers = (bilevel.RMSProp, bilevel.Adam, bilevel.AdamW, bilevel.SGD)
     by_word = {part.__name__.lower(): part for part in optimizers}
