@@ -65,6 +65,7 @@
       const style = getComputedStyle(element);
       const below = ground(element);
       const color = parse(style.color);
+      if (color[3] === 0) continue; // a gap in a formula
       const shown = over([...color.slice(0, 3), color[3] * opacity(element)], below);
       const size = parseFloat(style.fontSize);
       const large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
@@ -79,7 +80,7 @@
   };
 
   // What is cut or stands out at the right: in none of the boxes that scroll and show so by a shadow.
-  const MARKED = ".md-typeset__scrollwrap, div.arithmatex, pre > code";
+  const MARKED = ".md-typeset__scrollwrap, div.arithmatex, pre > code, .tabbed-labels";
   const marked = (element) =>
     element.matches(MARKED) &&
     getComputedStyle(element).backgroundImage.includes("gradient") &&
