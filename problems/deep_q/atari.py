@@ -47,7 +47,10 @@ class Atari(DeepQ):
     def __init__(self, game: str, longest: int, network: Convolutional, settings: Settings) -> None:
         self.game, self.longest = game, longest
         make = functools.partial(Arcade, game=game, longest=longest)
-        note = f"{game} of the Arcade Learning Environment; returns are unclipped scores."
+        note = (
+            f"{game} of the Arcade Learning Environment, {longest:,} steps are the most of an "
+            "episode; returns are its scores."
+        )
         super().__init__(make, network, make([0]).actions, settings, replay=remembered, note=note)
 
     def bytes_of(self, runs: int) -> int:

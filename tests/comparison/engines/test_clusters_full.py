@@ -16,18 +16,14 @@ from test_clusters_compare import assert_same_report
 
 import bilevel
 from bilevel import compare
-from bilevel.strategies.presets import PRESETS, RUNNING
+from bilevel.strategies.presets import BALANCED, PRESETS, RUNNING
 
 pytestmark = pytest.mark.slow
 
-NAMES = [*PRESETS, RUNNING]
-OPTIONS = {
-    "seeds": 12,
-    "steps": 100,
-    "dtype": torch.float64,
-    "tune": bilevel.Tuning((0.5, 2.0), seeds=2),
-}
+OPTIONS = {"seeds": 12, "dtype": torch.float64, "tune": bilevel.Tuning((0.5, 2.0), seeds=2)}
 SIZES = {"friedman1": {"width": 16}, "digits": {"width": 8}}
+STEPS = {"friedman1": 100, "digits": 20}
+SEVENTH = {"friedman1": RUNNING, "digits": BALANCED}
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +44,10 @@ def engines(tmp_path_factory):
 
 def run(name, **more):
     problem = bilevel.load_problem(name, **SIZES[name])
-    strategies = bilevel.preset_strategies(5e-4, 5e-3, names=NAMES)
-    return compare(problem, strategies, **OPTIONS, **more)
+    names = [*PRESETS, SEVENTH[name]]
+    assert len(names) == 7
+    strategies = bilevel.preset_strategies(5e-4, 5e-3, names=names)
+    return compare(problem, strategies, steps=STEPS[name], **OPTIONS, **more)
 
 
 @pytest.fixture(scope="module", params=SIZES)
@@ -61,7 +59,6 @@ def expected(request):
 @pytest.mark.parametrize("kind", ["processes", "dask", "local"])
 def test_numbers_and_report_are_those_of_one_process(kind, expected, engines, tmp_path):
     name, one = expected
-    assert len(NAMES) == 7
     found = run(name, engine=engines[kind], checkpoint=tmp_path / "kept")
     assert found.status == one.status
     tables = []

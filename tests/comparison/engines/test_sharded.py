@@ -99,7 +99,12 @@ CASES["some are one run"] = (Constant(), {k: STRATEGIES[k] for k in ("own", "exa
                              {"batch_size": None})  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES)
+QUICK = ("strategies", "other data for each seed", "tuned", "one run")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(k, marks=[] if k in QUICK else pytest.mark.slow) for k in CASES]
+)
 def test_numbers_are_those_of_one_process(case, tmp_path):
     problem, strategies, changes = CASES[case]
     options = OPTIONS | changes
@@ -156,7 +161,7 @@ def test_runs_that_diverge_are_told_of_as_in_one_process():
         compare(Scalar(), {"wild": uniform(200.0, bilevel.SGD())}, engine=Many(), **options)
 
 
-@pytest.mark.parametrize("number", [3, 6])
+@pytest.mark.parametrize("number", [6, pytest.param(3, marks=pytest.mark.slow)])
 def test_what_is_missing_is_computed_and_nothing_else(number, tmp_path):
     problem, strategies, changes = CASES["tuned"]
     options = OPTIONS | changes
@@ -175,7 +180,9 @@ def test_what_is_missing_is_computed_and_nothing_else(number, tmp_path):
     assert len(set(computed)) == len(computed) == len(found.environment["shards"])
 
 
-@pytest.mark.parametrize("harm", ["folder", "result", "all", "cut"])
+@pytest.mark.parametrize(
+    "harm", ["folder", "result", *(pytest.param(k, marks=pytest.mark.slow) for k in ("all", "cut"))]
+)
 def test_what_is_deleted_or_damaged_is_computed_again(harm, tmp_path):
     problem, strategies = Smooth(), PAIR
     first, second, folder = Many(), Many(), tmp_path / "kept"
@@ -243,7 +250,7 @@ class Apart(Many):
         return super().submit(function, *args)
 
 
-@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("large", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_workers_that_do_not_see_the_folder_send_values(large, tmp_path, monkeypatch):
     monkeypatch.setattr("bilevel.comparison.engines.jobs.LARGE", 10 if large else 2**20)
     problem, strategies = Smooth(), PAIR

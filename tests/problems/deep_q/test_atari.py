@@ -207,5 +207,7 @@ def test_a_million_frames_are_the_default_and_rewards_are_signs():
     settings = problem.settings
     assert settings.steps(int(problem.usual["steps"])) * settings.frames == 1_000_000
     assert settings.clip_rewards
+    assert "qbert of the Arcade Learning Environment, 27,000 steps" in problem.note
+    assert problem.note != atari(game="qbert", episode_steps=500).note  # checkpoints are told apart
     assert problem.outputs == 6
     assert problem.init_body(torch.Generator().manual_seed(0))["hidden_weight"].shape == (6400, 256)
