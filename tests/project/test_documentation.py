@@ -15,8 +15,6 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 PYTHON_BLOCKS, PROMPTS = 115, 780
 """Of the pages, and in docstrings: as many as run at least, so that none is lost unseen."""
-SKIPPED = {"docs/how-to/clusters.md": 2}
-"""Blocks that need a cluster of one's own; all others run."""
 MUST_HAVE_EXAMPLES = [
     "README.md",
     "docs/index.md",
@@ -53,13 +51,8 @@ def test_every_python_block_of_the_pages_is_collected():
     written = {str(page.relative_to(ROOT)): len(blocks(page, "python", "py")) for page in PAGES}
     assert all(written[path] > 0 for path in MUST_HAVE_EXAMPLES), written
     expected = {path: count for path, count in written.items() if count}
-    texts = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
-    skips = {path: text.count("<!-- skip") for path, text in texts.items() if "<!-- skip" in text}
-    assert skips == SKIPPED
-    # what says that a block is skipped is collected, too
-    assert collected("README.md", "docs") == {
-        path: count + skips.get(path, 0) for path, count in expected.items()
-    }
+    assert [page for page in PAGES if "<!-- skip" in page.read_text()] == []
+    assert collected("README.md", "docs") == expected
     assert sum(expected.values()) >= PYTHON_BLOCKS
 
 
