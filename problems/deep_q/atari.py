@@ -116,6 +116,11 @@ def atari(
         UnknownNameError: there is no such game; the nearest one is shown.
         ArgumentError: a number is out of its range.
         MissingPackageError: ale-py is not installed; says which extra has it.
+
+    Examples:
+        >>> import bilevel
+        >>> bilevel.load_problem("atari", game="breakout", capacity=1000).settings.capacity
+        1000
     """
     extra("ale_py", "atari", NEEDS)
     check_game(game)
