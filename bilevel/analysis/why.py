@@ -12,6 +12,7 @@ from bilevel.analysis.points import iterates
 from bilevel.comparison.result import Comparison
 from bilevel.comparison.statistics.costs import whole_steps
 from bilevel.core.checks import check_instance, check_positive_integer
+from bilevel.data.training_data import is_online
 from bilevel.errors import ArgumentError, IncompatibleError, spell
 from bilevel.problem.base import StackelbergProblem
 from bilevel.storage.results import EXPLAINED
@@ -44,7 +45,7 @@ def explain(
         The comparison with what was found, which `report` writes and `load` reads.
 
     Raises:
-        IncompatibleError: F is not g, or the problem has heads of tasks.
+        IncompatibleError: F is not g, or the problem has heads of tasks or an experience.
         ArgumentError: bad arguments; a strategy was not compared.
 
     Examples:
@@ -92,6 +93,11 @@ def explain(
 
 def check_explainable(problem: StackelbergProblem) -> None:
     """Raise an `IncompatibleError` unless curvatures of the problem can be compared."""
+    if is_online(problem):
+        raise IncompatibleError(
+            f"{type(problem).__name__} has `experience`: its rows depend on what was learned. What "
+            "explains a comparison are curvatures on rows that are the same for all strategies."
+        )
     tasks = getattr(problem, "tasks", False) is not False
     if tasks or not problem.is_stackelberg:
         reason = "has a head for each task" if tasks else "overrides `body_objective`: F is not g"

@@ -78,8 +78,7 @@ class TrainingData:
         self.problem, self.dtype, self.device = problem, dtype, device
         self._number(seeds)
         self.given = groups is not None
-        hook = getattr(problem.experience, "__func__", None)
-        self.online = not self.given and hook is not StackelbergProblem.experience
+        self.online = not self.given and is_online(problem)
         if self.online and not experienced:
             raise IncompatibleError(
                 f"{type(problem).__name__} has `experience`: its rows depend on what was learned, "
@@ -88,7 +87,12 @@ class TrainingData:
             )
         self.tasks = getattr(problem, "tasks", False) is not False and has_tasks(problem)
         self.numbered = asks_row_numbers(problem)
-        self.per_seed = problem.redraws_data and not self.given
+        if self.tasks and self.online:
+            raise IncompatibleError(
+                f"{type(problem).__name__} has `tasks` and `experience`: heads of tasks answer to "
+                "data that are there before. Leave out one of the two."
+            )
+        self.per_seed = problem.redraws_data and not self.given and not self.online
         raw = groups
         if raw is None:
             raw = self._redrawn() if self.per_seed else problem.data()
@@ -248,6 +252,12 @@ class TrainingData:
             packed = PackedRows.of(self.groups[name], first=2 if self.per_seed else 1)
             self._packs = {**self._packs, name: packed}
         return packed if packed is not None and packed.shapes else None
+
+
+def is_online(problem: StackelbergProblem) -> bool:
+    """Whether the rows of a problem are those of its `experience`."""
+    hook = getattr(problem.experience, "__func__", None)
+    return hook is not StackelbergProblem.experience
 
 
 def check_device(device: torch.device | str) -> None:

@@ -76,6 +76,11 @@ def check_state(state: Any, fresh: TrainingState) -> TrainingState:
             "`state` does not fit: it comes from another problem, strategy or `dtype`. Pass those "
             "of the training that it ended."
         )
+    if (state.experience is None) != (fresh.experience is None):
+        raise ArgumentError(
+            "`state` does not fit: rows depend on what was learned, and it does not hold that. "
+            "Pass the whole `.state` of the solution."
+        )
     checked: TrainingState = state
     return checked
 

@@ -39,6 +39,8 @@ class Cohort:
         self.oracles, self.sampler, data = made.oracles, made.sampler, made.data
         self.strategy = parts.part(strategy, runs, trees.leaves(made.body)[0])
         described = parts.spelled(parts.structure(self.strategy))
+        if told := self.sampler.description:
+            described = parts.without_modules(f"{described} on {told}")
         new = NewTasks.of(data, self.strategy) if data.tasks else None
         self.recorder = Recorder(made, new)
         codes = torch.full((len(data.seeds),), ACTIVE, device=data.device)
@@ -128,6 +130,8 @@ class Cohort:
                 "convex in the head. Leave it out and choose `steps`."
             )
         if norm is not None:
+            if self.sampler.data.online:  # nothing was experienced yet where there is no slope
+                norm = norm.masked_fill(norm == 0, torch.nan)
             first = self.state.first_norm
             first = torch.where(first.isnan(), norm, first)  # not every best response is found
             self.state = self.state._replace(first_norm=first)

@@ -31,7 +31,8 @@ class TrainingState(NamedTuple):
         codes: -1 for a run that can go on, else its final `Status`, (R,).
         first_norm: the first |projected grad Phi|, the scale of `tolerance`, (R,), float64; NaN
             where none is known.
-        structure: of the strategy: its class, its parts and their settings, without the numbers.
+        structure: of the strategy: its class, its parts and their settings, without the numbers;
+            and of an experience its description.
         experience: what was experienced, where rows depend on it: a snapshot, leaves (R, ...).
     """
 

@@ -28,7 +28,7 @@ from bilevel.training.compiled import can_compile
 from bilevel.training.recorder import joined, turns
 from bilevel.training.repetition import same_data, same_steps, start_alike
 from bilevel.training.solution import Solution
-from bilevel.training.state import TrainingState
+from bilevel.training.state import ACTIVE, TrainingState
 
 Callback = Callable[[int, dict[str, Tensor]], object]
 ONE_RUN = (
@@ -107,6 +107,11 @@ class Training:
     def state(self) -> TrainingState:
         """Where all runs stand."""
         return TrainingState.join([cohort.standing for cohort in self.cohorts])
+
+    @property
+    def _ended(self) -> Tensor:
+        """Which runs cannot go on, (R,)."""
+        return torch.cat([cohort.state.codes != ACTIVE for cohort in self.cohorts])
 
     @property
     def _made(self) -> Any:
@@ -197,12 +202,15 @@ class Training:
                 if self.records and all(cohort.ended for cohort in self.cohorts):
                     break
                 self._advance(k - self.step)
-                place = len(self.records)
+                place, ended = len(self.records), self._ended
                 due = tolerance is not None or place % apart == 0 or k == records[-1]
                 made = [
                     cohort.record(tolerance, respond=respond and due) for cohort in self.cohorts
                 ]
-                self.records[k] = joined(made)
+                values = joined(made)
+                if self.data.online and self.records:  # it goes on where a run has ended
+                    values = _kept(values, next(reversed(self.records.values())), ended)
+                self.records[k] = values
                 if callback is not None:
                     callback(k, {name: x.clone() for name, x in self.records[k].items()})
         except KeyboardInterrupt:
@@ -247,6 +255,16 @@ class Training:
             bound_note=certifier.note,
             state=state,
         )
+
+
+def _kept(values: dict[str, Tensor], before: dict[str, Tensor], ended: Tensor) -> dict[str, Tensor]:
+    """Values of runs that go on, and of those that `ended` what was recorded before.
+
+    What is left out of a record stays out.
+    """
+    return {
+        name: torch.where(ended & ~x.isnan(), before.get(name, x), x) for name, x in values.items()
+    }
 
 
 def _bytes(made: Assembly, *, all_rows: bool) -> int:

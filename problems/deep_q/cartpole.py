@@ -121,6 +121,7 @@ def cartpole(
     capacity: int = 10_000,
     batch: int = 64,
     every: int = 4,
+    start: int = 500,
     target_every: int = 500,
     exploration: int = 7_500,
     epsilon: float = 0.05,
@@ -135,6 +136,7 @@ def cartpole(
         capacity: likewise.
         batch: likewise.
         every: likewise.
+        start: likewise.
         target_every: likewise.
         exploration: likewise.
         epsilon: likewise.
@@ -155,6 +157,7 @@ def cartpole(
         capacity=capacity,
         batch=batch,
         every=every,
+        start=start,
         target_every=target_every,
         exploration=exploration,
         epsilon=epsilon,

@@ -101,10 +101,12 @@ class DeepQ(LinearHeadProblem):
         """Of the transitions of a record: the mean of max Q, and the rank of the features."""
         z = self.network.features(body, data["train"].inputs)
         best = self.predictions_of(z, head).amax(1)
-        size = torch.linalg.svdvals(z)
+        finite = z.isfinite().all()  # else a run that is lost would end all others
+        size = torch.linalg.svdvals(torch.where(finite, z, 0.0))
         # of float32, in which they are trained; in float64 all of them would count
         least = size[0] * max(z.shape) * torch.finfo(torch.float32).eps
-        return {"mean_max_q": best.mean(), "feature_rank": (size > least).sum().to(best)}
+        rank = (size > least).sum().to(best)
+        return {"mean_max_q": best.mean(), "feature_rank": torch.where(finite, rank, torch.nan)}
 
     def strategies(self, body_lr: float, head_lr: float) -> Mapping[str, AbstractStrategy]:
         """The eight configurations."""

@@ -154,6 +154,74 @@ def test_a_comparison_that_is_interrupted_goes_on_with_the_same_numbers(
         bilevel.compare(Online(scale=2.0), pair, checkpoint=tmp_path / "kept", **options)
 
 
+class Empty(Walk):
+    """Rows of weight zero before the first step."""
+
+    def evaluated(self, body, head):
+        weights = self.at.new_full(self.at.shape[:2], float(bool(self.asked)))
+        return {**super().evaluated(body, head), "weights": weights}
+
+
+class Weighed(Online):
+    def row_weights(self, body, batch):
+        return batch["weights"]
+
+
+def test_no_run_has_converged_before_there_are_rows():
+    options = {"steps": 40, "every": 4, "seeds": 2, "dtype": torch.float64}
+    found = bilevel.solve(Weighed(Empty), TWO, tolerance=1e-9, **options)
+    norm = found.history["phi_gradient_norm"]
+    assert not norm[0].any()
+    assert norm[1].min() > 0
+    assert [at.name for at in found.status] == ["NOT_STATIONARY"] * 2
+    found = bilevel.solve(Weighed(Empty), TWO, tolerance=1.0, **options)
+    assert (found.steps.tolist(), found.status[0].name) == ([0, 4], "CONVERGED")
+
+
+def test_what_is_recorded_of_a_run_that_ended_stays():
+    """Its experience goes on with the steps of the others."""
+    rates = torch.tensor([0.05, 1e200], dtype=torch.float64)
+    both = bilevel.TwoTimescale(rates, 0.2, SGD, "simultaneous")
+    options = {"steps": 12, "every": 4, "dtype": torch.float64}
+    found = bilevel.solve(Online(), both, seeds=2, **options)
+    assert [at.name for at in found.status] == ["COMPLETED", "DIVERGED"]
+    alone = bilevel.solve(Online(), TWO, seeds=1, **options)
+    distance = found.history["distance"]
+    assert torch.allclose(distance[:, 0], alone.history["distance"][:, 0])
+    assert distance[1:, 1].nan_to_num(7.0).unique().numel() == 1
+    assert found.history["head_residual"][:, 0].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("other", "changed", "match"),
+    [
+        (Online(scale=2.0), {}, "does not fit: it comes from another problem"),
+        (Online(), {"experience": None}, "does not hold that. Pass the whole `.state`"),
+    ],
+)
+def test_a_state_is_of_one_experience(other, changed, match):
+    state = bilevel.solve(Online(), TWO, steps=2, seeds=2).state._replace(**changed)
+    with pytest.raises(ArgumentError, match=match):
+        bilevel.solve(other, TWO, steps=2, seeds=2, state=state)
+
+
+def test_data_that_are_redrawn_are_none_either():
+    problem = Online()
+    problem.redraws_data = True
+    one, other = (bilevel.solve(x, TWO, steps=3, seeds=2) for x in (problem, Online()))
+    assert torch.equal(one.head, other.head)
+    problem.tasks = True
+    with pytest.raises(IncompatibleError, match="has `tasks` and `experience`"):
+        bilevel.solve(problem, TWO, steps=3, seeds=2)
+
+
+def test_what_cannot_be_explained_is_said_before_it_is_trained():
+    from bilevel.analysis.why import check_explainable
+
+    with pytest.raises(IncompatibleError, match="Online has `experience`"):
+        check_explainable(Online())
+
+
 def test_the_settings_say_what_was_experienced():
     found = bilevel.compare(Online(), {"two": TWO, "slow": bilevel.uniform(0.01)}, seeds=2, steps=3)
     assert found.settings["experience"] == "Walk(scale=1.0)"

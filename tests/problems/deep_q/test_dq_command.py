@@ -181,6 +181,11 @@ def test_a_checkpoint_is_of_one_environment_network_and_settings(tmp_path):
             bilevel.compare(cartpole(**other), pair, **options)
 
 
+def test_updates_may_be_as_far_apart_as_is_asked():
+    settings = cartpole(every=3, start=300, target_every=600).settings
+    assert (settings.every, settings.start) == (3, 300)
+
+
 def test_updates_and_steps_are_counted_alike():
     settings = Settings()
     for updates in (0, 1, 2, 3626):

@@ -1,5 +1,7 @@
 """A run is the same alone and among others, and after a pause."""
 
+import dataclasses
+
 import pytest
 import torch
 from q_learners import logged
@@ -77,3 +79,17 @@ def test_a_state_of_another_experience_is_refused():
     other = state._replace(experience={"at": torch.zeros(1)})
     with pytest.raises(bilevel.errors.ArgumentError, match="experience that it holds is another"):
         bilevel.solve(problem, strategy, steps=2, seeds=1, state=other)
+
+
+@pytest.mark.parametrize("name", ["two-timescale", "head exact"])
+def test_a_run_that_is_lost_does_not_end_the_others(name):
+    problem = cartpole(width=8, batch=8)
+    strategy = problem.strategies(1e-3, 5e-3)[name]
+    lost = dataclasses.replace(strategy, body_lr=torch.tensor([1e-3, 1e30]))
+    options = {"steps": 20, "every": 10}
+    both = bilevel.solve(problem, lost, seeds=2, **options)
+    assert [at.name for at in both.status] == ["COMPLETED", "DIVERGED"]
+    alone = bilevel.solve(problem, strategy, seeds=1, **options)
+    for metric in ("last_return", "feature_rank", "agent_steps"):
+        assert torch.equal(both.history[metric][:, 0], alone.history[metric][:, 0])
+    assert both.history["feature_rank"][-1, 1].isnan()
