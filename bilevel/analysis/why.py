@@ -93,7 +93,7 @@ def explain(
 
 def check_explainable(problem: StackelbergProblem) -> None:
     """Raise an `IncompatibleError` unless curvatures of the problem can be compared."""
-    if is_online(problem):
+    if is_online(problem.experience):
         raise IncompatibleError(
             f"{type(problem).__name__} has `experience`: its rows depend on what was learned. What "
             "explains a comparison are curvatures on rows that are the same for all strategies."

@@ -78,7 +78,7 @@ class TrainingData:
         self.problem, self.dtype, self.device = problem, dtype, device
         self._number(seeds)
         self.given = groups is not None
-        self.online = not self.given and is_online(problem)
+        self.online = not self.given and is_online(problem.experience)
         if self.online and not experienced:
             raise IncompatibleError(
                 f"{type(problem).__name__} has `experience`: its rows depend on what was learned, "
@@ -254,10 +254,9 @@ class TrainingData:
         return packed if packed is not None and packed.shapes else None
 
 
-def is_online(problem: StackelbergProblem) -> bool:
-    """Whether the rows of a problem are those of its `experience`."""
-    hook = getattr(problem.experience, "__func__", None)
-    return hook is not StackelbergProblem.experience
+def is_online(experience: object) -> bool:
+    """Whether `experience` of a problem is its own, and its rows are those of it."""
+    return getattr(experience, "__func__", None) is not StackelbergProblem.experience
 
 
 def check_device(device: torch.device | str) -> None:
