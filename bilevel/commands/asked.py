@@ -3,7 +3,8 @@
 A `command` is a `Compare` that was filled; its file imports this one.
 """
 
-from collections.abc import Iterator, Mapping
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +15,8 @@ from bilevel.comparison.engines.base import AbstractEngine
 from bilevel.comparison.engines.named import engine_of
 from bilevel.comparison.result import Comparison
 from bilevel.core.checks import check_instance
-from bilevel.errors import AllRunsFailedError
+from bilevel.data.training_data import is_online
+from bilevel.errors import AllRunsFailedError, ArgumentError
 from bilevel.problem import registry
 from bilevel.problem.base import StackelbergProblem
 from bilevel.strategies import AbstractStrategy
@@ -47,7 +49,13 @@ def problem_of(command: Any, options: Mapping[str, Any]) -> StackelbergProblem:
 
 
 def strategies_of(command: Any, problem: StackelbergProblem) -> dict[str, AbstractStrategy]:
-    """The strategies by name: those of the problem, or presets."""
+    """The strategies by name: those of the problem, or presets.
+
+    Raises:
+        ArgumentError: an option was asked for that the problem would not look at.
+    """
+    if is_online(problem):
+        _refuse(command, ("batch_size", "sampling"), "makes the rows of its steps itself")
     optimizers = (bilevel.RMSProp, bilevel.Adam, bilevel.AdamW, bilevel.SGD)
     by_word = {part.__name__.lower(): part for part in optimizers}
     optimizer: bilevel.AbstractOptimizer = by_word[command.optimizer]()
@@ -63,8 +71,20 @@ def strategies_of(command: Any, problem: StackelbergProblem) -> dict[str, Abstra
             optimizer=optimizer,
             names=command.strategies or None,
         )
+    _refuse(command, ("order", "optimizer", "clip"), "has strategies of its own")
     asked = command.strategies or tuple(strategies)
     return by_name(strategies, asked, f"strategy of {command.name}")
+
+
+def _refuse(command: Any, names: Iterable[str], why: str) -> None:
+    """Raise for options that were asked for and would change nothing."""
+    plain = {field.name: field.default for field in dataclasses.fields(command)}
+    if asked := [name for name in names if getattr(command, name) != plain[name]]:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
+        raise ArgumentError(
+            f"{command.name} {why}: leave out {options}. It has options of its own for --set, "
+            "which `bilevel problems` lists."
+        )
 
 
 def model_of(command: Any, comparison: Comparison) -> Model | str:

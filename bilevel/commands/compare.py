@@ -219,9 +219,10 @@ class Compare:
 
             why.check_explainable(problem)
         strategies = strategies_of(self, problem)
-        if room := problem.room(seeds * len(strategies)):
-            say(room, sys.stderr)
         with displayed() as show, engine_used(self.engine, self.threads) as engine:
+            here = engine is None or engine.same_machine
+            if here and (room := problem.room(seeds * len(strategies))):
+                say(room, sys.stderr)
             found = bilevel.compare(
                 problem,
                 strategies,

@@ -143,8 +143,9 @@ def compare(
     ):
         kind = seed_list(seeds), float_type(dtype), device
         data = TrainingData(problem, *kind, experienced=True)
+        here = workers is None or workers.same_machine
         told = callback if show is None else _showing(show, len(data.seeds), callback)
-        options = Options(batch_size, sampling, compile, max_runs_at_once, told)
+        options = Options(batch_size, sampling, compile, max_runs_at_once, told, here)
         plan = prepare(
             SideBySide(entries, data, options), budget, steps, every, tune, headline, baselines
         )

@@ -72,13 +72,17 @@ class Progress(NamedTuple):
 
 
 class Options(NamedTuple):
-    """How all strategies are trained, and who is told of it; see `compare`."""
+    """How all strategies are trained, and who is told of it; see `compare`.
+
+    `here` says whether on this machine, whose memory is then to have room for all that is held.
+    """
 
     batch_size: BatchSize
     sampling: Sampling
     compile: bool
     max_runs_at_once: int | None
     callback: Callable[[Progress], object] | None
+    here: bool = True
 
 
 class Outcome(NamedTuple):
@@ -142,7 +146,7 @@ class SideBySide:
     ) -> None:
         self.problem, self.strategies, self.data = data.problem, strategies, data
         self.options, self.stage, self.seeds = options, stage, len(data.seeds)
-        if data.online:
+        if data.online and options.here:
             data.problem.room(self.seeds * len(strategies))  # refuses more than there is
         self.fitted = {name: strategy.fitted(data.problem) for name, strategy in strategies.items()}
         groups: dict[object, list[str]] = {}

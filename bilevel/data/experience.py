@@ -82,7 +82,9 @@ class Experienced(Sampler):
 
     @override
     def snapshot(self) -> dict[str, Tensor]:
-        return self.experience.snapshot()
+        found = self.experience.snapshot()
+        self._check_runs(found, "snapshot")
+        return found
 
     @override
     def go_on_from(self, snapshot: dict[str, Tensor]) -> None:
@@ -103,11 +105,23 @@ class Experienced(Sampler):
         called = f"`{hook}` of {type(self.experience).__name__}"
         if not isinstance(groups, dict) or "train" not in groups:
             raise ProblemError(f'{called} must return a dict of groups, "train" among them.')
-        for path, leaf in trees.named_leaves(groups):
+        self._check_runs(groups, hook)
+        if hook == "rows":
+            known = {path: leaf.dtype for path, leaf in trees.named_leaves(self.full.groups)}
+            for path, leaf in trees.named_leaves(groups):
+                if leaf.dtype != known.get(path, leaf.dtype):
+                    raise ProblemError(
+                        f"{called} must return tensors of the types of `evaluated`, got "
+                        f"{leaf.dtype}, not {known[path]}, at {path}."
+                    )
+        return groups
+
+    def _check_runs(self, made: Tree, hook: str) -> None:
+        called = f"`{hook}` of {type(self.experience).__name__}"
+        for path, leaf in trees.named_leaves(made):
             if not isinstance(leaf, Tensor) or leaf.shape[:1] != (len(self.seeds),):
                 got = tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__
                 raise ShapeError(
                     f"{called} must return tensors with a leading axis of the "
                     f"{counted(len(self.seeds), 'run')}, got {got} at {path}."
                 )
-        return groups

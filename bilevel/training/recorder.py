@@ -146,7 +146,10 @@ class Recorder:
 
     def _told(self, values: dict[str, Tensor], runs: int) -> dict[str, Tensor]:
         """With what the source of the rows tells of the runs."""
-        for name, told in self.sampler.recorded().items():
+        found = self.sampler.recorded()
+        if not isinstance(found, dict) or not all(isinstance(n, str) and n for n in found):
+            raise ProblemError(f"`recorded` must return a dict of tensors by names, got {found}.")
+        for name, told in found.items():
             if name in values:
                 raise ProblemError(f"`recorded` tells {name!r}, the name of another record.")
             if not isinstance(told, Tensor) or told.shape != (runs,):

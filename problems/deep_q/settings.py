@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from bilevel.core.checks import check_positive_integer, positive
+from bilevel.core.checks import check_flag, check_positive_integer, positive
 from bilevel.errors import ArgumentError
 
 
@@ -45,6 +45,7 @@ class Settings:
         for field in dataclasses.fields(self):
             if field.type is int:
                 check_positive_integer(getattr(self, field.name), f"`{field.name}`")
+        check_flag(self.clip_rewards, "clip_rewards")
         positive(self.ridge, "`ridge`")
         for name in ("gamma", "epsilon"):
             positive(getattr(self, name), f"`{name}`", zero_allowed=True)

@@ -1,5 +1,7 @@
 """Rows that depend on what was learned: the door for experiences, by a small one."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -215,6 +217,22 @@ def test_data_that_are_redrawn_are_none_either():
         bilevel.solve(problem, TWO, steps=3, seeds=2)
 
 
+def test_room_is_asked_for_where_it_is_trained():
+    """By other machines, whose memory is not known here, each shard where it is computed."""
+    asked = []
+    problem = Online()
+    problem.room = lambda runs: asked.append(runs) or ""
+    pair = {"two": TWO, "alternating": bilevel.TwoTimescale(0.05, 0.2, SGD)}
+    options = {"seeds": 2, "steps": 2}
+    bilevel.compare(problem, pair, **options)
+    assert asked == [4]
+    asked.clear()
+    with ThreadPoolExecutor(2) as executor:
+        problem.room = lambda runs: "" if runs < 4 else pytest.fail("asked for all runs")
+        found = bilevel.compare(problem, pair, engine=executor, **options)
+    assert all(seconds > 0 for seconds in found.seconds_per_step.values())
+
+
 def test_what_cannot_be_explained_is_said_before_it_is_trained():
     from bilevel.analysis.why import check_explainable
 
@@ -266,6 +284,21 @@ class Repeating(Walk):
         return {"objective": self.at[:, 0, 0]}
 
 
+class Nameless(Walk):
+    def recorded(self):
+        return {3: self.at[:, 0, 0]}
+
+
+class Doubled(Walk):
+    def rows(self, k, body, head):
+        return trees.cast(super().rows(k, body, head), torch.float64)
+
+
+class Whole(Walk):
+    def snapshot(self):
+        return {"at": self.at[0]}
+
+
 @pytest.mark.parametrize(
     ("made", "error", "match"),
     [
@@ -273,6 +306,9 @@ class Repeating(Walk):
         (Groupless, ProblemError, "must return a dict of groups"),
         (Telling, ProblemError, "a number for each of the . runs, but 'distance'"),
         (Repeating, ProblemError, "'objective', the name of another record"),
+        (Nameless, ProblemError, "must return a dict of tensors by names"),
+        (Doubled, ProblemError, r"`rows` of Doubled .*, got torch.float64, not torch.float32, at"),
+        (Whole, ShapeError, r"`snapshot` of Whole .* axis of the 3 runs, got \(4, 2\) at"),
         (lambda *_: None, ArgumentError, "experience of Online"),
     ],
 )

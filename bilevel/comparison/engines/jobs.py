@@ -79,7 +79,7 @@ class Job(NamedTuple):
             problem,
             dict(side_by_side.strategies),
             data.seeds,
-            side_by_side.options._replace(callback=None),
+            side_by_side.options._replace(callback=None, here=True),
             side_by_side.stage,
             budget,
             data.dtype,

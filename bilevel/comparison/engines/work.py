@@ -108,7 +108,8 @@ def time_steps(task: Task) -> dict[str, float]:
         return {}
     with surrounded(unpacked.job.surroundings, task.threads):
         job = unpacked.job
-        whole = unpacked.side_by_side(tuple(job.strategies), job.seeds, job.options)
+        options = job.options._replace(here=False)  # a few steps fill no memory
+        whole = unpacked.side_by_side(tuple(job.strategies), job.seeds, options)
         data = whole.data.part(slice(len(task.seeds)))
         return seconds_per_step(task.strategies, whole, data)
 

@@ -146,6 +146,19 @@ def test_without_the_extra_it_is_named(monkeypatch, capsys, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (("--batch-size", "32", "--sampling", "epochs"), "leave out --batch-size, --sampling"),
+        (("--optimizer", "adam", "--clip", "1"), "leave out --optimizer, --clip"),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(options, match, tmp_path, capsys):
+    assert run("compare", *TINY, *options, "--output", tmp_path / "run") == 2
+    assert match in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+
+
 def test_what_is_not_said_is_asked_of_the_problem():
     from bilevel.commands.first_example import numbers
 
