@@ -255,7 +255,7 @@ class TrainingData:
 
 
 def is_online(experience: object) -> bool:
-    """Whether the rows of a problem come from this hook of it, `experience`."""
+    """Whether `experience` of a problem is its own, and its rows are those of it."""
     return getattr(experience, "__func__", None) is not StackelbergProblem.experience
 
 

@@ -17,8 +17,6 @@ from problems.deep_q.environment import Moved
 NEEDS = "Playing Atari games"
 NO_LIMIT = 2**31 - 1
 """Frames of an episode for ALE: ours is the limit that counts."""
-EPISODE = 27_000
-"""Agent steps of an episode at most: 108,000 frames, half an hour of play, as in the literature."""
 
 
 @functools.cache
@@ -84,10 +82,10 @@ class Arcade:
         dtype: torch.dtype = torch.uint8,
         *,
         game: str,
-        longest: int = EPISODE,
+        longest: int = 27_000,
     ) -> None:
         check_game(game)
-        check_positive_integer(longest, "episode_steps")
+        check_positive_integer(longest, "`longest`")
         self.game, self.seeds, self.longest = game, tuple(seeds), longest
         self.ale = vector_environment(game, len(self.seeds))
         self.episode = np.zeros(len(self.seeds), np.int64)

@@ -7,9 +7,10 @@ from typing import ClassVar
 from torch import Tensor
 from typing_extensions import override
 
+from bilevel.core.checks import check_positive_integer
 from bilevel.core.optional import extra
 from bilevel.errors import NotEnoughMemoryError, counted
-from problems.deep_q.arcade import EPISODE, NEEDS, Arcade, check_game
+from problems.deep_q.arcade import NEEDS, Arcade, check_game
 from problems.deep_q.convolutional import Convolutional
 from problems.deep_q.environment import Environment
 from problems.deep_q.frames import FrameRing
@@ -89,7 +90,7 @@ def atari(
     epsilon: float = 0.05,
     ridge: float = 1.0,
     evaluated: int = 256,
-    episode_steps: int = EPISODE,
+    episode_steps: int = 27_000,
 ) -> Atari:
     """Deep Q-learning of an Atari game, in steps that are updates.
 
@@ -110,15 +111,22 @@ def atari(
         epsilon: likewise.
         ridge: likewise.
         evaluated: likewise.
-        episode_steps: agent steps of an episode at most, after which it is cut.
+        episode_steps: agent steps of an episode at most, after which it is cut: 108,000 frames,
+            half an hour of play, as in the literature.
 
     Raises:
         UnknownNameError: there is no such game; the nearest one is shown.
         ArgumentError: a number is out of its range.
         MissingPackageError: ale-py is not installed; says which extra has it.
+
+    Examples:
+        >>> import bilevel
+        >>> bilevel.load_problem("atari", game="breakout", capacity=1000).settings.capacity
+        1000
     """
     extra("ale_py", "atari", NEEDS)
     check_game(game)
+    check_positive_integer(episode_steps, "`episode_steps`")
     settings = Settings(
         gamma=gamma,
         capacity=capacity,

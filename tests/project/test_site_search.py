@@ -53,9 +53,10 @@ WORDS = {
     "NNLS": "how-to/head-solver.html",
     "reinforcement learning": "problems/policy-evaluation.html problems/deep-q.html "
     "tutorials/policy-evaluation.html",
-    "DQN": "problems/deep-q.html",
-    "Slurm": "how-to/clusters.html",
-    "cluster": "how-to/clusters.html",
+    "DQN": "problems/deep-q.html problems/atari.html",
+    "Atari": "problems/atari.html",
+    "Slurm": "how-to/clusters.html tutorials/cluster.html",
+    "cluster": "how-to/clusters.html tutorials/cluster.html",
     "TorchOpt": "faq.html reproductions/other-libraries.html libraries.html",
     "does not converge": "how-to/status.html faq.html",
     "nan": "how-to/status.html",

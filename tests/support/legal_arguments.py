@@ -228,6 +228,7 @@ LEGAL = {
 }  # fmt: skip
 X32 = ROWS["train"].inputs.float()
 LEGAL |= {
+    "problem atari": lambda: {"start": 40, "capacity": 50, "batch": 4},
     "problem mnist": lambda: IMAGES, "problem fashion-mnist": lambda: IMAGES,
     "problem cifar10": lambda: IMAGES, "problem digits": lambda: SPLIT,
     "problem linear-network": lambda: {"width": 3, "rows": 8},

@@ -18,6 +18,7 @@ from small_problems import Scalar, Smooth
 import bilevel
 from bilevel import OwnLoop, TwoTimescale, compare, uniform
 from bilevel.comparison import checkpoint, kept
+from bilevel.comparison.engines import stage
 from bilevel.comparison.engines.inline import Inline
 from bilevel.comparison.engines.processes import Processes
 from bilevel.errors import AllRunsFailedError, ArgumentError, ResultsError
@@ -262,7 +263,8 @@ def test_workers_that_do_not_see_the_folder_send_values(large, tmp_path, monkeyp
     assert again.shards == []
 
 
-def test_ctrl_c_keeps_what_is_done(tmp_path):
+def test_ctrl_c_keeps_what_is_done(tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "OFTEN", -1.0)  # every shard that is done is told of
     problem, strategies = Smooth(), PAIR
     folder, first, second = tmp_path / "kept", Many(1), Many()
     found = compare(

@@ -147,7 +147,7 @@ def test_an_unknown_game_shows_the_nearest():
 
 @pytest.mark.parametrize("longest", [0, -1, 2.5])
 def test_a_limit_is_a_positive_number_of_steps(longest):
-    with pytest.raises(ArgumentError, match="episode_steps"):
+    with pytest.raises(ArgumentError, match="longest"):
         Arcade([0], game="pong", longest=longest)
 
 

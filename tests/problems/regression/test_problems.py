@@ -36,7 +36,7 @@ EVALUATION = {"policy-evaluation", "neural-policy-evaluation"}  # likewise
 FEW_SHOT = {"sinusoid", "episodes"}  # likewise
 TEACHER = {"teacher"}  # likewise
 TRUE_BILEVEL = {"group-ridge", "logistic-penalties", "hyper-cleaning"}  # likewise
-ONLINE = {"cartpole"}  # likewise
+ONLINE = {"atari", "cartpole"}  # likewise
 
 
 def test_every_registered_problem_is_tested():
