@@ -79,7 +79,7 @@ class Processes(AbstractEngine):
     def close(self) -> None:
         """End all processes, those that are busy too."""
         for slot in self._slots:
-            slot.let_go()
+            slot.end()
         for slot in self._slots:
             slot.close()
 
@@ -127,15 +127,13 @@ class _Slot:
         if future in self._futures and self._process is not None:
             self._process.kill()
 
-    def let_go(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            if self.unfinished and self._process is not None:
-                self._process.kill()
+    def end(self) -> None:
+        if self._pool is not None and self.unfinished and self._process is not None:
+            self._process.kill()
 
     def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True)
+        if self._pool is not None:  # waited for: at its end Python would wake a pool that closes
+            self._pool.shutdown(wait=True, cancel_futures=True)
         self._pool = self._process = None
 
 
