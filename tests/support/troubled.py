@@ -51,7 +51,10 @@ class Troubled(Smooth):
         if log.stat().st_size % self.late or came >= self.times:
             return
         if self.trouble:
-            (Path(self.folder) / f"trouble-{os.getpid()}-{came}").touch()
+            try:  # two processes may come here at once
+                (Path(self.folder) / f"trouble-{came}").touch(exist_ok=False)
+            except FileExistsError:
+                return
         if self.trouble == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.trouble == "stop":
