@@ -1,5 +1,6 @@
 """Runs that are computed together: where they stand, and how they get on."""
 
+import functools
 import time
 
 import torch
@@ -41,8 +42,9 @@ class Cohort:
         described = parts.spelled(parts.structure(self.strategy))
         if told := self.sampler.description:
             described = parts.without_modules(f"{described} on {told}")
-        new = NewTasks.of(data, self.strategy) if data.tasks else None
-        self.recorder = Recorder(made, new)
+        self._starts = made
+        if data.online:  # as nothing was experienced yet, also where it goes on from there later
+            _ = self.recorder
         codes = torch.full((len(data.seeds),), ACTIVE, device=data.device)
         unknown = torch.full_like(codes, torch.nan, dtype=torch.float64)
         first = self.strategy.init(self.oracles, made.body, made.head, self.sampler.first)
@@ -52,6 +54,15 @@ class Cohort:
             self.compiled = CompiledSteps(self.oracles, self.strategy, self.sampler, first)
         # where all runs stood when one was found to have ended: later steps move that one too
         self._frozen: Tree | None = None
+
+    @functools.cached_property
+    def recorder(self) -> Recorder:
+        """Evaluates the runs; made when first asked for, as a process that has others train, and
+        records nothing, asks for one of many.
+        """
+        made = self._starts
+        del self._starts  # they may be large
+        return Recorder(made, NewTasks.of(made.data, self.strategy) if made.data.tasks else None)
 
     def go_on_from(self, state: TrainingState) -> None:
         """Take the place of `state`, one of such a training."""

@@ -129,20 +129,36 @@ class Recorder:
             head: leaves (R, ...), of tasks (R, T, ...).
             respond: whether what needs theta* is computed even if that is dear; NaN otherwise.
         """
-        data, found = self.sampler.data, []
-        shared = None if data.per_seed else self.sampler.everything(body, head)
+        found: dict[str, Tensor] = {}
+        shared = None if self.sampler.data.per_seed else self.sampler.everything(body, head)
         for part in self.parts:
-            here, there = (trees.cast(trees.part(x, part), torch.float64) for x in (body, head))
-            there = self._heads(there)
-            everything = self._everything(part, body, head, shared)
-            # nothing is left of a chunk when it is asked for again
-            with self.oracles.sharing() if data.chunks is None else nullcontext():
-                found.append(self._values(here, there, everything, respond))
-            rows = data.part(part).new_tasks(torch.float64)
-            if self.new is not None and rows is not None:
-                at = HeadPoint(self.oracles, here, self.new.heads(part), self._rows(rows))
-                found[-1] |= self.new.metrics(at, rows, part)
-        return self._told(joined(found), len(trees.leaves(body)[0]))
+            self._record(part, body, head, shared, respond, found)
+        return self._told(found, len(trees.leaves(body)[0]))
+
+    def _record(
+        self, part: slice, body: Tree, head: Tree, shared: Rows | None, respond: bool,
+        found: dict[str, Tensor],
+    ) -> None:  # fmt: skip
+        """Write the values of some of the runs into those of all, where there is NaN else.
+
+        Small tensors that stayed where the large ones of a part were would each leave a hole that
+        no large one of the next part fits in: nothing of a part is alive after it.
+        """
+        data, runs = self.sampler.data, len(trees.leaves(body)[0])
+        here, there = (trees.cast(trees.part(x, part), torch.float64) for x in (body, head))
+        there = self._heads(there)
+        everything = self._everything(part, body, head, shared)
+        # nothing is left of a chunk when it is asked for again
+        with self.oracles.sharing() if data.chunks is None else nullcontext():
+            values = self._values(here, there, everything, respond)
+        rows = data.part(part).new_tasks(torch.float64)
+        if self.new is not None and rows is not None:
+            at = HeadPoint(self.oracles, here, self.new.heads(part), self._rows(rows))
+            values |= self.new.metrics(at, rows, part)
+        for name, value in values.items():
+            if name not in found:
+                found[name] = value.new_full((runs,), torch.nan)
+            found[name][part] = value
 
     def _told(self, values: dict[str, Tensor], runs: int) -> dict[str, Tensor]:
         """With what the source of the rows tells of the runs."""
@@ -272,16 +288,6 @@ def turns(runs: int, at_once: int) -> list[slice]:
     """Parts of the runs, of about the same size; each has one run even if none fits."""
     size = math.ceil(runs / math.ceil(runs / min(max(1, at_once), runs)))
     return [slice(i, i + size) for i in range(0, runs, size)]
-
-
-def joined(made: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The records of all runs from those of parts; what a part does not know is NaN."""
-    names = dict.fromkeys(name for values in made for name in values)
-    nothing = [torch.full_like(values["objective"], torch.nan) for values in made]
-    return {
-        name: torch.cat([m.get(name, nan) for m, nan in zip(made, nothing, strict=True)])
-        for name in names
-    }
 
 
 def record_steps(start: int, steps: int, every: int) -> list[int]:

@@ -25,7 +25,7 @@ from bilevel.strategies.over_tasks import over_tasks
 from bilevel.training.arguments import check_state
 from bilevel.training.cohort import Cohort
 from bilevel.training.compiled import can_compile
-from bilevel.training.recorder import joined, turns
+from bilevel.training.recorder import turns
 from bilevel.training.repetition import same_data, same_steps, start_alike
 from bilevel.training.solution import Solution
 from bilevel.training.state import ACTIVE, TrainingState
@@ -91,6 +91,7 @@ class Training:
             )
             for part in self.parts
         ]
+        _ = self.cohorts[0].recorder  # what cannot be recorded is told of before the first step
         self.records: dict[int, dict[str, Tensor]] = {}  # by their steps
 
     @property
@@ -207,7 +208,7 @@ class Training:
                 made = [
                     cohort.record(tolerance, respond=respond and due) for cohort in self.cohorts
                 ]
-                values = joined(made)
+                values = _joined(made)
                 if self.data.online and self.records:  # it goes on where a run has ended
                     values = _kept(values, next(reversed(self.records.values())), ended)
                 self.records[k] = values
@@ -264,6 +265,16 @@ def _kept(values: dict[str, Tensor], before: dict[str, Tensor], ended: Tensor) -
     """
     return {
         name: torch.where(ended & ~x.isnan(), before.get(name, x), x) for name, x in values.items()
+    }
+
+
+def _joined(made: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The records of all runs from those of cohorts; what one does not know is NaN."""
+    names = dict.fromkeys(name for values in made for name in values)
+    nothing = [torch.full_like(values["objective"], torch.nan) for values in made]
+    return {
+        name: torch.cat([m.get(name, nan) for m, nan in zip(made, nothing, strict=True)])
+        for name in names
     }
 
 

@@ -255,6 +255,7 @@ def test_features_that_are_shared_change_no_number(decay, monkeypatch):
         monkeypatch.setattr(Oracles, "sharing", sharing)
         data = TrainingData(problem, [0, 1], torch.float32, "cpu")
         made = Cohort(Assembly.of(data, 8), bilevel.TwoTimescale(0.1, 0.1))
+        assert len(made.recorder.parts) == 1
         seen.clear()
         heads.clear()
         found.append(made.record())
