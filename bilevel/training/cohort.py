@@ -57,9 +57,7 @@ class Cohort:
 
     @functools.cached_property
     def recorder(self) -> Recorder:
-        """Evaluates the runs; made when first asked for, as a process that has others train, and
-        records nothing, asks for one of many.
-        """
+        """Evaluates the runs; made when first asked for: who has others train asks for few."""
         made = self._starts
         del self._starts  # they may be large
         return Recorder(made, NewTasks.of(made.data, self.strategy) if made.data.tasks else None)

@@ -134,7 +134,10 @@ def test_a_recorder_is_made_within_its_budget(kind, monkeypatch):
 
 
 def test_nothing_of_a_part_outlives_it(monkeypatch):
-    """Small tensors between the large ones of many parts had the heap grow to five times its size."""
+    """Small tensors between the large ones of many parts would keep the heap from being used again.
+
+    A process grew to five times what its records take.
+    """
     monkeypatch.setattr(recorder, "RECORD_BYTES", BUDGET)
     seen = []
 
