@@ -145,3 +145,21 @@ def test_records_evaluate_few_runs_at_a_time(monkeypatch):
     found = train(problem, STRATEGIES["best response"], 6)
     assert sizes == [1] * (2 * 5)
     assert_same(found, reference)
+
+
+def test_only_who_records_prepares_the_records_of_all(monkeypatch):
+    """Processes that have hundreds of runs trained elsewhere record none of them."""
+    made = []
+
+    def counted(self, *given):
+        made.append(self)
+        init(self, *given)
+
+    init = recorder.Recorder.__init__
+    monkeypatch.setattr(recorder.Recorder, "__init__", counted)
+    data = TrainingData(Smooth(), [3, 1, 4], torch.float64, "cpu")
+    strategy = STRATEGIES["two-timescale"].fitted(data.problem)
+    training = Training(strategy, data, 7, max_runs_at_once=1)
+    assert (len(training.cohorts), len(made)) == (3, 1)
+    training.run([0, 2])
+    assert len(made) == 3
