@@ -252,15 +252,15 @@ def test_a_folder_in_use_is_refused_with_the_process(tmp_path, capsys, untrained
 
 def test_who_is_refused_does_not_wait_for_torch(tmp_path):
     code = """
-import sys, time
+import sys
 from bilevel.commands.main import main
-print(main(sys.argv[1:]), "torch" in sys.modules, time.process_time() < 1.5)
+print(main(sys.argv[1:]), "torch" in sys.modules)
 """
     with held(tmp_path / "run.partial"):
         command = [sys.executable, "-c", code, "compare", "--output", tmp_path / "run"]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.stdout == "2 False True\n"
+    assert done.stdout == "2 False\n"
     assert f"in use by process {os.getpid()}" in done.stderr
 
 
