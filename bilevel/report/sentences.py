@@ -26,6 +26,7 @@ ELSEWHERE = ("command", "data_note", "bound_note", "not_trained", "tuning", "sam
 
 ONE_RUN = "Since the start and the data do not depend on the seed, nor anything else that matters,"
 FEWEST = 3  # pairs for an interval of their mean
+MANY = 12  # comparisons that are told one by one
 HUGE = 1e300  # larger ones, and ratios below its inverse, are near the end of what a float holds
 
 
@@ -158,6 +159,22 @@ def pair(content: Content, result: Result) -> str:
     if pairs and result["lost"]:
         text += f" The {result['kind']} is over the {counted(pairs, 'seed')} where both ended."
     return text
+
+
+def pairs(content: Content) -> list[str]:
+    """Every comparison in words; of many, those that found a difference, and how many did not."""
+    paired, open_ = content["paired"], "not significant"
+    if len(paired) <= MANY:
+        return [pair(content, result) for result in paired]
+    found = [pair(content, result) for result in paired if verdict(result) != open_]
+    if left := sum(verdict(result) == open_ for result in paired):
+        which = f"the other {left}" if found else "all"
+        name = f"{metric_name(content['headline'])} {content['at']}".rstrip()
+        found.append(
+            f"Of {len(paired)} comparisons on {name}, {which} {'is' if left == 1 else 'are'} not "
+            "significant; the report has them all."
+        )
+    return found
 
 
 def final(content: Content) -> str:

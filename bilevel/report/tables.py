@@ -60,7 +60,7 @@ def _values(content: words.Content) -> tuple[list[str], list[tuple[str, ...]]]:
 
 def _said(content: words.Content) -> list[str]:
     """What came out, in sentences."""
-    said = [sentences.pair(content, result) for result in content["paired"]]
+    said = sentences.pairs(content)
     first, last = sentences.power(content), sentences.ending(content)
     doubt, fall = sentences.doubtful(content), stationarity.fall(content)
     asked = first_page.scale(content), first_page.overfits(content)

@@ -73,6 +73,27 @@ def test_sentences(changes, expected):
     assert expected in sentence(**changes)
 
 
+@pytest.mark.parametrize("found", [0, 1, 27, 28])
+def test_of_many_comparisons_those_without_a_difference_are_counted(found):
+    """28 sentences on a terminal are read by nobody."""
+
+    def said(number):
+        results = [RESULT | {"significant": i < found} for i in range(number)]
+        content = {"at": "", "doubts": {}, "runs": 12, "headline": "test_mse", **FAILURES}
+        return sentences.pairs(content | {"paired": results})
+
+    assert said(12) == [sentence(significant=i < found) for i in range(12)]
+    *told, last = said(28)
+    if found == 28:
+        assert [*told, last] == 28 * [sentence(significant=True)]
+        return
+    assert told == found * [sentence(significant=True)]
+    which = {0: "all are", 1: "the other 27 are", 27: "the other 1 is"}[found]
+    assert last == (
+        f"Of 28 comparisons on test MSE, {which} not significant; the report has them all."
+    )
+
+
 @pytest.mark.parametrize(
     ("effect", "expected"),
     [
