@@ -45,13 +45,17 @@ MEANINGS = {
     "ever faster head.",
 }
 KINDS = {
-    "body_lr=Frozen()": "A control: the body stays where it starts.",
-    "SingleLoop(": "One step each of the head, of the adjoint, which gives the implicit term, and "
-    "of the body.",
-    "gradient=Unrolled(": "Some steps of the head before every step of the body, whose gradient "
+    r"body_lr=Frozen\(\)": "A control: the body stays where it starts.",
+    r"SingleLoop\(": "One step each of the head, of the adjoint, which gives the implicit term, "
+    "and of the body.",
+    r"gradient=Unrolled\(": "Some steps of the head before every step of the body, whose gradient "
     "is taken through them.",
+    r"Refit\(": "Both move together; now and then the head is solved exactly, on some of the rows.",
+    r"BestResponse\(.*BatchData\(": "The head is solved exactly on the rows of every step.",
+    r"BestResponse\(": "The head is solved before every step of the body.",
+    r"head_steps=(?!1\b)": "Several steps of the head for each one of the body.",
 }
-"""What strategies of other names do, by a part of how they are written; the first that is there."""
+"""What strategies of other names do, by how they are written; the first pattern that is there."""
 
 
 def page(content: Content, drawn: Mapping[str, tuple[str, str]]) -> str:
@@ -210,7 +214,7 @@ def _meanings(content: Content) -> dict[str, str]:
         for row in tuning.rows(content)
     }
     kinds = {
-        name: next((said for part, said in KINDS.items() if part in code), "")
+        name: next((said for kind, said in KINDS.items() if re.search(kind, code)), "")
         for name, code in content["strategies"].items()
     }
     return {**{name: said for name, said in kinds.items() if said}, **MEANINGS, **tuned}

@@ -271,12 +271,18 @@ def test_kinds_are_told_in_words_whatever_their_names(undrawn):
     steps = bilevel.BestResponse(
         0.1, bilevel.FastSGD(0.1, steps=3, restart=True), bilevel.Unrolled(3)
     )
+    batches = bilevel.BestResponse(0.1, bilevel.ClosedForm(bilevel.BatchData()))
     for strategy, words in (
         (loop, "One step each of the head"),
         (still, "A control: the body stays"),
         (steps, "whose gradient is taken through them"),
+        (bilevel.TwoTimescale(0.1, 0.1, head_steps=12), "Several steps of the head for each one"),
+        (batches, "The head is solved exactly on the rows of every step"),
+        (bilevel.BestResponse(0.1), "The head is solved before every step of the body"),
     ):
         assert words in page(small(strategies={"slow": repr(strategy), "fast": "mine"}))
+    plain = repr(bilevel.TwoTimescale(0.1, 0.1))
+    assert "In words" not in page(small(strategies={"slow": plain, "fast": "mine"}))
 
 
 @pytest.mark.parametrize("runs", [1, 2])
@@ -341,3 +347,14 @@ def test_accuracy_stands_beside_the_cross_entropy(undrawn):
     other = small(**part, headline="test_accuracy")
     assert other.content()["accuracy"] == {}  # it is judged by accuracy itself
     assert small().content()["accuracy"] == {}
+
+
+def test_the_note_says_what_the_numbers_compare(undrawn):
+    """A ratio of values that may be negative says nothing."""
+    assert "Percentages compare the final test MSE" in words_of(small())
+    history = {
+        name: {"test_r2": np.array([[-1.0] * 3, [value, 0.1, 0.2]])}
+        for name, value in zip(small().strategies, (0.3, -0.3), strict=True)
+    }
+    found = words_of(small(history=history, headline="test_r2", steps=np.array([0, 10])))
+    assert "Differences compare the final test R²" in found
