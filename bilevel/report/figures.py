@@ -122,28 +122,32 @@ def gaps(
     return figure
 
 
-def gap_limits(parts: Sequence[Array]) -> tuple[float, float] | None:
+def gap_limits(tracks: Sequence[tuple[Array, Array | None]]) -> tuple[float, float] | None:
     """Shared limits for `gaps` over all strategies.
 
     Args:
-        parts: Arrays of distances and bounds.
+        tracks: Distances of each, and bounds if there are any, (T, R).
 
     Returns:
         Lowest and highest value, the lowest at most nine orders below the highest; None where
         nothing is finite and positive.
     """
-    flat = [np.ravel(part) for part in parts]
-    flat = [values[np.isfinite(values) & (values > 0)] for values in flat]
-    flat = [values for values in flat if values.size]
-    if not flat:
+    known, starts = [np.zeros(0)], [0.0]
+    for track in tracks:
+        rows = [[values[k][np.isfinite(values[k])] for values in track if values is not None]
+                for k in range(len(track[0]))]  # fmt: skip
+        known += [values[values > 0] for row in rows for values in row]
+        # without a row of data yet, all heads are best responses
+        began = next((row for row in rows if (row[0] > 0).any()), rows[0])
+        starts += [float(values.max(initial=0.0)) for values in began]
+    values = np.concatenate(known)
+    if not values.size:
         return None
-    starts = [values[0] for values in parts if len(values)]
-    usual = max((float(row[np.isfinite(row)].max(initial=0.0)) for row in starts), default=0.0)
-    top = 2 * max(float(values.max()) for values in flat)
-    top = min(top, EXPLODED * usual) if usual > 0 else top
+    top = min(2 * float(values.max()), np.finfo(float).max)
+    if max(starts) > 0:
+        top = min(top, EXPLODED * max(starts))
     # An exact solver's distances are rounding errors: they would squeeze all others to the top.
-    tracked = [values for values in flat if np.median(values) > top * ROUNDING] or flat
-    return max(min(float(values.min()) for values in tracked) / 2, top * ROUNDING), top
+    return float(values[values > top * ROUNDING].min()) / 2, top
 
 
 def strip(

@@ -272,9 +272,8 @@ def _gap_figures(content: Content) -> dict[str, tuple[str, Figure]]:
     """One panel per strategy, all with the same axis."""
     history = {name: content["history"][name] for name in content["shown"]
                if "head_gap" in content["history"][name]}  # fmt: skip
-    parts = [table[key] for table in history.values() for key in ("head_gap", "head_bound")
-             if key in table]  # fmt: skip
-    limits = figures.gap_limits(parts)
+    tracks = [(table["head_gap"], table.get("head_bound")) for table in history.values()]
+    limits = figures.gap_limits(tracks)
     if limits is None:
         return {}
     slugs, lines, budget = _slugs(list(history)), _lines(content), content["unit"].budget

@@ -63,11 +63,17 @@ def test_a_band_needs_half_of_the_runs():
 
 
 def test_rounding_errors_do_not_set_the_limits_of_the_gaps():
-    assert figures.gap_limits([np.zeros((2, 2)), np.full((2, 2), NAN)]) is None
-    low, high = figures.gap_limits([np.full((4, 2), 1e-15), np.array([[1.0], [0.01]])])
+    assert figures.gap_limits([]) is None
+    assert figures.gap_limits([(np.zeros((2, 2)), np.full((2, 2), NAN))]) is None
+    exact, tracking = np.full((4, 2), 1e-15), np.array([[1.0], [0.01]])
+    low, high = figures.gap_limits([(exact, None), (tracking, None)])
     assert (low, high) == pytest.approx((0.005, 2.0), rel=0.01)
+    assert figures.gap_limits([(exact, None)]) == pytest.approx((0.5e-15, 2e-15))
     exploding = np.array([[1.0], [0.01], [1e20]])
-    assert figures.gap_limits([exploding])[1] == figures.EXPLODED
+    assert figures.gap_limits([(exploding, None)])[1] == figures.EXPLODED
+    # without a row yet the first head is the best one, and its bound is a rounding error
+    gap, bound = np.array([[0.0], [0.1], [0.3]]), np.array([[1e-13], [0.2], [0.5]])
+    assert figures.gap_limits([(gap, bound)]) == (0.05, 1.0)
 
 
 def test_what_lies_below_the_axis_is_written():
