@@ -247,6 +247,8 @@ def settings(content: Content) -> list[tuple[str, str]]:
     for key, value in sorted(content["settings"].items()):
         if key in ELSEWHERE:
             continue
+        if key == "arguments":  # of the command: those that say something
+            value = {name: x for name, x in value.items() if x not in (None, "", [], {})}
         text = setting(value)
         if key == "batch_size" and value is None:
             text = "all tasks" if "number_of_tasks" in content["settings"] else "all rows"
