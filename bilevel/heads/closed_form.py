@@ -32,10 +32,10 @@ class ClosedForm(AbstractHeadSolver):
     $$\theta^*(w) = H^{-1} b$$
 
     A linear head with squared error: $H = Z^\top S Z/n + \operatorname{diag}(p)$,
-    $b = Z^\top S t/n$. With fewer rows than features (and everything penalised) the n x n kernel is
-    factored instead. Features that do not depend on the body are multiplied once. Features and
-    penalties may be of any scale; beside a bias, features and targets are counted from their means,
-    so that they may lie far from zero.
+    $b = Z^\top S t/n + p\,q$. With fewer rows than features (and everything penalised) the n x n
+    kernel is factored instead. Features that do not depend on the body are multiplied once.
+    Features and penalties may be of any scale; beside a bias, features and targets are counted from
+    their means, so that they may lie far from zero.
 
     Any other head is solved through its Hessian if g is quadratic in it. That is checked at random
     heads and at the initial ones, and $\partial_\theta g$ of every solution: where it does not

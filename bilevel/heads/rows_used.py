@@ -158,8 +158,8 @@ class BatchData(AbstractHeadData):
 class RunningData(AbstractHeadData):
     r"""The head is solved on running averages over the batches seen so far.
 
-    $\theta = (S_k + \operatorname{diag}(p) + \text{extra\_ridge}\, I)^{-1} m_k$ with the averages,
-    in float64,
+    $\theta = (S_k + \operatorname{diag}(\tilde p))^{-1} (m_k + \tilde p\, q)$, where
+    $\tilde p = p + \text{extra\_ridge}$, with the averages, in float64,
 
     $$S_k = \sum_{i \le k} \text{decay}^{k-i}\, G_i \Big/ \sum_{i \le k} \text{decay}^{k-i}$$
 

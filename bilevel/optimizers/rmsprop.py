@@ -17,8 +17,8 @@ class RMSProp(AbstractOptimizer):
     r"""Gradient steps, each number over the running root mean square of its gradients.
 
     $$
-    x \leftarrow x - \text{lr}\, d / (\sqrt s + \epsilon),
-    \qquad s \leftarrow \rho s + (1 - \rho)\, d^2
+    s \leftarrow \rho s + (1 - \rho)\, d^2,
+    \qquad x \leftarrow x - \text{lr}\, d / (\sqrt s + \epsilon)
     $$
 
     entry by entry, for a gradient $d$ and the smoothing $\rho$.

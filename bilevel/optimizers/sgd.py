@@ -16,7 +16,7 @@ from bilevel.trees import Tree, per_run
 class SGD(AbstractOptimizer):
     r"""Gradient steps, with or without momentum.
 
-    $$x \leftarrow x - \text{lr}\, v, \qquad v \leftarrow \text{momentum} \cdot v + d$$
+    $$v \leftarrow \text{momentum} \cdot v + d, \qquad x \leftarrow x - \text{lr}\, v$$
 
     for a gradient $d$.
 
