@@ -11,6 +11,7 @@ import tyro
 
 from bilevel.commands.exit_codes import OK
 from bilevel.errors import ArgumentError
+from bilevel.storage.folder import write_whole, writing
 
 KINDS = {
     "features": "a head that is linear in features that the body learns",
@@ -38,7 +39,7 @@ class New:
             if path.exists():
                 raise ArgumentError(f"{path} exists and is left alone. Give another name.")
         words = {
-            "Name": "".join(word.capitalize() for word in file.stem.split("_")),
+            "Name": class_name(file),
             "file": file.name,
             "test": test.name,
             "stem": file.stem,
@@ -48,9 +49,10 @@ class New:
             "solver": "bilevel.Newton(), " if self.kind == "general" else "",
             "newton": ", bilevel.Newton()" if self.kind == "general" else "",
         }
-        file.parent.mkdir(parents=True, exist_ok=True)
         for path, template in ((file, self.kind), (test, "test")):
-            path.write_text(filled(template, words), encoding="utf-8")
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, filled(template, words).encode())
         print(f"{file}: {KINDS[self.kind]}.")
         print(f"Next:\n    python {test}   # it passes: run it again after each change")
         print(f"    python {file}   # compares strategies and writes a report")
@@ -64,14 +66,23 @@ def check(file: Path) -> None:
         raise ArgumentError(
             f"FILE must be a module's name with .py, such as waves.py, got {file.name!r}."
         )
-    if not name.strip("_").isascii() or not name.strip("_"):
-        raise ArgumentError(f"FILE must have a letter of a to z in its name, got {file.name!r}.")
+    if not name.isascii() or not class_name(file).isidentifier():
+        raise ArgumentError(
+            f"FILE must be named by letters of a to z, digits after them, got {file.name!r}."
+        )
+    if keyword.iskeyword(class_name(file)):
+        raise ArgumentError(f"{class_name(file)} is no name for a class. Give FILE another name.")
     spec = importlib.util.find_spec(name)
     if spec is not None and spec.origin is not None:
         raise ArgumentError(
             f"Python has a module {name!r} already, and one of the two would hide the other. "
             "Give FILE another name."
         )
+
+
+def class_name(file: Path) -> str:
+    """The words of a module's name in capitals: of my_waves.py, MyWaves."""
+    return "".join(word.capitalize() for word in file.stem.split("_"))
 
 
 def module(file: Path) -> str:

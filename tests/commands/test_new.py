@@ -95,7 +95,9 @@ def test_every_line_that_is_no_code_is_a_comment_for_the_reader(tmp_path):
         ("two words.py", "module's name with .py"),
         ("class.py", "module's name with .py"),
         ("7.py", "module's name with .py"),
-        ("__.py", "a letter of a to z"),
+        ("__.py", "letters of a to z"),
+        ("_1.py", "letters of a to z"),
+        ("none.py", "None is no name for a class"),
         ("torch.py", "Python has a module 'torch'"),
         ("random.py", "Python has a module 'random'"),
         ("bilevel.py", "Python has a module 'bilevel'"),
@@ -114,3 +116,9 @@ def test_nothing_is_written_over(there, tmp_path, capsys):
     assert f"{there} exists and is left alone" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == [there]
     assert (tmp_path / there).read_text() == "mine"
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["new", str(tmp_path / "file" / "waves.py")]) == 2
+    assert "file/waves.py cannot be written" in capsys.readouterr().err

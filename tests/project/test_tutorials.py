@@ -20,7 +20,7 @@ def test_it_is_short(name):
 
 @pages
 def test_its_figure_and_outputs_are_those_of_its_code(name):
-    """Else run `python tests/project/tutorials.py NAME`."""
+    """Else run `python docs/figures/tutorials.py NAME`."""
     page, svg = tutorials.PAGES[name].read_text(), tutorials.target(name).read_text()
     assert tutorials.said(svg) == tutorials.digest(page)
     assert len(svg) < LARGEST
@@ -34,7 +34,7 @@ def test_it_shows_one_figure_with_words_for_it(name):
 
 
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
-TIMED = re.compile(r" [\d.]+ +(?=\d+ completed)")
+TIMED = re.compile(r" +[\d.]+ +(?=\d+ completed)")
 """Seconds of a run in the table of a comparison."""
 NAMES = re.compile(r"<desc>.*?</desc>|\b[mp][0-9a-f]{10}\b")
 """In a figure: the digest, and names that are made of numbers."""
