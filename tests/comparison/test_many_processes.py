@@ -6,7 +6,6 @@ Three and five processes: python -m pytest -m slow tests/comparison/test_many_pr
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 from interrupts import raise_at
@@ -17,7 +16,7 @@ from bilevel import compare
 from bilevel.errors import ResultsInUseError
 
 WORKER = """
-import sys, time
+import sys
 from bilevel import compare
 from bilevel.comparison import checkpoint
 from bilevel.comparison import compare as compare_module
@@ -33,12 +32,11 @@ def wait(progress):
 checkpoint.SECONDS = -1.0
 print("ready", flush=True)
 sys.stdin.readline()
-start = time.monotonic()
 try:
     compare(Smooth(), PAIR, checkpoint=sys.argv[1], callback=wait, **OPTIONS)
     print("done", flush=True)
 except ResultsInUseError as error:
-    print("refused", time.monotonic() - start, error, flush=True)
+    print("refused", error, flush=True)
 """
 
 pytestmark = pytest.mark.usefixtures("untimed")
@@ -58,12 +56,11 @@ def assert_one_works(folder, workers):
     for worker in workers:
         worker.stdin.write("go\n")
         worker.stdin.flush()
-    said = {worker: worker.stdout.readline().split(maxsplit=2) for worker in workers}
+    said = {worker: worker.stdout.readline().split(maxsplit=1) for worker in workers}
     (busy,) = [worker for worker, words in said.items() if words == ["works"]]
     for worker in set(workers) - {busy}:
-        refused, seconds, message = said[worker]
-        assert refused == "refused"
-        assert float(seconds) < 1
+        refused, message = said[worker]
+        assert refused == "refused"  # at once: the one that works waits until all were read
         assert f"is in use by process {busy.pid} on" in message
         assert worker.wait(60) == 0
     return busy
@@ -79,10 +76,8 @@ def test_one_of_many_processes_works_and_its_numbers_are_right(number, tmp_path)
     try:
         busy = assert_one_works(folder, workers)
         before = {path.name: path.read_bytes() for path in folder.iterdir()}
-        begun = time.monotonic()
         with pytest.raises(ResultsInUseError, match=f"in use by process {busy.pid} on"):
             compare(Smooth(), PAIR, checkpoint=folder, **OPTIONS)
-        assert time.monotonic() - begun < 1
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
         busy.stdin.close()
         assert busy.stdout.read().split()[-1] == "done"

@@ -13,43 +13,18 @@ from pathlib import Path
 
 import pytest
 import submitit
-from dask import config
 from dask_cluster import dask_cluster
-from distributed import Client, LocalCluster
 from small_problems import Smooth
 from troubled import OPTIONS, PAIR, Troubled
 from worker_tasks import wait_for
 
 import bilevel
 from bilevel import compare
-from bilevel.comparison.engines.dask import Dask
 from bilevel.comparison.engines.slurm import Slurm
 
 SECONDS = 120
 ELSEWHERE = ("shards",)
 """Settings that say where something was computed."""
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
-    with (
-        config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}),
-        LocalCluster(**options, silence_logs=60) as made,
-    ):
-        yield made
-
-
-@pytest.fixture(scope="module")
-def client(cluster):
-    with Client(cluster, set_as_default=False) as made:
-        yield made
-
-
-@pytest.fixture
-def engine(client):
-    client.wait_for_workers(2)
-    return Dask(client)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from distributed import LocalCluster
 from small_problems import ROUNDING
 from test_clusters_compare import assert_same_report
 
@@ -27,19 +26,17 @@ SEVENTH = {"friedman1": RUNNING, "digits": BALANCED}
 
 
 @pytest.fixture(scope="module")
-def engines(tmp_path_factory):
+def engines(cluster, tmp_path_factory):
     """What to pass as `engine`, by name."""
     folder = tmp_path_factory.mktemp("jobs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
-        options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
-        with LocalCluster(**options, silence_logs=60) as cluster:
-            yield {
-                "processes": "processes:2",
-                "dask": f"dask:{cluster.scheduler_address}",
-                "local": "local:2",
-            }
+        yield {
+            "processes": "processes:2",
+            "dask": f"dask:{cluster.scheduler_address}",
+            "local": "local:2",
+        }
 
 
 def run(name, **more):

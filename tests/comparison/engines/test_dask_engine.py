@@ -6,9 +6,8 @@ import signal
 import sys
 
 import pytest
-from dask import config
 from dask_cluster import dask_cluster
-from distributed import Client, LocalCluster
+from distributed import Client
 from worker_tasks import fails, killed, killed_first, noted, processes, wait_for
 
 from bilevel.comparison.engines import dask
@@ -18,29 +17,6 @@ from bilevel.comparison.engines.named import engine_of
 from bilevel.errors import ArgumentError, EngineError, MissingPackageError
 
 SECONDS = 60
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
-    # else it takes workers for lost that are started anew several times within 15 seconds
-    with (
-        config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}),
-        LocalCluster(**options, silence_logs=60) as made,
-    ):
-        yield made
-
-
-@pytest.fixture(scope="module")
-def client(cluster):
-    with Client(cluster, set_as_default=False) as made:
-        yield made
-
-
-@pytest.fixture
-def engine(client):
-    client.wait_for_workers(2)
-    return Dask(client)
 
 
 def test_what_people_have_is_an_engine(client, cluster):
