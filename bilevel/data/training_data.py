@@ -10,7 +10,7 @@ from bilevel import trees
 from bilevel.core.checks import check_instance
 from bilevel.core.generators import generator
 from bilevel.core.memory import says_memory
-from bilevel.data.groups import check_finite, check_groups, check_targets
+from bilevel.data.groups import GROUPS, check_finite, check_groups, check_targets
 from bilevel.data.known import Known
 from bilevel.data.numbered import asks_row_numbers, numbered
 from bilevel.data.packed import PackedRows
@@ -83,7 +83,12 @@ class TrainingData:
             raise IncompatibleError(
                 f"{type(problem).__name__} has `experience`: its rows depend on what was learned, "
                 "and there are none before. Train it by `solve` or `compare`; at a single point "
-                "pass rows as `batch=`."
+                f"pass rows as `batch=`, if its functions ask for {', '.join(GROUPS)} only."
+            )
+        if self.online and getattr(problem.noise, "__func__", None) is not StackelbergProblem.noise:
+            raise IncompatibleError(
+                f"{type(problem).__name__} has `noise` and `experience`, which gives all of its "
+                "rows: let it draw the noise, too."
             )
         self.tasks = getattr(problem, "tasks", False) is not False and has_tasks(problem)
         self.numbered = asks_row_numbers(problem)

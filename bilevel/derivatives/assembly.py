@@ -83,7 +83,7 @@ class Assembly:
         """
         oracles = Oracles(data.problem, report, mapped=mapped)
         groups = tuple(data.groups) if data.given else oracles.sampled_groups
-        sampler = Sampler(data, batch_size, groups, sampling)
+        sampler = Sampler(data, None if data.online else batch_size, groups, sampling)
         oracles.known = known
         body = _initial(data, "body") if body is None else body
         if known is None:

@@ -217,7 +217,8 @@ class StackelbergProblem(abc.ABC):
         """What gives the rows of every step, where they depend on what was learned (a hook).
 
         None, the default: they are drawn from `data`. An `AbstractExperience` takes the place of
-        `data`, which returns `{}` then, and of the arguments `batch_size` and `sampling`.
+        `data`, which returns `{}` then, of `noise`, and of the arguments `batch_size` and
+        `sampling`.
 
         Args:
             seeds: of the R runs that are computed together; they may repeat, for strategies that

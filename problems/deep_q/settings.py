@@ -50,7 +50,8 @@ class Settings:
         for name in ("gamma", "epsilon"):
             positive(getattr(self, name), f"`{name}`", zero_allowed=True)
             if getattr(self, name) > 1 or (name == "gamma" and self.gamma == 1):
-                raise ArgumentError(f"`{name}` must be below 1, got {getattr(self, name)}.")
+                most = "below 1" if name == "gamma" else "at most 1"
+                raise ArgumentError(f"`{name}` must be {most}, got {getattr(self, name)}.")
         for name in ("start", "target_every"):
             if getattr(self, name) % self.every:
                 raise ArgumentError(

@@ -210,7 +210,8 @@ def test_a_state_is_of_one_experience(other, changed, match):
 def test_data_that_are_redrawn_are_none_either():
     problem = Online()
     problem.redraws_data = True
-    one, other = (bilevel.solve(x, TWO, steps=3, seeds=2) for x in (problem, Online()))
+    one = bilevel.solve(problem, TWO, steps=3, seeds=2, batch_size={"train": 2})  # its own, 4
+    other = bilevel.solve(Online(), TWO, steps=3, seeds=2)
     assert torch.equal(one.head, other.head)
     problem.tasks = True
     with pytest.raises(IncompatibleError, match="has `tasks` and `experience`"):
@@ -318,12 +319,11 @@ def test_what_an_experience_gives_is_checked(made, error, match):
 
 
 def test_a_problem_with_experience_has_no_data_of_its_own():
-    class Both(Online):
-        def data(self, seed=None):
-            return {"train": bilevel.Batch(torch.ones(3, 2), torch.arange(3.0))}
-
-    with pytest.raises(ProblemError, match="its `data` must return"):
-        bilevel.solve(Both(), TWO, steps=2, seeds=2)
+    rows = {"train": bilevel.Batch(torch.ones(3, 2), torch.arange(3.0))}
+    for name, match in (("data", "`data` must return"), ("noise", "has `noise` and `experience`")):
+        both = type("Both", (Online,), {name: lambda *_: rows})
+        with pytest.raises((ProblemError, IncompatibleError), match=match):
+            bilevel.solve(both(), TWO, steps=2, seeds=2)
 
 
 @pytest.mark.parametrize(

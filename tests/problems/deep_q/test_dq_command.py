@@ -173,7 +173,7 @@ def test_what_is_not_said_is_asked_of_the_problem():
     ("options", "match"),
     [
         ({"gamma": 1.0}, "`gamma` must be below 1"),
-        ({"epsilon": 1.5}, "`epsilon` must be below 1"),
+        ({"epsilon": 1.5}, "`epsilon` must be at most 1"),
         ({"target_every": 501}, "`target_every` must be a multiple of `every`, 4"),
         ({"batch": 0}, "`batch` must be a positive integer"),
         ({"width": 0}, "a width of `Layers`"),
