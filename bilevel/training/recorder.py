@@ -93,6 +93,7 @@ class Recorder:
         self.responses = BestResponses.for_problem(self.certifier, body, point.head, rows)
 
         self.new = new
+        self._measured: list[str] = []  # the names of metrics, once they are known
 
     def _heads(self, head: Tree) -> Tree:
         """Heads of runs as the oracles take them."""
@@ -259,10 +260,14 @@ class Recorder:
                 raise
             raise asked_twice(self.oracles.problem, error) from error
         except (RuntimeError, TypeError, ValueError) as error:
-            raise ProblemError(
-                f"{rule} tensors, made by operations that `torch.func.vmap` knows. torch says: "
-                f"{error}"
-            ) from error
+            fine = trees.finite([*trees.leaves(body), *trees.leaves(head)])
+            fine = fine & recorded["objective"].isfinite()
+            if self.oracles.tasks or bool(fine.all()):
+                raise ProblemError(
+                    f"{rule} tensors, made by operations that `torch.func.vmap` knows. torch says: "
+                    f"{error}"
+                ) from error
+            return self._of_finite(fine, body, head, everything, recorded)
         runs = recorded["objective"].shape
         for name, value in found.items():
             if not isinstance(name, str) or not name or not name.isprintable():
@@ -273,7 +278,25 @@ class Recorder:
                 raise ProblemError(f"{rule} tensors, but {name!r} is {wrong}.")
             if name in recorded:
                 raise ProblemError(f"{rule} tensors; {name!r} is the name of another record.")
+        self._measured = list(found)
         return found
+
+    def _of_finite(
+        self, fine: Tensor, body: Tree, head: Tree, everything: Rows, recorded: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The metrics of the runs that are `fine`: singular values, say, of others raise errors."""
+        if not bool(fine.any()):
+            return {name: torch.full_like(recorded["objective"], torch.nan)
+                    for name in self._measured}  # fmt: skip
+        first = int(fine.int().argmax())  # it stands in for those that are not
+
+        def stood_in(point: Tree) -> Tree:
+            others = trees.tree_map(lambda leaf: leaf[first].expand_as(leaf), point)
+            return trees.where(fine, point, others)
+
+        measured = dict.fromkeys(recorded, recorded["objective"].where(fine, 0.0))
+        found = self._metrics(stood_in(body), stood_in(head), everything, measured)
+        return {name: value.double().where(fine, torch.nan) for name, value in found.items()}
 
 
 def of_runs(name: str, values: Tensor, runs: int) -> Tensor:

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from small_problems import Scalar
 
 import bilevel
 from bilevel import Status
@@ -314,3 +315,31 @@ def test_few_rows_that_are_drawn_for_each_seed_are_recorded(rows):
     assert both["head_gap"].max() < 1e-12
     for name in ("phi", "phi_gradient_norm"):
         torch.testing.assert_close(both[name][:, 1:], alone[name], rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("at_once", [None, 2])
+def test_metrics_that_raise_where_a_run_diverged_end_no_other(at_once):
+    """Singular values of what is not finite are errors of torch, in all runs of a call."""
+
+    class Singular(Scalar):
+        def metrics(self, w, theta, batch):
+            return {"length": torch.linalg.svdvals((w * theta).reshape(1, 1))[0]}
+
+    rates = torch.tensor([1e-2, 1e4, 1e-2, 1e4, 1e4], dtype=torch.float64)
+    options = {"steps": 8, "every": 2, "dtype": torch.float64, "batch_size": None}
+    found = bilevel.solve(
+        Singular(), bilevel.uniform(rates, SGD), seeds=5, max_runs_at_once=at_once, **options
+    )
+    lost = torch.tensor([status == Status.DIVERGED for status in found.status])
+    assert lost.tolist() == [False, True, False, True, True]
+    length = found.history["length"]
+    assert bool(length[-1].isnan().eq(lost).all())
+    alone = bilevel.solve(Singular(), bilevel.uniform(1e-2, SGD), seeds=[0, 2], **options)
+    assert torch.equal(length[:, [0, 2]], alone.history["length"])
+
+    class Never(Singular):
+        def metrics(self, w, theta, batch):
+            return {"length": torch.linalg.svdvals((w * torch.nan).reshape(1, 1))[0]}
+
+    with pytest.raises(ProblemError, match="`metrics` of Never must return a dict of 0-dim"):
+        bilevel.solve(Never(), bilevel.uniform(rates, SGD), seeds=5, **options)
