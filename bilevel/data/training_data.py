@@ -79,24 +79,10 @@ class TrainingData:
         self._number(seeds)
         self.given = groups is not None
         self.online = not self.given and is_online(problem.experience)
-        if self.online and not experienced:
-            raise IncompatibleError(
-                f"{type(problem).__name__} has `experience`: its rows depend on what was learned, "
-                "and there are none before. Train it by `solve` or `compare`; at a single point "
-                f"pass rows as `batch=`, if its functions ask for {', '.join(GROUPS)} only."
-            )
-        if self.online and getattr(problem.noise, "__func__", None) is not StackelbergProblem.noise:
-            raise IncompatibleError(
-                f"{type(problem).__name__} has `noise` and `experience`, which gives all of its "
-                "rows: let it draw the noise, too."
-            )
         self.tasks = getattr(problem, "tasks", False) is not False and has_tasks(problem)
         self.numbered = asks_row_numbers(problem)
-        if self.tasks and self.online:
-            raise IncompatibleError(
-                f"{type(problem).__name__} has `tasks` and `experience`: heads of tasks answer to "
-                "data that are there before. Leave out one of the two."
-            )
+        if self.online:
+            self._check_experience(experienced)
         self.per_seed = problem.redraws_data and not self.given and not self.online
         raw = groups
         if raw is None:
@@ -132,6 +118,26 @@ class TrainingData:
         index = {seed: i for i, seed in enumerate(self.distinct)}
         self.seed_index = torch.tensor([index[seed] for seed in seeds], device=self.device)
         self.one_run_a_seed = self.seeds == self.distinct
+
+    def _check_experience(self, experienced: bool) -> None:
+        """Refuse what does not go with it."""
+        problem, name = self.problem, type(self.problem).__name__
+        if not experienced:
+            raise IncompatibleError(
+                f"{name} has `experience`: its rows depend on what was learned, and there are none "
+                "before. Train it by `solve` or `compare`; at a single point pass rows as "
+                f"`batch=`, if its functions ask for {', '.join(GROUPS)} only."
+            )
+        if self.tasks:
+            raise IncompatibleError(
+                f"{name} has `tasks` and `experience`: heads of tasks answer to data that are "
+                "there before. Leave out one of the two."
+            )
+        if getattr(problem.noise, "__func__", None) is not StackelbergProblem.noise:
+            raise IncompatibleError(
+                f"{name} has `noise` and `experience`, which gives all of its rows: let it draw "
+                "the noise, too."
+            )
 
     def _checked(self, raw: Groups) -> Groups:
         """The rows, if they are in order."""
