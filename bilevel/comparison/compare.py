@@ -261,7 +261,8 @@ def _result(
     data = side_by_side.data.part(counted)
     seconds = dict.fromkeys(trained, np.nan)
     if not outcome.interrupted:
-        with contextlib.suppress(KeyboardInterrupt):  # the trainings are worth more than the times
+        # the trainings are worth more than the times
+        with contextlib.suppress(KeyboardInterrupt, MemoryError):
             seconds = trainer.seconds(trained, side_by_side, data)
     records = max(len(x) for table in outcome.history.values() for x in table.values())
     heads = {key: codes[counted] for key, codes in outcome.heads.items()}

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Sequence
 
 from bilevel.comparison.side_by_side import SideBySide
+from bilevel.core.memory import says_memory
 from bilevel.data.training_data import TrainingData
 from bilevel.derivatives.assembly import Assembly
 from bilevel.strategies.over_tasks import over_tasks
@@ -12,16 +13,32 @@ from bilevel.training.cohort import Cohort
 WARM_UP, ROUNDS, STEPS_PER_ROUND = 10, 5, 10
 
 
+@says_memory
 def seconds_per_step(
     names: Sequence[str], side_by_side: SideBySide, data: TrainingData
 ) -> dict[str, float]:
     """Seconds of a step per run when all seeds train together: interleaved rounds, medians.
+
+    Experiences are timed one after the other.
 
     Args:
         names: of the strategies to time.
         side_by_side: where they are, and how they are trained.
         data: for the seeds.
     """
+    # what was experienced may fill half of the memory: one more at a time
+    together = [[name] for name in names] if data.online else [names]
+    return {
+        name: seconds
+        for some in together
+        for name, seconds in _interleaved(some, side_by_side, data).items()
+    }
+
+
+def _interleaved(
+    names: Sequence[str], side_by_side: SideBySide, data: TrainingData
+) -> dict[str, float]:
+    """The seconds of strategies that take turns."""
     cohorts, options = {}, side_by_side.options
     for name in names:
         strategy = side_by_side.fitted[name]
