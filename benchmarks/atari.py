@@ -161,7 +161,7 @@ def trainings(game: str, pieces: int) -> None:
     strategies = problem.strategies(ALPHA, BETA)
     advances: dict[str, Callable[[], object]] = {}
     for name in THREE:
-        data = TrainingData(problem, [0], torch.float32, "cpu")
+        data = TrainingData(problem, [0], torch.float32, "cpu", experienced=True)
         cohort = Training(strategies[name].fitted(problem), data, None).cohorts[0]
         cohort.advance(1)
         advances[name] = lambda cohort=cohort: cohort.advance(PIECE)  # type: ignore[misc]
