@@ -101,7 +101,7 @@ class Experienced(Sampler):
         return Rows(groups, dict.fromkeys(groups, 0), source=self)
 
     def _checked(self, groups: Groups, hook: str) -> Groups:
-        """The groups, if every leaf has a run axis and a linear head finds its rows."""
+        """The groups, if every leaf has a run axis, and the type that it had at first."""
         called = f"`{hook}` of {type(self.experience).__name__}"
         if not isinstance(groups, dict) or "train" not in groups:
             raise ProblemError(f'{called} must return a dict of groups, "train" among them.')

@@ -68,10 +68,11 @@ class Atari(DeepQ):
             known = "" if free is None else f"; {spelled(free)} are free"
             return f"Replay memory: {needs} when they are full{known}."
         fits = int(SAFE * capacity * free / needed)
+        less = f"Remember less (--set capacity={fits}), or train"
         raise NotEnoughMemoryError(
-            f"The replay memory of {needs}, and {spelled(free)} of memory are free. Remember less "
-            f"(--set capacity={fits}), or train fewer seeds or strategies: what they remember is "
-            "held to the end."
+            f"The replay memory of {needs}, and {spelled(free)} of memory are free. "
+            f"{less if fits >= self.settings.start else 'Train'} fewer seeds or strategies: what "
+            "they remember is held to the end."
         )
 
 

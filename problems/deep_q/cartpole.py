@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bilevel.core.checks import check_flag
 from bilevel.core.generators import generator
 from bilevel.core.optional import extra
 from problems.deep_q.environment import Moved
@@ -152,6 +153,7 @@ def cartpole(
         0.9
     """
     extra("gymnasium", "rl", PURPOSE)
+    check_flag(scaled, "scaled")
     settings = Settings(
         gamma=gamma,
         capacity=capacity,

@@ -15,7 +15,7 @@ def free_bytes() -> int | None:
     """
     found = [_available(), _within_limit()]
     known = [one for one in found if one is not None]
-    return min(known) if known else None
+    return max(0, min(known)) if known else None
 
 
 def _available() -> int | None:

@@ -151,6 +151,9 @@ def test_what_does_not_fit_in_memory_is_refused_with_what_does(monkeypatch, caps
     assert run("compare", "atari", "--output", tmp_path / "run") == 2
     assert "--set capacity=" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
+    monkeypatch.setattr(atari_module, "free_bytes", lambda: 20_000_000)
+    with pytest.raises(NotEnoughMemoryError, match=r"are free\. Train fewer seeds"):
+        problem.room(3)  # what fits is less than what is remembered before the first update
     monkeypatch.setattr(atari_module, "free_bytes", lambda: None)
     assert problem.room(10**6).endswith("when they are full.")
 
@@ -166,6 +169,8 @@ def test_free_memory_is_what_the_container_leaves(monkeypatch, tmp_path):
     (tmp_path / "memory.current").write_text("400000\n")
     (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 100000\n")
     assert memory.free_bytes() == 700_000
+    (tmp_path / "memory.max").write_text("200000\n")
+    assert memory.free_bytes() == 0
     (tmp_path / "memory.max").write_text("max\n")
     assert memory.free_bytes() == 3_072_000
     (tmp_path / "meminfo").unlink()

@@ -178,6 +178,7 @@ def test_what_is_not_said_is_asked_of_the_problem():
         ({"batch": 0}, "`batch` must be a positive integer"),
         ({"width": 0}, "a width of `Layers`"),
         ({"ridge": 0.0}, "`ridge`"),
+        ({"scaled": "no"}, "`scaled` must be True or False"),
     ],
 )
 def test_numbers_out_of_range_are_refused(options, match):
