@@ -22,7 +22,7 @@ import bilevel
 from bilevel import compare
 from bilevel.comparison.engines.slurm import Slurm
 
-SECONDS = 120
+SECONDS = 240
 ELSEWHERE = ("shards",)
 """Settings that say where something was computed."""
 

@@ -16,7 +16,7 @@ from bilevel.comparison.engines.dask import Dask
 from bilevel.comparison.engines.named import engine_of
 from bilevel.errors import ArgumentError, EngineError, MissingPackageError
 
-SECONDS = 60
+SECONDS = 240
 
 
 def test_what_people_have_is_an_engine(client, cluster):

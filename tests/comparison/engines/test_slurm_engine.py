@@ -133,8 +133,9 @@ def test_queued_jobs_are_cancelled_and_said_to_wait(cluster):
 def test_a_job_that_has_to_make_room_goes_on_when_it_is_its_turn_again(cluster, here):
     """As when its time is over: submitit has it queued again, with the same shard."""
     engine = engine_of("slurm:short")
-    future = engine.submit(subprocess.call, ["sh", "-c", f"echo >> {here}/seen; sleep 3"])
     seen = here / "seen"
+    first = f"echo >> {seen}; test $(wc -l < {seen}) -gt 1 || sleep 15"  # the first time it waits
+    future = engine.submit(subprocess.call, ["sh", "-c", first])
     wait_for(lambda: seen.exists())
     (child,) = wait_for(lambda: _children_of_job(cluster))
     os.kill(child, signal.SIGUSR2)
