@@ -51,7 +51,9 @@ KINDS = {
     r"gradient=Unrolled\(": "Some steps of the head before every step of the body, whose gradient "
     "is taken through them.",
     r"Refit\(": "Both move together; now and then the head is solved exactly, on some of the rows.",
+    r"BestResponse\(.*FastSGD\(": "Some steps of the head before every step of the body.",
     r"BestResponse\(.*BatchData\(": "The head is solved exactly on the rows of every step.",
+    r"BestResponse\(.*RunningData\(": "The head is solved on running averages over the batches.",
     r"BestResponse\(": "The head is solved before every step of the body.",
     r"head_steps=(?!1\b)": "Several steps of the head for each one of the body.",
 }

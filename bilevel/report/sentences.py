@@ -168,11 +168,11 @@ def pairs(content: Content) -> list[str]:
         return [pair(content, result) for result in paired]
     found = [pair(content, result) for result in paired if verdict(result) != open_]
     if left := sum(verdict(result) == open_ for result in paired):
-        which = f"the other {left}" if found else "all"
+        others = f"the other {left} {'is' if left == 1 else 'are'} not" if found else "none is"
         name = f"{metric_name(content['headline'])} {content['at']}".rstrip()
         found.append(
-            f"Of {len(paired)} comparisons on {name}, {which} {'is' if left == 1 else 'are'} not "
-            "significant; the report has them all."
+            f"Of {len(paired)} comparisons on {name}, {others} significant; the report has them "
+            "all."
         )
     return found
 

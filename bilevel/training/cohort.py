@@ -59,8 +59,9 @@ class Cohort:
     def recorder(self) -> Recorder:
         """Evaluates the runs; made when first asked for: who has others train asks for few."""
         made = self._starts
+        found = Recorder(made, NewTasks.of(made.data, self.strategy) if made.data.tasks else None)
         del self._starts  # they may be large
-        return Recorder(made, NewTasks.of(made.data, self.strategy) if made.data.tasks else None)
+        return found
 
     def go_on_from(self, state: TrainingState) -> None:
         """Take the place of `state`, one of such a training."""

@@ -254,13 +254,18 @@ def test_kinds_are_told_in_words_whatever_their_names(undrawn):
     steps = bilevel.BestResponse(
         0.1, bilevel.FastSGD(0.1, steps=3, restart=True), bilevel.Unrolled(3)
     )
-    batches = bilevel.BestResponse(0.1, bilevel.ClosedForm(bilevel.BatchData()))
+    batches, running = (
+        bilevel.BestResponse(0.1, bilevel.ClosedForm(data()))
+        for data in (bilevel.BatchData, bilevel.RunningData)
+    )
     for strategy, words in (
         (loop, "One step each of the head"),
         (still, "A control: the body stays"),
         (steps, "whose gradient is taken through them"),
         (bilevel.TwoTimescale(0.1, 0.1, head_steps=12), "Several steps of the head for each one"),
         (batches, "The head is solved exactly on the rows of every step"),
+        (running, "The head is solved on running averages"),
+        (bilevel.BestResponse(0.1, bilevel.FastSGD(0.1, 3)), "Some steps of the head before"),
         (bilevel.BestResponse(0.1), "The head is solved before every step of the body"),
     ):
         assert words in page(small(strategies={"slow": repr(strategy), "fast": "mine"}))

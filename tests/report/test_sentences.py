@@ -88,10 +88,8 @@ def test_of_many_comparisons_those_without_a_difference_are_counted(found):
         assert [*told, last] == 28 * [sentence(significant=True)]
         return
     assert told == found * [sentence(significant=True)]
-    which = {0: "all are", 1: "the other 27 are", 27: "the other 1 is"}[found]
-    assert last == (
-        f"Of 28 comparisons on test MSE, {which} not significant; the report has them all."
-    )
+    which = {0: "none is", 1: "the other 27 are not", 27: "the other 1 is not"}[found]
+    assert last == f"Of 28 comparisons on test MSE, {which} significant; the report has them all."
 
 
 @pytest.mark.parametrize(
