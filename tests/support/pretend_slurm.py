@@ -36,9 +36,16 @@ def sbatch(folder, script):
         sys.exit(f"sbatch: error: invalid partition specified: {asked['partition']}")
     number = str(len(list((folder / "jobs").glob("*.sh"))) + 1)
     (folder / "jobs" / f"{number}.sh").write_text(Path(script).read_text())
-    (folder / "jobs" / f"{number}.state").write_text("PENDING")
+    write(folder / "jobs" / f"{number}.state", "PENDING")
     begin(folder, number)
     sys.stdout.write(f"Submitted batch job {number}\n")
+
+
+def write(path, text):
+    """At once: who reads meanwhile finds the old text or the new one."""
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    part.write_text(text)
+    part.replace(path)
 
 
 def begin(folder, number):
@@ -57,18 +64,18 @@ def run(folder, number):
     jobs = folder / "jobs"
     state = jobs / f"{number}.state"
     while True:
-        state.write_text("RUNNING")
+        write(state, "RUNNING")
         environment = os.environ | {"SLURM_JOB_ID": number, "SLURM_JOBID": number}
         job = subprocess.Popen(["/bin/bash", str(jobs / f"{number}.sh")], env=environment)
-        (jobs / f"{number}.pid").write_text(str(job.pid))
+        write(jobs / f"{number}.pid", str(job.pid))
         code = job.wait()
         again = jobs / f"{number}.again"
         if not again.exists():
             break
         again.unlink()
-        state.write_text("PENDING")
+        write(state, "PENDING")
     if state.read_text() == "RUNNING":
-        state.write_text("COMPLETED" if code == 0 else "FAILED")
+        write(state, "COMPLETED" if code == 0 else "FAILED")
 
 
 def srun(folder, *arguments):
@@ -99,7 +106,7 @@ def squeue(folder, *arguments):
 
 def scancel(folder, number):
     jobs = folder / "jobs"
-    (jobs / f"{number}.state").write_text("CANCELLED")
+    write(jobs / f"{number}.state", "CANCELLED")
     if (jobs / f"{number}.pid").exists():
         os.killpg(os.getpgid(int((jobs / f"{number}.pid").read_text())), signal.SIGKILL)
 

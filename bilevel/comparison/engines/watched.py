@@ -72,7 +72,7 @@ class Jobs:
         self._asked = -ASK
         self._ask(dict(self._jobs))
         known = (
-            f"job {job.job_id} is {self._states.get(job.job_id, job.state)}, its files are in "
+            f"job {job.job_id} is {self._states.get(job.job_id) or job.state}, its files are in "
             f"{job.paths.folder}"
             for job in jobs
         )
@@ -109,12 +109,13 @@ class Jobs:
         command = ["squeue", "--noheader", "--states=all", "--format=%i %T", jobs_of]
         try:
             said = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        except (OSError, subprocess.SubprocessError):
+        except (OSError, ValueError, subprocess.SubprocessError):  # ValueError: it is no text
             return
         if said.returncode and "invalid job id" not in said.stderr.lower():
             return  # nobody answers: what was known stays
-        found = dict(line.split(maxsplit=1) for line in said.stdout.splitlines() if " " in line)
-        self._states |= {job: found.get(job, UNKNOWN).strip() for job in asked}
+        lines = (line.strip().partition(" ") for line in said.stdout.splitlines())
+        found = {job: state.strip() for job, _, state in lines}  # without a state it is there
+        self._states |= {job: found.get(job, UNKNOWN) for job in asked}
 
     def _settle(self, future: "Future[Any]", job: Any) -> None:
         """Give a future its result, if its job has ended."""

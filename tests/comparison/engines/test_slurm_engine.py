@@ -131,6 +131,20 @@ def test_queued_jobs_are_cancelled_and_said_to_wait(cluster):
     engine.close()
 
 
+def test_a_job_whose_state_is_not_told_is_waited_for(cluster, here):
+    engine = engine_of("slurm:short")
+    waits = f"touch {here}/seen; until test -e {here}/go; do sleep 0.1; done"
+    future = engine.submit(subprocess.call, ["sh", "-c", waits])
+    wait_for((here / "seen").exists)
+    (cluster / "jobs" / "1.state").write_text("")
+    with pytest.raises(TimeoutError):
+        future.result(1.5)
+    assert "job 1 is UNKNOWN, its files are in" in engine.last_words(TimeoutError(), None)
+    (here / "go").touch()
+    assert future.result(SECONDS) == 0
+    engine.close()
+
+
 def test_a_job_that_has_to_make_room_goes_on_when_it_is_its_turn_again(cluster, here):
     """As when its time is over: submitit has it queued again, with the same shard."""
     engine = engine_of("slurm:short")
