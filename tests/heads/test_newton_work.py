@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from class_heads import given, table
+from class_heads import many_classes, table
 from linear_heads import ONE, build, normal
 from points import Point
 from small_problems import doubles
@@ -146,13 +146,6 @@ def test_factors_of_other_runs_are_copied_once(monkeypatch):
     assert len(kept) >= 2
     assert all(some < 4 for some, _ in kept)
     assert len({made.cholesky.data_ptr() for _, made in kept}) == 1
-
-
-def many_classes(rows=300, weights=None):
-    """60 classes of rows by 40 features: 2,400 numbers, whose Hessian is not formed."""
-    z = normal(1, rows, 40)
-    labels = (2 * z @ normal(2, 40, 60) / 40**0.5 + normal(3, rows, 60)).argmax(1)
-    return given(z, labels, SoftmaxLoss(weights), 60, ridge=1e-3)
 
 
 @pytest.mark.parametrize("weights", [None, (1.0, 2.0) * 30])

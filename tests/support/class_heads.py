@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from linear_heads import build
+from linear_heads import build, normal
 from points import Point
 from sklearn.datasets import load_breast_cancer, load_digits
 from small_problems import TEST, VALIDATION, D, N, Smooth, doubles, supervised
@@ -82,6 +82,13 @@ def given(inputs, targets, criterion, outputs=None, **options):
     problem = build(inputs, targets, features=lambda w, x: x, **options)
     type(problem).criterion, type(problem).outputs = criterion, outputs
     return problem
+
+
+def many_classes(rows=300, weights=None):
+    """60 classes of rows by 40 features: 2,400 numbers, whose Hessian is not formed."""
+    z = normal(1, rows, 40)
+    labels = (2 * z @ normal(2, 40, 60) / 40**0.5 + normal(3, rows, 60)).argmax(1)
+    return given(z, labels, SoftmaxLoss(weights), 60, ridge=1e-3)
 
 
 def table(name):

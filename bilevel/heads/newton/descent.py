@@ -27,7 +27,6 @@ from bilevel.heads.newton.runs import (
 )
 from bilevel.heads.newton.starts import better_start
 from bilevel.heads.objectives.base import SINGLE_WORK, AbstractObjective, Place
-from bilevel.linear.cholesky import EPS
 from bilevel.linear.factor import BlockFactor
 from bilevel.linear.preconditioned import led_direction
 
@@ -36,6 +35,8 @@ BEYOND = 0.01
 FLAT, SHORT = 0.9, 0.2
 """A step at whose end g still falls by more than this part of its first rate is too short (the
 second of Wolfe's conditions); one that is halved to less than this part shows a bad factor."""
+SINGLE = 1e4
+"""Slopes that are as many times larger than what float32 rounds of them may be made in it."""
 SETTLED = 1e-4
 """Predictions that move by less are hardly moved by another step."""
 
@@ -54,13 +55,23 @@ class Descent:
     resolution: float = 0.0
 
     def run(self) -> Runs:
-        """Until every run has a status."""
+        """Until every run has a status, which no slope in float32 decides."""
+        rounding = self.objective.single_rounding()
+        if rounding is not None:
+            runs = self._run(SINGLE * rounding)
+            arrived = (runs.status == int(Status.CONVERGED)) | (runs.status == int(Status.JITTERED))
+            if bool(arrived.all()):
+                return runs
+        return self._run(None)
+
+    def _run(self, single: Tensor | None) -> Runs:
+        """With slopes in float32 while all that go on are steeper than `single`, (R,)."""
         runs, tolerance = Runs.begin(self.place, self.factor), self.tolerance
         runs = runs.ended((self.objective.falling != 0).any(1), Status.NO_MINIMISER)
         for _ in range(self.max_steps):
             place = runs.place
             runs = runs.ended(~place.finite, Status.DIVERGED)
-            polishing = small = place.largest <= tolerance
+            polishing = small = (place.largest <= tolerance) & ~runs.rough
             if bool(small.any()):
                 # a factor that was just made leads further for little, and shows what runs away
                 further = (runs.factored > 0) | runs.stale
@@ -73,22 +84,29 @@ class Descent:
             if not bool(runs.going.any()):
                 break
             runs, current = refactored(self.objective, runs, runs.going & runs.stale)
-            runs = self._step(runs, polishing, current)
+            dtype = torch.float64
+            if single is not None and bool((~runs.going | (place.largest > single)).all()):
+                dtype = torch.float32
+            runs = self._step(runs, polishing, current, dtype)
+        if bool(runs.rough.any()):
+            place = self.objective.at(runs.place.point)
+            runs = runs._replace(place=place, rough=torch.zeros_like(runs.rough))
         runs = runs.ended(~runs.place.finite, Status.DIVERGED)
         runs = runs.ended(runs.place.largest <= tolerance, Status.CONVERGED)
         return self._stopped(runs, runs.going).concluded()
 
-    def _step(self, runs: Runs, polishing: Tensor, current: Tensor) -> Runs:
-        """One step of the runs that go on.
+    def _step(self, runs: Runs, polishing: Tensor, current: Tensor, dtype: torch.dtype) -> Runs:
+        """One step of the runs that go on, with slopes in one type.
 
         Those `polishing` end where it is not a good one; the factors of those `current` were made
         where they stand.
         """
         objective, going, here = self.objective, runs.going, runs.place
+        single = dtype == torch.float32
         step = self._direction(runs).masked_fill(~going.unsqueeze(1), 0.0)
-        there = objective.at_some(here.point + step, going, here)
+        there = objective.at_some((here.point + step).to(dtype), going, here)
         if bool(runs.above.any()):
-            step, there = self._lengthened(going & runs.above, here, step, there)
+            step, there = self._lengthened(going & runs.above, here, step, there, dtype)
         # near a minimiser the slope tells more than g, which is flat there to rounding
         before, after = here.size, there.size
         # conjugate gradients make Newton steps whatever the factor
@@ -108,7 +126,9 @@ class Descent:
             steps=runs.steps + going,
             polished=runs.polished | (polishing & ~good & ~unsettled),
         )
-        if self.resolution:  # steps that shrink by r each leave r / (1 - r) of one to go
+        if (
+            self.resolution and not single
+        ):  # steps that shrink by r each leave r / (1 - r) of one to go
             ratio = (after / before).clamp(min=CONTRACTION)
             left = ratio / (1 - ratio) * step.abs().amax(1)
             resolved = left <= self.resolution * there.point.abs().amax(1)
@@ -121,8 +141,9 @@ class Descent:
             searching = searching & ~new
         if bool(searching.any()):
             runs = distrusted(objective, runs, searching, here, step)
-            runs = self._searched(runs, searching, there, step)
-        runs = runs._replace(stale=runs.stale | unsettled | (short & ~searching))
+            runs = self._searched(runs, searching, there, step, dtype)
+        rough = (runs.rough & ~moved & ~searching) | (going & single)
+        runs = runs._replace(stale=runs.stale | unsettled | (short & ~searching), rough=rough)
         ratio, first = after / before, self.place.largest
         runs = outgrown(objective, runs, moved, ratio, first, self.tolerance)
         if objective.whole and not bool(runs.stale.all()):
@@ -152,12 +173,15 @@ class Descent:
         enough = 0.5 * self._wanted / place.largest
         return -led_direction(product, place.slope, runs.factor, dtype, enough)
 
-    def _searched(self, runs: Runs, which: Tensor, there: Place, step: Tensor) -> Runs:
+    def _searched(
+        self, runs: Runs, which: Tensor, there: Place, step: Tensor, dtype: torch.dtype
+    ) -> Runs:
         """The step of some runs halved until g decreases enough."""
         here, place = runs.before, runs.place
         begun = self.objective.value(here)
         downhill = (here.slope * step).sum(1)
-        noise = 10 * EPS * begun.abs()
+        single = dtype == torch.float32 or bool(runs.rough.any())
+        noise = 10 * torch.finfo(torch.float32 if single else dtype).eps * begun.abs()
         rate, left = torch.ones_like(begun), which
         for _ in range(HALVINGS):
             value = self.objective.value(there).nan_to_num(torch.inf, torch.inf)
@@ -171,7 +195,7 @@ class Descent:
                 break
             rate = torch.where(left, 0.5 * rate, rate)
             point = here.point + trees.per_run(rate, step) * step
-            there = self.objective.at_some(point, left, place)
+            there = self.objective.at_some(point.to(dtype), left, place)
         if bool(left.any()) and self.objective.majorant(here) is not None:
             left = left & runs.short  # others have not stepped by it yet
         short = which & (rate < SHORT)
@@ -179,7 +203,7 @@ class Descent:
         return self._stopped(runs, left)
 
     def _lengthened(
-        self, which: Tensor, here: Place, step: Tensor, there: Place
+        self, which: Tensor, here: Place, step: Tensor, there: Place, dtype: torch.dtype
     ) -> tuple[Tensor, Place]:
         """Double the step of some runs while g, convex, falls nearly as fast as at first."""
         for _ in range(HALVINGS):
@@ -187,7 +211,7 @@ class Descent:
             if not bool(which.any()):
                 break
             step = torch.where(which.unsqueeze(1), 2 * step, step)
-            there = self.objective.at_some(here.point + step, which, there)
+            there = self.objective.at_some((here.point + step).to(dtype), which, there)
         return step, there
 
     def _far_off(self, place: Place, which: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
@@ -207,7 +231,7 @@ class Descent:
             return runs
         zero = self.objective.at(torch.zeros_like(runs.place.point))
         largest, better = runs.place.largest, zero.largest
-        arrived = largest <= self.objective.rounding(runs.place)
+        arrived = (largest <= self.objective.rounding(runs.place)) & ~runs.rough
         arrived &= ~(better <= largest) | (better <= self.objective.rounding(zero))
         return runs.ended(which & arrived, Status.CONVERGED).ended(which, Status.NOT_CONVERGED)
 

@@ -39,6 +39,7 @@ class Runs(NamedTuple):
     jittered: Tensor  # something was added to the matrix that was factored
     lasting: Tensor  # the factor is not the first one, or was made near the end
     precise: Tensor  # a factor in float32 was not good enough
+    rough: Tensor  # the slope may have been made in float32
     above: Tensor  # the factor is that of a majorant
     short: Tensor  # the last step had to be halved often
     starting: Tensor  # no step fell short yet
@@ -62,6 +63,7 @@ class Runs(NamedTuple):
             jittered=no,
             lasting=usable,
             precise=no,
+            rough=no,
             above=no,
             short=no,
             starting=~no,

@@ -38,9 +38,7 @@ def better_start(
     best, found = _best(part, here, known[looking], last[looking])
     if bool(looking.all()):
         return best, found
-    pairs = zip(place, best, strict=True)
-    best = Place(*(whole.index_put((looking,), some) for whole, some in pairs))
-    return best, new.index_put((looking,), found)
+    return place.replaced(looking, best), new.index_put((looking,), found)
 
 
 def _best(
@@ -59,7 +57,7 @@ def _best(
             less = value < least[known]
             new = new.index_put((known,), less)
             least = least.index_put((new,), value[less])
-            best = Place(*(x.index_put((new,), y[less]) for x, y in zip(best, there, strict=True)))
+            best = best.replaced(new, trees.take(there, less))
     scale = torch.ones_like(least)
     for factor in SHRUNK:
         value = objective.value(Place(factor * point, slope, factor * predictions))

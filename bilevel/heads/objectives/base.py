@@ -26,7 +26,8 @@ class Place(NamedTuple):
 
     point: Tensor  # the numbers of each head, (R, P)
     slope: Tensor  # d g, (R, P)
-    predictions: Tensor  # of a linear head, (R, n, K); empty for other heads
+    # of a linear head, (R, n, K), float32 where the slope was made in it; empty for other heads
+    predictions: Tensor
 
     @property
     def size(self) -> Tensor:
@@ -43,6 +44,10 @@ class Place(NamedTuple):
     def finite(self) -> Tensor:
         """Whether the slope is, (R,)."""
         return self.slope.isfinite().all(1)
+
+    def replaced(self, which: Tensor, some: "Place") -> "Place":
+        """With those of the runs `which`, one after the other."""
+        return Place(*(_put(x, which, y) for x, y in zip(self, some, strict=True)))
 
 
 class AbstractObjective(abc.ABC):
@@ -65,7 +70,7 @@ class AbstractObjective(abc.ABC):
 
     @abc.abstractmethod
     def at(self, point: Tensor) -> Place:
-        """g at (R, P)."""
+        """g at (R, P); at points in float32 it may be made in float32."""
 
     @abc.abstractmethod
     def value(self, place: Place) -> Tensor:
@@ -98,9 +103,11 @@ class AbstractObjective(abc.ABC):
         count = int(which.sum())
         if 2 * count > len(which) or not count:
             return self.at(point)
-        some = self.take(which).at(point[which])
-        pairs = zip(others, some, strict=True)
-        return Place(*(whole.index_put((which,), one) for whole, one in pairs))
+        return others.replaced(which, self.take(which).at(point[which]))
+
+    def single_rounding(self) -> Tensor | None:
+        """By how much an entry of the last slope would be off in float32, (R,); None: not known."""
+        return None
 
     def lead(self, place: Place) -> tuple[Tensor, Tensor | None]:
         """Blocks to be factored, (R, J, q, q), and how outputs are turned, see `BlockFactor`."""
@@ -191,6 +198,11 @@ class GeneralObjective(AbstractObjective):
         """Of a gradient whose terms are as large as the curvature times the head."""
         largest = trees.norm(self.product(place, place.point)) + place.size
         return EPS * (self.count + 10) * (1 + largest)
+
+
+def _put(whole: Tensor, which: Tensor, some: Tensor) -> Tensor:
+    dtype = torch.promote_types(whole.dtype, some.dtype)
+    return whole.to(dtype).index_put((which,), some.to(dtype))
 
 
 def general_blocks(count: int) -> int:

@@ -104,15 +104,20 @@ class LinearObjective(AbstractObjective):
         return columns[:, 0] if self.outputs is None else columns.mT.contiguous()
 
     def at(self, point: Tensor) -> Place:
-        """Two products with the features."""
+        """Two products with the features, in the type of the point."""
         fit, predictions = self.rows.slopes(self._columns(point).mT)
+        point = point.double()
         return Place(point, fit.flatten(1) + self._penalised(self._away(point)), predictions)
+
+    @override
+    def single_rounding(self) -> Tensor | None:
+        return self.rows.single_rounding()
 
     def value(self, place: Place) -> Tensor:
         """The mean loss and the penalty; the last one is kept: there the next search begins."""
         if self._valued is not None and self._valued[0] is place:
             return self._valued[1]
-        losses, away = self.rows.losses(place.predictions), self._away(place.point)
+        losses, away = self.rows.losses(place.predictions).double(), self._away(place.point)
         penalty = 0.5 * trees.dot(self._penalised(away), away)
         value: Tensor = (losses * self.rows.weights).sum((1, 2)) + penalty
         self._valued = place, value

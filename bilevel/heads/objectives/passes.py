@@ -73,14 +73,18 @@ class Passes:
         return self.double if dtype == torch.float64 else self.single
 
     def slopes(self, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Z'(s S), output by output (R, K, M), and the predictions: two products."""
+        """Z'(s S), output by output (R, K, M), and the predictions: two products.
+
+        In the type of the columns.
+        """
+        every = self.features(columns.dtype)
         predictions = columns.new_empty(*self.design.shape[:2], self.count)
         found, lost = torch.zeros_like(columns.mT), []
         slopes = (
             None if self.bent is None else predictions.new_empty(predictions.shape, dtype=self.bent)
         )
         for rows in self._pieces:
-            design, here = self.double[:, rows], predictions[:, rows]
+            design, here = every[:, rows], predictions[:, rows]
             torch.bmm(design, columns, out=here)
             told, losses = self.criterion.slope_and_rows(*self.flat(here, rows))
             lost.append(losses)
@@ -89,11 +93,26 @@ class Passes:
             if slopes is not None:
                 slopes[:, rows] = slope
             if isinstance(self.weights, Tensor):
-                slope = slope * self.weights[:, rows]
+                slope = slope * self.weights[:, rows].to(slope)
             found.baddbmm_(slope.mT, design)
         made = Told(predictions, lost, slopes)
         self._told = [*self._told[-1:], made]  # where a step begins and ends
         return self._averaged(found), predictions
+
+    def single_rounding(self) -> Tensor | None:
+        """By how much an entry of the last slopes may be off in float32, (R,).
+
+        Its rounding times the root mean squares of slopes and features, the largest ones. None:
+        slopes are not kept.
+        """
+        slopes = self._told[-1].slopes if self._told else None
+        if slopes is None:
+            return None
+        squares = [x.square().mean(1).amax(1).double() for x in (slopes, self.single)]
+        weights = self.weights.amax((1, 2)) if isinstance(self.weights, Tensor) else self.weights
+        rounding = torch.finfo(torch.float32).eps * self.design.shape[1] * weights
+        found: Tensor = rounding * (squares[0] * squares[1]).sqrt()
+        return found
 
     @property
     def most(self) -> Tensor | float:
@@ -123,9 +142,10 @@ class Passes:
         dtype = columns.dtype
         every, (diagonal, outer) = self.features(dtype), self.curvature(predictions, dtype)
         found = torch.zeros_like(columns.mT)
+        spare = columns.new_empty(len(every), self._pieces[0].stop, self.count)
         for rows in self._pieces:
             design = every[:, rows]
-            along = torch.bmm(design, columns)
+            along = torch.bmm(design, columns, out=spare[:, : design.shape[1]])
             if isinstance(self.weights, Tensor):
                 along.mul_(self.weights[:, rows])
             turned = along if diagonal is outer else diagonal[:, rows] * along
@@ -195,13 +215,13 @@ class Passes:
     def flat(self, predictions: Tensor, rows: slice = ALL) -> tuple[Tensor, Tensor]:
         """Predictions of some rows, and the targets, of all runs, one run after the other."""
         flat = predictions.reshape(-1) if self.outputs is None else predictions.flatten(0, 1)
-        return flat, self.targets[:, rows].flatten(0, 1)
+        targets = self.targets[:, rows].flatten(0, 1)
+        return flat, targets.to(flat) if targets.is_floating_point() else targets
 
     def _curvature_of(self, predictions: Tensor, rows: slice, dtype: torch.dtype) -> RowCurvature:
         """C_i of some rows, (R, n, K) each."""
-        here, targets = self.flat(predictions.to(dtype), rows)
-        targets = targets.to(dtype) if targets.is_floating_point() else targets
-        found, shape = self.criterion.curvature(here, targets), predictions.shape
+        shape = predictions.shape
+        found = self.criterion.curvature(*self.flat(predictions.to(dtype), rows))
         assert found is not None
         diagonal, outer = found.diagonal.reshape(shape), found.outer
         if outer is None or outer is found.diagonal:
