@@ -1,5 +1,6 @@
 """Fixtures of several files."""
 
+import signal
 from collections import defaultdict
 
 import numpy as np
@@ -11,6 +12,12 @@ from bilevel.comparison.result import Comparison
 from bilevel.data import draws, sampler
 from bilevel.report import figures
 from tests.support.sampled import in_sample
+
+
+def pytest_configure():
+    """Ctrl-C is heard in tests of it, also in the background of a shell, which has it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
