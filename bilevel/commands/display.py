@@ -42,7 +42,9 @@ def displayed() -> Iterator[Callable[["Progress"], None]]:
 
         def show(progress: "Progress") -> None:
             done, total = progress.place
-            bar.update(task, description=progress.what, completed=done, total=total)
+            timed = done == total and progress.stage != "tuning"  # that follows the last step
+            what = "timing steps" if timed else progress.what
+            bar.update(task, description=what, completed=done, total=total)
 
         yield show
 

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 import pytest
 from command_line import run
 from dask_cluster import dask_cluster
+from rich.progress import Progress as Bar
 from worker_tasks import wait_for
 
 from bilevel.commands import engine_check
@@ -137,3 +138,15 @@ def test_shards_are_told_of_in_few_lines_where_there_is_no_terminal(capsys):
     assert said[:2] == ["trained 1 of 100 shards", "trained 5 of 100 shards"]
     assert said[-2:] == ["trained 100 of 100 shards", "tuned 1 of 3 shards"]
     assert len(said) == 22
+
+
+def test_on_a_terminal_the_bar_says_what_follows_the_last_step(monkeypatch):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    told = []
+    monkeypatch.setattr(Bar, "update", lambda self, task, **to: told.append(to))
+    with displayed() as show:
+        show(Progress(("a",), 5, 5, 0, 1, "tuning"))
+        show(Progress(("a", "b"), 0, 10, 0, 2))
+        show(Progress(("a", "b"), 10, 10, 0, 2))
+    assert [to["description"] for to in told] == ["a", "2 strategies together", "timing steps"]
+    assert [to["completed"] for to in told] == [5, 0, 20]
