@@ -57,6 +57,7 @@ class AbstractEngine(abc.ABC):
         same_machine: whether workers are processes of this machine, which see its temporary files:
             a comparison that is kept nowhere has its checkpoints, and signs of life, there.
         threads: of torch, in every worker.
+        breaks: whether a shard can break it for all others, which are then tried one by one.
         timeout: seconds after which a shard counts as lost that began and gave no sign of life
             since; None: never.
     """
@@ -66,6 +67,7 @@ class AbstractEngine(abc.ABC):
     window: int | None = None
     same_machine: bool = False
     threads: int = 1
+    breaks: bool = True
     timeout: float | None = 300.0
 
     @abc.abstractmethod

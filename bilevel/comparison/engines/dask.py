@@ -49,6 +49,8 @@ class Dask(AbstractEngine):
         ArgumentError: the client is asynchronous.
     """
 
+    breaks = False  # it was the scheduler
+
     def __init__(self, client: Any, *, threads: int = 1) -> None:
         check_positive_integer(threads, "`threads`")
         distributed, self._options = _distributed(), {}
@@ -162,8 +164,10 @@ class Dask(AbstractEngine):
 
     def stop(self, future: Any, beat: Beat | None) -> None:
         """Cancel a task; the worker of one that is being computed is started anew by its nanny."""
-        with contextlib.suppress(Exception):
+        place = None
+        with contextlib.suppress(Exception):  # who does not answer now has to cancel it later
             place = None if beat is None else self._place(future)
+        with contextlib.suppress(Exception):
             theirs = self._theirs.pop(future, None)
             future.cancel()
             if theirs is not None:

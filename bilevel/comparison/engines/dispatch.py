@@ -12,6 +12,7 @@ from bilevel.comparison.engines.answers import Answer, Result, Trouble
 from bilevel.comparison.engines.base import AbstractEngine, Beat, Future
 from bilevel.comparison.engines.flights import Flight, Flights, has_result
 from bilevel.comparison.engines.shards import Shard
+from bilevel.core.signals import uninterrupted
 from bilevel.errors import BilevelError, EngineError, counted
 
 AGAIN = 3
@@ -22,6 +23,8 @@ LOOKED_AT = 200
 """Shards that are looked at each time: thousands may wait on a cluster."""
 GRACE = 10.0
 """Seconds that shards are given to end after Ctrl-C."""
+PAUSED = 10.0
+"""Seconds without a look, as after Ctrl-Z: nobody was listened to."""
 BREAKS = 10
 """How often an engine may break with no shard coming to its end in between."""
 HOPELESS = 3
@@ -132,7 +135,8 @@ class Dispatch:
                     f"Nothing can be submitted to {self._engine.name}: "
                     f"{self._engine.last_words(error, None)}."
                 ) from error
-            self._suspects |= set(self._void())
+            others = self._void()
+            self._suspects |= set(others if self._engine.breaks else [])
             return
         self._flights.add(shard, attempt, future)
 
@@ -144,7 +148,10 @@ class Dispatch:
             while (shard := self._next()) is not None:  # workers should not wait
                 self._launch(shard)
             flight = self._flights.next_over(0.0)
-        if time.monotonic() - self._looked >= TICK:
+        if (since := time.monotonic() - self._looked) >= TICK:
+            if self._looked and since > PAUSED:
+                for flight in self._flights:
+                    flight.heard += since
             self._looked = time.monotonic()
             self._look()
             self._tell()
@@ -173,13 +180,19 @@ class Dispatch:
             self._work.lacks()
             self._waiting.appendleft(shard)
         elif answer.result is not None and answer.result.interrupted:
-            self._work.done(shard, answer.result, answer.kept)
+            self._take(shard, answer)
             raise KeyboardInterrupt  # it went to the worker
         elif answer.result is not None:
             self._finished, self._breaks = self._finished + 1, 0
-            self._work.done(shard, answer.result, answer.kept)
+            self._take(shard, answer)
         elif answer.trouble is not None:
             self._troubled(shard, answer.trouble)
+
+    def _take(self, shard: Shard, answer: Answer) -> None:
+        """What Ctrl-C broke off would be computed again."""
+        if answer.result is not None:
+            with uninterrupted():
+                self._work.done(shard, answer.result, answer.kept)
 
     def _troubled(self, shard: Shard, trouble: Trouble) -> None:
         """An error inside of a shard: one of arguments ends all, others may be of a worker."""
@@ -212,7 +225,9 @@ class Dispatch:
             return
         self._broke(error)
         others = self._void()
-        if others:  # one of them did it, nobody knows which: each is tried alone
+        if not self._engine.breaks:
+            self._waiting.appendleft(flight.shard)
+        elif others:  # one of them did it, nobody knows which: each is tried alone
             self._suspects |= {flight.shard, *others}
             self._waiting.appendleft(flight.shard)
         else:
@@ -287,6 +302,8 @@ class Dispatch:
         self._work.ask_to_stop()
         until = time.monotonic() + GRACE
         with contextlib.suppress(KeyboardInterrupt):  # who cannot wait presses it again
+            for flight in self._flights:
+                self._hear(flight)
             self._give_up([flight for flight in self._flights if flight.beat is None])
             while self._flights and (left := until - time.monotonic()) > 0:
                 self._collect(left)
@@ -295,10 +312,14 @@ class Dispatch:
         """Take the results that are there, whatever ended all."""
         flight = self._flights.next_over(seconds)
         while flight is not None:
-            if has_result(flight.future):
-                answer: Answer = flight.future.result()
-                if answer.result is not None:
-                    self._work.done(flight.shard, answer.result, answer.kept)
+            try:
+                answer: Answer | None = flight.future.result()
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # of whatever the engine is
+                answer = None
+            if answer is not None:
+                self._take(flight.shard, answer)
             flight = self._flights.next_over(0.0)
 
     def _failure(self) -> EngineError:

@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import platform
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
@@ -27,8 +28,9 @@ class Executor(AbstractEngine):
     def __init__(self, executor: Any) -> None:
         self.name, self._executor, self._made = type(executor).__name__, executor, False
         self.workers = getattr(executor, "_max_workers", None) or self.workers
+        self.same_machine = isinstance(executor, ProcessPoolExecutor | ThreadPoolExecutor)
         if isinstance(executor, ProcessPoolExecutor):
-            self.window, self.same_machine = self.workers, True
+            self.window = self.workers
             context = getattr(executor, "_mp_context", None)
             if context is not None and context.get_start_method() == "fork":
                 raise ArgumentError(
@@ -56,6 +58,7 @@ class Executor(AbstractEngine):
                 held.get("_mp_context"),
                 initializer=held.get("_initializer"),
                 initargs=held.get("_initargs", ()),
+                max_tasks_per_child=held.get("_max_tasks_per_child"),
             ),
             True,
         )
@@ -66,8 +69,9 @@ class Executor(AbstractEngine):
         with contextlib.suppress(Exception):  # of whatever the executor is
             if future.cancel():
                 return
+        here = beat is not None and beat.host == platform.node()
         for process in multiprocessing.active_children():
-            if beat is not None and process.pid == beat.process:
+            if here and beat is not None and process.pid == beat.process:
                 process.kill()
 
     def close(self) -> None:

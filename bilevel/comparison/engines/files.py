@@ -40,6 +40,11 @@ class ShardFiles:
         except (OSError, ValueError):
             return not (self.folder / RESULT).exists()
 
+    @property
+    def gone(self) -> bool:
+        """Whether the folder of the whole comparison is there no more: nobody waits for it."""
+        return not self.shards.parent.is_dir()
+
     def ask_to_stop(self, session: str) -> None:
         """Ask all shards of a session to end at their next record."""
         with contextlib.suppress(OSError):

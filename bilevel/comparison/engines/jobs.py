@@ -16,11 +16,11 @@ from bilevel.comparison.budget import Budget
 from bilevel.comparison.kept import SHARDS
 from bilevel.comparison.side_by_side import Options, SideBySide
 from bilevel.data.training_data import TrainingData
-from bilevel.errors import DataError, EngineError
+from bilevel.errors import DataError, EngineError, IncompatibleError
 from bilevel.problem import registry
 from bilevel.problem.base import StackelbergProblem
 from bilevel.storage.environment import PACKAGES, version
-from bilevel.storage.folder import write_whole
+from bilevel.storage.folder import write_whole, writing
 from bilevel.strategies import AbstractStrategy
 
 LARGE = 2**20
@@ -163,7 +163,14 @@ class Packed(NamedTuple):
     @classmethod
     def of(cls, job: Job) -> "Packed":
         """A job with all that it holds."""
-        content: bytes = cloudpickle.dumps(job)
+        try:
+            content: bytes = cloudpickle.dumps(job)
+        except Exception as error:  # of whatever the user's objects are
+            raise IncompatibleError(
+                "`engine` sends the problem and the strategies to other processes, and these "
+                f"cannot be pickled: {type(error).__name__}: {error}. Leave out of them what "
+                "belongs to this process, such as locks, open files and generators."
+            ) from error
         return cls(hashlib.sha256(content).hexdigest(), content, versions())
 
     def beside(self, folder: Path) -> "Packed":
@@ -171,7 +178,11 @@ class Packed(NamedTuple):
         assert self.content is not None
         if len(self.content) <= LARGE:
             return self
-        (folder / SHARDS).mkdir(parents=True, exist_ok=True)
+        with writing(folder / SHARDS):
+            (folder / SHARDS).mkdir(parents=True, exist_ok=True)
+            for old in (folder / SHARDS).glob("job-*"):  # of an earlier process, or stage
+                if old != self._file(folder):
+                    old.unlink(missing_ok=True)
         write_whole(self._file(folder), self.content)
         return self._replace(content=None)
 

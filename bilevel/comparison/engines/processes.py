@@ -21,6 +21,8 @@ from bilevel.errors import ArgumentError, spell
 MOST = 1024
 SPAWN = multiprocessing.get_context("spawn")
 """Threads of torch do not survive a fork."""
+STARTING = threading.Lock()
+"""Held while a process is started, for which things are changed that belong to this one."""
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 PATIENCE = 5.0
 """Seconds that a process is given to end."""
@@ -93,6 +95,7 @@ class _Slot:
         self._pool: ProcessPoolExecutor | None = None
         self._process: Any = None
         self._futures: list[Future[Any]] = []
+        self._buried: list[ProcessPoolExecutor] = []
 
     @property
     def unfinished(self) -> int:
@@ -109,32 +112,35 @@ class _Slot:
     def _submit(self, function: Callable[..., Any], *args: Any) -> "Future[Any]":
         if self._pool is None:
             self._pool = ProcessPoolExecutor(1, SPAWN, initializer=_watch_parent)
-        before = set(multiprocessing.active_children())
-        with _undisturbed(), _environment(dict.fromkeys(THREADS, str(self.threads))):
+        environment = dict.fromkeys(THREADS, str(self.threads))
+        # Ctrl-C comes after it, when it is known what is to be ended
+        with STARTING, _undisturbed(), _environment(environment):
+            before = set(multiprocessing.active_children())
             future = self._pool.submit(function, *args)
-        for process in set(multiprocessing.active_children()) - before:
-            self._process = self.processes[process.pid or 0] = process
-        self._futures.append(future)
+            for process in set(multiprocessing.active_children()) - before:
+                self._process = self.processes[process.pid or 0] = process
+            self._futures.append(future)
         return future
 
     def _bury(self) -> None:
-        """Forget a pool that is broken."""
+        """Forget a pool that is broken, and what it was busy with."""
         if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-        self._pool = self._process = None
+            self._buried.append(self._pool)
+        self._pool, self._process, self._futures = None, None, []
 
     def kill(self, future: "Future[Any]") -> None:
         if future in self._futures and self._process is not None:
             self._process.kill()
+            self._bury()  # its pool takes a while to see it, and would take the next shard with it
 
     def end(self) -> None:
         if self._pool is not None and self.unfinished and self._process is not None:
             self._process.kill()
 
     def close(self) -> None:
-        if self._pool is not None:  # waited for: at its end Python would wake a pool that closes
-            self._pool.shutdown(wait=True, cancel_futures=True)
-        self._pool = self._process = None
+        self._bury()
+        while self._buried:  # waited for: at its end Python would wake a pool that closes
+            self._buried.pop().shutdown(wait=True, cancel_futures=True)
 
 
 def _how_it_ended(process: Any) -> str:

@@ -20,12 +20,12 @@ from bilevel.comparison.engines.merging import Known, merged
 from bilevel.comparison.engines.named import engine_of
 from bilevel.comparison.engines.shards import Pieces, Shard, pieces, shards
 from bilevel.comparison.engines.stage import Place, Stage
-from bilevel.comparison.kept import CUT
+from bilevel.comparison.kept import CUT, RESULT
 from bilevel.comparison.side_by_side import Outcome, SideBySide
 from bilevel.data.training_data import TrainingData
 from bilevel.errors import ResultsError
 from bilevel.problem.base import StackelbergProblem
-from bilevel.storage.folder import HeldFolder, held, write_json
+from bilevel.storage.folder import HeldFolder, held, write_json, writing
 from bilevel.storage.reading import read_json
 from bilevel.storage.schema import NATURAL, Schema
 from bilevel.storage.tensors import read_tensors, write_tensors
@@ -46,10 +46,14 @@ def used(
     """
     with contextlib.ExitStack() as stack:
         made = None if engine is None else engine_of(engine)
+        if checkpoint is None and made is not None and made.same_machine:
+            # a worker that was not waited for may be writing to it
+            folder_of_it = tempfile.TemporaryDirectory(
+                prefix="bilevel-", ignore_cleanup_errors=True
+            )
+            checkpoint = stack.enter_context(folder_of_it)
         if made is not None and made is not engine:
             stack.callback(made.close)
-        if checkpoint is None and made is not None and made.same_machine:
-            checkpoint = stack.enter_context(tempfile.TemporaryDirectory(prefix="bilevel-"))
         folder = None if checkpoint is None else stack.enter_context(held(checkpoint))
         if made is None and folder is not None and (folder.path / CUT).is_file():
             made = Inline()
@@ -85,6 +89,8 @@ class Sharded:
 
     def train(self, side_by_side: SideBySide, budget: Budget) -> Outcome:
         """Have all strategies trained: what is missing, if there is something already."""
+        if self._kept is not None:
+            self._kept.describe()  # before anything else: to go on, it must be known what it is
         if self._problem is None:
             self._problem = sent(side_by_side.problem)
         self._packed = Packed.of(Job.of(side_by_side, budget, self._problem))
@@ -132,7 +138,6 @@ class Sharded:
         if self._kept is None:
             return
         folder, name = self._kept.folder, side_by_side.stage
-        self._kept.describe()
         for number, names in enumerate(side_by_side.trainings):
             path = folder / f"{name}-{number}.safetensors"
             whole = [shard for shard in made if shard.strategies == names]
@@ -140,13 +145,15 @@ class Sharded:
                 continue
             files = self._place.files(whole[0])
             assert files is not None
-            if files.folder.is_dir():
+            adopted = files.folder / f"{name}-0.safetensors"
+            if adopted.is_file() or (files.folder / RESULT).is_file():
                 continue
             tensors, content = read_tensors(path)
             if content.get("comparison") == self._kept.digest:
-                files.folder.mkdir(parents=True)
+                with writing(files.folder):
+                    files.folder.mkdir(parents=True, exist_ok=True)
                 content |= {"comparison": stage.digest(whole[0]), "training": f"{name}-0"}
-                write_tensors(files.folder / f"{name}-0.safetensors", tensors, content)
+                write_tensors(adopted, tensors, content)
         write_json(folder / CUT, {"seal": self._place.seal, "pieces": self._cut})
 
     def seconds(

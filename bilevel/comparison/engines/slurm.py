@@ -51,6 +51,7 @@ class Slurm(AbstractEngine):
         threads: of torch in every job.
 
     Raises:
+        ArgumentError: it is submitit's debug executor.
         MissingPackageError: submitit is not installed; names the extra.
     """
 
@@ -60,7 +61,13 @@ class Slurm(AbstractEngine):
         check_positive_integer(workers, "`workers`")
         check_positive_integer(threads, "`threads`")
         submitit_needed()
-        self.name = f"submitit:{getattr(executor, 'cluster', executor.name())}"
+        cluster = getattr(executor, "cluster", executor.name())
+        if cluster == "debug":
+            raise ArgumentError(
+                "`engine` is the debug executor of submitit, whose jobs leave no results: take "
+                'engine="local:1".'
+            )
+        self.name = f"submitit:{cluster}"
         self.workers, self.threads, self._executor = workers, threads, executor
         self._made: Path | None = None
         self._jobs = Jobs()
@@ -138,6 +145,8 @@ class Slurm(AbstractEngine):
                 return self._jobs.watch(job)
             except (RuntimeError, OSError) as error:  # submitit's are RuntimeErrors
                 said = " ".join(str(error).replace("sbatch: error: ", "").split())
+                if self._jobs.under_way:  # one that ends makes room
+                    until = time.monotonic() + PATIENCE
                 if not BUSY.search(said) or time.monotonic() > until:
                     raise EngineError(f"{self.name} takes no job: {said}") from error
             time.sleep(pause)

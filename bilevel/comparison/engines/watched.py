@@ -66,11 +66,15 @@ class Jobs:
             with contextlib.suppress(Exception):
                 job.cancel(check=False)
 
+    @property
+    def under_way(self) -> bool:
+        """Whether there is a job that is not known to have ended."""
+        return bool(self._jobs)
+
     def states(self) -> str:
         """Where the jobs are that are watched, as far as it is known."""
         jobs = list(self._jobs.values())
-        self._asked = -ASK
-        self._ask(dict(self._jobs))
+        self._ask(jobs)
         known = (
             f"job {job.job_id} is {self._states.get(job.job_id) or job.state}, its files are in "
             f"{job.paths.folder}"
@@ -93,16 +97,18 @@ class Jobs:
                     self._thread = None
                     return
                 jobs = dict(self._jobs)
-            self._ask(jobs)
+            if time.monotonic() - self._asked >= ASK:
+                self._ask(list(jobs.values()))
             for future, job in jobs.items():
-                with contextlib.suppress(OSError):  # of a file system that is not there for a while
+                # of a file system that is not there for a while, or of somebody's executor
+                with contextlib.suppress(Exception):
                     self._settle(future, job)
             time.sleep(LOOK)
 
-    def _ask(self, jobs: dict["Future[Any]", Any]) -> None:
+    def _ask(self, jobs: list[Any]) -> None:
         """Learn from Slurm which jobs are still there; accounting need not be switched on."""
-        asked = [job.job_id for job in jobs.values() if _of_slurm(job)]
-        if not asked or time.monotonic() - self._asked < ASK:
+        asked = [job.job_id for job in jobs if _of_slurm(job)]
+        if not asked:
             return
         self._asked = time.monotonic()
         jobs_of = f"--jobs={','.join(asked)}"
@@ -136,6 +142,9 @@ class Jobs:
             if time.monotonic() - since < (GRACE if slurm else 0):
                 return
             said = ""
+            if slurm and not future.cancelled():  # it may be queued again, beside its successor
+                with contextlib.suppress(Exception):
+                    job.cancel(check=False)
             with contextlib.suppress(OSError, ValueError):
                 said = job.stderr() or job.stdout() or ""
             self._lose(future, job, f"its job {job.job_id} left no result: {state}", said)

@@ -27,8 +27,10 @@ from bilevel.comparison.kept import CUT
 from bilevel.comparison.side_by_side import Progress, SideBySide
 from bilevel.comparison.timing import seconds_per_step
 from bilevel.core.graph import ordinary
-from bilevel.errors import BilevelError, NotEnoughMemoryError, UnwritableError
+from bilevel.errors import BilevelError, NotEnoughMemoryError, ResultsError, UnwritableError
 from bilevel.storage.reading import read_json
+from bilevel.storage.tensors import read_tensors
+from bilevel.training.training import Training
 
 EVERY = 5.0
 """Seconds between signs of life, at most."""
@@ -151,7 +153,7 @@ class _Pulse:
         if self._files is None or time.monotonic() - self._said < SELDOM:
             return
         self.say()
-        if not self._files.claimed_by(self._task.attempt):
+        if self._files.gone or not self._files.claimed_by(self._task.attempt):
             raise SupersededError
         if self._files.told_to_stop(self._task.session):
             raise KeyboardInterrupt
@@ -185,8 +187,18 @@ class _Kept(KeptTrainings):
         super().__init__(files.folder, task.digest)
         self._task, self._files = task, files
 
+    def restore(self, name: str, training: Training) -> None:
+        """A file of a shard of this name that was cut otherwise is of no use."""
+        path = self.folder / f"{name}.safetensors"
+        with contextlib.suppress(ResultsError, OSError):
+            if path.is_file() and read_tensors(path)[1].get("comparison") != self.digest:
+                path.unlink()
+        super().restore(name, training)
+
     def describe(self) -> None:
-        """Make the folder again if it is gone."""
+        """Make the folder again if it is gone, but not that of the whole comparison."""
+        if self._files.gone:
+            raise SupersededError
         if not self.folder.is_dir():
             self._files.claim(self._task.attempt)
 

@@ -154,3 +154,15 @@ def _alive(process):
     except ProcessLookupError:
         return False
     return True
+
+
+def test_a_task_is_cancelled_though_the_scheduler_does_not_say_where_it_is(engine, monkeypatch):
+    future = engine.submit(max, 3, 4)
+
+    def unknown(self, future):
+        raise TimeoutError
+
+    monkeypatch.setattr(Dask, "_place", unknown)
+    engine.stop(future, Beat("host", 1, 0))
+    assert future.cancelled() or future.done()
+    assert future not in engine._theirs

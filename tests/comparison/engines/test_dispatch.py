@@ -1,5 +1,7 @@
 """Whatever becomes of workers, every shard is done once, or is reported."""
 
+import signal
+import time
 from collections import Counter
 from concurrent.futures import BrokenExecutor, CancelledError
 
@@ -252,3 +254,70 @@ def test_errors_of_the_caller_stop_what_is_under_way():
         Dispatch(engine, work, SHARDS, "session").run()
     assert len(engine.stopped) == 2
     assert work.stopped == 1
+
+
+def test_an_engine_that_no_shard_breaks_computes_all_of_them_at_once_again():
+    """A scheduler that was gone and is back: none of what was being computed is to blame."""
+    engine = Scripted(lambda n, _: None, anew=True, breaks=False)
+    work = Noted(engine, {one: [1, 2] for one in SHARDS})
+
+    def tell(running):
+        if len(running) == len(SHARDS) and len(engine.seen) == len(SHARDS):
+            engine.open[0].set_exception(ConnectionError("lost"))
+        elif len(engine.seen) == 2 * len(SHARDS):
+            for future in engine.open[len(SHARDS) - 1 :]:
+                future.set_result(DONE)
+
+    work.tell = tell
+    assert Dispatch(engine, work, SHARDS, "session").run()
+    assert Counter(engine.seen) == Counter(2 * SHARDS)
+    assert len(work.results) == len(SHARDS)
+
+
+def test_who_stood_still_gives_nobody_up(monkeypatch):
+    """As after Ctrl-Z: workers stood still as well."""
+    monkeypatch.setattr(dispatch, "PAUSED", 0.3)
+    engine = Scripted(lambda n, _: None, timeout=0.2)
+    work = Noted(engine, {SHARDS[0]: [1]})
+    looks = []
+
+    def tell(running):
+        looks.append(running)
+        if len(looks) == 1:
+            time.sleep(0.5)
+        if len(looks) == 3:
+            engine.open[0].set_result(DONE)
+
+    work.tell = tell
+    assert Dispatch(engine, work, SHARDS[:1], "session").run()
+    assert len(looks) == 3
+    assert engine.stopped == []
+
+
+@pytest.mark.parametrize("wrap", [lambda future: future, Asked, Silent])
+def test_what_ends_after_ctrl_c_counts_whatever_the_future(wrap, monkeypatch):
+    monkeypatch.setattr(dispatch, "GRACE", 60.0)
+    engine = Scripted(lambda n, _: None, wrap=wrap)
+    work = Noted(engine, {SHARDS[0]: [1]})
+
+    def tell(running):
+        if running:
+            raise KeyboardInterrupt
+
+    work.tell, work.ask_to_stop = tell, lambda: engine.open[0].set_result(DONE)
+    assert not Dispatch(engine, work, SHARDS[:1], "session").run()
+    assert [one for one, _ in work.results] == SHARDS[:1]
+
+
+def test_ctrl_c_waits_until_a_result_is_kept():
+    engine, kept = Scripted(lambda n, _: DONE), []
+    work = Noted(engine)
+
+    def done(shard, result, by_worker):
+        if not kept:
+            signal.raise_signal(signal.SIGINT)
+        kept.append(shard)
+
+    work.done = done
+    assert not Dispatch(engine, work, SHARDS, "session").run()
+    assert SHARDS[0] in kept

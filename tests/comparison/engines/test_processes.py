@@ -24,6 +24,8 @@ from bilevel.comparison import kept
 from bilevel.comparison.engines.processes import Processes
 from bilevel.errors import ArgumentError, EngineError, ResultsInUseError
 
+SECONDS = 240
+
 
 class Noting(Processes):
     """Notes what is submitted, and what had a result by then."""
@@ -68,6 +70,37 @@ def assert_same(found, whole):
     for name, table in whole.history.items():
         for metric, values in table.items():
             np.testing.assert_array_equal(found.history[name][metric], values)
+
+
+def test_a_process_that_is_killed_is_replaced_at_once():
+    """Its pool would take the next shard with it, or that shard would wait for another one."""
+    engine = Processes(2)
+    for future in [engine.submit(os.getpid) for _ in range(2)]:
+        future.result(SECONDS)
+    hangs, long = engine.submit(time.sleep, 300), engine.submit(time.sleep, 300)
+    engine.stop(hangs, None)
+    assert engine.submit(max, 3, 4).result(SECONDS) == 4
+    assert not long.done()
+    engine.close()
+    assert long.done()
+
+
+def test_ctrl_c_while_a_process_starts_leaves_none_behind(monkeypatch):
+    submit = ProcessPoolExecutor.submit
+
+    def pressed(self, *given):
+        future = submit(self, *given)
+        signal.raise_signal(signal.SIGINT)
+        return future
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", pressed)
+    engine = Processes(1)
+    before = set(multiprocessing.active_children())
+    with pytest.raises(KeyboardInterrupt):
+        engine.submit(time.sleep, 300)
+    (process,) = set(multiprocessing.active_children()) - before
+    engine.close()
+    assert process.exitcode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("trouble", ["kill", "memory", "raise", "stop"])

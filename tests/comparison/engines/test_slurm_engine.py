@@ -15,7 +15,7 @@ from bilevel.comparison.engines import slurm, watched
 from bilevel.comparison.engines.named import engine_of
 from bilevel.comparison.engines.slurm import Slurm
 from bilevel.comparison.engines.watched import LostJobError
-from bilevel.errors import EngineError, MissingPackageError
+from bilevel.errors import ArgumentError, EngineError, MissingPackageError
 
 SECONDS = 60
 
@@ -133,7 +133,7 @@ def test_queued_jobs_are_cancelled_and_said_to_wait(cluster):
 
 def test_a_job_whose_state_is_not_told_is_waited_for(cluster, here):
     engine = engine_of("slurm:short")
-    waits = f"touch {here}/seen; until test -e {here}/go; do sleep 0.1; done"
+    waits = f"touch {here}/seen; for i in $(seq 600); do test -e {here}/go && exit; sleep 0.1; done"
     future = engine.submit(subprocess.call, ["sh", "-c", waits])
     wait_for((here / "seen").exists)
     (cluster / "jobs" / "1.state").write_text("")
@@ -149,10 +149,10 @@ def test_a_job_that_has_to_make_room_goes_on_when_it_is_its_turn_again(cluster, 
     """As when its time is over: submitit has it queued again, with the same shard."""
     engine = engine_of("slurm:short")
     seen = here / "seen"
-    first = f"echo >> {seen}; test $(wc -l < {seen}) -gt 1 || sleep 15"  # the first time it waits
+    first = f"echo >> {seen}; test $(wc -l < {seen}) -gt 1 || sleep 60"  # the first time it waits
     future = engine.submit(subprocess.call, ["sh", "-c", first])
     wait_for(lambda: seen.exists())
-    (child,) = wait_for(lambda: _children_of_job(cluster))
+    (child,) = wait_for(lambda: len(found := _children_of_job(cluster)) == 1 and found)
     os.kill(child, signal.SIGUSR2)
     assert future.result(SECONDS) == 0
     assert len(seen.read_text().splitlines()) == 2
@@ -165,6 +165,59 @@ def _children_of_job(cluster):
     return [int(one) for one in subprocess.run(
         ["ps", "-o", "pid=", "--ppid", shell], capture_output=True, text=True
     ).stdout.split()]  # fmt: skip
+
+
+def test_a_limit_of_jobs_is_waited_for_while_one_is_under_way(here, monkeypatch):
+    monkeypatch.setattr(slurm, "PAUSE", 0.1)
+    monkeypatch.setattr(slurm, "PATIENCE", 1.0)
+    executor = submitit.LocalExecutor(here / "mine" / "%j")
+    engine, submit, tried = Slurm(executor, workers=1), executor.submit, []
+    first = engine.submit(time.sleep, 3)
+
+    def limited(*given):
+        tried.append(first.done())
+        if not first.done():
+            raise RuntimeError("sbatch: error: AssocMaxSubmitJobLimit")
+        return submit(*given)
+
+    monkeypatch.setattr(executor, "submit", limited)
+    assert engine.submit(max, 3, 4).result(SECONDS) == 4
+    assert tried.count(False) >= 2
+    monkeypatch.setattr(executor, "submit", submit_nothing)
+    with pytest.raises(EngineError, match="takes no job: AssocMaxSubmitJobLimit"):
+        engine.submit(max, 3, 4)
+    engine.close()
+
+
+def submit_nothing(*given):
+    raise RuntimeError("sbatch: error: AssocMaxSubmitJobLimit")
+
+
+def test_a_job_that_seems_lost_is_cancelled_and_others_are_watched_on(cluster, monkeypatch):
+    (cluster / "held").touch()
+    engine = engine_of("slurm:short")
+    lost = engine.submit(max, 3, 4)
+    (cluster / "jobs" / "1.state").write_text("PREEMPTED")
+    assert "left no result: PREEMPTED" in str(lost.exception(SECONDS))
+    assert (cluster / "jobs" / "1.state").read_text() == "CANCELLED"
+    settle, broken = engine._jobs._settle, []
+
+    def odd(future, job):
+        if not broken:
+            broken.append(job)
+            raise ValueError
+        settle(future, job)
+
+    monkeypatch.setattr(engine._jobs, "_settle", odd)
+    (cluster / "held").unlink()
+    assert engine.submit(max, 3, 4).result(SECONDS) == 4
+    assert broken
+    engine.close()
+
+
+def test_the_debug_executor_is_refused(here):
+    with pytest.raises(ArgumentError, match="debug executor"):
+        engine_of(submitit.AutoExecutor(here / "mine", cluster="debug"))
 
 
 def test_without_slurm_or_the_extra_it_is_said(here, monkeypatch):
