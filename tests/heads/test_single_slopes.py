@@ -7,7 +7,7 @@ from linear_heads import ONE
 from points import Point
 from small_problems import doubles
 
-from bilevel import Newton, Status
+from bilevel import Newton, SoftmaxLoss, Status
 from bilevel.derivatives.head_point import HeadPoint
 from bilevel.heads.newton import descent
 from bilevel.heads.objectives.passes import Passes
@@ -95,6 +95,22 @@ def test_no_slope_in_float32_is_below_the_tolerance(monkeypatch):
     monkeypatch.setattr(Passes, "slopes", flat)
     problem = many_classes(3000)
     found = Point(problem, [ONE]).solved(Newton(1e-8, max_steps=10))
+    assert found.status.tolist() == [int(Status.CONVERGED)]
+    assert slope_of(problem, found.head[0]).abs().max() <= 1e-8
+
+
+class Doubled(SoftmaxLoss):
+    """A criterion of somebody's own, which computes in float64 whatever it is given."""
+
+    def slope(self, predictions, targets):
+        return super().slope(predictions.double(), targets)
+
+
+def test_slopes_of_a_criterion_of_ones_own_come_in_any_type(types):
+    problem = many_classes(3000)
+    type(problem).criterion = Doubled()
+    found = Point(problem, [ONE]).solved(Newton(1e-8))
+    assert torch.float32 in types
     assert found.status.tolist() == [int(Status.CONVERGED)]
     assert slope_of(problem, found.head[0]).abs().max() <= 1e-8
 

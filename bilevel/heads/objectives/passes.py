@@ -89,7 +89,7 @@ class Passes:
             told, losses = self.criterion.slope_and_rows(*self.flat(here, rows))
             lost.append(losses)
             assert told is not None
-            slope = told.reshape(here.shape)
+            slope = told.reshape(here.shape).to(here)
             if slopes is not None:
                 slopes[:, rows] = slope
             if isinstance(self.weights, Tensor):
