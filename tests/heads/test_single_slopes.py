@@ -1,8 +1,9 @@
 """Slopes that are made in float32 far from a minimiser: what they may not decide."""
 
+import numpy as np
 import pytest
 import torch
-from class_heads import many_classes
+from class_heads import given, many_classes
 from linear_heads import ONE
 from points import Point
 from small_problems import doubles
@@ -28,14 +29,14 @@ def types(monkeypatch):
     return made
 
 
-def slope_of(problem, head, weights=None):
+def slope_of(problem, head, weights=None, ridge=1e-3):
     """d g at a head, by automatic differentiation in float64."""
     batch = problem.data()["train"]
     inputs, labels = batch.inputs.double(), batch.targets
     head = head.double().requires_grad_()
     losses = torch.nn.functional.cross_entropy(inputs @ head, labels, reduction="none")
     scale = 1.0 if weights is None else torch.tensor(weights).double()[labels]
-    value = (losses * scale).mean() + 0.5e-3 * head.square().sum()
+    value = (losses * scale).mean() + 0.5 * ridge * head.square().sum()
     return torch.autograd.grad(value, head)[0]
 
 
@@ -113,6 +114,27 @@ def test_slopes_of_a_criterion_of_ones_own_come_in_any_type(types):
     assert torch.float32 in types
     assert found.status.tolist() == [int(Status.CONVERGED)]
     assert slope_of(problem, found.head[0]).abs().max() <= 1e-8
+
+
+class Bounded(SoftmaxLoss):
+    """With curvatures above its own."""
+
+    def majorant(self, predictions, targets):
+        return torch.full_like(predictions, 0.5)
+
+
+@pytest.mark.parametrize(("seed", "tolerance"), [(1, 50.0), (18, 13.9), (19, 2e-4), (27, 410.0)])
+def test_what_is_told_of_far_features_is_their_slope(types, seed, tolerance):
+    """Where searches in float64 find nothing better than what was seen in float32."""
+    source = np.random.default_rng(seed)
+    far = 10 ** source.uniform(3, 6) * source.choice([-1, 1], 30)
+    near = source.standard_normal((400, 30))
+    labels = (near @ source.standard_normal((30, 75))).argmax(1)
+    problem = given(near + far, labels, Bounded(), 75, ridge=1e-2, fit_bias=False)
+    found = Point(problem, [ONE]).solved(Newton(tolerance, max_steps=30))
+    slope = slope_of(problem, found.head[0], ridge=1e-2)
+    assert torch.float32 in types
+    torch.testing.assert_close(found.residual[0], slope.norm(), rtol=0.02, atol=1e-6)
 
 
 def test_a_solve_that_fails_by_them_is_made_without_them(types, monkeypatch):

@@ -142,7 +142,8 @@ class Descent:
         if bool(searching.any()):
             runs = distrusted(objective, runs, searching, here, step)
             runs = self._searched(runs, searching, there, step, dtype)
-        rough = (runs.rough & ~moved & ~searching) | (going & single)
+        stayed = (runs.place.point == here.point).all(1)  # as where a search found nothing better
+        rough = (runs.rough & stayed) | (going & single)
         runs = runs._replace(stale=runs.stale | unsettled | (short & ~searching), rough=rough)
         ratio, first = after / before, self.place.largest
         runs = outgrown(objective, runs, moved, ratio, first, self.tolerance)

@@ -150,7 +150,7 @@ class LinearObjective(AbstractObjective):
 
     @override
     def majorant(self, place: Place) -> Tensor | None:
-        curved = self.criterion.majorant(*self.rows.flat(place.predictions))
+        curved = self.criterion.majorant(*self.rows.flat(place.predictions.double()))
         return None if curved is None else self._by_output(curved.reshape(place.predictions.shape))
 
     def _by_output(self, curved: Tensor) -> Tensor:
