@@ -71,7 +71,7 @@ def test_what_float32_would_round_of_slopes_is_known(weights, scale):
     exact = rows.slopes(columns)[0]
     rounding = rows.single_rounding()
     off = (rows.slopes(columns.float())[0] - exact).abs().max()
-    assert 0.05 * rounding <= off <= 2 * rounding
+    assert 0.05 * rounding <= off <= 4 * rounding
 
 
 def test_a_solve_that_ends_far_off_tells_its_slope_in_float64(types):
@@ -137,20 +137,46 @@ def test_what_is_told_of_far_features_is_their_slope(types, seed, tolerance):
     torch.testing.assert_close(found.residual[0], slope.norm(), rtol=0.02, atol=1e-6)
 
 
-def test_a_solve_that_fails_by_them_is_made_without_them(types, monkeypatch):
+@pytest.mark.parametrize("wrong", [torch.nan, 10.0])
+def test_slopes_in_float32_that_lead_nowhere_are_left(types, monkeypatch, wrong):
     slopes = Passes.slopes
 
-    def wrong(self, columns):
+    def spoilt(self, columns):
         found, predictions = slopes(self, columns)
         bad = columns.dtype == torch.float32
-        return (found + torch.nan if bad else found), predictions
+        return (found + wrong if bad else found), predictions
 
-    monkeypatch.setattr(Passes, "slopes", wrong)
+    monkeypatch.setattr(Passes, "slopes", spoilt)
     problem = many_classes(3000)
     found = Point(problem, [ONE]).solved(Newton(1e-8))
-    assert torch.float32 in types
+    assert 1 <= types.count(torch.float32) <= 12
     assert found.status.tolist() == [int(Status.CONVERGED)]
     assert slope_of(problem, found.head[0]).abs().max() <= 1e-8
+
+
+def test_a_sure_start_takes_no_more_slopes(types, monkeypatch):
+    """Its slopes are nearly nothing, and what float32 rounds of them with them."""
+    problem = many_classes(300)
+    starts = [1e4 * Point(problem, [ONE]).solved(Newton(1e-8)).head[0]]
+    counts = []
+    for limit in (descent.SINGLE, torch.inf):
+        monkeypatch.setattr(descent, "SINGLE", limit)
+        types.clear()
+        found = Point(problem, [ONE], starts).solved(Newton(1e-8))
+        assert found.status.tolist() == [int(Status.CONVERGED)]
+        assert slope_of(problem, found.head[0]).abs().max() <= 1e-8
+        counts.append(len(types))
+    assert counts[0] <= counts[1] + 6
+
+
+def test_a_run_that_does_not_arrive_costs_no_second_solve(types, monkeypatch):
+    problem, counts = many_classes(3000), []
+    for limit in (descent.SINGLE, torch.inf):
+        monkeypatch.setattr(descent, "SINGLE", limit)
+        types.clear()
+        Point(problem, [ONE]).solved(Newton(1e-8, max_steps=3))
+        counts.append(len(types))
+    assert counts[0] <= counts[1] + 1
 
 
 def test_runs_far_and_near_arrive_where_each_does_alone(types):

@@ -56,19 +56,13 @@ class Descent:
 
     def run(self) -> Runs:
         """Until every run has a status, which no slope in float32 decides."""
-        rounding = self.objective.single_rounding()
-        if rounding is not None:
-            runs = self._run(SINGLE * rounding)
-            arrived = (runs.status == int(Status.CONVERGED)) | (runs.status == int(Status.JITTERED))
-            if bool(arrived.all()):
-                return runs
-        return self._run(None)
-
-    def _run(self, single: Tensor | None) -> Runs:
-        """With slopes in float32 while all that go on are steeper than `single`, (R,)."""
         runs, tolerance = Runs.begin(self.place, self.factor), self.tolerance
+        rounding = self.objective.single_rounding()
+        single = None if rounding is None else SINGLE * rounding
         runs = runs.ended((self.objective.falling != 0).any(1), Status.NO_MINIMISER)
         for _ in range(self.max_steps):
+            if single is not None:
+                runs, single = self._leaving_single(runs, single)
             place = runs.place
             runs = runs.ended(~place.finite, Status.DIVERGED)
             polishing = small = (place.largest <= tolerance) & ~runs.rough
@@ -94,6 +88,20 @@ class Descent:
         runs = runs.ended(~runs.place.finite, Status.DIVERGED)
         runs = runs.ended(runs.place.largest <= tolerance, Status.CONVERGED)
         return self._stopped(runs, runs.going).concluded()
+
+    def _leaving_single(self, runs: Runs, single: Tensor) -> tuple[Runs, Tensor | None]:
+        """From what slope on float32 will do, (R,): None after a step by it that led nowhere."""
+        lost = runs.rough & ~runs.place.finite  # they begin anew
+        if bool((lost | (runs.rough & runs.short)).any()):
+            point = torch.where(lost.unsqueeze(1), self.place.point, runs.place.point)
+            place, no = self.objective.at(point), torch.zeros_like(lost)
+            stale, starting = runs.stale | runs.going, runs.starting | lost
+            runs = runs._replace(
+                place=place, before=place, rough=no, short=no, stale=stale, starting=starting
+            )
+            return runs, None
+        rounding = self.objective.single_rounding()  # slopes may have been small where it began
+        return runs, single if rounding is None else torch.maximum(single, SINGLE * rounding)
 
     def _step(self, runs: Runs, polishing: Tensor, current: Tensor, dtype: torch.dtype) -> Runs:
         """One step of the runs that go on, with slopes in one type.
@@ -140,6 +148,10 @@ class Descent:
             runs = runs._replace(place=place, starting=runs.starting & ~first)
             searching = searching & ~new
         if bool(searching.any()):
+            if not single and bool((runs.rough & searching).any()):
+                here = objective.at(here.point)  # what it is compared with
+                place, rough = chosen(searching, here, runs.place), runs.rough & ~searching
+                runs = runs._replace(place=place, before=here, rough=rough)
             runs = distrusted(objective, runs, searching, here, step)
             runs = self._searched(runs, searching, there, step, dtype)
         stayed = (runs.place.point == here.point).all(1)  # as where a search found nothing better
@@ -194,6 +206,9 @@ class Descent:
             left = left & ~enough
             if not bool(left.any()):
                 break
+            if dtype == torch.float32 and bool((rate[left] < 2 * SHORT).any()):
+                short = which & (left | (rate < SHORT))
+                return runs._replace(place=place, stale=runs.stale | which, short=short)
             rate = torch.where(left, 0.5 * rate, rate)
             point = here.point + trees.per_run(rate, step) * step
             there = self.objective.at_some(point.to(dtype), left, place)

@@ -102,16 +102,21 @@ class Passes:
     def single_rounding(self) -> Tensor | None:
         """By how much an entry of the last slopes may be off in float32, (R,).
 
-        Its rounding times the root mean squares of slopes and features, the largest ones. None:
-        slopes are not kept.
+        Its rounding times the root mean squares of slopes and of the largest feature. None: slopes
+        are not kept.
         """
         slopes = self._told[-1].slopes if self._told else None
         if slopes is None:
             return None
-        squares = [x.square().mean(1).amax(1).double() for x in (slopes, self.single)]
+        norm = torch.linalg.vector_norm(slopes.flatten(1), dim=1) / self.count**0.5
         weights = self.weights.amax((1, 2)) if isinstance(self.weights, Tensor) else self.weights
-        rounding = torch.finfo(torch.float32).eps * self.design.shape[1] * weights
-        found: Tensor = rounding * (squares[0] * squares[1]).sqrt()
+        found: Tensor = torch.finfo(torch.float32).eps * weights * norm.double() * self._largest
+        return found
+
+    @functools.cached_property
+    def _largest(self) -> Tensor:
+        """The largest norm of a feature, (R,)."""
+        found: Tensor = self.single.square().sum(1).amax(1).double().sqrt()
         return found
 
     @property
