@@ -137,7 +137,7 @@ def test_what_is_told_of_far_features_is_their_slope(types, seed, tolerance):
     torch.testing.assert_close(found.residual[0], slope.norm(), rtol=0.02, atol=1e-6)
 
 
-@pytest.mark.parametrize("wrong", [torch.nan, 10.0])
+@pytest.mark.parametrize("wrong", [torch.nan, 0.01])
 def test_slopes_in_float32_that_lead_nowhere_are_left(types, monkeypatch, wrong):
     slopes = Passes.slopes
 

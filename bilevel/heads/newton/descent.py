@@ -148,10 +148,6 @@ class Descent:
             runs = runs._replace(place=place, starting=runs.starting & ~first)
             searching = searching & ~new
         if bool(searching.any()):
-            if not single and bool((runs.rough & searching).any()):
-                here = objective.at(here.point)  # what it is compared with
-                place, rough = chosen(searching, here, runs.place), runs.rough & ~searching
-                runs = runs._replace(place=place, before=here, rough=rough)
             runs = distrusted(objective, runs, searching, here, step)
             runs = self._searched(runs, searching, there, step, dtype)
         stayed = (runs.place.point == here.point).all(1)  # as where a search found nothing better
@@ -190,6 +186,10 @@ class Descent:
         self, runs: Runs, which: Tensor, there: Place, step: Tensor, dtype: torch.dtype
     ) -> Runs:
         """The step of some runs halved until g decreases enough."""
+        if dtype == torch.float64 and bool((runs.rough & which).any()):
+            begin = self.objective.at(runs.before.point)  # what is compared is of one type
+            place, rough = chosen(which, begin, runs.place), runs.rough & ~which
+            runs = runs._replace(place=place, before=begin, rough=rough)
         here, place = runs.before, runs.place
         begun = self.objective.value(here)
         downhill = (here.slope * step).sum(1)
