@@ -28,9 +28,8 @@ class Executor(AbstractEngine):
     def __init__(self, executor: Any) -> None:
         self.name, self._executor, self._made = type(executor).__name__, executor, False
         self.workers = getattr(executor, "_max_workers", None) or self.workers
-        self.same_machine = isinstance(executor, ProcessPoolExecutor | ThreadPoolExecutor)
         if isinstance(executor, ProcessPoolExecutor):
-            self.window = self.workers
+            self.window, self.same_machine = self.workers, True
             context = getattr(executor, "_mp_context", None)
             if context is not None and context.get_start_method() == "fork":
                 raise ArgumentError(
